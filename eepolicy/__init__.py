@@ -1,0 +1,40 @@
+"""Early exit for language models that speak: how many layers does this token need?"""
+
+from eepolicy.errors import EepolicyError
+from eepolicy.modality import ChunkClock, Modality, TokenLayout
+from eepolicy.model import HookedModel
+from eepolicy.models import held_out, load
+from eepolicy.policies import (
+    ByModality,
+    Confidence,
+    Entropy,
+    ExitPolicy,
+    FullDepth,
+    SparK,
+    Static,
+    Step,
+    parse_policy,
+)
+from eepolicy.trace import Trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ByModality",
+    "ChunkClock",
+    "Confidence",
+    "EepolicyError",
+    "Entropy",
+    "ExitPolicy",
+    "FullDepth",
+    "HookedModel",
+    "Modality",
+    "SparK",
+    "Static",
+    "Step",
+    "TokenLayout",
+    "Trace",
+    "held_out",
+    "load",
+    "parse_policy",
+]

@@ -1,0 +1,1 @@
+"""Decoding: the step, the loop, sampling."""

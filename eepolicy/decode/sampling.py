@@ -1,0 +1,44 @@
+"""Logits to the next token, by transformers' own warpers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+from eepolicy.errors import EepolicyError
+
+
+class Sampler:
+    """Greedy, or sampling where a temperature is given.
+
+    Args:
+        temperature: divides the logits; None for greedy decoding.
+        top_p: the likeliest tokens that hold this much probability are kept.
+        seed: of the draws.
+
+    Raises:
+        EepolicyError: `top_p` without a temperature, or a value out of range.
+    """
+
+    def __init__(self, temperature: float | None = None, top_p: float = 1.0, seed: int = 0) -> None:
+        if temperature is None and top_p != 1.0:
+            raise EepolicyError("top_p needs a temperature: without one decoding is greedy")
+        if temperature is not None and temperature <= 0:
+            raise EepolicyError(f"a temperature is above 0, or None for greedy; got {temperature}")
+        if not 0 < top_p <= 1:
+            raise EepolicyError(f"top_p is above 0 and at most 1; got {top_p}")
+        self.greedy = temperature is None
+        self.generator = torch.Generator().manual_seed(seed)
+        self.warpers = LogitsProcessorList()
+        if temperature is not None:
+            self.warpers.append(TemperatureLogitsWarper(float(temperature)))
+            if top_p < 1:
+                self.warpers.append(TopPLogitsWarper(top_p))
+
+    def __call__(self, logits: Tensor) -> int:
+        """The next token: logits (1, vocabulary)."""
+        if self.greedy:
+            return int(logits.argmax(-1))
+        scores = self.warpers(torch.empty(1, 0, dtype=torch.long), logits.float())
+        return int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=self.generator))

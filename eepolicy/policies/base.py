@@ -1,0 +1,137 @@
+"""What a policy is, what it may know, and what it is shown where it looks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from eepolicy.errors import EepolicyError
+from eepolicy.modality import Modality
+
+#: the modalities that a policy can act on
+ON = ("speech", "text", "both")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known of a position before it runs; one entry a row of the batch.
+
+    Attributes:
+        modality: (rows,) of the token to be produced, see `Modality`.
+        chunk: (rows,) number of its chunk in the reply, from 0.
+        phase: (rows,) its place in the chunk, from 0.
+        position: (rows,) its place in the reply, from 0.
+        full_depth: layers of the model.
+    """
+
+    modality: Tensor
+    chunk: Tensor
+    phase: Tensor
+    position: Tensor
+    full_depth: int
+
+    def is_on(self, on: str) -> Tensor:
+        """Which rows a policy that acts on `on` acts on: (rows,) of bool."""
+        if on == "both":
+            return torch.ones_like(self.modality, dtype=torch.bool)
+        return self.modality == (Modality.SPEECH if on == "speech" else Modality.TEXT)
+
+
+class Readout(Protocol):
+    """What an adaptive policy sees at a depth; computed only when touched."""
+
+    @property
+    def hidden(self) -> Tensor:
+        """(rows, width), the hidden state after the layer."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(rows, vocabulary), by the exit head; touching it pays one head evaluation."""
+
+    @property
+    def entropy(self) -> Tensor:
+        """(rows,) in nats."""
+
+    @property
+    def confidence(self) -> Tensor:
+        """(rows,), the probability of the likeliest token."""
+
+
+class ExitPolicy(ABC):
+    """Says how deep each position goes.
+
+    A *scheduled* policy names the depth in `depths`.  An *adaptive* one names in `looks` the depths
+    at which it wants to look, and decides in `exits`; `depths` is then its last resort, as a rule
+    full depth.  Policies know neither the model nor the decoding: they are tested without both.
+
+    Example:
+        >>> class EveryOther(ExitPolicy):
+        ...     def depths(self, step):
+        ...         return torch.where(step.phase % 2 == 0, step.full_depth, 12)
+    """
+
+    #: the modality a policy acts on; everything else runs at full depth
+    on: str = "both"
+    #: the name in spec strings
+    name: ClassVar[str] = ""
+
+    @abstractmethod
+    def depths(self, step: Step) -> Tensor:
+        """How deep each row goes at most: (rows,) of integers in 1..`step.full_depth`."""
+
+    def looks(self, step: Step) -> tuple[int, ...]:
+        """The depths, rising, at which `exits` is asked at this step."""
+        return ()
+
+    def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
+        """Which rows exit at a depth that `looks` named: (rows,) of bool."""
+        raise NotImplementedError(f"{type(self).__name__} looks at depths but has no exits()")
+
+    def check(self, full_depth: int) -> None:  # noqa: B027 - a policy need not check anything
+        """Refuse depths that a model of `full_depth` layers does not have.
+
+        Raises:
+            EepolicyError: naming the depth and what is possible.
+        """
+
+    @property
+    def spec(self) -> str:
+        """The policy as a spec string, which `parse_policy` reads back."""
+        raise EepolicyError(f"{type(self).__name__} has no spec string; pass the policy itself")
+
+
+def check_depth(depth: int, full_depth: int, what: str) -> None:
+    """Refuse a depth outside 1..full_depth.
+
+    Raises:
+        EepolicyError: naming the depth and what is possible.
+    """
+    if not 1 <= depth <= full_depth:
+        raise EepolicyError(
+            f"{what} is at depth {depth}, but the model has depths 1 to {full_depth}"
+        )
+
+
+def check_on(on: str) -> None:
+    """Refuse a modality that is none.
+
+    Raises:
+        EepolicyError: naming what is possible.
+    """
+    if on not in ON:
+        raise EepolicyError(f"a policy acts on {', '.join(ON)}; got {on!r}")
+
+
+def masked_depths(step: Step, on: str, depth: Tensor | int) -> Tensor:
+    """`depth` where the policy acts, full depth elsewhere: (rows,)."""
+    full = torch.full_like(step.phase, step.full_depth)
+    return torch.where(step.is_on(on), torch.as_tensor(depth, dtype=full.dtype), full)
+
+
+def prefixed(on: str, body: str) -> str:
+    """A spec body with its modality in front, where that is not speech."""
+    return body if on == "speech" else f"{on}={body}"

