@@ -1,0 +1,1 @@
+"""How the pocket model is made: questions, speech, units, training, heads, figures."""

@@ -1,0 +1,120 @@
+"""A lean training forward of a Llama, on the parameters of the stock model.
+
+On two CPU threads it trains about twice as fast as the stock forward: one compiled function for
+all layers, plain matmul attention over right-padded rows, half-precision weights with float32
+masters.  `check_parity` holds it against the stock model.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+LAYER_PARAMETERS = (
+    "input_layernorm",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "post_attention_layernorm",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm in float32, as Llama's."""
+    y = x.float()
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+    return weight * y.to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding: x (rows, heads, tokens, d), cos and sin (tokens, d)."""
+    a, b = x.chunk(2, -1)
+    return x * cos + torch.cat([-b, a], -1) * sin
+
+
+def layer(
+    h: Tensor,
+    weights: tuple[Tensor, ...],
+    cos: Tensor,
+    sin: Tensor,
+    mask: Tensor,
+    d: int,
+    eps: float,
+) -> Tensor:
+    """One decoder layer: (rows, tokens, width) -> (rows, tokens, width); mask (tokens, tokens)."""
+    norm1, q, k, v, o, norm2, gate, up, down = weights
+    rows, tokens, _ = h.shape
+    x = rms_norm(h, norm1, eps)
+
+    def heads(w: Tensor) -> Tensor:
+        return (x @ w.T).view(rows, tokens, -1, d).transpose(1, 2)
+
+    queries, keys, values = rotate(heads(q), cos, sin), rotate(heads(k), cos, sin), heads(v)
+    group = queries.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
+    scores = (queries @ keys.transpose(2, 3)) * d**-0.5 + mask
+    mixed = scores.float().softmax(-1).to(h.dtype) @ values
+    h = h + mixed.transpose(1, 2).reshape(rows, tokens, -1) @ o.T
+    x = rms_norm(h, norm2, eps)
+    return h + (F.silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+class TrainingForward:
+    """Runs a stock Llama's parameters, in half precision, through the lean forward."""
+
+    def __init__(self, model: LlamaForCausalLM, dtype: torch.dtype, compiled: bool) -> None:
+        self.config: LlamaConfig = model.config
+        self.dtype = dtype
+        named = dict(model.named_parameters())
+        self.masters = {n: p for n, p in named.items() if n != "lm_head.weight"}
+        self.working = {n: p.detach().to(dtype).requires_grad_() for n, p in self.masters.items()}
+        # one compilation for each of the few shapes that batches have
+        self.layer = torch.compile(layer, dynamic=False) if compiled else layer
+        theta = self.config.rope_parameters["rope_theta"]
+        self.frequencies = theta ** -(torch.arange(0, 1, 2 / self.config.head_dim))
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The normed last hidden states: ids (rows, tokens) -> (rows, tokens, width)."""
+        tokens, w = ids.shape[1], self.working
+        angles = torch.outer(torch.arange(tokens).float(), self.frequencies)
+        angles = torch.cat([angles, angles], -1)
+        cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        mask = torch.full((tokens, tokens), -torch.inf, dtype=self.dtype).triu(1)
+        h = F.embedding(ids, w["model.embed_tokens.weight"])
+        for i in range(self.config.num_hidden_layers):
+            weights = tuple(w[f"model.layers.{i}.{name}.weight"] for name in LAYER_PARAMETERS)
+            h = self.layer(
+                h, weights, cos, sin, mask, self.config.head_dim, self.config.rms_norm_eps
+            )
+        return rms_norm(h, w["model.norm.weight"], self.config.rms_norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., vocabulary), by the tied embedding."""
+        return hidden @ self.working["model.embed_tokens.weight"].T
+
+    def push_gradients(self) -> None:
+        """Hand the gradients of the working copies to the masters."""
+        for name, master in self.masters.items():
+            grad = self.working[name].grad
+            assert grad is not None
+            master.grad = grad.float()
+            self.working[name].grad = None
+
+    @torch.no_grad()
+    def pull_masters(self) -> None:
+        """Round the masters into the working copies."""
+        for name, master in self.masters.items():
+            self.working[name].copy_(master)
+
+
+@torch.no_grad()
+def check_parity(model: LlamaForCausalLM, ids: Tensor) -> float:
+    """Largest difference of the logits from the stock model's, both in float32."""
+    lean = TrainingForward(model, torch.float32, compiled=False)
+    return (lean.logits(lean.hidden(ids)) - model(ids).logits).abs().max().item()

@@ -1,0 +1,75 @@
+"""Speech for the training answers: Debian's festival with the HTS voice `slt`, at several rates."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from eepolicy.speech.mel import SAMPLE_RATE
+
+#: HTS rate parameters; 1.0 is the voice's own speed
+RATES = (0.92, 1.02, 1.12)
+
+_SCRIPT = """
+(voice_cmu_us_slt_arctic_hts)
+(set! base_params hts_engine_params)
+(define (say text rate name)
+  (set! hts_engine_params (cons (list "-r" rate) base_params))
+  (let ((utt (utt.synth (eval (list 'Utterance 'Text text)))))
+    (utt.wave.resample utt {rate})
+    (utt.save.wave utt name 'riff)))
+"""
+
+
+def trimmed(wave: np.ndarray, floor: float = 0.01, margin: float = 0.05) -> np.ndarray:
+    """The wave without its silent ends.
+
+    Args:
+        wave: (samples,) in -1..1.
+        floor: share of the peak below which a sample is silent.
+        margin: seconds kept on both sides.
+    """
+    loud = np.flatnonzero(np.abs(wave) > floor * np.abs(wave).max())
+    keep = int(margin * SAMPLE_RATE)
+    return wave[max(loud[0] - keep, 0) : loud[-1] + keep]
+
+
+def _speak_batch(batch: list[tuple[str, float]]) -> list[np.ndarray]:
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [_SCRIPT.format(rate=SAMPLE_RATE)]
+        for i, (text, rate) in enumerate(batch):
+            clean = text.replace('"', "").replace("\\", "")
+            lines.append(f'(say "{clean}" {rate} "{folder}/{i}.wav")')
+        script = Path(folder, "say.scm")
+        script.write_text("\n".join(lines))
+        subprocess.run(["festival", "-b", str(script)], check=True, capture_output=True)
+        return [trimmed(soundfile.read(f"{folder}/{i}.wav")[0]) for i in range(len(batch))]
+
+
+def speak(
+    texts: list[str], rates: list[float], workers: int = 2, batch: int = 200
+) -> list[np.ndarray]:
+    """Speak texts, each at its rate.
+
+    Args:
+        texts: sentences.
+        rates: HTS rate of each, see `RATES`.
+        workers: festival processes at a time.
+        batch: sentences a process.
+
+    Returns:
+        Waves of (samples,) at 16 kHz, silent ends trimmed, float32.
+
+    Raises:
+        FileNotFoundError: festival is not installed (Debian: festival, festvox-us-slt-hts).
+    """
+    jobs = list(zip(texts, rates, strict=True))
+    batches = [jobs[i : i + batch] for i in range(0, len(jobs), batch)]
+    with ThreadPoolExecutor(workers) as pool:
+        waves = [w for done in pool.map(_speak_batch, batches) for w in done]
+    return [w.astype(np.float32) for w in waves]
