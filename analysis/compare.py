@@ -1,0 +1,280 @@
+"""Exit policies on the same questions: what they cost, what they say, what one hears.
+
+The paper's Table 2 (arXiv 2603.09215), with intervals over prompts, paired differences to full
+depth, layer calls and real seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import soundfile
+from torch import Tensor
+
+from analysis.calibrate import matched_policy
+from analysis.intervals import Interval, paired_difference, ratio
+from analysis.records import Record, RunFolder
+from analysis.scoring import is_right, word_errors
+from eepolicy.decode.loop import Output
+from eepolicy.errors import EepolicyError
+from eepolicy.heads.fingerprint import fingerprint
+from eepolicy.modality import Modality
+from eepolicy.model.hooked import HookedModel
+from eepolicy.policies import Confidence, Entropy, parse_policy
+from eepolicy.probe import probe
+from eepolicy.speech.mel import SAMPLE_RATE
+
+FULL = "full"
+#: questions whose speech is kept for the page
+HEARD_ON_PAGE = 12
+#: dev questions that thresholds are calibrated on
+CALIBRATED_ON = 16
+
+
+class Recognizer(Protocol):
+    """Speech to text."""
+
+    def transcribe(self, wave: Tensor) -> str: ...
+
+
+class Rater(Protocol):
+    """Speech to an estimated opinion score."""
+
+    def rate(self, wave: Tensor) -> float: ...
+
+
+def scheduled_policies(full_depth: int, mean_depth: int) -> list[str]:
+    """Full depth, and the paper's schedules at one mean speech depth.
+
+    Args:
+        full_depth: layers of the model.
+        mean_depth: that `even`, `odd`, `triple` and `static` are to have, over whole groups.
+    """
+    pair = 2 * mean_depth - full_depth
+    triple = (3 * mean_depth - full_depth) // 2
+    return [
+        FULL,
+        f"static@{mean_depth}",
+        f"spark:even@{pair}",
+        f"spark:odd@{pair}",
+        f"spark:triple@{triple}",
+        f"text=spark:even@{pair}",
+    ]
+
+
+def adaptive_policies(model: HookedModel, questions: Iterable[str], mean_depth: int) -> list[str]:
+    """Entropy and confidence with thresholds that give the mean depth on full-depth replies."""
+    looks = tuple(range(2 * mean_depth - model.depth, model.depth, 2))
+    probes = [probe(model, q, model.generate(q).tokens) for q in questions]
+    kinds: tuple[type[Entropy] | type[Confidence], ...] = (Entropy, Confidence)
+    return [matched_policy(kind, probes, looks, mean_depth).spec for kind in kinds]
+
+
+def measure(
+    output: Output,
+    question: Mapping[str, Any],
+    policy: str,
+    asr: Recognizer | None,
+    mos: Rater | None,
+) -> tuple[Record, Tensor]:
+    """The record of one reply, and its speech (samples,)."""
+    wave, trace, text = output.wave(), output.trace, output.text or ""
+    heard = asr.transcribe(wave) if asr else None
+    errors, words = word_errors(text, heard) if heard is not None else (None, None)
+    speech = trace.modality == Modality.SPEECH
+    rated = mos.rate(wave) if mos and len(wave) else None
+    record = Record(
+        question=question["question"],
+        policy=policy,
+        text=text,
+        heard=heard,
+        right_text=is_right(text, question["keys"]),
+        right_speech=is_right(heard, question["keys"]) if heard is not None else None,
+        errors=errors,
+        words=words,
+        mos=rated,
+        ended=output.ended,
+        seconds=output.seconds,
+        speech_seconds=len(wave) / SAMPLE_RATE,
+        text_tokens=int((~speech).sum()),
+        speech_tokens=int(speech.sum()),
+        text_layers=int(trace.depth[~speech].sum()),
+        speech_layers=int(trace.depth[speech].sum()),
+        layer_calls=int(trace.layer_calls.sum()),
+        readouts=int(trace.readouts.sum()),
+        tokens=output.tokens.tolist(),
+        depths=trace.depth.tolist(),
+        modalities=trace.modality.tolist(),
+    )
+    return record, wave
+
+
+def audio_name(prompt: int, policy: str) -> str:
+    """File name of a reply's speech."""
+    slug = "".join(c if c.isalnum() else "-" for c in policy).strip("-")
+    return f"{prompt:03d}_{slug}.wav"
+
+
+def run(
+    model: HookedModel,
+    questions: Sequence[Mapping[str, Any]],
+    folder: RunFolder,
+    *,
+    policies: Sequence[str] | None = None,
+    calibration: Sequence[Mapping[str, Any]] = (),
+    asr: Recognizer | None = None,
+    mos: Rater | None = None,
+    max_new_tokens: int = 400,
+    progress: Callable[[Iterable[tuple[int, str]]], Iterable[tuple[int, str]]] = iter,
+) -> list[str]:
+    """Ask every policy every question and keep what was measured.
+
+    Policies take turns on each question, each time another one first, so that a machine whose speed
+    drifts favours none.  Every record is on disk before the next one starts.
+
+    Args:
+        model: which answers.
+        questions: dicts with `question` and `keys`.
+        folder: of the run; it goes on where it stopped.
+        policies: spec strings; the default rows at 0.8 of full depth where none are given.
+        calibration: questions for the thresholds of the default rows.
+        asr: speech recognition; without it there are no figures on speech.
+        mos: speech rating.
+        max_new_tokens: most tokens of a reply.
+        progress: wraps what is still to be done, to show it.
+
+    Returns:
+        The spec strings of the rows, full depth first.
+
+    Raises:
+        EepolicyError: a policy that does not fit, or a folder of another run.
+    """
+    for spec in policies or ():
+        parse_policy(spec).check(model.depth)
+    notes = folder.open(identity(model, asr, mos, max_new_tokens))
+    mean_depth = round(0.8 * model.depth)
+    if policies:
+        rows = [FULL, *(parse_policy(s).spec for s in policies)]
+    elif "default_rows" in notes:
+        rows = notes["default_rows"]
+    else:
+        rows = scheduled_policies(model.depth, mean_depth)
+        asked = [q["question"] for q in calibration[:CALIBRATED_ON]]
+        if asked:
+            rows[-1:-1] = adaptive_policies(model, asked, mean_depth)
+        folder.note(default_rows=rows)
+    rows = list(dict.fromkeys(rows))
+    done = folder.records()
+    to_do = [
+        (i, rows[(i + turn) % len(rows)])
+        for i, question in enumerate(questions)
+        for turn in range(len(rows))
+        if (question["question"], rows[(i + turn) % len(rows)]) not in done
+    ]
+    if to_do:
+        model.generate(questions[0]["question"], max_new_tokens=16)  # warm up
+    for i, policy in progress(to_do):
+        output = model.generate(questions[i]["question"], policy, max_new_tokens)
+        record, wave = measure(output, questions[i], policy, asr, mos)
+        if i < HEARD_ON_PAGE:
+            soundfile.write(folder.audio / audio_name(i, policy), wave.numpy(), SAMPLE_RATE)
+        folder.append(record)
+    return rows
+
+
+def identity(
+    model: HookedModel, asr: Recognizer | None, mos: Rater | None, max_new_tokens: int
+) -> dict[str, Any]:
+    """What must be the same for records to belong together."""
+    return {
+        "model": fingerprint(model.model),
+        "heads": repr(model.heads),
+        "speech recognition": type(asr).__name__ if asr else None,
+        "speech rating": type(mos).__name__ if mos else None,
+        "max_new_tokens": max_new_tokens,
+    }
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A column of the table: the sum of one thing over the sum of another, over prompts."""
+
+    name: str
+    top: Callable[[Record], float | None]
+    bottom: Callable[[Record], float | None]
+
+
+def _one(_: Record) -> float:
+    return 1.0
+
+
+FIGURES = (
+    Figure("accuracy_speech", lambda r: r.right_speech, _one),
+    Figure("accuracy_text", lambda r: r.right_text, _one),
+    Figure("wer", lambda r: r.errors, lambda r: r.words),
+    Figure("mos", lambda r: r.mos, _one),
+    Figure("text_depth", lambda r: r.text_layers, lambda r: r.text_tokens),
+    Figure("speech_depth", lambda r: r.speech_layers, lambda r: r.speech_tokens),
+    Figure("layer_calls", lambda r: r.layer_calls, _one),
+    Figure("seconds", lambda r: r.seconds, _one),
+    Figure("ms_per_token", lambda r: 1e3 * r.seconds, lambda r: len(r.tokens)),
+    Figure("ended", lambda r: r.ended, _one),
+)
+
+
+def _columns(figure: Figure, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Numerators and denominators (prompts,); a prompt without the figure counts nothing."""
+    pairs = [(figure.top(r), figure.bottom(r)) for r in records]
+    held = [
+        (float(t), float(b)) if t is not None and b is not None else (0.0, 0.0) for t, b in pairs
+    ]
+    top, bottom = np.array(held).reshape(-1, 2).T
+    return top, bottom
+
+
+def table(
+    rows: Sequence[str], questions: Sequence[Mapping[str, Any]], folder: RunFolder
+) -> list[dict[str, Any]]:
+    """A row a policy: every figure with its interval and its paired difference to full depth.
+
+    Args:
+        rows: spec strings, full depth first.
+        questions: that were asked; those that not every policy has answered are left out.
+        folder: of the run.
+
+    Returns:
+        Dicts with `policy`, `prompts`, and for each figure `x`, `x_low`, `x_high`, `x_diff`,
+        `x_diff_low`, `x_diff_high`; None where nothing was measured.
+
+    Raises:
+        EepolicyError: no question has been answered by every policy.
+    """
+    done = folder.records()
+    asked = [q["question"] for q in questions if all((q["question"], p) in done for p in rows)]
+    if not asked:
+        raise EepolicyError(f"{folder.path} holds no question that every policy has answered yet")
+    full = [done[q, rows[0]] for q in asked]
+    made = []
+    for policy in rows:
+        records = [done[q, policy] for q in asked]
+        row: dict[str, Any] = {"policy": policy, "prompts": len(records)}
+        for figure in FIGURES:
+            (top, bottom), (top0, bottom0) = _columns(figure, records), _columns(figure, full)
+            row |= _cells(figure.name, ratio(top, bottom))
+            row |= _cells(f"{figure.name}_diff", paired_difference((top, top0), (bottom, bottom0)))
+        made.append(row)
+    return made
+
+
+def _cells(name: str, interval: Interval) -> dict[str, float | None]:
+    cells = {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {k: v if np.isfinite(v) else None for k, v in cells.items()}
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """The folder of a run."""
+    return RunFolder(Path(path))

@@ -1,0 +1,153 @@
+"""The figures of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from analysis.records import Record
+from analysis.style import COLOURS, family
+from eepolicy.modality import Modality
+
+Rows = Sequence[Mapping[str, Any]]
+
+QUALITIES = {
+    "wer": ("word error rate (%)", 100.0, "lower is better"),
+    "accuracy_speech": ("right in the speech (%)", 100.0, "higher is better"),
+    "mos": ("DistillMOS (1 to 5)", 1.0, "higher is better"),
+}
+
+
+def quality_against_cost(rows: Rows, quality: str, cost: str, ax: Axes) -> None:
+    """One quality of every policy against what it cost, with 95 % intervals.
+
+    Args:
+        rows: of `analysis.compare.table`.
+        quality: a key of `QUALITIES`.
+        cost: `"speech_depth"` or `"seconds"`.
+        ax: to draw on.
+    """
+    label, scale, direction = QUALITIES[quality]
+    for row in rows:
+        if row[quality] is None or row[cost] is None:
+            continue
+        colour, marker = family(row["policy"])
+        value = scale * row[quality]
+        bars = [[value - scale * row[f"{quality}_low"]], [scale * row[f"{quality}_high"] - value]]
+        wide = [[row[cost] - row[f"{cost}_low"]], [row[f"{cost}_high"] - row[cost]]]
+        ax.errorbar(
+            row[cost],
+            value,
+            yerr=np.clip(bars, 0, None),
+            xerr=np.clip(wide, 0, None),
+            fmt=marker,
+            color=colour,
+            markersize=7,
+            markeredgecolor="white",
+            elinewidth=1,
+            alpha=0.9,
+            label=row["policy"],
+        )
+    names = {"speech_depth": "mean speech depth (layers)", "seconds": "seconds a reply"}
+    ax.set_xlabel(names[cost])
+    ax.set_ylabel(f"{label}\n{direction}")
+
+
+def quality_figure(rows: Rows) -> Figure:
+    """Every quality that was measured, against speech depth and against seconds."""
+    measured = [q for q in QUALITIES if any(r[q] is not None for r in rows)]
+    figure, axes = plt.subplots(
+        2, max(len(measured), 1), figsize=(3.4 * max(len(measured), 1), 5.6), squeeze=False
+    )
+    for column, quality in enumerate(measured):
+        for line, cost in enumerate(("speech_depth", "seconds")):
+            quality_against_cost(rows, quality, cost, axes[line, column])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.tight_layout()
+    figure.legend(
+        handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=8
+    )
+    return figure
+
+
+def agreement_figure(
+    curves: Mapping[str, Mapping[str, NDArray[np.float64]]], prompts: int
+) -> Figure:
+    """Agreement with the last layer by depth, text and speech, one line style a head.
+
+    Args:
+        curves: head: modality: (depths,), shares.
+        prompts: they were measured on.
+    """
+    figure, ax = plt.subplots(figsize=(4.6, 3.2))
+    for (head, by_modality), line in zip(curves.items(), ("-", ":"), strict=False):
+        for modality, curve in by_modality.items():
+            ax.plot(
+                np.arange(1, len(curve) + 1),
+                100 * curve,
+                line,
+                color=COLOURS[modality],
+                marker="o" if line == "-" else None,
+                markersize=3,
+                label=f"{modality}, {head}",
+            )
+    ax.set_xlabel("depth (layers)")
+    ax.set_ylabel("same likeliest token as\nthe last layer (%)")
+    ax.set_xticks([1, *range(5, len(next(iter(next(iter(curves.values())).values()))) + 1, 5)])
+    ax.set_ylim(0, 102)
+    ax.legend(fontsize=8, loc="lower right", title=f"{prompts} held-out replies", title_fontsize=8)
+    return figure
+
+
+def depth_figure(
+    records: Sequence[Record], words: Sequence[Sequence[str]], full_depth: int
+) -> Figure:
+    """How deep each token of one answer went, one panel a policy.
+
+    Args:
+        records: of one question.
+        words: of each record, what to write over each token; empty for speech.
+        full_depth: layers of the model.
+    """
+    longest = max(len(r.tokens) for r in records)
+    figure, axes = plt.subplots(
+        len(records), 1, figsize=(8, 1.25 * len(records) + 0.5), sharex=True, squeeze=False
+    )
+    for ax, record, labels in zip(axes[:, 0], records, words, strict=True):
+        for modality in Modality:
+            here = [i for i, m in enumerate(record.modalities) if m == modality]
+            ax.bar(
+                here,
+                [record.depths[i] for i in here],
+                width=0.85,
+                color=COLOURS[modality.name.lower()],
+                label=modality.name.lower(),
+            )
+        for i, word in enumerate(labels):
+            if word:
+                ax.text(i, full_depth + 0.6, word, rotation=60, fontsize=6, ha="left", va="bottom")
+        ax.set_ylim(0, full_depth)
+        ax.set_yticks([0, full_depth // 2, full_depth])
+        ax.set_xlim(-1, longest)
+        ax.text(1.01, 0.5, record.policy, transform=ax.transAxes, fontsize=8, va="center")
+    axes[len(records) // 2, 0].set_ylabel("depth (layers)")
+    axes[-1, 0].set_xlabel("token of the reply")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.tight_layout(h_pad=1.6)
+    figure.legend(handles, labels, loc="upper right", fontsize=8, bbox_to_anchor=(1.12, 0.99))
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> str:
+    """Write a figure as PNG and SVG; gives the PNG's file name."""
+    for kind in ("png", "svg"):
+        figure.savefig(folder / f"{name}.{kind}")
+    plt.close(figure)
+    return f"{name}.png"

@@ -1,0 +1,148 @@
+"""One reply of one policy to one question, measured; and the folder that keeps them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eepolicy.errors import EepolicyError
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured of one reply.
+
+    Attributes:
+        question: that was asked.
+        policy: spec string.
+        text: of the reply.
+        heard: the transcript of its speech; None without speech recognition.
+        right_text: the text holds every key phrase of the right answer.
+        right_speech: the transcript does.
+        errors: word errors of the transcript against the reply's own text.
+        words: of that text.
+        mos: estimated opinion; None without a rater.
+        ended: the reply ended by itself.
+        seconds: of decoding, the prompt included.
+        speech_seconds: length of the speech.
+        text_tokens: places of text.
+        speech_tokens: places of speech.
+        text_layers: sum of their depths.
+        speech_layers: sum of their depths.
+        layer_calls: of decoding, the prompt not counted.
+        readouts: head evaluations.
+        tokens: ids of the reply.
+        depths: of each.
+        modalities: of each place.
+    """
+
+    question: str
+    policy: str
+    text: str
+    heard: str | None
+    right_text: bool
+    right_speech: bool | None
+    errors: int | None
+    words: int | None
+    mos: float | None
+    ended: bool
+    seconds: float
+    speech_seconds: float
+    text_tokens: int
+    speech_tokens: int
+    text_layers: int
+    speech_layers: int
+    layer_calls: int
+    readouts: int
+    tokens: list[int] = field(repr=False)
+    depths: list[int] = field(repr=False)
+    modalities: list[int] = field(repr=False)
+
+
+class RunFolder:
+    """Records of one run on disk, a line each; a run that was cut off goes on where it stopped.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def audio(self) -> Path:
+        """Where the speech lies."""
+        return self.path / "audio"
+
+    def open(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """Start a run, or go on with the one that the folder holds.
+
+        Args:
+            identity: what must be the same for records to belong together.
+
+        Returns:
+            What `note` has kept so far.
+
+        Raises:
+            EepolicyError: the folder holds another run, or something else.
+        """
+        file = self.path / "run.json"
+        if not file.exists():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise EepolicyError(
+                    f"{self.path} holds files that are no run of ours; "
+                    "give another folder with --out"
+                )
+            self.audio.mkdir(parents=True, exist_ok=True)
+            self._write({"identity": identity, "notes": {}})
+            return {}
+        try:
+            held = json.loads(file.read_text())
+            before, notes = held["identity"], held["notes"]
+        except (ValueError, KeyError) as error:
+            raise EepolicyError(
+                f"{file} cannot be read; give another folder with --out, or remove {self.path}"
+            ) from error
+        differing = sorted(k for k in {*before, *identity} if before.get(k) != identity.get(k))
+        if differing:
+            raise EepolicyError(
+                f"{self.path} holds a run with another {', '.join(differing)}; "
+                "give another folder with --out, or remove it"
+            )
+        return notes
+
+    def note(self, **notes: Any) -> None:
+        """Keep something with the run, such as its calibrated policies."""
+        held = json.loads((self.path / "run.json").read_text())
+        self._write({"identity": held["identity"], "notes": held["notes"] | notes})
+
+    def _write(self, content: dict[str, Any]) -> None:
+        write_whole(self.path / "run.json", json.dumps(content, indent=1))
+
+    def records(self) -> dict[tuple[str, str], Record]:
+        """All records, by question and policy; a last line that was cut off is left out."""
+        file = self.path / "records.jsonl"
+        found: dict[tuple[str, str], Record] = {}
+        for line in file.read_text().splitlines() if file.exists() else []:
+            try:
+                record = Record(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            found[record.question, record.policy] = record
+        return found
+
+    def append(self, record: Record) -> None:
+        """Add a record; it is on disk when this returns."""
+        file = self.path / "records.jsonl"
+        whole = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")
+        with file.open("a") as out:
+            out.write(("" if whole else "\n") + json.dumps(asdict(record)) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.rename(path)

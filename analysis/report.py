@@ -1,0 +1,210 @@
+"""A run's files for people: results, figures, and one page that opens without a server."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import Environment, FileSystemLoader
+from numpy.typing import NDArray
+
+from analysis import plots
+from analysis.compare import HEARD_ON_PAGE, audio_name, table
+from analysis.records import Record, RunFolder, write_whole
+from analysis.style import figures
+from eepolicy.modality import Modality
+from eepolicy.model.hooked import HookedModel
+from eepolicy.probe import probe
+
+#: column of the table: heading, factor, digits
+COLUMNS = {
+    "accuracy_speech": ("right in speech, %", 100.0, 1),
+    "accuracy_text": ("right in text, %", 100.0, 1),
+    "wer": ("WER, %", 100.0, 1),
+    "mos": ("MOS", 1.0, 2),
+    "text_depth": ("text depth", 1.0, 2),
+    "speech_depth": ("speech depth", 1.0, 2),
+    "layer_calls": ("layer calls", 1.0, 0),
+    "seconds": ("seconds", 1.0, 2),
+    "ms_per_token": ("ms a token", 1.0, 2),
+}
+
+#: replies that the agreement curves are measured on
+PROBED = 24
+
+
+def agreement_curves(
+    model: HookedModel, records: Sequence[Record]
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Agreement with the last layer by depth: head: modality: (depths,)."""
+    curves: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for name, heads in (("fitted heads", model.heads), ("plain logit lens", model.lens)):
+        if name == "plain logit lens" and model.heads is model.lens:
+            continue
+        probes = [probe(model, r.question, torch.tensor(r.tokens), heads) for r in records]
+        agree = np.concatenate([p.agreement() for p in probes], axis=1)
+        modality = np.concatenate([p.modality for p in probes])
+        curves[name] = {m.name.lower(): agree[:, modality == m].mean(1) for m in Modality}
+    return curves
+
+
+def write_report(
+    model: HookedModel,
+    rows: Sequence[str],
+    questions: Sequence[Mapping[str, Any]],
+    folder: RunFolder,
+    command: str,
+    notes: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Write `results.json`, `results.csv`, the figures and `index.html`.
+
+    Args:
+        model: that answered.
+        rows: spec strings, full depth first.
+        questions: that were asked.
+        folder: of the run.
+        command: that made it.
+        notes: what the reader must know, such as a part that was not installed.
+
+    Returns:
+        The rows of the table.
+    """
+    results = table(rows, questions, folder)
+    write_whole(folder.path / "results.json", json.dumps(results, indent=1))
+    write_whole(folder.path / "results.csv", _csv(results))
+    done = folder.records()
+    asked = [q["question"] for q in questions if all((q["question"], p) in done for p in rows)]
+    full = [done[q, rows[0]] for q in asked[:PROBED]]
+    with figures():
+        curves = agreement_curves(model, full)
+        shown = [
+            {
+                "title": "Quality against cost",
+                "caption": "One mark a policy, bars its 95 % interval: against the mean depth of "
+                "speech tokens (above) and the seconds that were really spent (below).",
+                "file": plots.save(plots.quality_figure(results), folder.path, "quality"),
+            },
+            {
+                "title": "Agreement with the last layer, by depth",
+                "caption": "With the full-depth reply as history, how often each depth would have "
+                "named the same token as the last layer.",
+                "file": plots.save(
+                    plots.agreement_figure(curves, len(full)), folder.path, "agreement"
+                ),
+            },
+            {
+                "title": "One answer, token by token",
+                "caption": f"How deep each token of the reply to “{asked[0]}” went; words stand "
+                "over their tokens.",
+                "file": plots.save(_depths(model, done, asked[0], rows), folder.path, "depths"),
+            },
+        ]
+    page = _template().render(
+        model=repr(model),
+        prompts=len(asked),
+        notes=notes,
+        heads=[heading for heading, _, _ in COLUMNS.values()],
+        rows=[{"policy": r["policy"], "cells": _row(r)} for r in results],
+        figures=shown,
+        questions=[_listen(i, q, rows, done) for i, q in _heard(questions, asked)],
+        command=command,
+        versions=", ".join(
+            [
+                *(f"{p} {version(p)}" for p in ("torch", "transformers", "numpy")),
+                f"Python {platform.python_version()}",
+                f"{torch.get_num_threads()} threads",
+            ]
+        ),
+    )
+    write_whole(folder.path / "index.html", page)
+    return results
+
+
+def _template() -> Any:
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    return Environment(loader=loader, autoescape=True).get_template("report.html")
+
+
+def _csv(results: Sequence[Mapping[str, Any]]) -> str:
+    out = StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(results[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results)
+    return out.getvalue()
+
+
+def _row(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    cells = []
+    for name, (_, scale, digits) in COLUMNS.items():
+        if row[name] is None:
+            cells.append({"value": "not measured"})
+            continue
+
+        def shown(
+            key: str, sign: str = "", name: str = name, scale: float = scale, digits: int = digits
+        ) -> str:
+            return f"{scale * row[name + key]:{sign}.{digits}f}"
+
+        cell = {"value": shown(""), "interval": f"[{shown('_low')}, {shown('_high')}]"}
+        if row["policy"] != "full":
+            cell["difference"] = (
+                f"{shown('_diff', '+')} [{shown('_diff_low', '+')}, {shown('_diff_high', '+')}]"
+            )
+        cells.append(cell)
+    return cells
+
+
+def _heard(
+    questions: Sequence[Mapping[str, Any]], asked: Sequence[str]
+) -> list[tuple[int, Mapping[str, Any]]]:
+    return [(i, q) for i, q in enumerate(questions[:HEARD_ON_PAGE]) if q["question"] in set(asked)]
+
+
+def _listen(
+    index: int,
+    question: Mapping[str, Any],
+    rows: Sequence[str],
+    done: Mapping[tuple[str, str], Record],
+) -> dict[str, Any]:
+    marks = {True: "right", False: "wrong", None: ""}
+    answers = []
+    for policy in rows:
+        record = done[question["question"], policy]
+        speech = record.speech_layers / max(record.speech_tokens, 1)
+        answers.append(
+            {
+                "policy": policy,
+                "depth": f"{speech:.2f}",
+                "seconds": f"{record.seconds:.2f}",
+                "text": record.text,
+                "text_mark": marks[record.right_text],
+                "heard": "speech recognition not installed"
+                if record.heard is None
+                else record.heard,
+                "heard_mark": marks[record.right_speech],
+                "file": audio_name(index, policy),
+            }
+        )
+    return {"question": question["question"], "answers": answers}
+
+
+def _depths(
+    model: HookedModel, done: Mapping[tuple[str, str], Record], question: str, rows: Sequence[str]
+) -> Any:
+    records = [done[question, policy] for policy in rows]
+    words = [
+        [
+            model.tokenizer.decode([t]).strip() if m == Modality.TEXT and model.tokenizer else ""
+            for t, m in zip(r.tokens, r.modalities, strict=True)
+        ]
+        for r in records
+    ]
+    return plots.depth_figure(records, words, model.depth)

@@ -1,0 +1,37 @@
+"""Right or wrong, and word errors, after the usual normalisation of English."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import jiwer
+from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+
+@lru_cache(maxsize=1)
+def _normalizer() -> EnglishTextNormalizer:
+    return EnglishTextNormalizer({})  # no British spellings occur in a closed vocabulary
+
+
+def normalized(text: str) -> str:
+    """Lower case, numbers as digits, no punctuation, contractions spelled out (Whisper's rules)."""
+    return _normalizer()(text)
+
+
+def is_right(text: str, keys: Sequence[str]) -> bool:
+    """Whether every key phrase of the right answer occurs in a text, whole words only."""
+    padded = f" {normalized(text)} "
+    return all(f" {normalized(key)} " in padded for key in keys)
+
+
+def word_errors(reference: str, heard: str) -> tuple[int, int]:
+    """Substitutions, deletions and insertions, and the words of the reference.
+
+    The word error rate of several clips is the sum of the first over the sum of the second.
+    """
+    wanted, got = normalized(reference), normalized(heard)
+    if not wanted:
+        return len(got.split()), 0
+    found = jiwer.process_words(wanted, got)
+    return found.substitutions + found.deletions + found.insertions, len(wanted.split())

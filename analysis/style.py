@@ -1,0 +1,53 @@
+"""One visual language for all figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+
+#: text and speech have the same two colours everywhere; Okabe and Ito's, safe for the colour-blind
+COLOURS = {"text": "#0072B2", "speech": "#D55E00"}
+
+#: family of a policy: colour and marker
+FAMILIES = {
+    "full": ("#000000", "*"),
+    "static": ("#56B4E9", "s"),
+    "spark:even": ("#009E73", "o"),
+    "spark:odd": ("#009E73", "D"),
+    "spark:triple": ("#009E73", "^"),
+    "entropy": ("#CC79A7", "P"),
+    "confidence": ("#E69F00", "X"),
+    "text": ("#0072B2", "v"),
+}
+
+
+def family(policy: str) -> tuple[str, str]:
+    """Colour and marker of a policy's spec string."""
+    for name, look in FAMILIES.items():
+        if policy.startswith(name):
+            return look
+    return "#777777", "h"
+
+
+@contextmanager
+def figures() -> Iterator[None]:
+    """Matplotlib and seaborn as all figures of the project use them; restored afterwards."""
+    settings: dict[str, Any] = {
+        "figure.dpi": 150,
+        "savefig.bbox": "tight",
+        "savefig.facecolor": "white",
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+    with plt.rc_context(), sns.axes_style("ticks"):
+        for name, value in settings.items():
+            plt.rcParams[name] = value
+        plt.switch_backend("agg")
+        yield
