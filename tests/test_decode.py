@@ -1,0 +1,235 @@
+"""Decoding against the stock model: tokens, keys and values, depths, layer calls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import LAYERS, LAYOUT, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import DynamicCache
+
+from eepolicy import (
+    ChunkClock,
+    Confidence,
+    Entropy,
+    ExitPolicy,
+    FullDepth,
+    HookedModel,
+    Modality,
+    SparK,
+    Static,
+)
+from eepolicy.decode.step import Stepper, catch_up
+from eepolicy.policies import Step
+
+PROMPT = torch.tensor([1, 7, 30, 12, 2])
+
+# Largest differences measured over 200 random cases of test_keys_and_values_after_a_catch_up:
+# float32 keys and values 6e-6, float64 1e-7 (norms and rotations compute in float32).
+TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-6}
+
+
+class RandomDepths(ExitPolicy):
+    """Any depth at any position, from a seed: exits pending at many layers at once."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def depths(self, step: Step) -> torch.Tensor:
+        return torch.randint(1, step.full_depth + 1, step.phase.shape, generator=self.generator)
+
+
+def one_step(position: int) -> Step:
+    return Step(*torch.tensor([[1], [0], [0], [position]]), full_depth=LAYERS)
+
+
+def test_full_depth_is_stock_generate(stock, hooked):
+    lengths = []
+    for seed in range(6):
+        prompt = torch.randint(60, (4 + seed,), generator=torch.Generator().manual_seed(seed))
+        expected = stock.generate(
+            prompt[None],
+            attention_mask=torch.ones(1, len(prompt)),
+            max_new_tokens=60,
+            do_sample=False,
+        )[0, len(prompt) :]
+        out = hooked.generate(prompt, FullDepth(), max_new_tokens=60)
+        assert out.tokens.tolist() == expected.tolist()
+        assert out.ended == (out.tokens[-1] == LAYOUT.end)
+        lengths.append(len(expected))
+    assert sum(lengths) > 100  # random models that end at once would test nothing
+
+
+@settings(max_examples=25)
+@given(
+    family=st.sampled_from(["llama", "qwen2"]),
+    seed=st.integers(0, 10_000),
+    prefill=st.integers(0, 6),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_keys_and_values_after_a_catch_up(family, seed, prefill, dtype):
+    """Whatever exits happened, after a catch-up the cache is the stock model's."""
+    model = tiny(family, seed % 7, dtype=dtype)
+    hooked = HookedModel(model, layout=LAYOUT)
+    ids = torch.randint(60, (14,), generator=torch.Generator().manual_seed(seed))
+    stepper = Stepper.for_positions(hooked, len(ids))
+    policy = RandomDepths(seed)
+    with torch.no_grad():
+        stepper.prefill(ids[:prefill])
+        for position, token in enumerate(ids[prefill:-1]):
+            stepper.step(token[None, None], policy, one_step(position))
+        logits, depth, _ = stepper.step(ids[None, -1:], FullDepth(), one_step(13))
+        expected = model(ids[None], past_key_values=(cache := DynamicCache()), use_cache=True)
+    assert depth == LAYERS
+    assert len(stepper.pending) == 0
+    torch.testing.assert_close(
+        logits[0], expected.logits[0, -1], rtol=0, atol=10 * TOLERANCE[dtype]
+    )
+    for index in range(LAYERS):
+        for ours, theirs in zip(
+            stepper.cache.layer(index),
+            (cache.layers[index].keys, cache.layers[index].values),
+            strict=True,
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE[dtype])
+
+
+def test_catch_up_without_a_token(hooked, stock):
+    ids = torch.tensor([5, 33, 21, 8, 40])
+    stepper = Stepper.for_positions(hooked, 8)
+    with torch.no_grad():
+        for position, token in enumerate(ids):
+            stepper.step(token[None, None], Static(2 + position % 3, on="both"), one_step(position))
+        assert len(stepper.pending) > 0
+        catch_up(stepper)
+        stock(ids[None], past_key_values=(cache := DynamicCache()), use_cache=True)
+    assert len(stepper.pending) == 0
+    torch.testing.assert_close(
+        stepper.cache.layer(LAYERS - 1)[0], cache.layers[-1].keys, rtol=0, atol=5e-5
+    )
+
+
+class LayerCounter:
+    """Counts layer calls by forward hooks of its own."""
+
+    def __init__(self, model) -> None:
+        self.calls: list[tuple[int, int]] = []
+        self.handles = [
+            layer.register_forward_pre_hook(
+                lambda _, args, i=index: self.calls.append((i, args[0].shape[1]))
+            )
+            for index, layer in enumerate(model.model.layers)
+        ]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        FullDepth(),
+        Static(3),
+        SparK("even", 2),
+        SparK("odd", 4),
+        SparK("triple", 3),
+        SparK("even", 3, on="text"),
+        Entropy(2.0, 2),
+        Confidence(0.3, (2, 4)),
+        RandomDepths(5),
+    ],
+    ids=repr,
+)
+def test_trace_counts_what_really_ran(stock, hooked, policy):
+    with LayerCounter(stock) as counter:
+        trace = hooked.generate(PROMPT, policy, max_new_tokens=50).trace
+    prefill, decoded = counter.calls[:LAYERS], counter.calls[LAYERS:]
+    assert [i for i, _ in prefill] == list(range(LAYERS))
+    assert trace.prefill_layer_calls == LAYERS
+    assert trace.layer_calls.sum() == len(decoded)
+    assert trace.layer_positions.sum() == sum(width for _, width in decoded)
+    # a call of layer 0 starts a position; its deepest layer is the depth in the trace
+    deepest, depth = [], 0
+    for index, _ in decoded:
+        if index == 0 and depth:
+            deepest.append(depth)
+        depth = index + 1
+    assert [*deepest, depth] == trace.depth.tolist()
+
+
+@pytest.mark.parametrize(("pattern", "group"), [("even", "Le"), ("odd", "eL"), ("triple", "Lee")])
+def test_depths_are_the_schedule_on_the_chunks_produced(hooked, pattern, group):
+    trace = hooked.generate(PROMPT, SparK(pattern, 2), max_new_tokens=80).trace
+    clock = ChunkClock(LAYOUT)
+    expected = []
+    for token in trace.token.tolist():
+        speech = clock.modality == Modality.SPEECH
+        exits = speech and group[clock.phase % len(group)] == "e"
+        expected.append(2 if exits else LAYERS)
+        if token != LAYOUT.end:
+            clock.advance(token)
+    assert trace.depth.tolist() == expected
+    assert 2 in expected
+
+
+def entropy_by_depth(stock, ids: torch.Tensor) -> list[float]:
+    """Entropy (nats) of the plain lens at depths 0 to LAYERS - 1, at the last of (ids,)."""
+    with torch.no_grad():
+        states = stock(ids[None], output_hidden_states=True).hidden_states[:LAYERS]
+        found = [stock.lm_head(stock.model.norm(h[0, -1])).log_softmax(-1) for h in states]
+    return [float(-(p.exp() * p).sum()) for p in found]
+
+
+def test_adaptive_exit_is_the_first_depth_that_passes(stock, hooked):
+    """Against a plain recomputation: every prefix once more through the stock model."""
+    looks = (2, 3, 5)
+    first = hooked.generate(PROMPT, max_new_tokens=25).tokens
+    seen = [entropy_by_depth(stock, torch.cat([PROMPT, first[:n]])) for n in range(len(first))]
+    policy = Entropy(float(np.quantile([[row[d] for d in looks] for row in seen], 0.3)), looks)
+    trace = hooked.generate(PROMPT, policy, max_new_tokens=25).trace
+    depths = []
+    for position in range(len(trace)):
+        ids = torch.cat([PROMPT, torch.from_numpy(trace.token[:position])])
+        entropies = entropy_by_depth(stock, ids)
+        passing = [d for d in looks if entropies[d] < policy.threshold]
+        depths.append(passing[0] if passing and trace.modality[position] else LAYERS)
+    assert trace.depth.tolist() == depths
+    assert len(set(depths)) > 1
+    paid = [looks.index(d) + 1 if d in looks else len(looks) + 1 for d in depths]
+    spoken = trace.modality == Modality.SPEECH
+    assert (trace.readouts == np.where(spoken, paid, 1)).all()
+
+
+def test_readouts_of_a_schedule_are_one_a_token(hooked):
+    trace = hooked.generate(PROMPT, SparK("triple", 3), max_new_tokens=40).trace
+    assert (trace.readouts == 1).all()
+
+
+def test_since_refresh_counts_from_the_last_full_depth(hooked):
+    trace = hooked.generate(PROMPT, SparK("triple", 3), max_new_tokens=40).trace
+    expected, since = [], 0
+    for depth in trace.depth:
+        since = 0 if depth == LAYERS else since + 1
+        expected.append(since)
+    assert trace.since_refresh.tolist() == expected
+
+
+def test_sampling_with_one_seed_repeats(hooked):
+    again = [
+        hooked.generate(PROMPT, "static@3", 30, temperature=1.0, top_p=0.9, seed=s).tokens.tolist()
+        for s in (3, 3, 4)
+    ]
+    assert again[0] == again[1] != again[2]
+
+
+def test_trace_round_trips(hooked):
+    trace = hooked.generate(PROMPT, "spark:even@2", max_new_tokens=20).trace
+    again = type(trace).from_dict(trace.to_dict())
+    for name, value in vars(trace).items():
+        assert np.array_equal(getattr(again, name), value)

@@ -1,0 +1,137 @@
+"""The model that ships with the package, and the command line on it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import soundfile
+import torch
+from transformers import AutoModelForCausalLM
+
+import eepolicy
+from analysis.scoring import is_right
+from eepolicy.models import pocket_folder
+
+QUESTION = "What is the capital of France?"
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return eepolicy.load("pocket")
+
+
+def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "eepolicy.cli", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_it_is_a_stock_model_within_its_bounds(pocket):
+    stock = AutoModelForCausalLM.from_pretrained(pocket_folder())
+    assert type(stock).__name__ == "LlamaForCausalLM"
+    assert stock.config.num_hidden_layers >= 20
+    size = sum(f.stat().st_size for f in pocket_folder().iterdir())
+    assert size < 50e6
+
+
+def test_full_depth_is_stock_generate(pocket):
+    for question in [q["question"] for q in eepolicy.held_out("test")[:3]]:
+        prompt = pocket.encode(question)
+        expected = pocket.model.generate(
+            prompt[None], attention_mask=torch.ones_like(prompt)[None], do_sample=False
+        )[0, len(prompt) :]
+        assert pocket.generate(question).tokens.tolist() == expected.tolist()
+
+
+def test_it_answers_and_speaks(pocket):
+    questions = eepolicy.held_out("test")[:12]
+    outputs = [pocket.generate(q["question"]) for q in questions]
+    right = sum(is_right(o.text, q["keys"]) for o, q in zip(outputs, questions, strict=True))
+    assert right >= 8  # the model card says how often on all of them
+    assert all(o.ended for o in outputs)
+    assert all(1.0 < len(o.wave()) / 16_000 < 8.0 for o in outputs)
+
+
+def test_a_schedule_saves_the_layer_calls_it_says(pocket):
+    full, triple = (pocket.generate(QUESTION, p) for p in ("full", "spark:triple@14"))
+    assert full.trace.layer_calls.sum() == len(full.trace) * pocket.depth
+    assert triple.trace.layer_calls.sum() == triple.trace.depth.sum()
+    assert triple.trace.mean_depth("text") == pocket.depth
+    assert triple.trace.mean_depth("speech") < 17
+
+
+def test_generate_command(tmp_path):
+    out = tmp_path / "answer.wav"
+    done = run("generate", QUESTION, "--policy", "spark:triple@14", "--out", str(out))
+    assert "layer calls" in done.stdout
+    wave, rate = soundfile.read(out)
+    assert rate == 16_000
+    assert len(wave) > rate
+
+
+def test_compare_command_resumes_and_reports(tmp_path):
+    folder = tmp_path / "report"
+    rows = ["static@16", "spark:even@12"]
+    run("compare", *rows, "--prompts", "1", "--out", str(folder))
+    first = (folder / "records.jsonl").read_text()
+    run("compare", *rows, "--prompts", "2", "--out", str(folder))
+    assert (folder / "records.jsonl").read_text().startswith(first)
+    assert len((folder / "records.jsonl").read_text().splitlines()) == 6
+    results = json.loads((folder / "results.json").read_text())
+    assert [r["policy"] for r in results] == ["full", *rows]
+    for name in (
+        "accuracy_speech accuracy_text wer mos text_depth speech_depth layer_calls seconds".split()
+    ):
+        for key in (name, f"{name}_low", f"{name}_high"):
+            assert all(key in r for r in results)
+    assert [r["text_depth"] for r in results] == [20.0, 20.0, 20.0]
+    assert results[1]["speech_depth"] == 16.0
+    page = (folder / "index.html").read_text()
+    assert page.count("<audio") == 6
+    for name in ("quality", "agreement", "depths"):
+        assert (folder / f"{name}.png").stat().st_size > 5_000
+        assert f"{name}.png" in page
+    assert len(list((folder / "audio").glob("*.wav"))) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["compare", "spark:quad@3"], "is no policy; a policy is one of"),
+        (["compare", "static@21", "--out", "{tmp}/r"], "the model has depths 1 to 20"),
+        (["compare", "--prompts", "1000", "--out", "{tmp}/r"], "there are 300 held-out questions"),
+        (["compare", "--out", "{tmp}/mine"], "holds files that are no run of ours"),
+        (["compare", "--model", "{tmp}/none"], "no model"),
+        (["generate", "Hello?", "--model", "{tmp}/mine"], "has no config.json"),
+        (["generate", "Hello?", "--policy", "spark"], "is no policy"),
+        (["generate", "Hello?", "--out", "{tmp}/none/a.wav"], "there is no folder"),
+        (["generate", "Hello?", "--max-new-tokens", "0"], "max_new_tokens is at least 1"),
+    ],
+)
+def test_mistakes_get_one_sentence(tmp_path, arguments, sentence):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    done = run(*(a.format(tmp=tmp_path) for a in arguments), code=2)
+    assert sentence in " ".join(done.stderr.split())
+
+
+def test_mistakes_in_python_get_a_sentence(pocket):
+    for call, sentence in [
+        (lambda: pocket.generate(torch.zeros(2, 3, dtype=torch.long)), "one row of ids"),
+        (lambda: pocket.generate(torch.tensor([99_999])), "ids are 0 to 5119"),
+        (lambda: pocket.generate("Hi", 7), "a policy is an ExitPolicy or a spec string"),
+        (lambda: pocket.generate("Hi", "static@30"), "the model has depths 1 to 20"),
+        (lambda: pocket.generate("Hi", temperature=0.0), "a temperature is above 0"),
+        (lambda: pocket.generate("Hi", top_p=0.9), "top_p needs a temperature"),
+        (lambda: pocket.generate("Hi").trace.mean_depth("sound"), "'text' or 'speech'"),
+        (lambda: eepolicy.held_out("train"), "the held-out sets are test, dev"),
+    ]:
+        with pytest.raises(eepolicy.EepolicyError, match=sentence):
+            call()
