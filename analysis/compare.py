@@ -6,13 +6,14 @@ depth, layer calls and real seconds.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import soundfile
+import torch
 from torch import Tensor
 
 from analysis.calibrate import matched_policy
@@ -27,6 +28,7 @@ from eepolicy.model.hooked import HookedModel
 from eepolicy.policies import Confidence, Entropy, parse_policy
 from eepolicy.probe import probe
 from eepolicy.speech.mel import SAMPLE_RATE
+from eepolicy.speech.wav import write_wav
 
 FULL = "full"
 #: questions whose speech is kept for the page
@@ -181,7 +183,7 @@ def run(
         output = model.generate(questions[i]["question"], policy, max_new_tokens)
         record, wave = measure(output, questions[i], policy, asr, mos)
         if i < HEARD_ON_PAGE:
-            soundfile.write(folder.audio / audio_name(i, policy), wave.numpy(), SAMPLE_RATE)
+            write_wav(folder.audio / audio_name(i, policy), wave)
         folder.append(record)
     return rows
 
@@ -192,11 +194,22 @@ def identity(
     """What must be the same for records to belong together."""
     return {
         "model": fingerprint(model.model),
-        "heads": repr(model.heads),
+        "heads": digest(model.heads),
+        "units": digest(model.vocoder),
+        "threads": torch.get_num_threads(),
         "speech recognition": type(asr).__name__ if asr else None,
         "speech rating": type(mos).__name__ if mos else None,
         "max_new_tokens": max_new_tokens,
     }
+
+
+def digest(holder: object) -> str:
+    """What an object is, and a hash over the tensors that it holds."""
+    found = hashlib.sha256()
+    for _, value in sorted(vars(holder).items()) if holder is not None else ():
+        if isinstance(value, Tensor):
+            found.update(value.detach().float().cpu().numpy().tobytes())
+    return f"{holder!r} {found.hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
@@ -265,7 +278,11 @@ def table(
         for figure in FIGURES:
             (top, bottom), (top0, bottom0) = _columns(figure, records), _columns(figure, full)
             row |= _cells(figure.name, ratio(top, bottom))
-            row |= _cells(f"{figure.name}_diff", paired_difference((top, top0), (bottom, bottom0)))
+            both = (bottom > 0) & (bottom0 > 0)  # the difference is on prompts that have both
+            difference = paired_difference(
+                (top * both, top0 * both), (bottom * both, bottom0 * both)
+            )
+            row |= _cells(f"{figure.name}_diff", difference)
         made.append(row)
     return made
 

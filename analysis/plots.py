@@ -21,8 +21,13 @@ Rows = Sequence[Mapping[str, Any]]
 QUALITIES = {
     "wer": ("word error rate (%)", 100.0, "lower is better"),
     "accuracy_speech": ("right in the speech (%)", 100.0, "higher is better"),
+    "accuracy_text": ("right in the text (%)", 100.0, "higher is better"),
     "mos": ("DistillMOS (1 to 5)", 1.0, "higher is better"),
 }
+COSTS = {"speech_depth": "mean speech depth (layers)", "seconds": "seconds a reply"}
+
+#: layers by which marks at about the same depth are moved apart, so that their bars can be told
+SPREAD = 0.12
 
 
 def quality_against_cost(rows: Rows, quality: str, cost: str, ax: Axes) -> None:
@@ -31,32 +36,31 @@ def quality_against_cost(rows: Rows, quality: str, cost: str, ax: Axes) -> None:
     Args:
         rows: of `analysis.compare.table`.
         quality: a key of `QUALITIES`.
-        cost: `"speech_depth"` or `"seconds"`.
+        cost: a key of `COSTS`; marks against depth are moved apart by `SPREAD` each.
         ax: to draw on.
     """
     label, scale, direction = QUALITIES[quality]
-    for row in rows:
-        if row[quality] is None or row[cost] is None:
-            continue
-        colour, marker = family(row["policy"])
-        value = scale * row[quality]
-        bars = [[value - scale * row[f"{quality}_low"]], [scale * row[f"{quality}_high"] - value]]
-        wide = [[row[cost] - row[f"{cost}_low"]], [row[f"{cost}_high"] - row[cost]]]
+    drawn = [r for r in rows if r[quality] is not None and r[cost] is not None]
+    looks = [family(r["policy"]) for r in drawn]
+    for i, (row, look) in enumerate(zip(drawn, looks, strict=True)):
+        colour, marker = look
+        value, at = scale * row[quality], row[cost]
+        high = [[value - scale * row[f"{quality}_low"]], [scale * row[f"{quality}_high"] - value]]
+        wide = [[at - row[f"{cost}_low"]], [row[f"{cost}_high"] - at]]
         ax.errorbar(
-            row[cost],
+            at + (SPREAD * (i - (len(drawn) - 1) / 2) if cost == "speech_depth" else 0.0),
             value,
-            yerr=np.clip(bars, 0, None),
+            yerr=np.clip(high, 0, None),
             xerr=np.clip(wide, 0, None),
             fmt=marker,
             color=colour,
+            # a second policy of the same kind has open marks
+            markerfacecolor="white" if look in looks[:i] else colour,
             markersize=7,
-            markeredgecolor="white",
             elinewidth=1,
-            alpha=0.9,
             label=row["policy"],
         )
-    names = {"speech_depth": "mean speech depth (layers)", "seconds": "seconds a reply"}
-    ax.set_xlabel(names[cost])
+    ax.set_xlabel(COSTS[cost])
     ax.set_ylabel(f"{label}\n{direction}")
 
 
@@ -64,15 +68,24 @@ def quality_figure(rows: Rows) -> Figure:
     """Every quality that was measured, against speech depth and against seconds."""
     measured = [q for q in QUALITIES if any(r[q] is not None for r in rows)]
     figure, axes = plt.subplots(
-        2, max(len(measured), 1), figsize=(3.4 * max(len(measured), 1), 5.6), squeeze=False
+        len(COSTS), len(measured), figsize=(3.2 * len(measured), 5.6), squeeze=False
     )
     for column, quality in enumerate(measured):
-        for line, cost in enumerate(("speech_depth", "seconds")):
+        for line, cost in enumerate(COSTS):
             quality_against_cost(rows, quality, cost, axes[line, column])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    named = {
+        label: handle
+        for ax in axes[0]
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     figure.tight_layout()
     figure.legend(
-        handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=8
+        named.values(),
+        named.keys(),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=min(4, len(named)),
+        fontsize=8,
     )
     return figure
 
@@ -148,6 +161,8 @@ def depth_figure(
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write a figure as PNG and SVG; gives the PNG's file name."""
     for kind in ("png", "svg"):
-        figure.savefig(folder / f"{name}.{kind}")
+        part = folder / f"{name}.{kind}.part"
+        figure.savefig(part, format=kind)
+        part.replace(folder / f"{name}.{kind}")
     plt.close(figure)
     return f"{name}.png"

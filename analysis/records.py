@@ -95,16 +95,18 @@ class RunFolder:
                     f"{self.path} holds files that are no run of ours; "
                     "give another folder with --out"
                 )
-            self.audio.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._write({"identity": identity, "notes": {}})
+            self.audio.mkdir()
             return {}
         try:
             held = json.loads(file.read_text())
             before, notes = held["identity"], held["notes"]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise EepolicyError(
                 f"{file} cannot be read; give another folder with --out, or remove {self.path}"
             ) from error
+        self.audio.mkdir(exist_ok=True)
         differing = sorted(k for k in {*before, *identity} if before.get(k) != identity.get(k))
         if differing:
             raise EepolicyError(

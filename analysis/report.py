@@ -35,6 +35,7 @@ COLUMNS = {
     "layer_calls": ("layer calls", 1.0, 0),
     "seconds": ("seconds", 1.0, 2),
     "ms_per_token": ("ms a token", 1.0, 2),
+    "ended": ("ended, %", 100.0, 0),
 }
 
 #: replies that the agreement curves are measured on
@@ -47,7 +48,7 @@ def agreement_curves(
     """Agreement with the last layer by depth: head: modality: (depths,)."""
     curves: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, heads in (("fitted heads", model.heads), ("plain logit lens", model.lens)):
-        if name == "plain logit lens" and model.heads is model.lens:
+        if name == "fitted heads" and heads is model.lens:
             continue
         probes = [probe(model, r.question, torch.tensor(r.tokens), heads) for r in records]
         agree = np.concatenate([p.agreement() for p in probes], axis=1)
@@ -89,7 +90,8 @@ def write_report(
             {
                 "title": "Quality against cost",
                 "caption": "One mark a policy, bars its 95 % interval: against the mean depth of "
-                "speech tokens (above) and the seconds that were really spent (below).",
+                "speech tokens (above; marks moved apart by a tenth of a layer, so that bars can "
+                "be told) and the seconds that were really spent (below).",
                 "file": plots.save(plots.quality_figure(results), folder.path, "quality"),
             },
             {

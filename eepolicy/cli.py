@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,6 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from eepolicy.errors import EepolicyError
+
+if TYPE_CHECKING:
+    from eepolicy.model import HookedModel
 
 app = typer.Typer(
     help="Early exit for language models that speak.",
@@ -40,29 +42,32 @@ def generate(
 
     Example: eepolicy generate "What is the capital of France?" --policy spark:triple@14 --out a.wav
     """
-    import soundfile
-
-    import eepolicy
     from eepolicy.speech.mel import SAMPLE_RATE
+    from eepolicy.speech.wav import write_wav
 
     if out_file and not out_file.parent.is_dir():
         raise EepolicyError(f"there is no folder {out_file.parent} to write {out_file.name} to")
-    spoken = eepolicy.load(model)
+    if out_file and out_file.suffix != ".wav":
+        raise EepolicyError(f"speech is written as .wav; got --out {out_file}")
+    spoken = _load(model)
     output = spoken.generate(question, policy, max_new_tokens)
     trace = output.trace
     full = len(trace) * spoken.depth
-    out.print(output.text, highlight=False)
+    out.print(output.text, highlight=False, markup=False)
     out.print(
         f"{trace!r}; {trace.layer_calls.sum()} layer calls instead of {full} "
         f"({1 - trace.layer_calls.sum() / full:.0%} saved), {output.seconds:.2f} s"
         + ("" if output.ended else "; cut off before its end"),
         style="dim",
         highlight=False,
+        soft_wrap=True,
     )
     if out_file:
         wave = output.wave()
-        soundfile.write(out_file, wave.numpy(), SAMPLE_RATE)
-        out.print(f"{len(wave) / SAMPLE_RATE:.2f} s of speech in {out_file}", style="dim")
+        write_wav(out_file, wave)
+        out.print(
+            f"{len(wave) / SAMPLE_RATE:.2f} s of speech in {out_file}", style="dim", markup=False
+        )
 
 
 @app.command()
@@ -74,6 +79,9 @@ def compare(
     out_folder: Annotated[Path, typer.Option("--out", help="folder of the report")] = Path(
         "report"
     ),
+    asked: Annotated[
+        str, typer.Option("--set", help="held-out set: 'test', 'familiar' or 'dev'")
+    ] = "test",
     model: ModelOption = "pocket",
     threads: Annotated[int, typer.Option(help="CPU threads", min=1)] = 2,
 ) -> None:
@@ -104,14 +112,14 @@ def compare(
         if missing
     ]
     for note in notes:
-        err.print(note, style="yellow")
-    spoken = eepolicy.load(model)
+        err.print(note, style="yellow", markup=False)
+    spoken = _load(model)
     folder = comparing.open_run(out_folder)
     source = None if model == "pocket" else Path(model)
-    everything = held_out("test", source)
+    everything = held_out(asked, source)
     if prompts > len(everything):
         raise EepolicyError(
-            f"there are {len(everything)} held-out questions; got --prompts {prompts}"
+            f"there are {len(everything)} {asked} questions; got --prompts {prompts}"
         )
     questions = everything[:prompts]
     rows = comparing.run(
@@ -127,7 +135,7 @@ def compare(
     command = "eepolicy " + shlex.join(sys.argv[1:])
     results = write_report(spoken, rows, questions, folder, command, notes)
     out.print(_terminal_table(results))
-    out.print(f"Open {out_folder / 'index.html'}")
+    out.print(f"Open {out_folder / 'index.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("policies")
@@ -136,6 +144,15 @@ def list_policies() -> None:
     from eepolicy.policies.spec import GRAMMAR
 
     out.print(f"A policy is one of: {GRAMMAR}", highlight=False, markup=False)
+
+
+def _load(model: str) -> HookedModel:
+    from transformers.utils import logging
+
+    import eepolicy
+
+    logging.disable_progress_bar()  # loading takes a second
+    return eepolicy.load(model)
 
 
 def _progress(items: Any) -> Any:
@@ -176,28 +193,29 @@ def _terminal_table(results: list[dict[str, Any]]) -> Table:
 
 def main() -> NoReturn:
     """Run the command line; errors that users are meant to see are one sentence, exit status 2."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched
     try:
-        app(standalone_mode=False)
+        # typer gives the exit status back, or None where a command ran to its end
+        code = app(standalone_mode=False) or 0
     except EepolicyError as error:
-        err.print(f"eepolicy: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2)
+        _say(str(error))
+        code = 2
     except OSError as error:
-        err.print(f"eepolicy: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
+        _say(str(error))
+        code = 1
     except (KeyboardInterrupt, typer.Abort):
-        err.print(
-            "eepolicy: stopped; what was finished is kept, the same command goes on", style="red"
-        )
-        sys.exit(130)
+        code = 130
     except Exception as error:
-        if type(error).__module__.startswith(("click", "typer")):
-            show = getattr(error, "show", None)
-            if show:
-                show()
-            sys.exit(getattr(error, "exit_code", 2))
-        raise
-    sys.exit(0)
+        if not hasattr(error, "exit_code"):
+            raise
+        error.show() if hasattr(error, "show") else _say(str(error))
+        code = error.exit_code
+    if code == 130:
+        _say("stopped; replies that were finished are kept, and the same command goes on")
+    sys.exit(code)
+
+
+def _say(sentence: str) -> None:
+    err.print(f"eepolicy: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from eepolicy.heads.fit import fit_tuned, own_replies
 from eepolicy.models.pocket import load_spoken, pocket_folder
 from pocket.sequences import LAYOUT
 
-FITTED_ON = 1500  # training questions
+FITTED_ON = 1200  # training questions
 JUDGED_BY = 100  # dev questions
-EPOCHS = 3
+EPOCHS = 2
 
 
 def copy_model(work: Path, to: Path) -> None:
@@ -43,7 +43,7 @@ def copy_model(work: Path, to: Path) -> None:
     config["speech_layout"] = LAYOUT.to_dict()
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     sets = json.loads((work / "pairs.json").read_text())
-    held_out = {name: sets[name] for name in ("test", "dev")}
+    held_out = {name: sets[name] for name in ("test", "familiar", "dev")}
     (to / "held_out.json").write_text(json.dumps(held_out, indent=0) + "\n")
 
 
@@ -52,7 +52,7 @@ def fit_heads(work: Path, to: Path) -> None:
     model = load_spoken(to)
     sets = json.loads((work / "pairs.json").read_text())
     chosen = random.Random(0).sample(sets["train"], FITTED_ON)
-    train = own_replies(model, [p["question"] for p in chosen], progress=tqdm)
+    train = own_replies(model, [p["question"] for p in chosen], batch=64, progress=tqdm)
     dev = own_replies(model, [p["question"] for p in sets["dev"][:JUDGED_BY]])
     heads, figures = fit_tuned(model, train, dev, epochs=EPOCHS, report=tqdm.write)
     notes = {

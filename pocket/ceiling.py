@@ -23,7 +23,7 @@ from eepolicy.speech.asr import Whisper
 from eepolicy.speech.mel import griffin_lim, log_mel
 from eepolicy.speech.mos import DistillMos
 from eepolicy.speech.units import Units
-from pocket.corpus import read_waves
+from pocket.corpus import place_of, read_waves
 from pocket.fit_units import as_wave
 
 
@@ -33,8 +33,10 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=300)
     args = parser.parse_args()
     units = Units.load(args.work / "units.safetensors")
-    pairs = json.loads((args.work / "pairs.json").read_text())["test"][: args.prompts]
-    waves = [as_wave(w) for w in read_waves(args.work / "waves", len(pairs))]
+    sets = json.loads((args.work / "pairs.json").read_text())
+    pairs = sets["test"][: args.prompts]
+    spoken = read_waves(args.work / "waves")[place_of(sets, "test")]
+    waves = [as_wave(w) for w in spoken[: args.prompts]]
     whisper, mos = Whisper(), DistillMos()
     ways: dict[str, Callable[[Tensor], Tensor]] = {
         "original": lambda wave: wave,

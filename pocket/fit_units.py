@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from eepolicy.speech.mel import MELS, log_mel
 from eepolicy.speech.units import FRAMES, UNIT_SAMPLES, Units, patches
-from pocket.corpus import read_waves
+from pocket.corpus import place_of, read_waves
 from pocket.sequences import UNITS
 
 OFFSETS = (0, FRAMES // 2)  # frames; the shifted grid is a second reading of the same speech
@@ -50,10 +50,8 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     work = parser.parse_args().work
     waves = read_waves(work / "waves")
-    held_out = sum(
-        len(p) for s, p in json.loads((work / "pairs.json").read_text()).items() if s != "train"
-    )
-    chosen = random.Random(0).sample(waves[held_out:], FITTED_ON)
+    sets = json.loads((work / "pairs.json").read_text())
+    chosen = random.Random(0).sample(waves[place_of(sets, "train")], FITTED_ON)
     points = torch.cat([patches(as_wave(w)) for w in chosen]).numpy()
     print(f"k-means: {UNITS} units on {len(points)} patches")
     kmeans = MiniBatchKMeans(UNITS, batch_size=8192, n_init=1, max_iter=8, random_state=0)

@@ -2,8 +2,11 @@
 
 Four suites, in the spirit of the tasks on which spoken language models are compared: reasoning,
 facts, language and dialogue.  Every answer names the `keys` that make it right: phrases that must
-all be heard (or read) in it.  Pairs are split by *answer*: no answer of the held-out sets, nor any
-of its questions, is ever trained on, while each of its words is.
+all be heard (or read) in it.
+
+Two held-out sets differ in what is new.  `split` holds out answers as they are written; many of
+those were trained on behind another opening ("Good morning. ...").  `unseen` draws sentences that
+were never trained on behind any opening; kinds whose every sentence was trained on have none.
 """
 
 from __future__ import annotations
@@ -537,6 +540,13 @@ def opened(pair: Pair, opening: tuple[str, str]) -> Pair:
     )
 
 
+def without_opening(text: str) -> str:
+    """A question or an answer without the opening in front of it."""
+    for opening in {o for pair in OPENINGS for o in pair}:
+        text = text.removeprefix(f"{opening} ")
+    return text
+
+
 def words(text: str) -> list[str]:
     """The words of a text, lower case."""
     return re.findall(r"[a-z]+", text.lower())
@@ -602,3 +612,35 @@ def split(
     out = set(chosen)
     train = [p for p in pairs if p.answer not in out]
     return train, [rng.choice(by_answer[answer]) for answer in chosen]
+
+
+def unseen(train: list[Pair], count: int, seed: int = 0, opened_share: float = 0.25) -> list[Pair]:
+    """Pairs whose question and answer were not trained on, behind whatever opening.
+
+    Args:
+        train: what was trained on.
+        count: how many, each with another answer, evenly over the kinds that have some.
+        seed: of the choice.
+        opened_share: how many get an opening.
+    """
+    rng = random.Random(seed)
+    trained = {without_opening(t) for p in train for t in (p.question, p.answer)}
+    seen = Counter(w for p in train for w in set(words(p.answer)))
+    fresh: dict[str, dict[str, Pair]] = {}
+    for name, (suite, triples) in KINDS.items():
+        pairs = [Pair(suite, name, q, x, keys) for q, x, keys in triples()]
+        rng.shuffle(pairs)
+        fresh[name] = {
+            p.answer: p
+            for p in pairs
+            if not {p.question, p.answer} & trained and min(seen[w] for w in words(p.answer)) >= 10
+        }
+    chosen: list[Pair] = []
+    while len(chosen) < count and any(fresh.values()):
+        for pairs_left in fresh.values():
+            if pairs_left and len(chosen) < count:
+                pair = pairs_left.pop(next(iter(pairs_left)))
+                with_opening = rng.random() < opened_share
+                chosen.append(opened(pair, rng.choice(OPENINGS)) if with_opening else pair)
+    rng.shuffle(chosen)
+    return chosen

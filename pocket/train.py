@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pocket import sequences as s
+from pocket.corpus import place_of
 from pocket.network import TrainingForward, check_parity
 
 BATCH_TOKENS = 6144
@@ -225,10 +226,8 @@ def main() -> None:
     units = json.loads((args.work / "units.json").read_text())
     texts = [t for p in sets["train"] for t in (p["question"], p["answer"])]
     tokenizer = s.fit_tokenizer(texts)
-    first = len(sets["test"])
-    middle = first + len(sets["dev"])
-    dev = batches(examples(sets["dev"], units[first:middle], tokenizer), None)
-    train = examples(sets["train"], units[middle:], tokenizer)
+    dev = batches(examples(sets["dev"], units[place_of(sets, "dev")], tokenizer), None)
+    train = examples(sets["train"], units[place_of(sets, "train")], tokenizer)
     tokens = sum(len(e.prompt) + len(e.answers[0]) for e in train)
     print(f"{len(train)} answers, {tokens} tokens, {len(batches(train, None))} batches an epoch")
 

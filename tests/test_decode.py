@@ -37,6 +37,9 @@ class RandomDepths(ExitPolicy):
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
 
+    def __repr__(self) -> str:
+        return "RandomDepths"
+
     def depths(self, step: Step) -> torch.Tensor:
         return torch.randint(1, step.full_depth + 1, step.phase.shape, generator=self.generator)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import eepolicy
-from analysis.scoring import is_right
+from analysis.scoring import is_right, word_errors
 from eepolicy.models import pocket_folder
 
 QUESTION = "What is the capital of France?"
@@ -106,7 +110,7 @@ def test_compare_command_resumes_and_reports(tmp_path):
     [
         (["compare", "spark:quad@3"], "is no policy; a policy is one of"),
         (["compare", "static@21", "--out", "{tmp}/r"], "the model has depths 1 to 20"),
-        (["compare", "--prompts", "1000", "--out", "{tmp}/r"], "there are 300 held-out questions"),
+        (["compare", "--prompts", "1000", "--out", "{tmp}/r"], "there are 300 test questions"),
         (["compare", "--out", "{tmp}/mine"], "holds files that are no run of ours"),
         (["compare", "--model", "{tmp}/none"], "no model"),
         (["generate", "Hello?", "--model", "{tmp}/mine"], "has no config.json"),
@@ -135,3 +139,61 @@ def test_mistakes_in_python_get_a_sentence(pocket):
     ]:
         with pytest.raises(eepolicy.EepolicyError, match=sentence):
             call()
+
+
+def test_stopped_in_the_middle_it_says_so_and_goes_on(tmp_path):
+    folder = tmp_path / "report"
+    command = [sys.executable, "-m", "eepolicy.cli", "compare", "static@16"]
+    command += ["--prompts", "30", "--out", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    records = folder / "records.jsonl"
+    for _ in range(600):
+        if records.exists() and len(records.read_text().splitlines()) >= 2:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; replies that were finished are kept" in " ".join(stderr.split())
+    assert "Traceback" not in stderr
+    kept = records.read_text()
+    run("compare", "static@16", "--prompts", "1", "--out", str(folder))
+    assert records.read_text() == kept
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(pocket_folder(), folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.7.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(eepolicy.EepolicyError, match=r"lacks 1 .*layers\.7\.mlp\.up_proj"):
+        eepolicy.load(str(folder))
+    whole = (pocket_folder() / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:100_000])
+    with pytest.raises(eepolicy.EepolicyError, match="is no whole spoken model"):
+        eepolicy.load(str(folder))
+
+
+@pytest.mark.slow
+def test_its_speech_is_understood(pocket):
+    """With the real ears, where they are installed; the model card has the figures on all."""
+    asr = pytest.importorskip("eepolicy.speech.asr")
+    if asr.missing_asr():
+        pytest.skip(asr.missing_asr())
+    whisper = asr.Whisper()
+    questions = eepolicy.held_out("test")[:30]
+    outputs = [pocket.generate(q["question"]) for q in questions]
+    counts = [word_errors(o.text, whisper.transcribe(o.wave())) for o in outputs]
+    errors, total = map(sum, zip(*counts, strict=True))
+    assert errors / total < 0.25
+
+
+@pytest.mark.slow
+def test_its_speech_is_rated(pocket):
+    mos = pytest.importorskip("eepolicy.speech.mos")
+    if mos.missing_mos():
+        pytest.skip(mos.missing_mos())
+    rater, wave = mos.DistillMos(), pocket.generate(QUESTION).wave()
+    noise = 0.1 * torch.randn(len(wave), generator=torch.Generator().manual_seed(0))
+    assert 1.0 <= rater.rate(noise) < rater.rate(wave) <= 5.0

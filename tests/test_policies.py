@@ -70,7 +70,7 @@ def policies():
     looks = depth | st.lists(depth, min_size=1, max_size=4, unique=True).map(
         lambda d: tuple(sorted(d))
     )
-    threshold = st.integers(1, 999).map(lambda n: n / 1000)
+    threshold = st.floats(0, 12, allow_nan=False)
     plain = st.one_of(
         st.just(FullDepth()),
         st.builds(Static, depth, on),

@@ -75,6 +75,10 @@ class Stepper:
         for look in policy.looks(step):
             if look >= limit:
                 break
+            if look <= depth:
+                raise EepolicyError(
+                    f"{policy!r} looks at depths {policy.looks(step)}: they must rise from 1"
+                )
             block = self._run(block, depth, look)
             depth = look
             readout = LazyReadout(block[:, -1], partial(self.model.logits, depth=look))

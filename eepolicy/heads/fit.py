@@ -74,17 +74,17 @@ def _states(model: HookedModel, reply: Reply) -> Tensor:
     return torch.stack(states)
 
 
-def soft_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """-sum p log q against the last layer's distribution p (SPAR-K, the loss of its heads).
 
     Args:
         logits: (..., vocabulary) of a head.
-        target_logits: (..., vocabulary) of the last layer.
+        target: (..., vocabulary), the probabilities of the last layer.
 
     Returns:
         (...,) in nats.
     """
-    return -(target_logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
+    return logits.logsumexp(-1) - (target * logits).sum(-1)
 
 
 @torch.no_grad()
@@ -100,8 +100,9 @@ def evaluate(
     kl, agree, tokens = torch.zeros(depths), torch.zeros(depths), 0
     for reply in replies:
         states = _states(model, reply)
-        target = model.lens.logits(states[-1], model.depth)
-        floor = soft_cross_entropy(target, target)
+        last = model.lens.logits(states[-1], model.depth)
+        target = last.softmax(-1)
+        floor = soft_cross_entropy(last, target)
         tokens += len(target)
         for depth in range(1, model.depth):
             logits = heads.logits(states[depth - 1], depth)
@@ -163,7 +164,7 @@ def fit_tuned(
                 states = torch.cat(
                     [_states(model, train[i]) for i in order[start : start + per_batch]], 1
                 )
-                target = model.lens.logits(states[-1], model.depth)
+                target = model.lens.logits(states[-1], model.depth).softmax(-1)
                 total = 0.0
                 for depth in range(1, model.depth):
                     # one depth's logits at a time: memory holds tokens x vocabulary, not x depths

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -66,16 +66,19 @@ class TunedLens(ExitHead):
         """Read translators that were fitted on this model.
 
         Raises:
-            EepolicyError: they were fitted on another model.
+            EepolicyError: they were fitted on another model, or the file is none of heads.
         """
-        with safe_open(path, "pt") as file:
-            fitted_on = json.loads((file.metadata() or {}).get("model", "{}"))
-            weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
+        try:
+            with safe_open(path, "pt") as file:
+                fitted_on = json.loads((file.metadata() or {}).get("model", "{}"))
+                weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
+        except (SafetensorError, ValueError) as error:
+            raise EepolicyError(f"{path} is no file of heads: {error}") from error
         here = fingerprint(model)
         if fitted_on != here:
             raise EepolicyError(
                 f"the heads in {path} were fitted on {describe(fitted_on)}, "
-                f"this model is {describe(here)}; fit heads for it with 'eepolicy fit'"
+                f"this model is {describe(here)}; fit heads for it with eepolicy.heads.fit"
             )
         dtype, device = model.dtype, model.device
         return cls(lens, weight.to(device, dtype), bias.to(device, dtype))

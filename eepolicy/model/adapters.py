@@ -43,11 +43,20 @@ def parts_of(model: PreTrainedModel) -> Parts:
     """The parts of a model, by its family's adapter.
 
     Raises:
-        EepolicyError: the family has no adapter.
+        EepolicyError: the family has no adapter, or the model an attention that is not supported.
     """
     family = model.config.model_type
     if family not in ADAPTERS:
         raise EepolicyError(
             f"no adapter for model type {family!r}; there are {', '.join(sorted(ADAPTERS))}"
+        )
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise EepolicyError(f"only full attention is supported; the model has {', '.join(kinds)}")
+    attention = model.config._attn_implementation
+    if attention != "sdpa":
+        raise EepolicyError(
+            f"the layer loop masks for sdpa attention; the model was loaded with {attention!r}, "
+            "load it with attn_implementation='sdpa'"
         )
     return ADAPTERS[family](model)

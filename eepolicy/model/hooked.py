@@ -33,7 +33,7 @@ class HookedModel:
 
     Args:
         model: a Llama or Qwen2 causal language model.
-        layout: its vocabulary and chunks; without one, it can only decode policies that need none.
+        layout: its vocabulary and chunks; decoding and probing need it.
         tokenizer: for prompts given as text.
         heads: reads tokens out at depths below full; the plain logit lens where none is given.
         vocoder: turns speech units into sound.
@@ -193,7 +193,11 @@ class HookedModel:
         from eepolicy.decode.sampling import Sampler
 
         return decode(
-            self, self.encode(prompt), policy or FullDepth(), max_new_tokens, Sampler(**sampling)
+            self,
+            self.encode(prompt),
+            FullDepth() if policy is None else policy,
+            max_new_tokens,
+            Sampler(**sampling),
         )
 
     @torch.no_grad()

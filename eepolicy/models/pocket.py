@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from eepolicy.errors import EepolicyError
@@ -35,19 +36,25 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel
     for name in ("config.json", "model.safetensors", "tokenizer.json", "units.safetensors"):
         if not (folder / name).is_file():
             raise EepolicyError(
-                f"{folder} has no {name}: install the package anew, or train the model with "
-                "'python -m pocket.train'"
+                f"{folder} has no {name}: install the package anew, or give the folder of a "
+                "model in the pocket model's format"
             )
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    layout = getattr(model.config, "speech_layout", None)
-    if layout is None:
-        raise EepolicyError(f"{folder}/config.json has no speech_layout: it is no spoken model")
-    hooked = HookedModel(
-        model,
-        layout=TokenLayout.from_dict(layout),
-        tokenizer=PreTrainedTokenizerFast.from_pretrained(folder),
-        vocoder=Units.load(folder / "units.safetensors"),
-    )
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True
+        )
+        layout = TokenLayout.from_dict(model.config.speech_layout)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        vocoder = Units.load(folder / "units.safetensors")
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise EepolicyError(f"{folder} is no whole spoken model: {error}") from error
+    missing = sorted({*loading["missing_keys"], *(k for k, *_ in loading["mismatched_keys"])})
+    if missing:
+        raise EepolicyError(
+            f"{folder}/model.safetensors lacks {len(missing)} of the model's weights, "
+            f"{missing[0]} first: the checkpoint is not whole, or of another model"
+        )
+    hooked = HookedModel(model, layout, tokenizer, vocoder=vocoder)
     if (folder / "heads.safetensors").is_file():
         hooked.heads = TunedLens.load(folder / "heads.safetensors", hooked.lens, model)
     return hooked
@@ -57,7 +64,8 @@ def held_out(split: str = "test", folder: Path | None = None) -> list[dict]:
     """The held-out questions of the pocket model, none of which it was trained on.
 
     Args:
-        split: `"test"` for figures, `"dev"` for choosing and calibrating.
+        split: `"test"` for figures, sentences that were never trained on; `"familiar"`, of which
+            most were trained on behind another opening; `"dev"` for choosing and calibrating.
         folder: of the model; the shipped one where none is given.
 
     Returns:

@@ -72,6 +72,9 @@ class ExitPolicy(ABC):
         >>> class EveryOther(ExitPolicy):
         ...     def depths(self, step):
         ...         return torch.where(step.phase % 2 == 0, step.full_depth, 12)
+        >>> phase = torch.arange(4)
+        >>> EveryOther().depths(Step(phase, phase, phase, phase, full_depth=20))
+        tensor([20, 12, 20, 12])
     """
 
     #: the modality a policy acts on; everything else runs at full depth

@@ -29,7 +29,7 @@ def _looked_at(text: str) -> int | tuple[int, ...]:
     return int(text)
 
 
-_NUMBER = r"(\d+(?:\.\d+)?(?:e-?\d+)?|\.\d+)"
+_NUMBER = r"(-?\d*\.?\d+(?:e[+-]?\d+)?)"
 _DEPTHS = r"(\d+|\[\d+(?:,\d+)*\])"
 
 _FORMS: tuple[tuple[str, Callable[..., ExitPolicy]], ...] = (

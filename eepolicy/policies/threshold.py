@@ -65,7 +65,7 @@ class Threshold(ExitPolicy):
     def spec(self) -> str:
         looked_at = self.depths_looked_at
         at = looked_at if isinstance(looked_at, int) else f"[{','.join(map(str, looked_at))}]"
-        return prefixed(self.on, f"{self.name}{self.sign}{self.threshold:g}@{at}")
+        return prefixed(self.on, f"{self.name}{self.sign}{float(self.threshold)!r}@{at}")
 
 
 @dataclass(frozen=True)

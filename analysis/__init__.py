@@ -1,0 +1,1 @@
+"""Reading what decoding recorded: comparison, intervals, figures, report."""

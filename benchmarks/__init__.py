@@ -1,0 +1,1 @@
+"""Timings against stock transformers, taken in turns in one run."""

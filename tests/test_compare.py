@@ -1,0 +1,120 @@
+"""A whole comparison on a random model, with a stub for the ears."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import LAYERS, LAYOUT, tiny
+from torch import Tensor
+
+from analysis.compare import FULL, run, scheduled_policies, table
+from analysis.records import RunFolder
+from analysis.report import write_report
+from eepolicy import EepolicyError, HookedModel, parse_policy
+from eepolicy.speech.units import Units
+
+
+class Letters:
+    """A tokenizer of letters: enough for questions in text."""
+
+    def __call__(self, text, add_special_tokens):
+        return type("Encoding", (), {"input_ids": [5 + ord(c) % 15 for c in text]})
+
+    def decode(self, ids):
+        return " ".join(f"w{int(i)}" for i in ids)
+
+
+class Ears:
+    """Hears a word for each second of speech."""
+
+    def transcribe(self, wave: Tensor) -> str:
+        return " ".join(["word"] * math.ceil(len(wave) / 16_000))
+
+
+@pytest.fixture
+def spoken(stock) -> HookedModel:
+    codebook = torch.randn(40, 320, generator=torch.Generator().manual_seed(0)) - 5
+    return HookedModel(stock, LAYOUT, Letters(), vocoder=Units(codebook))
+
+
+QUESTIONS = [{"question": q, "keys": ["word"]} for q in ("cat", "a horse", "it", "dogs", "me")]
+DEV = [{"question": q} for q in ("ox", "some bird")]
+
+
+def test_default_rows_run_resume_and_report(spoken, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    seen: list[tuple[int, str]] = []
+
+    def watched(items):
+        for item in items:
+            seen.append(item)
+            yield item
+
+    def stopped(items):
+        yield from list(items)[:11]
+
+    options = {"calibration": DEV, "asr": Ears(), "max_new_tokens": 20}
+    first = run(spoken, QUESTIONS[:3], folder, progress=stopped, **options)
+    rows = run(spoken, QUESTIONS, folder, progress=watched, **options)
+    assert rows == first
+    assert rows[0] == FULL
+    kinds = [parse_policy(r).name for r in rows]
+    assert sorted({"static", "spark", "entropy", "confidence", "full"} - set(kinds)) == []
+    assert len(rows) == 8
+    assert len(seen) == len(rows) * len(QUESTIONS) - 11
+    # policies take turns: another one is first on each question
+    order = [p for i, p in seen if i == 4]
+    assert order == rows[4:] + rows[:4]
+    results = write_report(spoken, rows, QUESTIONS, folder, "eepolicy compare")
+    assert results == json.loads((folder.path / "results.json").read_text())
+    assert all(r["prompts"] == 5 and r["mos"] is None and r["wer"] is not None for r in results)
+    assert (folder.path / "results.csv").read_text().count("\n") == 9
+    page = (folder.path / "index.html").read_text()
+    assert "not measured" in page
+    assert page.count("<audio") == 8 * 5
+    assert not list(folder.path.rglob("*.part"))
+
+
+def test_without_ears_the_columns_are_empty(spoken, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    rows = run(spoken, QUESTIONS[:2], folder, policies=["static@3"], max_new_tokens=12)
+    for row in table(rows, QUESTIONS, folder):
+        assert row["accuracy_speech"] is row["wer"] is row["mos"] is None
+        assert row["accuracy_text"] is not None
+        assert row["seconds"] > 0
+
+
+def test_another_model_or_other_heads_do_not_go_on_with_a_run(spoken, stock, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    run(spoken, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=8)
+    with pytest.raises(EepolicyError, match="a run with another max_new_tokens"):
+        run(spoken, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=9)
+    other = HookedModel(tiny(stock.config.model_type, 5), LAYOUT, Letters(), vocoder=spoken.vocoder)
+    with pytest.raises(EepolicyError, match="a run with another model"):
+        run(other, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=8)
+
+
+@pytest.mark.parametrize(("full", "mean"), [(20, 16), (28, 25), (40, 38), (6, 5)])
+def test_scheduled_policies_have_the_mean_depth(full, mean):
+    """Over whole groups; triple's exit depth is rounded down to a layer."""
+    _, static, even, odd, triple, text = map(parse_policy, scheduled_policies(full, mean))
+    assert static.exit_depth == mean
+    assert (full + even.exit_depth) / 2 == (full + odd.exit_depth) / 2 == mean
+    assert mean - 2 / 3 <= (full + 2 * triple.exit_depth) / 3 <= mean
+    assert (text.on, text.exit_depth) == ("text", even.exit_depth)
+
+
+def test_looks_that_do_not_rise_are_refused(spoken):
+    class Backwards(type(parse_policy("entropy<0.5@2"))):
+        def looks(self, step):
+            return (4, 2)
+
+        def exits(self, step, depth, readout):
+            return torch.tensor([False])
+
+    with pytest.raises(EepolicyError, match="they must rise from 1"):
+        spoken.generate("cat", Backwards(0.5, 2, "both"))
+    assert LAYERS > 4
