@@ -43,16 +43,28 @@ def by_layer(model: HookedModel, records: list[Record], heads: ExitHead) -> dict
     return found
 
 
-def by_kind(records: list[Record]) -> list[tuple[str, int, float, float]]:
+def by_suite(records: list[Record], split: str) -> list[tuple[str, int, float, float]]:
     """Suite, answers, share right in the text, share right in the speech."""
-    suite_of = {p["question"]: p["suite"] for p in held_out("test")}
+    suite_of = {p["question"]: p["suite"] for p in held_out(split)}
     groups = defaultdict(list)
     for record in records:
         groups[suite_of[record.question]].append(record)
     return [
-        (name, len(g), np.mean([r.right_text for r in g]), np.mean([r.right_speech for r in g]))
-        for name, g in sorted(groups.items())
+        (
+            name,
+            len(group),
+            float(np.mean([r.right_text for r in group])),
+            float(np.mean([bool(r.right_speech) for r in group])),
+        )
+        for name, group in sorted(groups.items())
     ]
+
+
+def full_depth(path: Path) -> tuple[list[Record], dict[str, Any]]:
+    """The full-depth records of a run and its row of the table."""
+    records = RunFolder(path).records().values()
+    row = json.loads((path / "results.json").read_text())[0]
+    return [r for r in records if r.policy == "full"], row
 
 
 def main() -> None:
@@ -62,23 +74,24 @@ def main() -> None:
     torch.set_num_threads(2)
     folder = pocket_folder()
     model = load_spoken(folder)
-    records = [
-        r for (_, policy), r in RunFolder(work / "full").records().items() if policy == "full"
-    ]
+    records, row = full_depth(work / "full")
+    familiar, familiar_row = full_depth(work / "familiar")
     layers: dict[str, Any] = {
         "lens": by_layer(model, records[:PROBED], model.lens),
         "heads": by_layer(model, records[:PROBED], model.heads),
     }
     log = json.loads((work / "log.json").read_text())
     values = {
-        "full": json.loads((work / "full" / "results.json").read_text())[0],
+        "sets": {"new sentences": row, "familiar sentences": familiar_row},
         "ceiling": json.loads((work / "ceiling.json").read_text()),
         "layers": layers,
         "depths": [*range(1, model.depth, 2), model.depth - 1, model.depth],
         "probed": len(records[:PROBED]),
-        "suites": by_kind(records),
-        "log": log[:: max(1, len(log) // 6)]
-        + ([log[-1]] if (len(log) - 1) % max(1, len(log) // 6) else []),
+        "suites": {
+            "new": by_suite(records, "test"),
+            "familiar": by_suite(familiar, "familiar"),
+        },
+        "log": [*log[:-1][:: max(1, len(log) // 6)], log[-1]],
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "megabytes": (folder / "model.safetensors").stat().st_size / 1e6,
         "train": len(json.loads((work / "pairs.json").read_text())["train"]),
