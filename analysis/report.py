@@ -65,7 +65,7 @@ def write_report(
     command: str,
     notes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Write `results.json`, `results.csv`, the figures and `index.html`.
+    """Write `results.json`, `.csv` and `.md`, the figures and `index.html`.
 
     Args:
         model: that answered.
@@ -81,6 +81,7 @@ def write_report(
     results = table(rows, questions, folder)
     write_whole(folder.path / "results.json", json.dumps(results, indent=1))
     write_whole(folder.path / "results.csv", _csv(results))
+    write_whole(folder.path / "results.md", markdown(results))
     done = folder.records()
     asked = [q["question"] for q in questions if all((q["question"], p) in done for p in rows)]
     full = [done[q, rows[0]] for q in asked[:PROBED]]
@@ -133,6 +134,16 @@ def write_report(
 def _template() -> Any:
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     return Environment(loader=loader, autoescape=True).get_template("report.html")
+
+
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """The table for a README: each figure with its interval."""
+    headings = ["policy", *(heading for heading, _, _ in COLUMNS.values())]
+    lines = [" | ".join(headings), " | ".join(["---"] * len(headings))]
+    for row in results:
+        cells = [f"{c['value']} {c.get('interval', '')}".strip() for c in _row(row)]
+        lines.append(" | ".join([f"`{row['policy']}`", *cells]))
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
 def _csv(results: Sequence[Mapping[str, Any]]) -> str:

@@ -36,7 +36,7 @@ def family(policy: str) -> tuple[str, str]:
 @contextmanager
 def figures() -> Iterator[None]:
     """Matplotlib and seaborn as all figures of the project use them; restored afterwards."""
-    settings: dict[str, Any] = {
+    settings: Any = {
         "figure.dpi": 150,
         "savefig.bbox": "tight",
         "savefig.facecolor": "white",
@@ -47,7 +47,6 @@ def figures() -> Iterator[None]:
         "legend.frameon": False,
     }
     with plt.rc_context(), sns.axes_style("ticks"):
-        for name, value in settings.items():
-            plt.rcParams[name] = value
+        plt.rcParams.update(settings)
         plt.switch_backend("agg")
         yield

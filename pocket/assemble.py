@@ -21,7 +21,7 @@ from eepolicy.heads.fit import fit_tuned, own_replies
 from eepolicy.models.pocket import load_spoken, pocket_folder
 from pocket.sequences import LAYOUT
 
-FITTED_ON = 1200  # training questions
+FITTED_ON = 900  # training questions
 JUDGED_BY = 100  # dev questions
 EPOCHS = 2
 

@@ -1,8 +1,8 @@
 """Write the pocket model's card from what was measured.
 
-    eepolicy compare full --prompts 300 --out WORK/full
-    eepolicy compare full --prompts 300 --set familiar --out WORK/familiar
-    python -m pocket.ceiling WORK
+    eepolicy compare full --prompts 200 --out WORK/full
+    eepolicy compare full --prompts 100 --set familiar --out WORK/familiar
+    python -m pocket.ceiling WORK --prompts 100
     python -m pocket.card WORK
 
 The card is `README.md` beside the weights; no figure in it is typed by hand.

@@ -72,6 +72,9 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
     assert results == json.loads((folder.path / "results.json").read_text())
     assert all(r["prompts"] == 5 and r["mos"] is None and r["wer"] is not None for r in results)
     assert (folder.path / "results.csv").read_text().count("\n") == 9
+    lines = (folder.path / "results.md").read_text().splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert len({line.count("|") for line in lines}) == 1
     page = (folder.path / "index.html").read_text()
     assert "not measured" in page
     assert page.count("<audio") == 8 * 5
