@@ -135,7 +135,7 @@ def test_mistakes_in_python_get_a_sentence(pocket):
         (lambda: pocket.generate("Hi", temperature=0.0), "a temperature is above 0"),
         (lambda: pocket.generate("Hi", top_p=0.9), "top_p needs a temperature"),
         (lambda: pocket.generate("Hi").trace.mean_depth("sound"), "'text' or 'speech'"),
-        (lambda: eepolicy.held_out("train"), "the held-out sets are test, dev"),
+        (lambda: eepolicy.held_out("train"), "the held-out sets are test, familiar, dev"),
     ]:
         with pytest.raises(eepolicy.EepolicyError, match=sentence):
             call()
