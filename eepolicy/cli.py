@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -23,7 +24,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
+# a table that is piped is as wide as it needs to be
+out = Console(width=None if sys.stdout.isatty() else 140)
+err = Console(stderr=True)
 
 ModelOption = Annotated[str, typer.Option(help="'pocket' or a folder in its format")]
 
@@ -178,10 +181,14 @@ def _progress(items: Any) -> Any:
 def _terminal_table(results: list[dict[str, Any]]) -> Table:
     from analysis.report import COLUMNS
 
-    shown = Table(title=f"{results[0]['prompts']} prompts; 95 % intervals in the report")
+    shown = Table(
+        title=f"{results[0]['prompts']} prompts; 95 % intervals in the report",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     shown.add_column("policy", no_wrap=True)
     for heading, _, _ in COLUMNS.values():
-        shown.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right", min_width=5)
     for row in results:
         cells = [
             "–" if row[name] is None else f"{scale * row[name]:.{digits}f}"
