@@ -1,7 +1,7 @@
 """Write the pocket model's card from what was measured.
 
-    eepolicy compare full --prompts 200 --out WORK/full
-    eepolicy compare full --prompts 100 --set familiar --out WORK/familiar
+    eepolicy compare full --prompts 300 --out WORK/full
+    eepolicy compare full --prompts 60 --set familiar --out WORK/familiar
     python -m pocket.ceiling WORK --prompts 100
     python -m pocket.card WORK
 
@@ -85,7 +85,7 @@ def main() -> None:
         "sets": {"new sentences": row, "familiar sentences": familiar_row},
         "ceiling": json.loads((work / "ceiling.json").read_text()),
         "layers": layers,
-        "depths": [*range(1, model.depth, 2), model.depth - 1, model.depth],
+        "depths": [*range(1, model.depth, 2), model.depth],
         "probed": len(records[:PROBED]),
         "suites": {
             "new": by_suite(records, "test"),

@@ -95,10 +95,14 @@ class Stepper:
 
     def _run(self, block: Tensor, start: int, stop: int) -> Tensor:
         """Layers start to stop - 1 on a block and on what waits at them."""
+        mask, width = None, 0
         for index in range(start, stop):
             block = self.pending.take(index, block)
             first = self.length - block.shape[1]
-            block = self.model.run_layer(index, block, self.rotations, first, self.cache)
+            if block.shape[1] != width:  # it only grows where others waited
+                width = block.shape[1]
+                mask = self.model.block_mask(width, first)
+            block = self.model.run_layer(index, block, self.rotations, mask, first, self.cache)
             self.layer_calls += 1
             self.layer_positions += block.shape[1]
         return block

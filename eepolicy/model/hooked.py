@@ -81,11 +81,23 @@ class HookedModel:
         like = torch.empty(0, dtype=self.model.dtype, device=self.model.device)
         return self.parts.rotary(like, positions)
 
+    def block_mask(self, tokens: int, start: int) -> Tensor | None:
+        """Which positions each of a block attends to: (1, 1, tokens, start + tokens) of bool.
+
+        A block behind cached positions is causal from the lower right corner; one token alone
+        attends to everything and takes no mask.
+        """
+        if tokens == 1:
+            return None
+        shape = (tokens, start + tokens)
+        return torch.ones(shape, dtype=torch.bool, device=self.model.device).tril(start)[None, None]
+
     def run_layer(
         self,
         index: int,
         block: Tensor,
         rotations: tuple[Tensor, Tensor],
+        mask: Tensor | None,
         start: int = 0,
         cache: LayeredCache | None = None,
     ) -> Tensor:
@@ -95,18 +107,14 @@ class HookedModel:
             index: the layer, from 0.
             block: (1, tokens, width).
             rotations: from `rotations`, for all positions.
+            mask: from `block_mask`.
             start: position of the block's first token.
             cache: keys and values of the positions before it.
 
         Returns:
             (1, tokens, width).
         """
-        tokens = block.shape[1]
-        end = start + tokens
-        mask = None
-        if tokens > 1:  # a block behind cached positions is causal from the lower right corner
-            mask = torch.ones(tokens, end, dtype=torch.bool, device=block.device).tril(start)
-            mask = mask[None, None]
+        end = start + block.shape[1]
         cos, sin = rotations
         out = self.parts.layers[index](
             block,
@@ -127,8 +135,9 @@ class HookedModel:
             (1, tokens, width), depth 1 first.
         """
         block, rotations = self.parts.embed(ids), self.rotations(ids.shape[1])
+        mask = self.block_mask(ids.shape[1], 0)
         for index in range(self.depth):
-            block = self.run_layer(index, block, rotations)
+            block = self.run_layer(index, block, rotations, mask)
             yield block
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
