@@ -133,7 +133,7 @@ def compare(
         folder,
         policies=policies,
         calibration=held_out("dev", source),
-        asr=None if asr.missing_asr() else asr.Whisper(),
+        asr=None if asr.missing_asr() else asr.Whisper(threads=threads),
         mos=None if mos.missing_mos() else mos.DistillMos(),
         progress=_progress,
     )
