@@ -1,6 +1,6 @@
 """Write the pocket model's card from what was measured.
 
-    eepolicy compare full --prompts 300 --out WORK/full
+    eepolicy compare full --prompts 200 --out WORK/full
     eepolicy compare full --prompts 60 --set familiar --out WORK/familiar
     python -m pocket.ceiling WORK --prompts 100
     python -m pocket.card WORK
@@ -64,7 +64,7 @@ def full_depth(path: Path) -> tuple[list[Record], dict[str, Any]]:
     """The full-depth records of a run and its row of the table."""
     records = RunFolder(path).records().values()
     row = json.loads((path / "results.json").read_text())[0]
-    return [r for r in records if r.policy == "full"], row
+    return [r for r in records if r.policy == "full"][: row["prompts"]], row
 
 
 def main() -> None:
