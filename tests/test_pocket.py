@@ -145,7 +145,13 @@ def test_stopped_in_the_middle_it_says_so_and_goes_on(tmp_path):
     folder = tmp_path / "report"
     command = [sys.executable, "-m", "eepolicy.cli", "compare", "static@16"]
     command += ["--prompts", "30", "--out", str(folder)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a suite that a shell runs in the background inherits an ignored SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     records = folder / "records.jsonl"
     for _ in range(600):
         if records.exists() and len(records.read_text().splitlines()) >= 2:
