@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -290,8 +289,3 @@ def table(
 def _cells(name: str, interval: Interval) -> dict[str, float | None]:
     cells = {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return {k: v if np.isfinite(v) else None for k, v in cells.items()}
-
-
-def open_run(path: str | Path) -> RunFolder:
-    """The folder of a run."""
-    return RunFolder(Path(path))

@@ -84,9 +84,10 @@ def write_report(
     write_whole(folder.path / "results.md", markdown(results))
     done = folder.records()
     asked = [q["question"] for q in questions if all((q["question"], p) in done for p in rows)]
-    full = [done[q, rows[0]] for q in asked[:PROBED]]
+    full = [done[q, rows[0]] for q in asked]
+    pictured = next((r for r in full if r.right_text), full[0]).question
     with figures():
-        curves = agreement_curves(model, full)
+        curves = agreement_curves(model, full[:PROBED])
         shown = [
             {
                 "title": "Quality against cost",
@@ -100,14 +101,14 @@ def write_report(
                 "caption": "With the full-depth reply as history, how often each depth would have "
                 "named the same token as the last layer.",
                 "file": plots.save(
-                    plots.agreement_figure(curves, len(full)), folder.path, "agreement"
+                    plots.agreement_figure(curves, len(full[:PROBED])), folder.path, "agreement"
                 ),
             },
             {
                 "title": "One answer, token by token",
-                "caption": f"How deep each token of the reply to “{asked[0]}” went; words stand "
+                "caption": f"How deep each token of the reply to “{pictured}” went; words stand "
                 "over their tokens.",
-                "file": plots.save(_depths(model, done, asked[0], rows), folder.path, "depths"),
+                "file": plots.save(_depths(model, done, pictured, rows), folder.path, "depths"),
             },
         ]
     page = _template().render(

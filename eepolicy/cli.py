@@ -82,9 +82,7 @@ def compare(
     out_folder: Annotated[Path, typer.Option("--out", help="folder of the report")] = Path(
         "report"
     ),
-    asked: Annotated[
-        str, typer.Option("--set", help="held-out set: 'test', 'familiar' or 'dev'")
-    ] = "test",
+    asked: Annotated[str, typer.Option("--set", help="held-out set: 'test' or 'dev'")] = "test",
     model: ModelOption = "pocket",
     threads: Annotated[
         int, typer.Option(help="CPU threads of decoding; at this size one is fastest", min=1)
@@ -101,6 +99,7 @@ def compare(
 
     import eepolicy
     from analysis import compare as comparing
+    from analysis.records import RunFolder
     from analysis.report import write_report
     from eepolicy.models import held_out
     from eepolicy.speech import asr, mos
@@ -119,7 +118,7 @@ def compare(
     for note in notes:
         err.print(note, style="yellow", markup=False)
     spoken = _load(model)
-    folder = comparing.open_run(out_folder)
+    folder = RunFolder(out_folder)
     source = None if model == "pocket" else Path(model)
     everything = held_out(asked, source)
     if prompts > len(everything):

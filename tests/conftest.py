@@ -15,6 +15,9 @@ from transformers import (
 
 from eepolicy import HookedModel, TokenLayout
 
+# tiny models run fastest on one thread, and a busy machine then slows them least
+torch.set_num_threads(1)
+
 # timings on shared machines vary too much for hypothesis to judge by them
 settings.register_profile("shared", deadline=None, derandomize=True)
 settings.load_profile("shared")

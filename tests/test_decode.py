@@ -21,7 +21,7 @@ from eepolicy import (
     SparK,
     Static,
 )
-from eepolicy.decode.step import Stepper, catch_up
+from eepolicy.decode.step import Stepper
 from eepolicy.policies import Step
 
 PROMPT = torch.tensor([1, 7, 30, 12, 2])
@@ -97,21 +97,6 @@ def test_keys_and_values_after_a_catch_up(family, seed, prefill, dtype):
             strict=True,
         ):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE[dtype])
-
-
-def test_catch_up_without_a_token(hooked, stock):
-    ids = torch.tensor([5, 33, 21, 8, 40])
-    stepper = Stepper.for_positions(hooked, 8)
-    with torch.no_grad():
-        for position, token in enumerate(ids):
-            stepper.step(token[None, None], Static(2 + position % 3, on="both"), one_step(position))
-        assert len(stepper.pending) > 0
-        catch_up(stepper)
-        stock(ids[None], past_key_values=(cache := DynamicCache()), use_cache=True)
-    assert len(stepper.pending) == 0
-    torch.testing.assert_close(
-        stepper.cache.layer(LAYERS - 1)[0], cache.layers[-1].keys, rtol=0, atol=5e-5
-    )
 
 
 class LayerCounter:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import eepolicy
 from analysis.scoring import is_right, word_errors
+from eepolicy.cli import main
 from eepolicy.models import pocket_folder
 
 QUESTION = "What is the capital of France?"
@@ -27,14 +29,21 @@ def pocket():
     return eepolicy.load("pocket")
 
 
-def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "eepolicy.cli", *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command line in this process: gives what it wrote to stdout and stderr."""
+    threads = torch.get_num_threads()
+
+    def command(*arguments: str, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["eepolicy", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        written = capsys.readouterr()
+        assert end.value.code == code, written.err
+        return written.out, written.err
+
+    yield command
+    torch.set_num_threads(threads)
 
 
 def test_it_is_a_stock_model_within_its_bounds(pocket):
@@ -71,16 +80,18 @@ def test_a_schedule_saves_the_layer_calls_it_says(pocket):
     assert triple.trace.mean_depth("speech") < 17
 
 
-def test_generate_command(tmp_path):
+def test_generate_command_as_installed(tmp_path):
     out = tmp_path / "answer.wav"
-    done = run("generate", QUESTION, "--policy", "spark:triple@14", "--out", str(out))
+    command = Path(sys.executable).with_name("eepolicy")
+    arguments = ["generate", QUESTION, "--policy", "spark:triple@14", "--out", str(out)]
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, check=True)
     assert "layer calls" in done.stdout
     wave, rate = soundfile.read(out)
     assert rate == 16_000
     assert len(wave) > rate
 
 
-def test_compare_command_resumes_and_reports(tmp_path):
+def test_compare_command_resumes_and_reports(run, tmp_path):
     folder = tmp_path / "report"
     rows = ["static@16", "spark:even@12"]
     run("compare", *rows, "--prompts", "1", "--out", str(folder))
@@ -119,11 +130,11 @@ def test_compare_command_resumes_and_reports(tmp_path):
         (["generate", "Hello?", "--max-new-tokens", "0"], "max_new_tokens is at least 1"),
     ],
 )
-def test_mistakes_get_one_sentence(tmp_path, arguments, sentence):
+def test_mistakes_get_one_sentence(run, tmp_path, arguments, sentence):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    done = run(*(a.format(tmp=tmp_path) for a in arguments), code=2)
-    assert sentence in " ".join(done.stderr.split())
+    _, stderr = run(*(a.format(tmp=tmp_path) for a in arguments), code=2)
+    assert sentence in " ".join(stderr.split())
 
 
 def test_mistakes_in_python_get_a_sentence(pocket):
@@ -141,7 +152,7 @@ def test_mistakes_in_python_get_a_sentence(pocket):
             call()
 
 
-def test_stopped_in_the_middle_it_says_so_and_goes_on(tmp_path):
+def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
     folder = tmp_path / "report"
     command = [sys.executable, "-m", "eepolicy.cli", "compare", "static@16"]
     command += ["--prompts", "30", "--out", str(folder)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from eepolicy.cache import LayeredCache, Pending
@@ -110,14 +109,3 @@ class Stepper:
     def _wait(self, depth: int, block: Tensor) -> None:
         if depth < self.model.depth:
             self.pending.put(depth, block)
-
-
-@torch.no_grad()
-def catch_up(stepper: Stepper) -> None:
-    """Run all layers that pending positions still miss, without feeding a token."""
-    width = stepper.model.model.config.hidden_size
-    block = next(stepper.model.model.parameters()).new_empty(1, 0, width)
-    for index in range(stepper.model.depth):
-        block = stepper.pending.take(index, block)
-        if block.shape[1]:
-            block = stepper._run(block, index, index + 1)
