@@ -2,7 +2,7 @@
 
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import ChunkClock, Modality, TokenLayout
-from eepolicy.model import HookedModel
+from eepolicy.model import HookedModel, Parts, wrap
 from eepolicy.models import held_out, load
 from eepolicy.policies import (
     ByModality,
@@ -10,6 +10,11 @@ from eepolicy.policies import (
     Entropy,
     ExitPolicy,
     FullDepth,
+    Margin,
+    Oracle,
+    Patience,
+    Random,
+    Saturation,
     SparK,
     Static,
     Step,
@@ -28,7 +33,13 @@ __all__ = [
     "ExitPolicy",
     "FullDepth",
     "HookedModel",
+    "Margin",
     "Modality",
+    "Oracle",
+    "Parts",
+    "Patience",
+    "Random",
+    "Saturation",
     "SparK",
     "Static",
     "Step",
@@ -37,4 +48,5 @@ __all__ = [
     "held_out",
     "load",
     "parse_policy",
+    "wrap",
 ]

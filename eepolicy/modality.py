@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -92,6 +92,7 @@ class ChunkClock:
         chunk: number of the next token's chunk in the reply, from 0.
         phase: place of the next token in its chunk, from 0.
         text_ended: the end of the text has been seen; only speech follows.
+        produced: tokens of each modality so far.
     """
 
     layout: TokenLayout
@@ -99,6 +100,12 @@ class ChunkClock:
     chunk: int = 0
     phase: int = 0
     text_ended: bool = False
+    produced: list[int] = field(default_factory=lambda: [0] * len(Modality))
+
+    @property
+    def ordinal(self) -> int:
+        """Tokens of the next token's modality before it."""
+        return self.produced[self.modality]
 
     def advance(self, token: int) -> None:
         """Take the token that was produced at this place.
@@ -106,6 +113,7 @@ class ChunkClock:
         A model may leave the alternation; the clock then follows what it really produced.
         """
         produced = self.layout.modality(token)
+        self.produced[produced] += 1
         if produced != self.modality:
             self._turn(produced)
         self.phase += 1

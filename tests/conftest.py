@@ -5,12 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import settings
+from torch import Tensor, nn
 from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GlmConfig,
+    GPT2Config,
     LlamaConfig,
-    LlamaForCausalLM,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
-    Qwen2ForCausalLM,
+    Qwen3Config,
 )
 
 from eepolicy import HookedModel, TokenLayout
@@ -26,41 +35,98 @@ LAYERS = 6
 LAYOUT = TokenLayout(
     text=(0, 20), speech=(20, 60), text_chunk=3, speech_chunk=7, end_of_text=3, end=4
 )
+#: sliding layers of the tiny models see so many positions: fewer than a prompt has
+WINDOW = 5
+
+_ALTERNATING = ["sliding_attention", "full_attention"] * LAYERS
+_SPECIAL = dict(bos_token_id=1, eos_token_id=4, pad_token_id=0)
+_SHAPE = dict(
+    vocab_size=60,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+    initializer_range=0.2,
+    **_SPECIAL,
+)
 
 
-def tiny(family: str, seed: int = 0, layers: int = LAYERS, dtype=torch.float32) -> PreTrainedModel:
+def _gemma(config: type[PreTrainedConfig], **more: object) -> PreTrainedConfig:
+    return config(
+        **_SHAPE, head_dim=8, sliding_window=WINDOW, layer_types=_ALTERNATING[:LAYERS], **more
+    )
+
+
+CONFIGS = {
+    "llama": lambda: LlamaConfig(**_SHAPE),
+    "qwen2": lambda: Qwen2Config(**_SHAPE),
+    "qwen3": lambda: Qwen3Config(**_SHAPE, head_dim=8),
+    "mistral": lambda: MistralConfig(**_SHAPE, head_dim=8, sliding_window=WINDOW),
+    "glm": lambda: GlmConfig(**_SHAPE, head_dim=8, attention_bias=True),
+    "phi3": lambda: Phi3Config(**_SHAPE, sliding_window=WINDOW),
+    "olmo2": lambda: Olmo2Config(**_SHAPE),
+    "gemma2": lambda: _gemma(
+        Gemma2Config,
+        query_pre_attn_scalar=8,
+        final_logit_softcapping=3.0,
+        attn_logit_softcapping=2.0,
+    ),
+    "gemma3": lambda: _gemma(Gemma3TextConfig, query_pre_attn_scalar=8),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=60,
+        n_embd=32,
+        n_inner=48,
+        n_layer=LAYERS,
+        n_head=4,
+        n_positions=256,
+        initializer_range=0.2,
+        **_SPECIAL,
+    ),
+}
+FAMILIES = list(CONFIGS)
+
+
+def tiny(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A random model of a family: width 32, vocabulary 60."""
     torch.manual_seed(seed)
-    shape = dict(
-        vocab_size=60,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=4,
-        pad_token_id=0,
-    )
-    if family == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**shape))
-    else:
-        model = Qwen2ForCausalLM(Qwen2Config(**shape))
+    # sdpa has no soft-capped attention
+    attention = "eager" if family == "gemma2" else "sdpa"
+    model = AutoModelForCausalLM.from_config(CONFIGS[family](), attn_implementation=attention)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.normal_(1.0, 0.3)
-            elif name.endswith("bias"):
+            if name.endswith("bias"):
                 parameter.normal_(0.0, 0.3)
+            elif "norm" in name or "ln_" in name:
+                # Gemma adds one to the weight of its norms
+                parameter.normal_(0.0 if "gemma" in family else 1.0, 0.3)
     return model.to(dtype).eval()
 
 
-@pytest.fixture(params=["llama", "qwen2"])
-def stock(request) -> PreTrainedModel:
-    """A random stock model of each family."""
-    return tiny(request.param)
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers, found without the package."""
+    return next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+
+
+def plain_lens(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The model's own norm and head, written without the package."""
+    norm = model.transformer.ln_f if hasattr(model, "transformer") else model.model.norm
+    logits = model.lm_head(norm(hidden))
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request) -> str:
+    """Each family in turn."""
+    return request.param
+
+
+@pytest.fixture
+def stock(family) -> PreTrainedModel:
+    """A random stock model of the family."""
+    return tiny(family)
 
 
 @pytest.fixture

@@ -34,6 +34,11 @@ class Ears:
         return " ".join(["word"] * math.ceil(len(wave) / 16_000))
 
 
+@pytest.fixture(params=["llama", "gemma2"])
+def family(request) -> str:
+    return request.param
+
+
 @pytest.fixture
 def spoken(stock) -> HookedModel:
     codebook = torch.randn(40, 320, generator=torch.Generator().manual_seed(0)) - 5
@@ -90,12 +95,12 @@ def test_without_ears_the_columns_are_empty(spoken, tmp_path):
         assert row["seconds"] > 0
 
 
-def test_another_model_or_other_heads_do_not_go_on_with_a_run(spoken, stock, tmp_path):
+def test_another_model_or_other_heads_do_not_go_on_with_a_run(spoken, family, tmp_path):
     folder = RunFolder(tmp_path / "run")
     run(spoken, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=8)
     with pytest.raises(EepolicyError, match="a run with another max_new_tokens"):
         run(spoken, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=9)
-    other = HookedModel(tiny(stock.config.model_type, 5), LAYOUT, Letters(), vocoder=spoken.vocoder)
+    other = HookedModel(tiny(family, 5), LAYOUT, Letters(), vocoder=spoken.vocoder)
     with pytest.raises(EepolicyError, match="a run with another model"):
         run(other, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=8)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import LAYERS, LAYOUT, tiny
+from conftest import LAYERS, LAYOUT, plain_lens, tiny
 from torch import nn
 
 from eepolicy import EepolicyError, HookedModel
@@ -29,7 +29,7 @@ def test_lens_is_norm_and_head_of_stock_hidden_states(stock, hooked):
         out = stock(ids, output_hidden_states=True)
         states = list(hooked.hidden_states(ids))
         for depth in range(1, LAYERS):
-            expected = stock.lm_head(stock.model.norm(out.hidden_states[depth]))
+            expected = plain_lens(stock, out.hidden_states[depth])
             torch.testing.assert_close(
                 hooked.lens.logits(states[depth - 1], depth), expected, rtol=0, atol=1e-4
             )
@@ -66,6 +66,7 @@ def test_soft_cross_entropy_is_torchs():
     torch.testing.assert_close(soft_cross_entropy(logits, target), expected)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_fitting_helps_every_depth_and_leaves_the_model_alone(hooked):
     train, held_out = replies(hooked, 24, 100), replies(hooked, 6, 900)
     before = {n: p.clone() for n, p in hooked.model.named_parameters()}
@@ -86,7 +87,7 @@ def test_identity_is_the_plain_lens(hooked):
     assert torch.equal(heads.logits(hidden, 2), hooked.lens.logits(hidden, 2))
 
 
-def test_head_files_round_trip_and_fit_one_model_only(hooked, stock, tmp_path):
+def test_head_files_round_trip_and_fit_one_model_only(hooked, stock, family, tmp_path):
     generator = torch.Generator().manual_seed(0)
     weight = 0.1 * torch.randn(LAYERS - 1, 32, 32, generator=generator)
     heads = TunedLens(hooked.lens, weight, torch.zeros(LAYERS - 1, 32))
@@ -94,7 +95,7 @@ def test_head_files_round_trip_and_fit_one_model_only(hooked, stock, tmp_path):
     heads.save(path, stock)
     again = TunedLens.load(path, hooked.lens, stock)
     torch.testing.assert_close(again.weight, heads.weight, rtol=1e-3, atol=1e-4)
-    other = tiny(stock.config.model_type, seed=9)
+    other = tiny(family, seed=9)
     with pytest.raises(EepolicyError, match=r"were fitted on a .* weights .*, this model is a"):
         TunedLens.load(path, HookedModel(other).lens, other)
 

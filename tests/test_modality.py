@@ -52,6 +52,15 @@ def test_phase_and_chunk_are_consistent(tokens):
         )
 
 
+@given(st.lists(st.integers(5, 59), max_size=80))
+def test_ordinal_counts_the_tokens_of_the_modality_before(tokens):
+    clock = ChunkClock(LAYOUT)
+    for i, token in enumerate(tokens):
+        same = [t for t in tokens[:i] if LAYOUT.modality(t) == clock.modality]
+        assert clock.ordinal == len(same)
+        clock.advance(token)
+
+
 def test_units_and_text_of_a_reply():
     ids = torch.tensor([9, 8, LAYOUT.end_of_text, 20, 59, LAYOUT.end])
     assert LAYOUT.units(ids).tolist() == [0, 39]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+
 import numpy as np
 import pytest
 import torch
@@ -15,12 +17,19 @@ from eepolicy import (
     EepolicyError,
     Entropy,
     FullDepth,
+    Margin,
     Modality,
+    Oracle,
+    Patience,
+    Random,
+    Saturation,
     SparK,
     Static,
     Step,
     parse_policy,
 )
+from eepolicy.decode.readout import LazyReadout
+from eepolicy.policies import spec
 
 FULL = 20
 
@@ -28,7 +37,9 @@ FULL = 20
 def steps(phases: int, modality: Modality) -> Step:
     """One row for each phase of a chunk."""
     phase = torch.arange(phases)
-    return Step(torch.full_like(phase, modality), torch.zeros_like(phase), phase, phase, FULL)
+    return Step(
+        torch.full_like(phase, modality), torch.zeros_like(phase), phase, phase, phase, FULL
+    )
 
 
 # By hand from the paper: Even L l L l, Odd l L l L, Triple L l l, and its average depths.
@@ -59,7 +70,7 @@ def test_schedules(pattern, exit_depth, expected):
 )
 def test_mean_depths_of_the_paper(pattern, full, exit_depth, chunk, mean):
     phase = torch.arange(chunk)
-    step = Step(torch.ones_like(phase), torch.zeros_like(phase), phase, phase, full)
+    step = Step(torch.ones_like(phase), torch.zeros_like(phase), phase, phase, phase, full)
     depths = SparK(pattern, exit_depth).depths(step)
     assert np.isclose(depths.double().mean(), mean, atol=0.005)
 
@@ -71,12 +82,17 @@ def policies():
         lambda d: tuple(sorted(d))
     )
     threshold = st.floats(0, 12, allow_nan=False)
+    patterns = st.sampled_from(["even", "odd", "triple"]) | st.text("FE", min_size=1, max_size=6)
     plain = st.one_of(
         st.just(FullDepth()),
         st.builds(Static, depth, on),
-        st.builds(SparK, st.sampled_from(["even", "odd", "triple"]), depth, on),
-        st.builds(Entropy, threshold, looks, on),
-        st.builds(Confidence, threshold, looks, on),
+        st.builds(SparK, patterns, depth, on, st.booleans()),
+        *(st.builds(p, threshold, looks, on) for p in (Entropy, Confidence, Margin, Saturation)),
+        st.builds(Patience, st.integers(2, 5), looks, on),
+        st.builds(Oracle, looks, on),
+        depth.flatmap(
+            lambda d: st.builds(Random, st.floats(d, FULL), st.just(d), on, st.integers(0, 99))
+        ),
     )
     text = st.builds(Static, depth, st.just("text")) | st.builds(
         Entropy, threshold, looks, st.just("text")
@@ -113,7 +129,16 @@ def test_a_wrong_spec_gets_a_sentence(spec, sentence):
 
 @pytest.mark.parametrize(
     "policy",
-    [Static(0), Static(21), SparK("even", 21), Entropy(0.5, 0), Confidence(0.5, (3, 30))],
+    [
+        Static(0),
+        Static(21),
+        SparK("even", 21),
+        Entropy(0.5, 0),
+        Confidence(0.5, (3, 30)),
+        Patience(2, 21),
+        Oracle(0),
+        Random(20.0, 21),
+    ],
     ids=repr,
 )
 def test_a_depth_that_the_model_does_not_have_is_refused(policy):
@@ -124,10 +149,15 @@ def test_a_depth_that_the_model_does_not_have_is_refused(policy):
 def test_other_mistakes_get_a_sentence():
     with pytest.raises(EepolicyError, match="a policy acts on speech, text, both; got 'sound'"):
         Static(3, on="sound").check(FULL)
-    with pytest.raises(EepolicyError, match="patterns are even, odd, triple; got 'quad'"):
+    with pytest.raises(EepolicyError, match=r"patterns are even, odd, triple, or .*; got 'quad'"):
         SparK("quad", 3).check(FULL)
     with pytest.raises(EepolicyError, match="rising depths"):
         Entropy(0.5, (5, 3)).check(FULL)
+    with pytest.raises(EepolicyError, match="2 or more looks"):
+        Patience(1, 3).check(FULL)
+    for mean in (7.9, 20.1):
+        with pytest.raises(EepolicyError, match="a mean depth from 8, where it exits, to 20"):
+            Random(mean, 8).check(FULL)
     with pytest.raises(EepolicyError, match="acts on speech but was given for text"):
         ByModality(Static(3), Static(3)).check(FULL)
 
@@ -139,8 +169,118 @@ class Seen:
         self.entropy, self.confidence = torch.tensor(entropy), torch.tensor(confidence)
 
 
+def looks_at(logits: dict[int, list], hidden: dict[int, list] | None = None, full=None) -> list:
+    """Readouts of some depths, one after the other, from logits and hidden states by hand."""
+    found: list[LazyReadout] = []
+    for depth, values in logits.items():
+        states = torch.tensor((hidden or logits)[depth], dtype=torch.float)
+        read = {depth: torch.tensor(values, dtype=torch.float)}
+        previous = found[-1] if found else None
+        found.append(LazyReadout(depth, states, lambda _, d, read=read: read[d], previous, full))
+    return found
+
+
+def test_readouts_against_arithmetic():
+    (seen,) = looks_at({3: [[1.0, 3.0, 2.0], [0.0, 0.0, 5.0]]})
+    p = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 5.0]]).double().exp()
+    p = p / p.sum(-1, keepdim=True)
+    assert seen.paid == 0
+    assert seen.top1.tolist() == [1, 2]
+    expected = {
+        "entropy": -(p * p.log()).sum(-1),
+        "confidence": p.max(-1).values,
+        "margin": torch.stack([p[0, 1] - p[0, 2], p[1, 2] - p[1, 0]]),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(getattr(seen, name).double(), value, rtol=0, atol=1e-6)
+    assert seen.paid == 1  # one head evaluation, however much is asked of it
+
+
+def test_patience_waits_for_looks_that_agree():
+    step = steps(3, Modality.SPEECH)
+    # the likeliest tokens of three rows at depths 4, 6, 8, 10: 0 1 1 1, 2 2 0 0, 1 1 1 2
+    ids = {4: [0, 2, 1], 6: [1, 2, 1], 8: [1, 0, 1], 10: [1, 0, 2]}
+    seen = looks_at({d: torch.eye(3)[t].tolist() for d, t in ids.items()})
+
+    def exits(policy):
+        return [policy.exits(step, r.depth, r).tolist() for r in seen]
+
+    assert exits(Patience(2, (4, 6, 8, 10))) == [
+        [False, False, False],
+        [False, True, True],
+        [True, False, True],
+        [True, True, False],
+    ]
+    assert exits(Patience(3, (4, 6, 8, 10)))[2:] == [[False, False, True], [True, False, False]]
+    # looks of another policy in between count for nothing
+    assert Patience(2, (4, 10)).exits(step, 10, seen[-1]).tolist() == [False, False, False]
+    assert Patience(2, (6, 10)).exits(step, 10, seen[-1]).tolist() == [True, False, False]
+
+
+def test_saturation_is_the_cosine_to_the_look_before_and_needs_no_head():
+    step = steps(2, Modality.SPEECH)
+    hidden = {4: [[1.0, 0.0], [1.0, 0.0]], 6: [[2.0, 0.0], [1.0, 1.0]]}
+    first, second = looks_at({4: [[0.0], [0.0]], 6: [[0.0], [0.0]]}, hidden)
+    policy = Saturation(0.8, (4, 6))  # cosines 1 and 0.71
+    assert policy.exits(step, 4, first).tolist() == [False, False]
+    assert policy.exits(step, 6, second).tolist() == [True, False]
+    assert first.paid == second.paid == 0
+
+
+def test_margin_and_oracle():
+    step = steps(2, Modality.SPEECH)
+    (full,) = looks_at({20: [[0.0, 9.0], [9.0, 0.0]]})
+    (seen,) = looks_at({4: [[0.0, 2.0], [0.0, 2.0]]}, full=full)  # probabilities .119 and .881
+    assert Margin(0.76, 4).exits(step, 4, seen).tolist() == [True, True]
+    assert Margin(0.77, 4).exits(step, 4, seen).tolist() == [False, False]
+    assert Oracle(4).exits(step, 4, seen).tolist() == [True, False]
+    assert not Oracle(4).realisable
+
+
+def test_random_has_its_mean_depth_and_repeats():
+    step = steps(4000, Modality.SPEECH)
+    depths = Random(16.0, exit_depth=12).depths(step)
+    assert set(depths.tolist()) == {12, FULL}
+    # 4,000 lots of 12 or 20: the mean's standard error is 0.063
+    assert abs(depths.double().mean() - 16.0) < 0.25
+    assert torch.equal(Random(16.0, 12).depths(step), depths)
+    assert not torch.equal(Random(16.0, 12, seed=1).depths(step), depths)
+    assert Random(16.0, 12).depths(steps(9, Modality.TEXT)).tolist() == [FULL] * 9
+    assert Random(20.0, 20).depths(step).unique().tolist() == [FULL]
+
+
+def test_a_pattern_restarts_in_each_chunk_or_runs_on():
+    # chunks of four and a pattern of three: phase, and ordinal among the speech tokens
+    phase, ordinal = torch.tensor([0, 1, 2, 3] * 2), torch.arange(8)
+    step = Step(torch.ones(8), torch.zeros(8), phase, ordinal, ordinal, FULL)
+    restarting, running = parse_policy("spark:FEE@8"), parse_policy("spark:FEE~@8")
+    assert restarting.depths(step).tolist() == [20, 8, 8, 20, 20, 8, 8, 20]
+    assert running.depths(step).tolist() == [20, 8, 8, 20, 8, 8, 20, 8]
+    assert torch.equal(SparK("triple", 8).depths(step), restarting.depths(step))
+
+
+def test_a_policy_by_entry_point(monkeypatch):
+    """A package that is installed adds its own to the spec strings."""
+    offer = EntryPoint("mine", f"{__name__}:Static", spec.GROUP)
+    asked = []
+
+    def offered(group, name):
+        asked.append(name)
+        return [e for e in [offer] if (e.group, e.name) == (group, name)]
+
+    monkeypatch.setattr(spec, "entry_points", offered)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: lambda rest: Static(int(rest[1:])))
+    assert parse_policy("mine@7") == Static(7)
+    assert parse_policy("text=mine@7") == Static(7, on="text")
+    with pytest.raises(EepolicyError, match="is no policy"):
+        parse_policy("yours@7")
+    assert asked == ["mine", "mine", "yours"]
+
+
 def test_thresholds_look_at_their_own_modality_only():
-    step = Step(*torch.tensor([[0, 1, 1], [0, 0, 0], [0, 1, 2], [0, 1, 2]]), full_depth=FULL)
+    step = Step(
+        *torch.tensor([[0, 1, 1], [0, 0, 0], [0, 1, 2], [0, 1, 2], [0, 0, 1]]), full_depth=FULL
+    )
     seen = Seen([0.1, 0.1, 0.9], [0.9, 0.9, 0.2])
     assert Entropy(0.5, 14).exits(step, 14, seen).tolist() == [False, True, False]
     assert Confidence(0.5, 14).exits(step, 14, seen).tolist() == [False, True, False]
@@ -151,7 +291,9 @@ def test_thresholds_look_at_their_own_modality_only():
 
 def test_by_modality_asks_each_for_its_own():
     policy = parse_policy("text=spark:even@5,speech=entropy<0.5@[7,9]")
-    mixed = Step(*torch.tensor([[0, 1, 0], [0, 0, 0], [0, 1, 1], [0, 1, 2]]), full_depth=FULL)
+    mixed = Step(
+        *torch.tensor([[0, 1, 0], [0, 0, 0], [0, 1, 1], [0, 1, 2], [0, 0, 1]]), full_depth=FULL
+    )
     assert policy.depths(mixed).tolist() == [20, 20, 5]
     assert policy.looks(mixed) == (7, 9)
     assert policy.exits(mixed, 7, Seen([0.1, 0.1, 0.1], [0, 0, 0])).tolist() == [False, True, False]

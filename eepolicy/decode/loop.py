@@ -96,8 +96,8 @@ def decode(
     token, tokens, rows, since_refresh = int(prompt[-1]), [], [], 0
     for position in range(max_new_tokens):
         place = (clock.modality, clock.chunk, clock.phase)
-        known = torch.tensor([[*place, position]]).T  # one row: (4, 1)
-        step = Step(known[0], known[1], known[2], known[3], model.depth)
+        known = torch.tensor([[*place, position, clock.ordinal]]).T  # one row: (5, 1)
+        step = Step(known[0], known[1], known[2], known[3], known[4], model.depth)
         logits, depth, readouts = stepper.step(prompt.new_tensor([[token]]), policy, step)
         since_refresh = 0 if depth == model.depth else since_refresh + 1
         token = sampler(logits)

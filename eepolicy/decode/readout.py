@@ -5,31 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
+import torch
 from torch import Tensor
+
+from eepolicy.policies import Readout
 
 
 class LazyReadout:
     """A look at one depth; see `eepolicy.policies.Readout`.
 
     Args:
-        hidden: (rows, width) after the layer.
-        read: the exit head at this depth, (rows, width) -> (rows, vocabulary).
+        depth: layers that have run.
+        hidden: (rows, width) after them.
+        read: hidden states and a depth to logits (rows, vocabulary).
+        previous: the look before at this step.
+        full: the look at full depth, for policies that are not realisable.
     """
 
-    def __init__(self, hidden: Tensor, read: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        depth: int,
+        hidden: Tensor,
+        read: Callable[[Tensor, int], Tensor],
+        previous: LazyReadout | None = None,
+        full: LazyReadout | None = None,
+    ) -> None:
+        self.depth = depth
         self.hidden = hidden
-        self._read = read
+        self.previous = previous
+        self.full = full
         self.paid = 0
+        self._read = read
 
     @cached_property
     def logits(self) -> Tensor:
         self.paid += 1
-        return self._read(self.hidden)
+        return self._read(self.hidden, self.depth)
 
     @cached_property
     def log_probabilities(self) -> Tensor:
-        """(rows, vocabulary), in float32."""
         return self.logits.float().log_softmax(-1)
+
+    @cached_property
+    def top1(self) -> Tensor:
+        return self.logits.argmax(-1)
 
     @cached_property
     def entropy(self) -> Tensor:
@@ -38,3 +57,11 @@ class LazyReadout:
     @cached_property
     def confidence(self) -> Tensor:
         return self.log_probabilities.amax(-1).exp()
+
+    @cached_property
+    def margin(self) -> Tensor:
+        first, second = self.log_probabilities.topk(2, -1).values.exp().unbind(-1)
+        return first - second
+
+    def cosine(self, other: Readout) -> Tensor:
+        return torch.cosine_similarity(self.hidden.float(), other.hidden.float(), dim=-1)

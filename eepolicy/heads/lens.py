@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Callable
+
+from torch import Tensor
 
 from eepolicy.heads.base import ExitHead
 
@@ -15,7 +17,7 @@ class LogitLens(ExitHead):
         head: its output embedding.
     """
 
-    def __init__(self, norm: nn.Module, head: nn.Module) -> None:
+    def __init__(self, norm: Callable[[Tensor], Tensor], head: Callable[[Tensor], Tensor]) -> None:
         self.norm = norm
         self.head = head
 

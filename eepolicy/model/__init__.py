@@ -1,5 +1,9 @@
 """The hooked model and what it knows of model families."""
 
+from eepolicy.model.adapters import Parts
 from eepolicy.model.hooked import HookedModel
 
-__all__ = ["HookedModel"]
+#: hook a loaded model; `HookedModel.unwrap` gives it back
+wrap = HookedModel
+
+__all__ = ["HookedModel", "Parts", "wrap"]

@@ -2,61 +2,142 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+#: entry points under which other packages offer adapters, named by model type
+GROUP = "eepolicy.families"
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, (rows, tokens, d) each
+
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a decoder-only model.
+    """The parts of a decoder-only model, as the layer loop uses them.
 
     Attributes:
-        embed: ids (rows, tokens) -> (rows, tokens, width).
+        embed: (ids (rows, tokens), positions (rows, tokens)) -> (rows, tokens, width).
         layers: the decoder layers.
         norm: the final norm, (..., width) -> (..., width).
         head: normed hidden states (..., width) -> logits (..., vocabulary).
-        rotary: (hidden, position ids (rows, tokens)) -> cos and sin, (rows, tokens, d) each.
+        attention: of each layer, `"full_attention"` or `"sliding_attention"`.
+        window: how many positions a sliding layer sees, its own included.
+        rotary: (like, positions (rows, tokens), kind of attention) -> the rotation; None where the
+            positions are in the embedding.
     """
 
-    embed: nn.Module
-    layers: nn.ModuleList
-    norm: nn.Module
-    head: nn.Module
-    rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    embed: Callable[[Tensor, Tensor], Tensor]
+    layers: Sequence[nn.Module]
+    norm: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
+    attention: tuple[str, ...]
+    window: int | None = None
+    rotary: Callable[[Tensor, Tensor, str], Rotation] | None = None
 
 
 def _llama(model: PreTrainedModel) -> Parts:
-    inner = model.model
-    return Parts(inner.embed_tokens, inner.layers, inner.norm, model.lm_head, inner.rotary_emb)
+    """Llama and all that are laid out like it; what differs lies inside their layers."""
+    inner, config = model.model, model.config
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or [SLIDING if window else FULL] * len(
+        inner.layers
+    )
+    return Parts(
+        embed=lambda ids, positions: inner.embed_tokens(ids),
+        layers=inner.layers,
+        norm=inner.norm,
+        head=model.lm_head,
+        attention=tuple(kinds),
+        window=window,
+        rotary=lambda like, positions, kind: inner.rotary_emb(like, positions),
+    )
+
+
+def _gemma(model: PreTrainedModel) -> Parts:
+    """Gemma 2 and 3: soft-capped logits; Gemma 3 rotates sliding layers by another base."""
+    parts, rotary = _llama(model), model.model.rotary_emb
+    cap = model.config.final_logit_softcapping
+
+    def capped(hidden: Tensor) -> Tensor:
+        return torch.tanh(model.lm_head(hidden) / cap) * cap
+
+    def by_kind(like: Tensor, positions: Tensor, kind: str) -> Rotation:
+        return rotary(like, positions, kind)
+
+    return Parts(
+        **vars(parts)
+        | {"head": capped if cap else parts.head}
+        | ({"rotary": by_kind} if model.config.model_type == "gemma3_text" else {})
+    )
+
+
+def _gpt2(model: PreTrainedModel) -> Parts:
+    """GPT-2: learned positions, no rotation."""
+    inner = model.transformer
+    return Parts(
+        embed=lambda ids, positions: inner.wte(ids) + inner.wpe(positions),
+        layers=inner.h,
+        norm=inner.ln_f,
+        head=model.lm_head,
+        attention=(FULL,) * len(inner.h),
+    )
 
 
 #: model type of the config: its adapter
-ADAPTERS: dict[str, Callable[[PreTrainedModel], Parts]] = {"llama": _llama, "qwen2": _llama}
+ADAPTERS: dict[str, Callable[[PreTrainedModel], Parts]] = {
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "glm", "phi3", "olmo2"), _llama),
+    **dict.fromkeys(("gemma2", "gemma3_text"), _gemma),
+    "gpt2": _gpt2,
+}
 
 
 def parts_of(model: PreTrainedModel) -> Parts:
     """The parts of a model, by its family's adapter.
 
     Raises:
-        EepolicyError: the family has no adapter, or the model an attention that is not supported.
+        EepolicyError: the family has no adapter, or the model something that the loop cannot give.
     """
     family = model.config.model_type
-    if family not in ADAPTERS:
-        raise EepolicyError(
-            f"no adapter for model type {family!r}; there are {', '.join(sorted(ADAPTERS))}"
-        )
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise EepolicyError(f"only full attention is supported; the model has {', '.join(kinds)}")
+    adapter = ADAPTERS.get(family)
+    if adapter is None:
+        offered = entry_points(group=GROUP, name=family)
+        if not offered:
+            raise EepolicyError(
+                f"no adapter for model type {family!r}; there are {', '.join(sorted(ADAPTERS))}. "
+                "Pass wrap(model, parts=Parts(...)), or install a package that offers one under "
+                f"the entry point {GROUP!r}; docs/families.md says what an adapter needs"
+            )
+        adapter = next(iter(offered)).load()
+    parts = adapter(model)
     attention = model.config._attn_implementation
-    if attention != "sdpa":
+    if attention not in ("sdpa", "eager"):
         raise EepolicyError(
-            f"the layer loop masks for sdpa attention; the model was loaded with {attention!r}, "
-            "load it with attn_implementation='sdpa'"
+            f"the layer loop masks for sdpa and eager attention; the model was loaded with "
+            f"{attention!r}: load it with attn_implementation='sdpa'"
         )
-    return ADAPTERS[family](model)
+    strange = set(parts.attention) - {FULL, SLIDING}
+    if strange:
+        raise EepolicyError(
+            f"attention is {FULL} or {SLIDING}; the model has {', '.join(sorted(strange))}"
+        )
+    scaling = getattr(model.config, "rope_parameters", None) or {}
+    for kind in {scaling.get("rope_type"), *(v.get("rope_type") for v in _dicts(scaling))}:
+        if kind in ("dynamic", "longrope"):
+            raise EepolicyError(
+                f"rotations of type {kind!r} change with the length of the text, so that keys that "
+                "are caught up later would not be the stock model's; load the model with another "
+                "rope_parameters"
+            )
+    return parts
+
+
+def _dicts(of: dict) -> list[dict]:
+    return [v for v in of.values() if isinstance(v, dict)]

@@ -25,6 +25,7 @@ class Step:
         chunk: (rows,) number of its chunk in the reply, from 0.
         phase: (rows,) its place in the chunk, from 0.
         position: (rows,) its place in the reply, from 0.
+        ordinal: (rows,) tokens of its modality before it in the reply.
         full_depth: layers of the model.
     """
 
@@ -32,6 +33,7 @@ class Step:
     chunk: Tensor
     phase: Tensor
     position: Tensor
+    ordinal: Tensor
     full_depth: int
 
     def is_on(self, on: str) -> Tensor:
@@ -45,6 +47,18 @@ class Readout(Protocol):
     """What an adaptive policy sees at a depth; computed only when touched."""
 
     @property
+    def depth(self) -> int:
+        """Layers that have run."""
+
+    @property
+    def previous(self) -> Readout | None:
+        """What was seen at the look before at this step; None at the first."""
+
+    @property
+    def full(self) -> Readout | None:
+        """What is seen at full depth; None but for policies that are not realisable."""
+
+    @property
     def hidden(self) -> Tensor:
         """(rows, width), the hidden state after the layer."""
 
@@ -53,12 +67,27 @@ class Readout(Protocol):
         """(rows, vocabulary), by the exit head; touching it pays one head evaluation."""
 
     @property
+    def log_probabilities(self) -> Tensor:
+        """(rows, vocabulary), in float32."""
+
+    @property
+    def top1(self) -> Tensor:
+        """(rows,), the likeliest token."""
+
+    @property
     def entropy(self) -> Tensor:
         """(rows,) in nats."""
 
     @property
     def confidence(self) -> Tensor:
         """(rows,), the probability of the likeliest token."""
+
+    @property
+    def margin(self) -> Tensor:
+        """(rows,), by how much that is more than the second likeliest's."""
+
+    def cosine(self, other: Readout) -> Tensor:
+        """(rows,), between the hidden states here and there; needs no head."""
 
 
 class ExitPolicy(ABC):
@@ -73,7 +102,7 @@ class ExitPolicy(ABC):
         ...     def depths(self, step):
         ...         return torch.where(step.phase % 2 == 0, step.full_depth, 12)
         >>> phase = torch.arange(4)
-        >>> EveryOther().depths(Step(phase, phase, phase, phase, full_depth=20))
+        >>> EveryOther().depths(Step(phase, phase, phase, phase, phase, full_depth=20))
         tensor([20, 12, 20, 12])
     """
 
@@ -81,6 +110,8 @@ class ExitPolicy(ABC):
     on: str = "both"
     #: the name in spec strings
     name: ClassVar[str] = ""
+    #: a policy that is not asks the full model first, so that nothing is saved
+    realisable: ClassVar[bool] = True
 
     @abstractmethod
     def depths(self, step: Step) -> Tensor:

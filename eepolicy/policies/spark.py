@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,41 +19,53 @@ from eepolicy.policies.base import (
     prefixed,
 )
 
-#: name: which places of a group are refreshed at full depth
-PATTERNS = {"even": (True, False), "odd": (False, True), "triple": (True, False, False)}
+#: the paper's patterns: F runs at full depth, E exits
+PATTERNS = {"even": "FE", "odd": "EF", "triple": "FEE"}
 
 
 @dataclass(frozen=True)
 class SparK(ExitPolicy):
-    """Early exit by a schedule with periodic full-depth refreshes; the phase restarts each chunk.
+    """Early exit by a schedule with periodic full-depth refreshes.
 
     Attributes:
-        pattern: `"even"` (full, exit, ...), `"odd"` (exit, full, ...) or `"triple"` (full, exit,
-            exit, ...).
+        pattern: `"even"` (full, exit, ...), `"odd"` (exit, full, ...), `"triple"` (full, exit,
+            exit, ...) as in the paper, or a group of your own such as `"FEEE"`: F for full, E for
+            exit.
         exit_depth: layers of the positions that exit.
         on: `"speech"` as in the paper, `"text"` (its ablation G9) or `"both"`.
+        restart: the pattern starts anew in each chunk, as in the paper; otherwise it runs on from
+            one chunk of a modality to the next.
 
     Example:
         >>> SparK("triple", exit_depth=16).spec
         'spark:triple@16'
+        >>> SparK("FEEE", exit_depth=16, restart=False).spec
+        'spark:FEEE~@16'
     """
 
     pattern: str
     exit_depth: int
     on: str = "speech"
+    restart: bool = True
     name: ClassVar[str] = "spark"
 
     def depths(self, step: Step) -> Tensor:
-        refreshed = torch.tensor(PATTERNS[self.pattern])[step.phase % len(PATTERNS[self.pattern])]
+        group = PATTERNS.get(self.pattern, self.pattern)
+        place = (step.phase if self.restart else step.ordinal) % len(group)
+        refreshed = torch.tensor([letter == "F" for letter in group], device=place.device)[place]
         depth = torch.where(refreshed, step.full_depth, self.exit_depth)
         return masked_depths(step, self.on, depth)
 
     def check(self, full_depth: int) -> None:
         check_on(self.on)
-        if self.pattern not in PATTERNS:
-            raise EepolicyError(f"SparK's patterns are {', '.join(PATTERNS)}; got {self.pattern!r}")
+        if self.pattern not in PATTERNS and not re.fullmatch("[FE]+", self.pattern):
+            raise EepolicyError(
+                f"SparK's patterns are {', '.join(PATTERNS)}, or a group of F (full) and E (exit) "
+                f"such as FEEE; got {self.pattern!r}"
+            )
         check_depth(self.exit_depth, full_depth, f"{self!r}")
 
     @property
     def spec(self) -> str:
-        return prefixed(self.on, f"spark:{self.pattern}@{self.exit_depth}")
+        on = "" if self.restart else "~"
+        return prefixed(self.on, f"spark:{self.pattern}{on}@{self.exit_depth}")

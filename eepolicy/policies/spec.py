@@ -5,20 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import entry_points
 
 from eepolicy.errors import EepolicyError
 from eepolicy.policies.base import ExitPolicy
 from eepolicy.policies.by_modality import ByModality
+from eepolicy.policies.control import Random
 from eepolicy.policies.full import FullDepth
+from eepolicy.policies.oracle import Oracle
+from eepolicy.policies.patience import Patience
 from eepolicy.policies.spark import PATTERNS, SparK
 from eepolicy.policies.static import Static
-from eepolicy.policies.threshold import Confidence, Entropy
+from eepolicy.policies.threshold import Confidence, Entropy, Margin, Saturation
+
+#: entry points under which other packages offer policies: a function from the text behind the name
+GROUP = "eepolicy.policies"
 
 GRAMMAR = (
     "full, static@DEPTH, "
-    f"spark:{{{'|'.join(PATTERNS)}}}@DEPTH, "
-    "entropy<NATS@DEPTHS, confidence>PROBABILITY@DEPTHS, "
-    "where DEPTHS is 14 (from there on) or [14,16,18]; "
+    f"spark:PATTERN@DEPTH (PATTERN {', '.join(PATTERNS)} or like FEEE; ~ behind it: not anew in "
+    "each chunk), entropy<NATS@DEPTHS, confidence>PROBABILITY@DEPTHS, margin>PROBABILITY@DEPTHS, "
+    "saturation>COSINE@DEPTHS, patience:COUNT@DEPTHS, random:MEAN@DEPTH (#SEED behind it), "
+    "oracle@DEPTHS, where DEPTHS is 14 (from there on) or [14,16,18]; "
     "in front of it text= or both= (else speech), or text=...,speech=..."
 )
 
@@ -32,12 +40,28 @@ def _looked_at(text: str) -> int | tuple[int, ...]:
 _NUMBER = r"(-?\d*\.?\d+(?:e[+-]?\d+)?)"
 _DEPTHS = r"(\d+|\[\d+(?:,\d+)*\])"
 
+
+def _threshold(kind: Callable[..., ExitPolicy]) -> Callable[[str, str], ExitPolicy]:
+    return lambda number, depths: kind(float(number), _looked_at(depths))
+
+
 _FORMS: tuple[tuple[str, Callable[..., ExitPolicy]], ...] = (
     (r"full", FullDepth),
     (r"static@(\d+)", lambda d: Static(int(d))),
-    (rf"spark:({'|'.join(PATTERNS)})@(\d+)", lambda p, d: SparK(p, int(d))),
-    (rf"entropy<{_NUMBER}@{_DEPTHS}", lambda x, d: Entropy(float(x), _looked_at(d))),
-    (rf"confidence>{_NUMBER}@{_DEPTHS}", lambda x, d: Confidence(float(x), _looked_at(d))),
+    (
+        rf"spark:({'|'.join(PATTERNS)}|[FE]+)(~?)@(\d+)",
+        lambda p, on, d: SparK(p, int(d), restart=not on),
+    ),
+    (rf"entropy<{_NUMBER}@{_DEPTHS}", _threshold(Entropy)),
+    (rf"confidence>{_NUMBER}@{_DEPTHS}", _threshold(Confidence)),
+    (rf"margin>{_NUMBER}@{_DEPTHS}", _threshold(Margin)),
+    (rf"saturation>{_NUMBER}@{_DEPTHS}", _threshold(Saturation)),
+    (rf"patience:(\d+)@{_DEPTHS}", lambda n, d: Patience(int(n), _looked_at(d))),
+    (
+        rf"random:{_NUMBER}@(\d+)(?:#(\d+))?",
+        lambda mean, d, seed: Random(float(mean), int(d), seed=int(seed or 0)),
+    ),
+    (rf"oracle@{_DEPTHS}", lambda d: Oracle(_looked_at(d))),
 )
 
 
@@ -45,11 +69,17 @@ def _one(spec: str, whole: str) -> ExitPolicy:
     for form, build in _FORMS:
         if match := re.fullmatch(form, spec):
             return build(*match.groups())
+    if name := re.match(r"[a-z_]+", spec):
+        for offered in entry_points(group=GROUP, name=name[0]):
+            return offered.load()(spec[name.end() :])
     raise EepolicyError(f"{whole!r} is no policy; a policy is one of: {GRAMMAR}")
 
 
 def parse_policy(spec: str) -> ExitPolicy:
     """The policy that a spec string names; `policy.spec` is the way back.
+
+    Other packages add theirs by entry points in the group `eepolicy.policies`, each named like its
+    policy and loading a function that is given what stands behind the name.
 
     Args:
         spec: such as `"spark:triple@16"` or `"text=full,speech=entropy<0.5@[26,27]"`.
@@ -59,7 +89,7 @@ def parse_policy(spec: str) -> ExitPolicy:
 
     Example:
         >>> parse_policy("spark:even@16")
-        SparK(pattern='even', exit_depth=16, on='speech')
+        SparK(pattern='even', exit_depth=16, on='speech', restart=True)
     """
     plain = re.sub(r"\s", "", spec)
     # a comma inside [...] parts depths, one before "text=" or "speech=" parts policies

@@ -6,22 +6,15 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from eepolicy.errors import EepolicyError
-from eepolicy.policies.base import (
-    ExitPolicy,
-    Readout,
-    Step,
-    check_depth,
-    check_on,
-    masked_depths,
-    prefixed,
-)
+from eepolicy.policies.adaptive import Adaptive
+from eepolicy.policies.base import Readout, Step, prefixed
 
 
 @dataclass(frozen=True)
-class Threshold(ExitPolicy):
+class Threshold(Adaptive):
     """Looks at some depths, exits at the first one that is sure enough.
 
     Attributes:
@@ -35,37 +28,16 @@ class Threshold(ExitPolicy):
     on: str = "speech"
     sign: ClassVar[str]
 
-    def depths(self, step: Step) -> Tensor:
-        return masked_depths(step, self.on, step.full_depth)
-
-    def looks(self, step: Step) -> tuple[int, ...]:
-        if not bool(step.is_on(self.on).any()):
-            return ()
-        if isinstance(self.depths_looked_at, int):
-            return tuple(range(self.depths_looked_at, step.full_depth))
-        return self.depths_looked_at
-
     def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
-        return step.is_on(self.on) & self.sure(readout)
+        return step.is_on(self.on) & self.sure(step, readout)
 
     @abstractmethod
-    def sure(self, readout: Readout) -> Tensor:
+    def sure(self, step: Step, readout: Readout) -> Tensor:
         """Which rows are sure enough: (rows,) of bool."""
-
-    def check(self, full_depth: int) -> None:
-        check_on(self.on)
-        looked_at = self.depths_looked_at
-        every = (looked_at,) if isinstance(looked_at, int) else looked_at
-        if not every or list(every) != sorted(set(every)):
-            raise EepolicyError(f"{self!r} must look at one or more rising depths")
-        for depth in every:
-            check_depth(depth, full_depth, f"{self!r}")
 
     @property
     def spec(self) -> str:
-        looked_at = self.depths_looked_at
-        at = looked_at if isinstance(looked_at, int) else f"[{','.join(map(str, looked_at))}]"
-        return prefixed(self.on, f"{self.name}{self.sign}{float(self.threshold)!r}@{at}")
+        return prefixed(self.on, f"{self.name}{self.sign}{float(self.threshold)!r}@{self.at}")
 
 
 @dataclass(frozen=True)
@@ -80,13 +52,15 @@ class Entropy(Threshold):
     name: ClassVar[str] = "entropy"
     sign: ClassVar[str] = "<"
 
-    def sure(self, readout: Readout) -> Tensor:
+    def sure(self, step: Step, readout: Readout) -> Tensor:
         return readout.entropy < self.threshold
 
 
 @dataclass(frozen=True)
 class Confidence(Threshold):
-    """Exits where the likeliest token's probability passes the threshold (CALM, arXiv 2207.07061).
+    """Exits where the likeliest token's probability passes the threshold.
+
+    The measure of Schwartz et al. 2020 (arXiv 2004.07453), there calibrated and for classifiers.
 
     Example:
         >>> Confidence(0.9, (14, 16, 18)).spec
@@ -96,5 +70,45 @@ class Confidence(Threshold):
     name: ClassVar[str] = "confidence"
     sign: ClassVar[str] = ">"
 
-    def sure(self, readout: Readout) -> Tensor:
+    def sure(self, step: Step, readout: Readout) -> Tensor:
         return readout.confidence > self.threshold
+
+
+@dataclass(frozen=True)
+class Margin(Threshold):
+    """Exits where the two likeliest probabilities lie further apart than the threshold.
+
+    The softmax response of CALM (arXiv 2207.07061).
+
+    Example:
+        >>> Margin(0.7, 14).spec
+        'margin>0.7@14'
+    """
+
+    name: ClassVar[str] = "margin"
+    sign: ClassVar[str] = ">"
+
+    def sure(self, step: Step, readout: Readout) -> Tensor:
+        return readout.margin > self.threshold
+
+
+@dataclass(frozen=True)
+class Saturation(Threshold):
+    """Exits where the hidden state has all but stopped turning since the look before.
+
+    The hidden-state saturation of CALM (arXiv 2207.07061), there between neighbouring layers: look
+    at every depth for that.  It needs no head to decide, but nothing can exit at the first look.
+
+    Example:
+        >>> Saturation(0.98, 14).spec
+        'saturation>0.98@14'
+    """
+
+    name: ClassVar[str] = "saturation"
+    sign: ClassVar[str] = ">"
+
+    def sure(self, step: Step, readout: Readout) -> Tensor:
+        earlier = self.before(readout, step)
+        if earlier is None:
+            return torch.zeros_like(step.is_on(self.on))
+        return readout.cosine(earlier) > self.threshold
