@@ -26,10 +26,12 @@ from eepolicy import (
     SparK,
     Static,
 )
-from eepolicy.decode.step import Stepper
+from eepolicy.decode.batch import Batch
+from eepolicy.decode.step import take_step
 from eepolicy.policies import Step
 
 PROMPT = torch.tensor([1, 7, 30, 12, 2])
+PROMPTS = [torch.tensor(p) for p in ([1, 7, 30, 12, 2], [1, 9], [44, 3, 21, 8, 40, 50, 6], [5])]
 
 # Largest differences measured over 400 random cases of test_keys_and_values_after_a_catch_up, 20 a
 # family and precision: keys and values 1.5e-5 in float32 (OLMo 2), 5e-15 in float64; logits less.
@@ -49,10 +51,6 @@ class RandomDepths(ExitPolicy):
         return torch.randint(1, step.full_depth + 1, step.phase.shape, generator=self.generator)
 
 
-def one_step(position: int) -> Step:
-    return Step(*torch.tensor([[1], [0], [0], [position], [position]]), full_depth=LAYERS)
-
-
 def test_full_depth_is_stock_generate(stock, hooked):
     lengths = []
     for seed in range(6):
@@ -70,46 +68,91 @@ def test_full_depth_is_stock_generate(stock, hooked):
     assert sum(lengths) > 100  # random models that end at once would test nothing
 
 
-@settings(max_examples=25)
+def test_a_batch_at_full_depth_is_stock_generate(stock, hooked):
+    """Ragged prompts, padded on the left."""
+    width = max(map(len, PROMPTS))
+    ids = torch.stack([torch.nn.functional.pad(p, (width - len(p), 0)) for p in PROMPTS])
+    mask = torch.stack([torch.arange(width) >= width - len(p) for p in PROMPTS]).long()
+    for sampling in ({}, {"temperature": 0.8}, {"temperature": 1.3, "top_p": 0.9}):
+        torch.manual_seed(11)
+        stock_sampling = sampling and {"do_sample": True, "top_k": 0, **sampling}
+        expected = stock.generate(
+            ids, attention_mask=mask, max_new_tokens=40, **(stock_sampling or {"do_sample": False})
+        )[:, width:]
+        seed = {"seed": 11} if sampling else {}
+        outs = hooked.generate(PROMPTS, max_new_tokens=40, **sampling, **seed)
+        for out, row in zip(outs, expected.tolist(), strict=True):
+            end = row.index(LAYOUT.end) + 1 if LAYOUT.end in row else len(row)
+            assert out.tokens.tolist() == row[:end]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "spark:triple@2",
+        "spark:odd@4",
+        "static@3",
+        "entropy<2.5@2",
+        "text=patience:2@1,speech=saturation>0.5@[1,3]",
+        "text=static@5,speech=margin>0.1@[2,4]",
+        "oracle@1",
+        "random:4.0@2",
+    ],
+)
+def test_a_row_does_not_depend_on_its_neighbours(stock, hooked, policy):
+    together = hooked.generate(PROMPTS, policy, max_new_tokens=40)
+    for prompt, out in zip(PROMPTS, together, strict=True):
+        alone = hooked.generate(prompt, policy, max_new_tokens=40)
+        assert out.tokens.tolist() == alone.tokens.tolist()
+        for name, value in vars(alone.trace).items():
+            if name != "prefill_layer_calls":  # a prompt of one token has none by itself
+                assert np.array_equal(getattr(out.trace, name), value), name
+
+
+@settings(max_examples=40)
 @given(
     family=st.sampled_from(FAMILIES),
     seed=st.integers(0, 10_000),
-    prefill=st.integers(0, 6),
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_keys_and_values_after_a_catch_up(family, seed, prefill, dtype):
-    """Whatever exits happened, after a catch-up the cache is the stock model's."""
+def test_keys_and_values_after_a_catch_up(family, seed, lengths, dtype):
+    """Whatever exits happened, after a catch-up each row's cache is the stock model's."""
     model = tiny(family, seed % 7, dtype=dtype)
     hooked = HookedModel(model, layout=LAYOUT)
-    ids = torch.randint(60, (14,), generator=torch.Generator().manual_seed(seed))
-    stepper = Stepper.for_positions(hooked, len(ids))
-    policy = RandomDepths(seed)
+    generator = torch.Generator().manual_seed(seed)
+    padding = [max(lengths) - n for n in lengths]
+    ids = torch.randint(60, (len(lengths), max(lengths) + 9), generator=generator)
+    batch = Batch(hooked, padding, ids.shape[1])
+    policy, rows = RandomDepths(seed), list(range(len(lengths)))
     with torch.no_grad():
-        stepper.prefill(ids[:prefill])
-        for position, token in enumerate(ids[prefill:-1]):
-            stepper.step(token[None, None], policy, one_step(position))
-        logits, depth, _ = stepper.step(ids[None, -1:], FullDepth(), one_step(13))
-        expected = model(ids[None], past_key_values=(cache := DynamicCache()), use_cache=True)
-    assert depth == LAYERS
-    assert len(stepper.pending) == 0
-    torch.testing.assert_close(logits[0], expected.logits[0, -1], rtol=0, atol=TOLERANCE[dtype])
-    for index in range(LAYERS):
-        for ours, theirs in zip(
-            stepper.cache.layer(index),
-            (cache.layers[index].keys, cache.layers[index].values),
-            strict=True,
-        ):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE[dtype])
+        batch.prefill(ids[:, : max(lengths) - 1])
+        for column in range(max(lengths) - 1, ids.shape[1] - 1):
+            step = Step(*torch.ones(5, len(rows), dtype=torch.long), full_depth=LAYERS)
+            take_step(batch, ids[:, column], rows, policy, step)
+        taken = take_step(batch, ids[:, -1], rows, FullDepth(), step)
+        assert taken.depth == [LAYERS] * len(rows)
+        for row, empty in enumerate(padding):
+            assert batch.pending(row) == 0
+            whole, cache = ids[row : row + 1, empty:], DynamicCache()
+            expected = model(whole, past_key_values=cache, use_cache=True).logits[0, -1]
+            torch.testing.assert_close(taken.logits[row], expected, rtol=0, atol=TOLERANCE[dtype])
+            for index, theirs in enumerate(cache.layers):
+                keys, values = batch.cache.layer(index, ids.shape[1])
+                for ours, stocks in ((keys, theirs.keys), (values, theirs.values)):
+                    torch.testing.assert_close(
+                        ours[row, :, empty:], stocks[0], rtol=0, atol=TOLERANCE[dtype]
+                    )
 
 
 class LayerCounter:
     """Counts layer calls by forward hooks of its own."""
 
     def __init__(self, model) -> None:
-        self.calls: list[tuple[int, int]] = []
+        self.calls: list[tuple[int, int, int]] = []  # layer, rows, columns
         self.handles = [
             layer.register_forward_pre_hook(
-                lambda _, args, i=index: self.calls.append((i, args[0].shape[1]))
+                lambda _, args, i=index: self.calls.append((i, *args[0].shape[:2]))
             )
             for index, layer in enumerate(layers_of(model))
         ]
@@ -145,17 +188,25 @@ def test_trace_counts_what_really_ran(stock, hooked, policy):
     with LayerCounter(stock) as counter:
         trace = hooked.generate(PROMPT, policy, max_new_tokens=50).trace
     prefill, decoded = counter.calls[:LAYERS], counter.calls[LAYERS:]
-    assert [i for i, _ in prefill] == list(range(LAYERS))
+    assert [i for i, _, _ in prefill] == list(range(LAYERS))
     assert trace.prefill_layer_calls == LAYERS
     assert trace.layer_calls.sum() == len(decoded)
-    assert trace.layer_positions.sum() == sum(width for _, width in decoded)
+    assert trace.layer_positions.sum() == sum(width for _, _, width in decoded)
     # a call of layer 0 starts a position; its deepest layer is the depth in the trace
     deepest, depth = [], 0
-    for index, _ in decoded:
+    for index, _, _ in decoded:
         if index == 0 and depth:
             deepest.append(depth)
         depth = index + 1
     assert [*deepest, depth] == trace.depth.tolist()
+
+
+def test_a_batch_counts_what_really_ran(stock, hooked):
+    """A call of a layer counts for every row that took part in it, and no row more took part."""
+    with LayerCounter(stock) as counter:
+        outs = hooked.generate(PROMPTS, RandomDepths(3), max_new_tokens=40)
+    decoded = counter.calls[LAYERS:]
+    assert sum(out.trace.layer_calls.sum() for out in outs) == sum(rows for _, rows, _ in decoded)
 
 
 @pytest.mark.parametrize(("pattern", "group"), [("even", "Le"), ("odd", "eL"), ("triple", "Lee")])

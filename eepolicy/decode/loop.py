@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from eepolicy.decode.batch import Batch
 from eepolicy.decode.sampling import Sampler
-from eepolicy.decode.step import Stepper
+from eepolicy.decode.step import take_step
 from eepolicy.errors import EepolicyError
-from eepolicy.modality import ChunkClock
+from eepolicy.modality import ChunkClock, TokenLayout
 from eepolicy.model.hooked import HookedModel
 from eepolicy.policies import ExitPolicy, Step, parse_policy
 from eepolicy.trace import Trace
@@ -27,7 +30,7 @@ class Output:
         units: (units,) its speech units, counted from 0.
         ended: the reply ended by itself.
         trace: one entry a token.
-        seconds: of decoding, the prompt included.
+        seconds: of decoding the whole batch, the prompts included.
         model: that spoke.
     """
 
@@ -68,17 +71,41 @@ def as_policy(policy: ExitPolicy | str, full_depth: int) -> ExitPolicy:
     return found
 
 
+class Reply:
+    """One row while it is decoded: where its next token stands, and its trace so far."""
+
+    def __init__(self, layout: TokenLayout) -> None:
+        self.clock = ChunkClock(layout)
+        self.rows: list[tuple[int, ...]] = []
+        self.ended = False
+
+    def known(self) -> tuple[int, ...]:
+        """What a policy may know of the next token, in the order of `Step`."""
+        clock = self.clock
+        return clock.modality, clock.chunk, clock.phase, len(self.rows), clock.ordinal
+
+    def take(self, token: int, depth: int, full_depth: int, *paid: int) -> None:
+        """One more token, read out at a depth, and what was paid for it."""
+        since = self.rows[-1][5] + 1 if self.rows else 1
+        self.rows.append(
+            (token, *self.known()[:3], depth, 0 if depth == full_depth else since, *paid)
+        )
+        self.ended = token == self.clock.layout.end
+        if not self.ended:
+            self.clock.advance(token)
+
+
 @torch.no_grad()
 def decode(
     model: HookedModel,
-    prompt: Tensor,
+    prompts: Sequence[Tensor],
     policy: ExitPolicy | str,
     max_new_tokens: int,
     sampler: Sampler,
-) -> Output:
-    """Decode one reply; see `HookedModel.generate`.
+) -> list[Output]:
+    """Decode replies side by side; see `HookedModel.generate`.
 
-    The prompt but for its last token is prefilled at full depth.  Every token of the reply then
+    The prompts but for their last tokens are prefilled at full depth.  Every token of a reply then
     costs one step, the first included, so that every depth in the trace is the policy's.
     """
     if model.layout is None:
@@ -87,28 +114,39 @@ def decode(
         )
     if max_new_tokens < 1:
         raise EepolicyError(f"max_new_tokens is at least 1; got {max_new_tokens}")
+    if not prompts:
+        raise EepolicyError("there is no prompt")
     policy = as_policy(policy, model.depth)
     began = time.perf_counter()
-    stepper = Stepper.for_positions(model, len(prompt) + max_new_tokens)
-    stepper.prefill(prompt[:-1])
-    prefill_calls = stepper.layer_calls
-    clock = ChunkClock(model.layout)
-    token, tokens, rows, since_refresh = int(prompt[-1]), [], [], 0
-    for position in range(max_new_tokens):
-        place = (clock.modality, clock.chunk, clock.phase)
-        known = torch.tensor([[*place, position, clock.ordinal]]).T  # one row: (5, 1)
+    width = max(map(len, prompts))
+    padding = [width - len(prompt) for prompt in prompts]
+    ids = torch.stack([F.pad(p, (n, 0)) for p, n in zip(prompts, padding, strict=True)])
+    ids = ids.to(model.model.device)
+    batch = Batch(model, padding, width + max_new_tokens)
+    batch.prefill(ids[:, :-1])
+    prefill_calls = batch.calls[0]
+    replies, tokens = [Reply(model.layout) for _ in prompts], ids[:, -1]
+    alive = list(range(len(prompts)))
+    for _ in range(max_new_tokens):
+        known = torch.tensor([replies[row].known() for row in alive]).T  # (5, rows)
         step = Step(known[0], known[1], known[2], known[3], known[4], model.depth)
-        logits, depth, readouts = stepper.step(prompt.new_tensor([[token]]), policy, step)
-        since_refresh = 0 if depth == model.depth else since_refresh + 1
-        token = sampler(logits)
-        paid = (readouts, stepper.layer_calls, stepper.layer_positions)
-        rows.append((token, *place, depth, since_refresh, *paid))
-        tokens.append(token)
-        if token == model.layout.end:
+        taken = take_step(batch, tokens, alive, policy, step)
+        tokens = sampler(taken.logits, alive, len(prompts))
+        for place, (row, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
+            paid = (taken.readouts[place], batch.calls[row], batch.positions[row])
+            replies[row].take(token, taken.depth[place], model.depth, *paid)
+        going = [place for place, row in enumerate(alive) if not replies[row].ended]
+        if len(going) < len(alive):
+            tokens, alive = tokens[going], [alive[place] for place in going]
+        if not alive:
             break
-        clock.advance(token)
     seconds = time.perf_counter() - began
-    ids = torch.tensor(tokens)
+    return [_output(model, reply, prefill_calls, seconds) for reply in replies]
+
+
+def _output(model: HookedModel, reply: Reply, prefill_calls: int, seconds: float) -> Output:
+    assert model.layout is not None
+    ids = torch.tensor([row[0] for row in reply.rows])
     text = None
     if model.tokenizer is not None:
         text = model.tokenizer.decode(model.layout.text_ids(ids)).strip()
@@ -116,8 +154,8 @@ def decode(
         tokens=ids,
         text=text,
         units=model.layout.units(ids),
-        ended=tokens[-1] == model.layout.end,
-        trace=Trace.from_rows(rows, model.depth, prefill_calls),
+        ended=reply.ended,
+        trace=Trace.from_rows(reply.rows, model.depth, prefill_calls),
         seconds=seconds,
         model=model,
     )

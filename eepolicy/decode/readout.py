@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -18,7 +18,7 @@ class LazyReadout:
         depth: layers that have run.
         hidden: (rows, width) after them.
         read: hidden states and a depth to logits (rows, vocabulary).
-        previous: the look before at this step.
+        previous: the look before at this step, of the same rows.
         full: the look at full depth, for policies that are not realisable.
     """
 
@@ -34,12 +34,10 @@ class LazyReadout:
         self.hidden = hidden
         self.previous = previous
         self.full = full
-        self.paid = 0
         self._read = read
 
     @cached_property
     def logits(self) -> Tensor:
-        self.paid += 1
         return self._read(self.hidden, self.depth)
 
     @cached_property
@@ -65,3 +63,32 @@ class LazyReadout:
 
     def cosine(self, other: Readout) -> Tensor:
         return torch.cosine_similarity(self.hidden.float(), other.hidden.float(), dim=-1)
+
+    @property
+    def paid(self) -> int:
+        """Head evaluations of each row at this look: 0 or 1."""
+        return int("logits" in vars(self))
+
+    @property
+    def cost(self) -> int:
+        """Head evaluations of each row at this step so far: one a depth."""
+        depths: set[int] = set()
+        look: LazyReadout | None = self
+        while look is not None:
+            depths |= {r.depth for r in (look, look.full) if r is not None and r.paid}
+            look = look.previous
+        return len(depths)
+
+    def select(self, rows: Sequence[int]) -> LazyReadout:
+        """The look of some of the rows; what was computed for them stays computed."""
+        index = torch.tensor(rows, device=self.hidden.device)
+        chosen = LazyReadout(
+            self.depth,
+            self.hidden[index],
+            self._read,
+            self.previous.select(rows) if self.previous else None,
+            self.full.select(rows) if self.full else None,
+        )
+        if self.paid:
+            vars(chosen)["logits"] = self.logits[index]
+        return chosen

@@ -36,9 +36,24 @@ class Sampler:
             if top_p < 1:
                 self.warpers.append(TopPLogitsWarper(top_p))
 
-    def __call__(self, logits: Tensor) -> int:
-        """The next token: logits (1, vocabulary)."""
+    def __call__(self, logits: Tensor, rows: list[int], batch: int) -> Tensor:
+        """The next tokens.
+
+        Lots are drawn for every row of the batch, as the stock `generate` does, so that one seed
+        gives its tokens.
+
+        Args:
+            logits: (rows, vocabulary).
+            rows: which rows of the batch they are of.
+            batch: its rows, those included that have ended.
+
+        Returns:
+            (rows,).
+        """
         if self.greedy:
-            return int(logits.argmax(-1))
-        scores = self.warpers(torch.empty(1, 0, dtype=torch.long), logits.float())
-        return int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=self.generator))
+            return logits.argmax(-1)
+        scores = self.warpers(torch.empty(len(rows), 0, dtype=torch.long), logits.float())
+        probabilities = torch.ones(batch, logits.shape[1])
+        probabilities[rows] = scores.softmax(-1).cpu()
+        lots = torch.multinomial(probabilities, 1, generator=self.generator)[rows, 0]
+        return lots.to(logits.device)

@@ -1,151 +1,186 @@
-"""One position through the layers, as deep as a policy says; what waits is caught up on the way."""
+"""One token of each row through the layers, as deep as a policy says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from eepolicy.cache import LayeredCache, Pending
+from eepolicy.decode.batch import Batch, Block
 from eepolicy.decode.readout import LazyReadout
 from eepolicy.errors import EepolicyError
-from eepolicy.model.adapters import Rotation
-from eepolicy.model.hooked import HookedModel
 from eepolicy.policies import ExitPolicy, Step
 
 
-class Seen:
-    """The looks of one step, in order, and what they cost.
+@dataclass
+class Taken:
+    """What a step gave, one entry a row that took it.
 
-    Args:
-        model: which reads out.
-        full: the look at full depth, for policies that are not realisable.
+    Attributes:
+        logits: (rows, vocabulary) of the next tokens.
+        depth: layers that ran before they were read out.
+        readouts: head evaluations that were paid.
     """
 
-    def __init__(self, model: HookedModel, full: LazyReadout | None = None) -> None:
-        self.model = model
-        self.full = full
-        self.looks: list[LazyReadout] = []
+    logits: Tensor
+    depth: list[int]
+    readouts: list[int]
 
-    def look(self, depth: int, hidden: Tensor) -> LazyReadout:
-        """One more look: hidden (rows, width)."""
-        previous = self.looks[-1] if self.looks else None
-        self.looks.append(LazyReadout(depth, hidden, self.model.logits, previous, self.full))
-        return self.looks[-1]
 
-    @property
-    def paid(self) -> int:
-        """Head evaluations so far."""
-        return sum(look.paid for look in [*self.looks, *([self.full] if self.full else [])])
+def take_step(
+    batch: Batch, tokens: Tensor, rows: list[int], policy: ExitPolicy, step: Step
+) -> Taken:
+    """Feed one token to each row, go as deep as the policy says, and read the next ones out.
+
+    Args:
+        batch: of the rows.
+        tokens: (rows,).
+        rows: of the batch, rising.
+        policy: which names the depths.
+        step: what it may know.
+
+    Raises:
+        EepolicyError: the policy names a depth that the model does not have.
+    """
+    full = batch.model.depth
+    limits = [int(d) for d in policy.depths(step).tolist()]
+    for limit in limits:
+        if not 1 <= limit <= full:
+            raise EepolicyError(
+                f"{policy!r} gave depth {limit}, but the model has depths 1 to {full}"
+            )
+    groups = _groups(policy, step, limits)
+    stops = sorted({*limits, *(look for group in groups for look in group.looks)})
+    block = batch.enter(tokens, rows)
+    way = _Climb(batch, block) if policy.realisable else _Hindsight(batch, block, stops)
+    taken = _Taking(len(rows))
+    for depth in stops:
+        gone: list[int] = []
+        for group in groups:
+            if depth in group.looks:
+                readout = way.look(depth, group)
+                exits = policy.exits(step.select(group.places), depth, readout).tolist()
+                gone += taken.leave(group, [i for i, out in enumerate(exits) if out], readout)
+            ended = [i for i, place in enumerate(group.places) if limits[place] == depth]
+            if ended:
+                gone += taken.leave(group, ended, way.look(depth, group))
+        if gone:
+            groups = [group for group in groups if group.places]
+            way.drop(gone)
+        if not groups:
+            break
+    return taken.done()
 
 
 @dataclass
-class Stepper:
-    """The state of one row while it is decoded.
+class _Group:
+    """Rows that look at the same depths: their places in the step, and what they saw last."""
 
-    Attributes:
-        model: whose layers run.
-        cache: keys and values of each layer.
-        pending: positions that exited early.
-        rotations: cosines and sines of all positions, by kind of attention.
-        length: positions that have been fed.
-        layer_calls: calls of a layer in the last step.
-        layer_positions: positions that went through a layer in the last step.
-    """
+    looks: tuple[int, ...]
+    places: list[int]
+    seen: LazyReadout | None = None
 
-    model: HookedModel
-    cache: LayeredCache
-    pending: Pending
-    rotations: dict[str, Rotation]
-    length: int = 0
-    layer_calls: int = 0
-    layer_positions: int = 0
 
-    @classmethod
-    def for_positions(cls, model: HookedModel, capacity: int) -> Stepper:
-        """A fresh row of at most `capacity` positions."""
-        return cls(model, model.new_cache(capacity), Pending(), model.rotations(capacity))
+def _groups(policy: ExitPolicy, step: Step, limits: list[int]) -> list[_Group]:
+    """Each row looks where it would look by itself, whatever its neighbours do."""
+    found: dict[tuple[int, ...], _Group] = {}
+    for place, limit in enumerate(limits):
+        looks = policy.looks(step if len(limits) == 1 else step.select([place]))
+        if list(looks) != sorted(set(looks)) or min(looks, default=1) < 1:
+            raise EepolicyError(f"{policy!r} looks at depths {looks}: they must rise from 1")
+        below = tuple(look for look in looks if look < limit)
+        found.setdefault(below, _Group(below, [])).places.append(place)
+    return list(found.values())
 
-    def prefill(self, ids: Tensor) -> None:
-        """Run positions at full depth: ids (tokens,)."""
-        if len(ids):
-            block = self.model.embed(ids[None], self.length)
-            self.length += len(ids)
-            self._run(block, 0, self.model.depth)
 
-    def step(self, token: Tensor, policy: ExitPolicy, step: Step) -> tuple[Tensor, int, int]:
-        """Feed one token, go as deep as the policy says, and read the next one's logits out.
+class _Taking:
+    """Collects what the rows of a step leave with."""
 
-        Args:
-            token: (1, 1).
-            policy: which names the depth.
-            step: what it may know.
+    def __init__(self, rows: int) -> None:
+        self.logits: list[Tensor] = []
+        self.order: list[int] = []
+        self.depth = [0] * rows
+        self.readouts = [0] * rows
 
-        Returns:
-            Logits (1, vocabulary), the depth, and the head evaluations that were paid.
+    def leave(self, group: _Group, out: list[int], readout: LazyReadout) -> list[int]:
+        """Some rows of a group leave with a readout of the whole group; gives their places."""
+        if not out:
+            return []
+        if len(out) < len(group.places):
+            stay = sorted({*range(len(group.places))} - {*out})
+            group.seen = readout.select(stay)
+            readout = readout.select(out)
+        else:
+            stay = []
+        places = [group.places[i] for i in out]
+        group.places = [group.places[i] for i in stay]
+        self.logits.append(readout.logits)
+        self.order += places
+        for place in places:
+            self.depth[place], self.readouts[place] = readout.depth, readout.cost
+        return places
 
-        Raises:
-            EepolicyError: the policy names a depth that the model does not have.
-        """
-        block = self.model.embed(token, self.length)
-        self.length += 1
-        self.layer_calls = self.layer_positions = 0
-        limit = int(policy.depths(step))
-        if not 1 <= limit <= self.model.depth:
-            raise EepolicyError(
-                f"{policy!r} gave depth {limit}, but the model has depths 1 to {self.model.depth}"
-            )
-        looks = [look for look in policy.looks(step) if look < limit]
-        if looks != sorted(set(looks)) or min(looks, default=1) < 1:
-            raise EepolicyError(
-                f"{policy!r} looks at depths {policy.looks(step)}: they must rise from 1"
-            )
-        if not policy.realisable:
-            return self._in_hindsight(block, looks, policy, step)
-        depth, seen = 0, Seen(self.model)
-        for look in looks:
-            block = self._run(block, depth, look)
-            depth = look
-            readout = seen.look(depth, block[:, -1])
-            if bool(policy.exits(step, depth, readout)):
-                self._wait(depth, block)
-                return readout.logits, depth, seen.paid
-        block = self._run(block, depth, limit)
-        self._wait(limit, block)
-        return seen.look(limit, block[:, -1]).logits, limit, seen.paid
+    def done(self) -> Taken:
+        logits = torch.cat(self.logits) if len(self.logits) > 1 else self.logits[0]
+        if self.order != sorted(self.order):
+            logits = logits[torch.tensor(self.order, device=logits.device).argsort()]
+        return Taken(logits, self.depth, self.readouts)
 
-    def _in_hindsight(
-        self, block: Tensor, looks: list[int], policy: ExitPolicy, step: Step
-    ) -> tuple[Tensor, int, int]:
-        """`step` for a policy that asks the full model first: every layer runs before its looks."""
-        depth, states = 0, []
-        for stop in [*looks, self.model.depth]:
-            block = self._run(block, depth, stop)
-            depth = stop
-            states.append(block[:, -1])
-        full = LazyReadout(depth, states[-1], self.model.logits)
-        seen = Seen(self.model, full)
-        for look, hidden in zip(looks, states, strict=False):
-            readout = seen.look(look, hidden)
-            if bool(policy.exits(step, look, readout)):
-                return readout.logits, look, seen.paid
-        return full.logits, depth, seen.paid
 
-    def _run(self, block: Tensor, start: int, stop: int) -> Tensor:
-        """Layers start to stop - 1 on a block and on what waits at them."""
-        masks: dict[str, Tensor | None] = {}
-        width = 0
-        for index in range(start, stop):
-            block = self.pending.take(index, block)
-            first = self.length - block.shape[1]
-            if block.shape[1] != width:  # it only grows where others waited
-                width = block.shape[1]
-                masks = self.model.block_masks(width, first)
-            block = self.model.run_layer(index, block, self.rotations, masks, first, self.cache)
-            self.layer_calls += 1
-            self.layer_positions += block.shape[1]
-        return block
+class _Climb:
+    """Rows on their way up; who leaves waits where it is."""
 
-    def _wait(self, depth: int, block: Tensor) -> None:
-        if depth < self.model.depth:
-            self.pending.put(depth, block)
+    def __init__(self, batch: Batch, block: Block) -> None:
+        self.batch, self.block = batch, block
+        self.here = list(range(len(block.rows)))
+
+    def look(self, depth: int, group: _Group) -> LazyReadout:
+        """What a group sees at a depth."""
+        self.batch.run(self.block, depth)
+        hidden = self.block.hidden[:, -1]
+        if len(group.places) < len(self.here):
+            at = [self.here.index(place) for place in group.places]
+            hidden = hidden[torch.tensor(at, device=hidden.device)]
+        group.seen = LazyReadout(depth, hidden, self.batch.model.logits, group.seen)
+        return group.seen
+
+    def drop(self, places: list[int]) -> None:
+        """Rows that have left."""
+        if len(places) == len(self.here):
+            self.batch.wait(self.block)
+            return
+        stay = [i for i, place in enumerate(self.here) if place not in places]
+        self.batch.wait(self.block.select([i for i in range(len(self.here)) if i not in stay]))
+        self.block, self.here = self.block.select(stay), [self.here[i] for i in stay]
+
+
+class _Hindsight:
+    """For a policy that asks the full model first: every layer has run before the first look."""
+
+    def __init__(self, batch: Batch, block: Block, stops: list[int]) -> None:
+        self.model = batch.model
+        self.states: dict[int, Tensor] = {}
+        for depth in sorted({*stops, self.model.depth}):
+            batch.run(block, depth)
+            self.states[depth] = block.hidden[:, -1]
+        self.full = LazyReadout(self.model.depth, block.hidden[:, -1], self.model.logits)
+        self.full.logits  # noqa: B018 - read once, for all rows
+
+    def look(self, depth: int, group: _Group) -> LazyReadout:
+        """What a group sees at a depth."""
+        full = self.full.select(group.places)
+        if depth == self.model.depth:
+            full.previous = group.seen
+            return full
+        group.seen = LazyReadout(
+            depth,
+            self.states[depth][torch.tensor(group.places)],
+            self.model.logits,
+            group.seen,
+            full,
+        )
+        return group.seen
+
+    def drop(self, places: list[int]) -> None:
+        """Rows that have left: nothing waits, since every layer has run."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eepolicy.cache import LayeredCache
+from eepolicy.cache import ColumnCache
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
@@ -74,15 +74,6 @@ class HookedModel:
         """Number of decoder layers: full depth."""
         return len(self.parts.layers)
 
-    def new_cache(self, capacity: int) -> LayeredCache:
-        """An empty cache for `capacity` positions."""
-        return LayeredCache(self.depth, capacity)
-
-    def embed(self, ids: Tensor, start: int = 0) -> Tensor:
-        """The first layer's input: ids (1, tokens) from position `start` on -> (..., width)."""
-        positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
-        return self.parts.embed(ids, positions)
-
     def rotations(self, tokens: int) -> dict[str, Rotation]:
         """Cosines and sines of the positions from 0, (1, tokens, d) each, by kind of attention."""
         if self.parts.rotary is None:
@@ -92,61 +83,75 @@ class HookedModel:
         kinds = set(self.parts.attention)
         return {kind: self.parts.rotary(like, positions, kind) for kind in kinds}
 
-    def block_masks(self, tokens: int, start: int) -> dict[str, Tensor | None]:
-        """Which positions each of a block attends to, by kind of attention.
+    def block_masks(
+        self, tokens: int, start: int, padding: Sequence[int] = (0,)
+    ) -> dict[str, Tensor | None]:
+        """What each of a block attends to, by kind of attention.
 
-        A block behind cached positions is causal from the lower right corner, and a sliding layer
-        sees a window of it.  One token alone that sees everything takes no mask.
+        A block behind cached columns is causal from the lower right corner, a sliding layer sees a
+        window of it, and nothing sees the empty columns in front of a prompt, but for those
+        columns themselves.  One token alone that sees everything takes no mask.
+
+        Args:
+            tokens: columns of the block.
+            start: its first column.
+            padding: of each row, empty columns in front.
 
         Returns:
-            (1, 1, tokens, start + tokens) each, of bool for sdpa and additive for eager attention.
+            (rows, 1, tokens, start + tokens) each, or 1 for rows where nothing is padded; of bool
+            for sdpa and additive for eager attention.
         """
-        return {kind: self._block_mask(kind, tokens, start) for kind in set(self.parts.attention)}
+        return {
+            kind: self._block_mask(
+                self.parts.window if kind == SLIDING else None, tokens, start, padding
+            )
+            for kind in set(self.parts.attention)
+        }
 
-    def _block_mask(self, kind: str, tokens: int, start: int) -> Tensor | None:
-        end = start + tokens
-        window = self.parts.window if kind == SLIDING else None
-        if tokens == 1 and (window is None or end <= window):
+    def _block_mask(
+        self, window: int | None, tokens: int, start: int, padding: Sequence[int]
+    ) -> Tensor | None:
+        end, device = start + tokens, self.model.device
+        if tokens == 1 and not any(padding) and (window is None or end <= window):
             return None
-        seen = torch.ones((tokens, end), dtype=torch.bool, device=self.model.device).tril(start)
+        seen = torch.ones((tokens, end), dtype=torch.bool, device=device).tril(start)
         if window is not None:
             seen = seen.triu(start - window + 1)
+        seen = seen[None]
+        if any(padding):
+            columns = torch.arange(end, device=device)
+            held = columns >= torch.tensor(padding, device=device)[:, None]  # (rows, end)
+            seen = (seen & held[:, None]) | (columns == columns[start:, None])
         if self.model.config._attn_implementation == "eager":
             least = torch.finfo(self.model.dtype).min
-            return torch.zeros_like(seen, dtype=self.model.dtype).masked_fill(~seen, least)[
-                None, None
-            ]
-        return seen[None, None]
+            empty = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
+            return empty.masked_fill(~seen, least)[:, None]
+        return seen[:, None]
 
     def run_layer(
         self,
         index: int,
-        block: Tensor,
+        hidden: Tensor,
         rotations: dict[str, Rotation],
         masks: dict[str, Tensor | None],
-        start: int = 0,
-        cache: LayeredCache | None = None,
+        cache: ColumnCache | None = None,
     ) -> Tensor:
-        """Run one layer on a block of positions that follow what the cache holds of it.
+        """Run one layer.
 
         Args:
             index: the layer, from 0.
-            block: (1, tokens, width).
-            rotations: from `rotations`, for all positions.
+            hidden: (rows, tokens, width).
+            rotations: of the tokens' positions, by kind of attention.
             masks: from `block_masks`.
-            start: position of the block's first token.
-            cache: keys and values of the positions before it.
+            cache: takes the new keys and values and gives those to attend to.
 
         Returns:
-            (1, tokens, width).
+            (rows, tokens, width).
         """
-        end, kind = start + block.shape[1], self.parts.attention[index]
-        arguments: dict[str, Any] = {}
-        if rotations:
-            cos, sin = rotations[kind]
-            arguments["position_embeddings"] = (cos[:, start:end], sin[:, start:end])
+        kind = self.parts.attention[index]
+        arguments: dict[str, Any] = {"position_embeddings": rotations[kind]} if rotations else {}
         out = self.parts.layers[index](
-            block,
+            hidden,
             attention_mask=masks[kind],
             past_key_values=cache,
             use_cache=cache is not None,
@@ -163,11 +168,12 @@ class HookedModel:
         Yields:
             (1, tokens, width), depth 1 first.
         """
-        block, rotations = self.embed(ids), self.rotations(ids.shape[1])
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        hidden, rotations = self.parts.embed(ids, positions), self.rotations(ids.shape[1])
         masks = self.block_masks(ids.shape[1], 0)
         for index in range(self.depth):
-            block = self.run_layer(index, block, rotations, masks)
-            yield block
+            hidden = self.run_layer(index, hidden, rotations, masks)
+            yield hidden
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         """What is read out of hidden states at a depth: (..., width) -> (..., vocabulary).
@@ -201,23 +207,41 @@ class HookedModel:
             )
         return ids
 
+    @overload
     def generate(
         self,
         prompt: str | Tensor,
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int = 400,
         **sampling: Any,
-    ) -> Output:
-        """Answer a prompt, each position as deep as the policy says.
+    ) -> Output: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[str | Tensor],
+        policy: ExitPolicy | str | None = None,
+        max_new_tokens: int = 400,
+        **sampling: Any,
+    ) -> list[Output]: ...
+
+    def generate(
+        self,
+        prompt: str | Tensor | Sequence[str | Tensor],
+        policy: ExitPolicy | str | None = None,
+        max_new_tokens: int = 400,
+        **sampling: Any,
+    ) -> Output | list[Output]:
+        """Answer a prompt, or several side by side, each position as deep as the policy says.
 
         Args:
-            prompt: a question in text, or ids (tokens,).
+            prompt: a question in text, or ids (tokens,); a list of them is decoded as one batch.
             policy: a policy or its spec string; full depth where none is given.
-            max_new_tokens: at most so many, the end mark included.
+            max_new_tokens: at most so many a prompt, the end mark included.
             **sampling: `temperature`, `top_p`, `seed`; without them decoding is greedy.
 
         Returns:
-            Tokens, text, speech and trace.
+            Tokens, text, speech and trace; one of each for a list of prompts.
 
         Raises:
             EepolicyError: a prompt or policy that does not fit the model.
@@ -226,17 +250,23 @@ class HookedModel:
             >>> model = eepolicy.load("pocket")
             >>> model.generate("What color is snow?", "spark:triple@14").text
             'Snow is white.'
+            >>> questions = ["What color is snow?", "What is two plus three?"]
+            >>> [out.ended for out in model.generate(questions, "spark:triple@14")]
+            [True, True]
         """
         from eepolicy.decode.loop import decode
         from eepolicy.decode.sampling import Sampler
 
-        return decode(
+        alone = isinstance(prompt, (str, Tensor))
+        prompts = [prompt] if isinstance(prompt, (str, Tensor)) else prompt
+        outputs = decode(
             self,
-            self.encode(prompt),
+            [self.encode(p) for p in prompts],
             FullDepth() if policy is None else policy,
             max_new_tokens,
             Sampler(**sampling),
         )
+        return outputs[0] if alone else outputs
 
     def unwrap(self) -> PreTrainedModel:
         """The stock model, which was never changed but for its evaluation mode."""

@@ -7,7 +7,6 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.policies.base import (
     ExitPolicy,
-    Readout,
     Step,
     check_depth,
     check_on,
@@ -42,13 +41,6 @@ class Adaptive(ExitPolicy):
             raise EepolicyError(f"{self!r} must look at one or more rising depths")
         for depth in every:
             check_depth(depth, full_depth, f"{self!r}")
-
-    def before(self, readout: Readout, step: Step) -> Readout | None:
-        """What this policy saw at its look before; another policy may have looked in between."""
-        earlier = readout.previous
-        while earlier is not None and earlier.depth not in self.looks(step):
-            earlier = earlier.previous
-        return earlier
 
     @property
     def at(self) -> str:

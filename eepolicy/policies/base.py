@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -35,6 +36,18 @@ class Step:
     position: Tensor
     ordinal: Tensor
     full_depth: int
+
+    def select(self, rows: Sequence[int]) -> Step:
+        """What is known of some of the rows."""
+        index = torch.tensor(rows, device=self.phase.device)
+        return Step(
+            self.modality[index],
+            self.chunk[index],
+            self.phase[index],
+            self.position[index],
+            self.ordinal[index],
+            self.full_depth,
+        )
 
     def is_on(self, on: str) -> Tensor:
         """Which rows a policy that acts on `on` acts on: (rows,) of bool."""

@@ -35,12 +35,12 @@ class Patience(Adaptive):
     name: ClassVar[str] = "patience"
 
     def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
-        agreeing, earlier = step.is_on(self.on), self.before(readout, step)
+        agreeing, earlier = step.is_on(self.on), readout.previous
         for _ in range(self.count - 1):
             if earlier is None:
                 return torch.zeros_like(agreeing)
             agreeing = agreeing & (earlier.top1 == readout.top1)
-            earlier = self.before(earlier, step)
+            earlier = earlier.previous
         return agreeing
 
     def check(self, full_depth: int) -> None:

@@ -29,10 +29,10 @@ class Threshold(Adaptive):
     sign: ClassVar[str]
 
     def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
-        return step.is_on(self.on) & self.sure(step, readout)
+        return step.is_on(self.on) & self.sure(readout)
 
     @abstractmethod
-    def sure(self, step: Step, readout: Readout) -> Tensor:
+    def sure(self, readout: Readout) -> Tensor:
         """Which rows are sure enough: (rows,) of bool."""
 
     @property
@@ -52,7 +52,7 @@ class Entropy(Threshold):
     name: ClassVar[str] = "entropy"
     sign: ClassVar[str] = "<"
 
-    def sure(self, step: Step, readout: Readout) -> Tensor:
+    def sure(self, readout: Readout) -> Tensor:
         return readout.entropy < self.threshold
 
 
@@ -70,7 +70,7 @@ class Confidence(Threshold):
     name: ClassVar[str] = "confidence"
     sign: ClassVar[str] = ">"
 
-    def sure(self, step: Step, readout: Readout) -> Tensor:
+    def sure(self, readout: Readout) -> Tensor:
         return readout.confidence > self.threshold
 
 
@@ -88,7 +88,7 @@ class Margin(Threshold):
     name: ClassVar[str] = "margin"
     sign: ClassVar[str] = ">"
 
-    def sure(self, step: Step, readout: Readout) -> Tensor:
+    def sure(self, readout: Readout) -> Tensor:
         return readout.margin > self.threshold
 
 
@@ -107,8 +107,7 @@ class Saturation(Threshold):
     name: ClassVar[str] = "saturation"
     sign: ClassVar[str] = ">"
 
-    def sure(self, step: Step, readout: Readout) -> Tensor:
-        earlier = self.before(readout, step)
-        if earlier is None:
-            return torch.zeros_like(step.is_on(self.on))
-        return readout.cosine(earlier) > self.threshold
+    def sure(self, readout: Readout) -> Tensor:
+        if readout.previous is None:
+            return torch.zeros(len(readout.hidden), dtype=torch.bool, device=readout.hidden.device)
+        return readout.cosine(readout.previous) > self.threshold

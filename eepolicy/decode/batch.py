@@ -1,0 +1,186 @@
+"""Rows side by side in the layers: how far up each of their positions has run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eepolicy.cache import ColumnCache
+from eepolicy.model.hooked import HookedModel
+
+
+@dataclass
+class Block:
+    """The newest columns of the rows that are on their way up together.
+
+    Attributes:
+        rows: of the batch, rising.
+        hidden: (rows, columns, width) after `depth` layers; the newest column is the last one.
+        missing: of each row, how many of the columns are its own; the others, in front, only fill
+            up to the widest row.
+        depth: layers that have run on the newest column.
+    """
+
+    rows: list[int]
+    hidden: Tensor
+    missing: list[int]
+    depth: int = 0
+
+    def select(self, keep: Sequence[int]) -> Block:
+        """Some of the rows, by their places in the block."""
+        index = torch.tensor(keep, device=self.hidden.device)
+        return Block(
+            [self.rows[i] for i in keep],
+            self.hidden.index_select(0, index),
+            [self.missing[i] for i in keep],
+            self.depth,
+        )
+
+
+class Batch:
+    """Rows that are decoded side by side, each position as deep as it is sent.
+
+    Prompts are padded on the left, so that the rows' newest positions share a column.  Positions
+    that stopped below full depth wait, their hidden states in `waiting`.  Whoever runs a layer
+    attends to all earlier positions there, so it takes along those of its row that miss it: a row's
+    columns that have run a layer are always its first ones, and `done` counts them.
+
+    Args:
+        model: whose layers run.
+        padding: of each row, empty columns in front of its prompt.
+        capacity: columns at most.
+
+    Attributes:
+        done: `done[row][layer]`, columns that have run the layer.
+        columns: columns so far.
+        calls: of each row, layer calls it took part in since `enter`.
+        positions: of each row, positions that went through a layer since `enter`.
+    """
+
+    def __init__(self, model: HookedModel, padding: Sequence[int], capacity: int) -> None:
+        self.model = model
+        self.padding = list(padding)
+        self.cache = ColumnCache(model.depth, len(padding), capacity)
+        self.capacity = capacity
+        self.columns = 0
+        self.done = [[0] * model.depth for _ in padding]
+        self.calls = [0] * len(padding)
+        self.positions = [0] * len(padding)
+        self._rotations = model.rotations(capacity)
+        self._waiting: Tensor | None = None
+
+    def prefill(self, ids: Tensor) -> None:
+        """Run prompts at full depth: ids (rows, tokens), padded on the left."""
+        if ids.shape[1]:
+            self.run(self._block(ids, list(range(len(ids)))), self.model.depth)
+
+    def enter(self, tokens: Tensor, rows: list[int]) -> Block:
+        """Feed one token to some rows: tokens (rows,).
+
+        Rows that get none are left behind: they cannot be fed again.
+        """
+        return self._block(tokens[:, None], rows)
+
+    def run(self, block: Block, depth: int) -> None:
+        """Run a block up to a depth, with what waits on the way."""
+        rows = self._index(block.rows)
+        masks: dict[str, Tensor | None] = {}
+        rotations = {}
+        width = 0
+        for layer in range(block.depth, depth):
+            missing = [self.columns - self.done[row][layer] for row in block.rows]
+            if missing != block.missing:
+                self._join(block, missing, rows)
+            if block.hidden.shape[1] != width:  # it only grows, where others waited
+                width = block.hidden.shape[1]
+                masks, rotations = self._masks(block.rows, width), self._rotated(block.rows, width)
+            self.cache.address(rows, self.columns - width, self.columns, self._fresh(block))
+            block.hidden = self.model.run_layer(layer, block.hidden, rotations, masks, self.cache)
+            for row, missing in zip(block.rows, block.missing, strict=True):
+                self.done[row][layer] = self.columns
+                self.calls[row] += 1
+                self.positions[row] += missing
+        block.depth = depth
+
+    def wait(self, block: Block) -> None:
+        """Let a block wait where it is."""
+        if block.depth == self.model.depth:
+            return
+        if self._waiting is None:
+            shape = (len(self.padding), self.capacity, block.hidden.shape[2])
+            self._waiting = block.hidden.new_zeros(shape)
+        rows, fresh = self._index(block.rows), self._fresh(block)
+        columns = slice(self.columns - block.hidden.shape[1], self.columns)
+        there = self._waiting[:, columns] if rows is None else self._waiting[rows, columns]
+        hidden = (
+            block.hidden if fresh is None else torch.where(fresh[..., None], block.hidden, there)
+        )
+        self._waiting[slice(None) if rows is None else rows, columns] = hidden
+
+    def pending(self, row: int) -> int:
+        """Positions of a row that have not run all layers."""
+        return self.columns - self.done[row][-1]
+
+    def _block(self, ids: Tensor, rows: list[int]) -> Block:
+        start = self.columns
+        self.columns += ids.shape[1]
+        for row in rows:
+            self.calls[row] = self.positions[row] = 0
+        positions = self._positions(rows, start, self.columns)
+        return Block(rows, self.model.parts.embed(ids, positions), [ids.shape[1]] * len(rows))
+
+    def _index(self, rows: list[int]) -> Tensor | None:
+        """Rows as an index, None where they are all."""
+        if len(rows) == len(self.padding):
+            return None
+        return torch.tensor(rows, device=self.model.model.device)
+
+    def _join(self, block: Block, missing: list[int], rows: Tensor | None) -> None:
+        """Take along what waits: of each row, so many columns are now its own."""
+        width, before = max(missing), block.hidden.shape[1]
+        if width > before:
+            assert self._waiting is not None
+            columns = slice(self.columns - width, self.columns - before)
+            waited = self._waiting[:, columns] if rows is None else self._waiting[rows, columns]
+            block.hidden = torch.cat([waited, block.hidden], 1)
+        if min(block.missing) < before:  # columns that only filled a row up become its own
+            assert self._waiting is not None
+            columns = slice(self.columns - block.hidden.shape[1], self.columns)
+            waited = self._waiting[:, columns] if rows is None else self._waiting[rows, columns]
+            own = self._fresh(block)
+            assert own is not None
+            block.hidden = torch.where(own[..., None], block.hidden, waited)
+        block.missing = missing
+
+    def _fresh(self, block: Block) -> Tensor | None:
+        """Which columns of a block are a row's own: (rows, columns); None where all are."""
+        width = block.hidden.shape[1]
+        if min(block.missing) == width:
+            return None
+        missing = torch.tensor(block.missing, device=block.hidden.device)
+        return torch.arange(width, device=missing.device) >= width - missing[:, None]
+
+    def _positions(self, rows: list[int], start: int, end: int) -> Tensor:
+        """True positions of columns: (rows, columns), or (1, columns) where nothing is padded."""
+        columns = torch.arange(start, end, device=self.model.model.device)[None]
+        if not any(self.padding):
+            return columns
+        padding = torch.tensor([self.padding[row] for row in rows], device=columns.device)
+        return (columns - padding[:, None]).clamp(min=0)
+
+    def _rotated(self, rows: list[int], width: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosines and sines of the newest columns, by kind of attention."""
+        if not any(self.padding):
+            newest = slice(self.columns - width, self.columns)
+            return {
+                k: (cos[:, newest], sin[:, newest]) for k, (cos, sin) in self._rotations.items()
+            }
+        at = self._positions(rows, self.columns - width, self.columns)
+        return {k: (cos[0][at], sin[0][at]) for k, (cos, sin) in self._rotations.items()}
+
+    def _masks(self, rows: list[int], width: int) -> dict[str, Tensor | None]:
+        padding = [self.padding[row] for row in rows]
+        return self.model.block_masks(width, self.columns - width, padding)
