@@ -154,7 +154,7 @@ def depth_figure(
     axes[-1, 0].set_xlabel("token of the reply")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.tight_layout(h_pad=1.6)
-    figure.legend(handles, labels, loc="upper right", fontsize=8, bbox_to_anchor=(1.12, 0.99))
+    figure.legend(handles, labels, loc="upper center", ncols=2, fontsize=8, bbox_to_anchor=(0.5, 0))
     return figure
 
 

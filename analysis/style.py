@@ -19,8 +19,14 @@ FAMILIES = {
     "spark:even": ("#009E73", "o"),
     "spark:odd": ("#009E73", "D"),
     "spark:triple": ("#009E73", "^"),
+    "spark": ("#009E73", "p"),
     "entropy": ("#CC79A7", "P"),
+    "patience": ("#CC79A7", ">"),
     "confidence": ("#E69F00", "X"),
+    "margin": ("#E69F00", "d"),
+    "saturation": ("#D55E00", "<"),
+    "random": ("#777777", "x"),
+    "oracle": ("#000000", "o"),
     "text": ("#0072B2", "v"),
 }
 

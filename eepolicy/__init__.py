@@ -1,5 +1,6 @@
 """Early exit for language models that speak: how many layers does this token need?"""
 
+from eepolicy.decode.fill import Fill
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import ChunkClock, Modality, TokenLayout
 from eepolicy.model import HookedModel, Parts, wrap
@@ -31,6 +32,7 @@ __all__ = [
     "EepolicyError",
     "Entropy",
     "ExitPolicy",
+    "Fill",
     "FullDepth",
     "HookedModel",
     "Margin",

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 
+class Stored(Exception):
+    """Keys and values are stored, and nobody wants to know what is attended to."""
+
+
 class ColumnCache:
     """Keys and values in one preallocated block a layer.
 
@@ -24,8 +28,16 @@ class ColumnCache:
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
         self._to: tuple[Tensor | None, int, int, Tensor | None] = (None, 0, 0, None)
+        self._store_only = False
 
-    def address(self, rows: Tensor | None, start: int, end: int, fresh: Tensor | None) -> None:
+    def address(
+        self,
+        rows: Tensor | None,
+        start: int,
+        end: int,
+        fresh: Tensor | None = None,
+        store_only: bool = False,
+    ) -> None:
         """Say where the next keys and values go.
 
         Args:
@@ -34,8 +46,10 @@ class ColumnCache:
             end: behind their last column.
             fresh: (active, columns) of bool: which of them are new, the others stay as they are;
                 None for all of them.
+            store_only: raise `Stored` once they are stored, which leaves the attention.
         """
         self._to = (rows, start, end, fresh)
+        self._store_only = store_only
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
@@ -51,13 +65,19 @@ class ColumnCache:
 
         Returns:
             Keys and values of the active rows up to the last column: (active, heads, end, d) each.
+
+        Raises:
+            Stored: where `address` asked for nothing else.
         """
         if self._keys[layer_idx] is None:
             for held, new in ((self._keys, keys), (self._values, values)):
                 held[layer_idx] = new.new_zeros(
                     self.rows, new.shape[1], self.capacity, new.shape[3]
                 )
-        return self._put(self._keys[layer_idx], keys), self._put(self._values[layer_idx], values)
+        known = self._put(self._keys[layer_idx], keys), self._put(self._values[layer_idx], values)
+        if self._store_only:
+            raise Stored
+        return known
 
     def layer(self, index: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer up to a column: (rows, heads, end, d) each."""

@@ -27,6 +27,7 @@ class Trace:
         readouts: (tokens,) head evaluations paid, that of the exit included.
         layer_calls: (tokens,) calls of a layer, each on one position or a block of several.
         layer_positions: (tokens,) positions through layers, those that were caught up included.
+        filled: (tokens,) layers that stored keys and values alone, see `eepolicy.Fill`.
         full_depth: layers of the model.
         prefill_layer_calls: calls of a layer for the prompt, not counted above.
     """
@@ -40,6 +41,7 @@ class Trace:
     readouts: NDArray[np.int64]
     layer_calls: NDArray[np.int64]
     layer_positions: NDArray[np.int64]
+    filled: NDArray[np.int64]
     full_depth: int
     prefill_layer_calls: int
 

@@ -9,12 +9,14 @@ from conftest import FAMILIES, LAYERS, LAYOUT, layers_of, plain_lens, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from eepolicy import (
     ChunkClock,
     Confidence,
     Entropy,
     ExitPolicy,
+    Fill,
     FullDepth,
     HookedModel,
     Margin,
@@ -107,6 +109,100 @@ def test_a_row_does_not_depend_on_its_neighbours(stock, hooked, policy):
         for name, value in vars(alone.trace).items():
             if name != "prefill_layer_calls":  # a prompt of one token has none by itself
                 assert np.array_equal(getattr(out.trace, name), value), name
+
+
+@pytest.mark.parametrize("fill", ["propagate", "mask", Fill(max_pending=2)], ids=str)
+def test_a_row_does_not_depend_on_its_neighbours_with_other_fills(stock, hooked, fill):
+    policy = "text=static@5,speech=margin>0.1@[2,4]"
+    together = hooked.generate(PROMPTS, policy, max_new_tokens=40, fill=fill)
+    for prompt, out in zip(PROMPTS, together, strict=True):
+        alone = hooked.generate(prompt, policy, max_new_tokens=40, fill=fill)
+        assert out.tokens.tolist() == alone.tokens.tolist()
+        for name in ("depth", "layer_calls", "layer_positions", "filled", "readouts"):
+            assert np.array_equal(getattr(out.trace, name), getattr(alone.trace, name)), name
+
+
+class ByPlace(ExitPolicy):
+    """A depth for each place in the reply."""
+
+    def __init__(self, depths: list[int]) -> None:
+        self.table = torch.tensor(depths)
+
+    def depths(self, step: Step) -> torch.Tensor:
+        return self.table[step.position]
+
+
+def plain_loop(model, prompt: list[int], depths: list[int], way: str) -> list[int]:
+    """Greedy early exit, one token at a time, written without the package, for Llama and Qwen2.
+
+    A layer that did not run stores nothing with `mask`, so that its part of the stock cache is
+    simply shorter; with `propagate` it stores what it makes of the exit's hidden state.
+    """
+    inner, cache, tokens, hidden = model.model, DynamicCache(), list(prompt), None
+    depths = [LAYERS] * (len(prompt) - 1) + depths
+    for place, depth in enumerate(depths):
+        hidden = inner.embed_tokens(torch.tensor([[tokens[place]]]))
+        cos, sin = inner.rotary_emb(hidden, torch.tensor([[place]]))
+        for layer in inner.layers[:depth]:
+            hidden = layer(
+                hidden,
+                attention_mask=None,
+                past_key_values=cache,
+                use_cache=True,
+                position_embeddings=(cos, sin),
+            )
+        for index, layer in enumerate(inner.layers):
+            if index >= depth and way == "propagate":
+                normed = layer.input_layernorm(hidden)
+                keys, values = (
+                    project(normed).view(1, 1, -1, layer.self_attn.head_dim).transpose(1, 2)
+                    for project in (layer.self_attn.k_proj, layer.self_attn.v_proj)
+                )
+                cache.update(apply_rotary_pos_emb(keys, keys, cos, sin)[1], values, index)
+        if place >= len(prompt) - 1:
+            tokens.append(int(model.lm_head(inner.norm(hidden))[0, -1].argmax()))
+            if tokens[-1] == LAYOUT.end:
+                break
+    return tokens[len(prompt) :]
+
+
+@settings(max_examples=15)
+@given(
+    family=st.sampled_from(["llama", "qwen2"]),
+    seed=st.integers(0, 10_000),
+    depths=st.lists(st.integers(1, LAYERS), min_size=1, max_size=25),
+    way=st.sampled_from(["propagate", "mask"]),
+)
+def test_other_fills_equal_a_plain_loop(family, seed, depths, way):
+    model = tiny(family, seed % 7)
+    with torch.no_grad():
+        expected = plain_loop(model, PROMPT.tolist(), depths, way)
+    hooked = HookedModel(model, layout=LAYOUT)
+    out = hooked.generate(PROMPT, ByPlace(depths), max_new_tokens=len(depths), fill=way)
+    assert out.tokens.tolist() == expected
+    assert out.trace.layer_calls.tolist() == depths[: len(expected)]
+    skipped = [LAYERS - d for d in depths[: len(expected)]]
+    assert out.trace.filled.tolist() == (skipped if way == "propagate" else [0] * len(skipped))
+
+
+@pytest.mark.parametrize("cap", [1, 3])
+def test_no_more_positions_wait_than_may(stock, hooked, cap):
+    policy, ids = RandomDepths(5), torch.randint(60, (3, 20))
+    batch = Batch(hooked, [0, 2, 1], 20, Fill(max_pending=cap))
+    step = Step(*torch.ones(5, 3, dtype=torch.long), full_depth=LAYERS)
+    most = 0
+    with torch.no_grad():
+        batch.prefill(ids[:, :3])
+        for column in range(3, 20):
+            take_step(batch, ids[:, column], [0, 1, 2], policy, step)
+            most = max(most, *(batch.pending(row) for row in range(3)))
+    assert most == cap
+    free = hooked.generate(PROMPT, Static(2, on="both"), max_new_tokens=30)
+    capped = hooked.generate(
+        PROMPT, Static(2, on="both"), max_new_tokens=30, fill=Fill(max_pending=cap)
+    )
+    assert capped.trace.depth.tolist() == free.trace.depth.tolist() == [2] * len(free.tokens)
+    assert capped.trace.layer_calls.sum() > free.trace.layer_calls.sum()
 
 
 @settings(max_examples=40)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eepolicy.cache import ColumnCache
+from eepolicy.cache import ColumnCache, Stored
+from eepolicy.decode.fill import Fill
+from eepolicy.model.adapters import Rotation
 from eepolicy.model.hooked import HookedModel
 
 
@@ -31,46 +34,51 @@ class Block:
 
     def select(self, keep: Sequence[int]) -> Block:
         """Some of the rows, by their places in the block."""
-        index = torch.tensor(keep, device=self.hidden.device)
-        return Block(
-            [self.rows[i] for i in keep],
-            self.hidden.index_select(0, index),
-            [self.missing[i] for i in keep],
-            self.depth,
-        )
+        missing = [self.missing[i] for i in keep]
+        hidden = self.hidden[torch.tensor(keep, device=self.hidden.device)]
+        # what only filled up a wider row goes with it
+        hidden = hidden[:, hidden.shape[1] - max(missing, default=0) :]
+        return Block([self.rows[i] for i in keep], hidden, missing, self.depth)
 
 
 class Batch:
     """Rows that are decoded side by side, each position as deep as it is sent.
 
-    Prompts are padded on the left, so that the rows' newest positions share a column.  Positions
-    that stopped below full depth wait, their hidden states in `waiting`.  Whoever runs a layer
-    attends to all earlier positions there, so it takes along those of its row that miss it: a row's
-    columns that have run a layer are always its first ones, and `done` counts them.
+    Prompts are padded on the left, so that the rows' newest positions share a column.  With the
+    fill `catch_up`, positions that stopped below full depth wait, their hidden states in `waiting`.
+    Whoever runs a layer attends to all earlier positions there, so it takes along those of its row
+    that miss it: a row's columns that have run a layer are always its first ones, and `done` counts
+    them.
 
     Args:
         model: whose layers run.
         padding: of each row, empty columns in front of its prompt.
         capacity: columns at most.
+        fill: what becomes of the keys and values above an exit; catch-up where none is given.
 
     Attributes:
-        done: `done[row][layer]`, columns that have run the layer.
+        done: `done[row][layer]`, columns that need the layer no more.
         columns: columns so far.
         calls: of each row, layer calls it took part in since `enter`.
         positions: of each row, positions that went through a layer since `enter`.
+        filled: of each row, layers that stored keys and values alone since `enter`.
     """
 
-    def __init__(self, model: HookedModel, padding: Sequence[int], capacity: int) -> None:
+    def __init__(
+        self, model: HookedModel, padding: Sequence[int], capacity: int, fill: Fill | None = None
+    ) -> None:
         self.model = model
         self.padding = list(padding)
         self.cache = ColumnCache(model.depth, len(padding), capacity)
         self.capacity = capacity
+        self.fill = fill or Fill()
         self.columns = 0
         self.done = [[0] * model.depth for _ in padding]
-        self.calls = [0] * len(padding)
-        self.positions = [0] * len(padding)
+        self.calls, self.positions, self.filled = ([0] * len(padding) for _ in range(3))
         self._rotations = model.rotations(capacity)
         self._waiting: Tensor | None = None
+        #: depth of each column, (rows, capacity), where some were left out for good
+        self._reached: Tensor | None = None
 
     def prefill(self, ids: Tensor) -> None:
         """Run prompts at full depth: ids (rows, tokens), padded on the left."""
@@ -88,7 +96,7 @@ class Batch:
         """Run a block up to a depth, with what waits on the way."""
         rows = self._index(block.rows)
         masks: dict[str, Tensor | None] = {}
-        rotations = {}
+        rotations: dict[str, Rotation] = {}
         width = 0
         for layer in range(block.depth, depth):
             missing = [self.columns - self.done[row][layer] for row in block.rows]
@@ -97,18 +105,42 @@ class Batch:
             if block.hidden.shape[1] != width:  # it only grows, where others waited
                 width = block.hidden.shape[1]
                 masks, rotations = self._masks(block.rows, width), self._rotated(block.rows, width)
+            if self._reached is not None:
+                masks = self._masks(block.rows, width, layer)
             self.cache.address(rows, self.columns - width, self.columns, self._fresh(block))
             block.hidden = self.model.run_layer(layer, block.hidden, rotations, masks, self.cache)
-            for row, missing in zip(block.rows, block.missing, strict=True):
+            for row, own in zip(block.rows, missing, strict=True):
                 self.done[row][layer] = self.columns
                 self.calls[row] += 1
-                self.positions[row] += missing
+                self.positions[row] += own
         block.depth = depth
 
-    def wait(self, block: Block) -> None:
-        """Let a block wait where it is."""
+    def leave(self, block: Block) -> None:
+        """Rows stop where they are, their newest position read out; fill what they miss."""
         if block.depth == self.model.depth:
             return
+        if self.fill.way == "catch_up":
+            most = self.fill.max_pending or self.capacity
+            stay = [i for i, row in enumerate(block.rows) if self.pending(row) <= most]
+            if len(stay) < len(block.rows):
+                over = sorted({*range(len(block.rows))} - {*stay})
+                self.run(block.select(over), self.model.depth)
+            if stay:
+                self._wait(block.select(stay) if len(stay) < len(block.rows) else block)
+            return
+        if self.fill.way == "propagate":
+            self._propagate(block)
+        else:
+            self._leave_out(block)
+        for row in block.rows:
+            self.done[row][block.depth :] = [self.columns] * (self.model.depth - block.depth)
+
+    def pending(self, row: int) -> int:
+        """Positions of a row that have not run all layers."""
+        return self.columns - self.done[row][-1]
+
+    def _wait(self, block: Block) -> None:
+        """Let a block wait where it is."""
         if self._waiting is None:
             shape = (len(self.padding), self.capacity, block.hidden.shape[2])
             self._waiting = block.hidden.new_zeros(shape)
@@ -120,15 +152,30 @@ class Batch:
         )
         self._waiting[slice(None) if rows is None else rows, columns] = hidden
 
-    def pending(self, row: int) -> int:
-        """Positions of a row that have not run all layers."""
-        return self.columns - self.done[row][-1]
+    def _propagate(self, block: Block) -> None:
+        """Make the keys and values of the layers above from the hidden state of the exit."""
+        rotations = self._rotated(block.rows, 1)
+        unmasked = dict.fromkeys(self.model.parts.attention)
+        rows = self._index(block.rows)
+        for layer in range(block.depth, self.model.depth):
+            self.cache.address(rows, self.columns - 1, self.columns, store_only=True)
+            with suppress(Stored):
+                self.model.run_layer(layer, block.hidden, rotations, unmasked, self.cache)
+        for row in block.rows:
+            self.filled[row] += self.model.depth - block.depth
+
+    def _leave_out(self, block: Block) -> None:
+        """Note that nobody may attend to the newest column above its depth."""
+        if self._reached is None:
+            shape = (len(self.padding), self.capacity)
+            self._reached = torch.full(shape, self.model.depth, device=block.hidden.device)
+        self._reached[block.rows, self.columns - 1] = block.depth
 
     def _block(self, ids: Tensor, rows: list[int]) -> Block:
         start = self.columns
         self.columns += ids.shape[1]
         for row in rows:
-            self.calls[row] = self.positions[row] = 0
+            self.calls[row] = self.positions[row] = self.filled[row] = 0
         positions = self._positions(rows, start, self.columns)
         return Block(rows, self.model.parts.embed(ids, positions), [ids.shape[1]] * len(rows))
 
@@ -171,7 +218,7 @@ class Batch:
         padding = torch.tensor([self.padding[row] for row in rows], device=columns.device)
         return (columns - padding[:, None]).clamp(min=0)
 
-    def _rotated(self, rows: list[int], width: int) -> dict[str, tuple[Tensor, Tensor]]:
+    def _rotated(self, rows: list[int], width: int) -> dict[str, Rotation]:
         """Cosines and sines of the newest columns, by kind of attention."""
         if not any(self.padding):
             newest = slice(self.columns - width, self.columns)
@@ -181,6 +228,14 @@ class Batch:
         at = self._positions(rows, self.columns - width, self.columns)
         return {k: (cos[0][at], sin[0][at]) for k, (cos, sin) in self._rotations.items()}
 
-    def _masks(self, rows: list[int], width: int) -> dict[str, Tensor | None]:
-        padding = [self.padding[row] for row in rows]
-        return self.model.block_masks(width, self.columns - width, padding)
+    def _masks(self, rows: list[int], width: int, layer: int = 0) -> dict[str, Tensor | None]:
+        """Masks of the newest columns, at a layer where some columns may be left out."""
+        held = None
+        if any(self.padding):
+            device = self.model.model.device
+            padding = torch.tensor([self.padding[row] for row in rows], device=device)
+            held = torch.arange(self.columns, device=device) >= padding[:, None]
+        if self._reached is not None:
+            reached = self._reached[rows, : self.columns] > layer
+            held = reached if held is None else held & reached
+        return self.model.block_masks(width, self.columns - width, held)

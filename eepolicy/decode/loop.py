@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eepolicy.decode.batch import Batch
+from eepolicy.decode.fill import Fill
 from eepolicy.decode.sampling import Sampler
 from eepolicy.decode.step import take_step
 from eepolicy.errors import EepolicyError
@@ -102,6 +103,7 @@ def decode(
     policy: ExitPolicy | str,
     max_new_tokens: int,
     sampler: Sampler,
+    fill: Fill | None = None,
 ) -> list[Output]:
     """Decode replies side by side; see `HookedModel.generate`.
 
@@ -117,12 +119,14 @@ def decode(
     if not prompts:
         raise EepolicyError("there is no prompt")
     policy = as_policy(policy, model.depth)
+    if fill:
+        fill.check()
     began = time.perf_counter()
     width = max(map(len, prompts))
     padding = [width - len(prompt) for prompt in prompts]
     ids = torch.stack([F.pad(p, (n, 0)) for p, n in zip(prompts, padding, strict=True)])
     ids = ids.to(model.model.device)
-    batch = Batch(model, padding, width + max_new_tokens)
+    batch = Batch(model, padding, width + max_new_tokens, fill)
     batch.prefill(ids[:, :-1])
     prefill_calls = batch.calls[0]
     replies, tokens = [Reply(model.layout) for _ in prompts], ids[:, -1]
@@ -133,7 +137,12 @@ def decode(
         taken = take_step(batch, tokens, alive, policy, step)
         tokens = sampler(taken.logits, alive, len(prompts))
         for place, (row, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
-            paid = (taken.readouts[place], batch.calls[row], batch.positions[row])
+            paid = (
+                taken.readouts[place],
+                batch.calls[row],
+                batch.positions[row],
+                batch.filled[row],
+            )
             replies[row].take(token, taken.depth[place], model.depth, *paid)
         going = [place for place, row in enumerate(alive) if not replies[row].ended]
         if len(going) < len(alive):

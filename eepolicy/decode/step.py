@@ -129,7 +129,7 @@ class _Taking:
 
 
 class _Climb:
-    """Rows on their way up; who leaves waits where it is."""
+    """Rows on their way up."""
 
     def __init__(self, batch: Batch, block: Block) -> None:
         self.batch, self.block = batch, block
@@ -148,10 +148,10 @@ class _Climb:
     def drop(self, places: list[int]) -> None:
         """Rows that have left."""
         if len(places) == len(self.here):
-            self.batch.wait(self.block)
+            self.batch.leave(self.block)
             return
         stay = [i for i, place in enumerate(self.here) if place not in places]
-        self.batch.wait(self.block.select([i for i in range(len(self.here)) if i not in stay]))
+        self.batch.leave(self.block.select([i for i in range(len(self.here)) if i not in stay]))
         self.block, self.here = self.block.select(stay), [self.here[i] for i in stay]
 
 

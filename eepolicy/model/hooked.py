@@ -18,6 +18,7 @@ from eepolicy.model.adapters import SLIDING, Parts, Rotation, parts_of
 from eepolicy.policies import ExitPolicy, FullDepth
 
 if TYPE_CHECKING:
+    from eepolicy.decode.fill import Fill
     from eepolicy.decode.loop import Output
     from eepolicy.speech.units import Units
 
@@ -84,43 +85,42 @@ class HookedModel:
         return {kind: self.parts.rotary(like, positions, kind) for kind in kinds}
 
     def block_masks(
-        self, tokens: int, start: int, padding: Sequence[int] = (0,)
+        self, tokens: int, start: int, held: Tensor | None = None
     ) -> dict[str, Tensor | None]:
         """What each of a block attends to, by kind of attention.
 
         A block behind cached columns is causal from the lower right corner, a sliding layer sees a
-        window of it, and nothing sees the empty columns in front of a prompt, but for those
-        columns themselves.  One token alone that sees everything takes no mask.
+        window of it, and each column sees itself, whether it is held or not.  One token alone that
+        sees everything takes no mask.
 
         Args:
             tokens: columns of the block.
             start: its first column.
-            padding: of each row, empty columns in front.
+            held: (rows, start + tokens) of bool, the columns that hold something; None for all.
 
         Returns:
-            (rows, 1, tokens, start + tokens) each, or 1 for rows where nothing is padded; of bool
-            for sdpa and additive for eager attention.
+            (rows or 1, 1, tokens, start + tokens) each, of bool for sdpa and additive for eager
+            attention.
         """
         return {
             kind: self._block_mask(
-                self.parts.window if kind == SLIDING else None, tokens, start, padding
+                self.parts.window if kind == SLIDING else None, tokens, start, held
             )
             for kind in set(self.parts.attention)
         }
 
     def _block_mask(
-        self, window: int | None, tokens: int, start: int, padding: Sequence[int]
+        self, window: int | None, tokens: int, start: int, held: Tensor | None
     ) -> Tensor | None:
         end, device = start + tokens, self.model.device
-        if tokens == 1 and not any(padding) and (window is None or end <= window):
+        if tokens == 1 and held is None and (window is None or end <= window):
             return None
         seen = torch.ones((tokens, end), dtype=torch.bool, device=device).tril(start)
         if window is not None:
             seen = seen.triu(start - window + 1)
         seen = seen[None]
-        if any(padding):
+        if held is not None:
             columns = torch.arange(end, device=device)
-            held = columns >= torch.tensor(padding, device=device)[:, None]  # (rows, end)
             seen = (seen & held[:, None]) | (columns == columns[start:, None])
         if self.model.config._attn_implementation == "eager":
             least = torch.finfo(self.model.dtype).min
@@ -213,6 +213,7 @@ class HookedModel:
         prompt: str | Tensor,
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int = 400,
+        fill: Fill | str | None = None,
         **sampling: Any,
     ) -> Output: ...
 
@@ -222,6 +223,7 @@ class HookedModel:
         prompt: Sequence[str | Tensor],
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int = 400,
+        fill: Fill | str | None = None,
         **sampling: Any,
     ) -> list[Output]: ...
 
@@ -230,6 +232,7 @@ class HookedModel:
         prompt: str | Tensor | Sequence[str | Tensor],
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int = 400,
+        fill: Fill | str | None = None,
         **sampling: Any,
     ) -> Output | list[Output]:
         """Answer a prompt, or several side by side, each position as deep as the policy says.
@@ -238,6 +241,8 @@ class HookedModel:
             prompt: a question in text, or ids (tokens,); a list of them is decoded as one batch.
             policy: a policy or its spec string; full depth where none is given.
             max_new_tokens: at most so many a prompt, the end mark included.
+            fill: what becomes of the keys and values above an exit: a `Fill` or its way,
+                `"catch_up"` (exact) where none is given, `"propagate"` or `"mask"`.
             **sampling: `temperature`, `top_p`, `seed`; without them decoding is greedy.
 
         Returns:
@@ -254,6 +259,7 @@ class HookedModel:
             >>> [out.ended for out in model.generate(questions, "spark:triple@14")]
             [True, True]
         """
+        from eepolicy.decode.fill import Fill
         from eepolicy.decode.loop import decode
         from eepolicy.decode.sampling import Sampler
 
@@ -265,6 +271,7 @@ class HookedModel:
             FullDepth() if policy is None else policy,
             max_new_tokens,
             Sampler(**sampling),
+            Fill(fill) if isinstance(fill, str) else fill,
         )
         return outputs[0] if alone else outputs
 

@@ -1,0 +1,40 @@
+"""What becomes of the keys and values above an exit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eepolicy.errors import EepolicyError
+
+FILLS = ("catch_up", "propagate", "mask")
+
+
+@dataclass(frozen=True)
+class Fill:
+    """What becomes of the keys and values above an exit.
+
+    Attributes:
+        way: `"catch_up"`: the layers above run once a later position goes there, as one block, so
+            that the cache is the full model's (SPAR-K; exact).  `"propagate"`: the exit's hidden
+            state stands for those above it, and each layer makes its keys and values from it (CALM,
+            arXiv 2207.07061).  `"mask"`: nobody attends to what is missing.
+        max_pending: of catch-up, positions that may wait; a step that would leave more waiting runs
+            on to full depth after its exit.
+    """
+
+    way: str = "catch_up"
+    max_pending: int | None = None
+
+    def check(self) -> None:
+        """Refuse what is no fill.
+
+        Raises:
+            EepolicyError: naming what is possible.
+        """
+        if self.way not in FILLS:
+            raise EepolicyError(f"a fill is {', '.join(FILLS)}; got {self.way!r}")
+        if self.max_pending is not None and (self.way != "catch_up" or self.max_pending < 1):
+            raise EepolicyError(
+                f"max_pending is 1 or more, and for catch_up alone; got {self.max_pending} "
+                f"with {self.way}"
+            )
