@@ -1,5 +1,6 @@
 """Early exit for language models that speak: how many layers does this token need?"""
 
+from eepolicy.decode.acceptance import Acceptance, parse_acceptance
 from eepolicy.decode.fill import Fill
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import ChunkClock, Modality, TokenLayout
@@ -26,6 +27,7 @@ from eepolicy.trace import Trace
 __version__ = "0.1.0"
 
 __all__ = [
+    "Acceptance",
     "ByModality",
     "ChunkClock",
     "Confidence",
@@ -49,6 +51,7 @@ __all__ = [
     "Trace",
     "held_out",
     "load",
+    "parse_acceptance",
     "parse_policy",
     "wrap",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -78,6 +79,14 @@ class ColumnCache:
         if self._store_only:
             raise Stored
         return known
+
+    def grow(self, capacity: int) -> None:
+        """Make room for more columns."""
+        for held in (self._keys, self._values):
+            held[:] = [
+                t if t is None else F.pad(t, (0, 0, 0, capacity - self.capacity)) for t in held
+            ]
+        self.capacity = capacity
 
     def layer(self, index: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer up to a column: (rows, heads, end, d) each."""

@@ -40,6 +40,12 @@ def generate(
     ] = None,
     model: ModelOption = "pocket",
     max_new_tokens: Annotated[int, typer.Option(help="most tokens of the reply")] = 400,
+    fill: Annotated[
+        str, typer.Option(help="keys and values above an exit: catch_up, propagate, mask")
+    ] = "catch_up",
+    accept: Annotated[
+        str, typer.Option(help="tokens read out early, once caught up: all, exact, ratio:0.3 ...")
+    ] = "all",
 ) -> None:
     """Answer one question, say what was saved, write the speech.
 
@@ -53,7 +59,7 @@ def generate(
     if out_file and out_file.suffix != ".wav":
         raise EepolicyError(f"speech is written as .wav; got --out {out_file}")
     spoken = _load(model)
-    output = spoken.generate(question, policy, max_new_tokens)
+    output = spoken.generate(question, policy, max_new_tokens, fill=fill, accept=accept)
     trace = output.trace
     full = len(trace) * spoken.depth
     out.print(output.text, highlight=False, markup=False)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from eepolicy.cache import ColumnCache, Stored
@@ -75,10 +76,13 @@ class Batch:
         self.columns = 0
         self.done = [[0] * model.depth for _ in padding]
         self.calls, self.positions, self.filled = ([0] * len(padding) for _ in range(3))
+        self._shift = list(padding)  # of each row, a column's place less its true position
         self._rotations = model.rotations(capacity)
         self._waiting: Tensor | None = None
         #: depth of each column, (rows, capacity), where some were left out for good
         self._reached: Tensor | None = None
+        #: columns whose tokens were dropped, (rows, capacity) of bool, where there are some
+        self._dropped: Tensor | None = None
 
     def prefill(self, ids: Tensor) -> None:
         """Run prompts at full depth: ids (rows, tokens), padded on the left."""
@@ -135,6 +139,46 @@ class Batch:
         for row in block.rows:
             self.done[row][block.depth :] = [self.columns] * (self.model.depth - block.depth)
 
+    def flush(self, row: int) -> Tensor:
+        """Run all that waits of a row up to full depth: gives its hidden states, (columns, width).
+
+        Only for rows whose newest position waits.
+        """
+        assert self._waiting is not None
+        depth = next(i for i, done in enumerate(self.done[row]) if done < self.columns)
+        missing = self.columns - self.done[row][depth]
+        hidden = self._waiting[[row], self.columns - missing : self.columns]
+        block = Block([row], hidden, [missing], depth)
+        self.run(block, self.model.depth)
+        return block.hidden[0]
+
+    def drop(self, counts: dict[int, int], rows: list[int]) -> None:
+        """Forget the newest columns of some rows.
+
+        What all rows drop is used again; what only some drop stays empty in them.
+
+        Args:
+            counts: columns to drop, by row; those rows have run all layers.
+            rows: that go on.
+        """
+        common = min(counts.get(row, 0) for row in rows)
+        self.columns -= common
+        for row in rows:
+            self.done[row] = [min(done, self.columns) for done in self.done[row]]
+        if common and self._dropped is not None:
+            self._dropped[:, self.columns :] = False
+        for row, count in counts.items():
+            if count > common and row in rows:
+                if self._dropped is None:
+                    shape = (len(self.padding), self.capacity)
+                    self._dropped = torch.zeros(shape, dtype=torch.bool, device=self._device)
+                self._dropped[row, self.columns - (count - common) : self.columns] = True
+                self._shift[row] += count - common
+
+    def paid(self, row: int) -> tuple[int, int, int]:
+        """Layer calls, positions through layers and layers filled of a row since `enter`."""
+        return self.calls[row], self.positions[row], self.filled[row]
+
     def pending(self, row: int) -> int:
         """Positions of a row that have not run all layers."""
         return self.columns - self.done[row][-1]
@@ -174,6 +218,8 @@ class Batch:
     def _block(self, ids: Tensor, rows: list[int]) -> Block:
         start = self.columns
         self.columns += ids.shape[1]
+        if self.columns > self.capacity:
+            self._grow(2 * self.columns)
         for row in rows:
             self.calls[row] = self.positions[row] = self.filled[row] = 0
         positions = self._positions(rows, start, self.columns)
@@ -183,7 +229,7 @@ class Batch:
         """Rows as an index, None where they are all."""
         if len(rows) == len(self.padding):
             return None
-        return torch.tensor(rows, device=self.model.model.device)
+        return torch.tensor(rows, device=self._device)
 
     def _join(self, block: Block, missing: list[int], rows: Tensor | None) -> None:
         """Take along what waits: of each row, so many columns are now its own."""
@@ -210,17 +256,34 @@ class Batch:
         missing = torch.tensor(block.missing, device=block.hidden.device)
         return torch.arange(width, device=missing.device) >= width - missing[:, None]
 
+    @property
+    def _device(self) -> torch.device:
+        return self.model.model.device
+
+    def _grow(self, capacity: int) -> None:
+        """Make room for more columns."""
+        more = capacity - self.capacity
+        self.cache.grow(capacity)
+        self._rotations = self.model.rotations(capacity)
+        if self._waiting is not None:
+            self._waiting = F.pad(self._waiting, (0, 0, 0, more))
+        if self._reached is not None:
+            self._reached = F.pad(self._reached, (0, more), value=self.model.depth)
+        if self._dropped is not None:
+            self._dropped = F.pad(self._dropped, (0, more))
+        self.capacity = capacity
+
     def _positions(self, rows: list[int], start: int, end: int) -> Tensor:
-        """True positions of columns: (rows, columns), or (1, columns) where nothing is padded."""
-        columns = torch.arange(start, end, device=self.model.model.device)[None]
-        if not any(self.padding):
+        """True positions of new columns: (rows, columns), or (1, columns) where none is shifted."""
+        columns = torch.arange(start, end, device=self._device)[None]
+        if not any(self._shift):
             return columns
-        padding = torch.tensor([self.padding[row] for row in rows], device=columns.device)
-        return (columns - padding[:, None]).clamp(min=0)
+        shift = torch.tensor([self._shift[row] for row in rows], device=self._device)
+        return (columns - shift[:, None]).clamp(min=0)
 
     def _rotated(self, rows: list[int], width: int) -> dict[str, Rotation]:
         """Cosines and sines of the newest columns, by kind of attention."""
-        if not any(self.padding):
+        if not any(self._shift):
             newest = slice(self.columns - width, self.columns)
             return {
                 k: (cos[:, newest], sin[:, newest]) for k, (cos, sin) in self._rotations.items()
@@ -230,12 +293,15 @@ class Batch:
 
     def _masks(self, rows: list[int], width: int, layer: int = 0) -> dict[str, Tensor | None]:
         """Masks of the newest columns, at a layer where some columns may be left out."""
-        held = None
+        held, positions = None, None
         if any(self.padding):
-            device = self.model.model.device
-            padding = torch.tensor([self.padding[row] for row in rows], device=device)
-            held = torch.arange(self.columns, device=device) >= padding[:, None]
+            padding = torch.tensor([self.padding[row] for row in rows], device=self._device)
+            held = torch.arange(self.columns, device=self._device) >= padding[:, None]
+        if self._dropped is not None:
+            kept = ~self._dropped[rows, : self.columns]
+            held = kept if held is None else held & kept
+            positions = held.cumsum(1)
         if self._reached is not None:
             reached = self._reached[rows, : self.columns] > layer
             held = reached if held is None else held & reached
-        return self.model.block_masks(width, self.columns - width, held)
+        return self.model.block_masks(width, self.columns - width, held, positions)

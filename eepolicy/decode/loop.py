@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eepolicy.decode.acceptance import AcceptAll, Acceptance
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.fill import Fill
+from eepolicy.decode.judge import Judge
+from eepolicy.decode.reply import Reply
 from eepolicy.decode.sampling import Sampler
 from eepolicy.decode.step import take_step
 from eepolicy.errors import EepolicyError
-from eepolicy.modality import ChunkClock, TokenLayout
 from eepolicy.model.hooked import HookedModel
 from eepolicy.policies import ExitPolicy, Step, parse_policy
 from eepolicy.trace import Trace
@@ -72,30 +74,6 @@ def as_policy(policy: ExitPolicy | str, full_depth: int) -> ExitPolicy:
     return found
 
 
-class Reply:
-    """One row while it is decoded: where its next token stands, and its trace so far."""
-
-    def __init__(self, layout: TokenLayout) -> None:
-        self.clock = ChunkClock(layout)
-        self.rows: list[tuple[int, ...]] = []
-        self.ended = False
-
-    def known(self) -> tuple[int, ...]:
-        """What a policy may know of the next token, in the order of `Step`."""
-        clock = self.clock
-        return clock.modality, clock.chunk, clock.phase, len(self.rows), clock.ordinal
-
-    def take(self, token: int, depth: int, full_depth: int, *paid: int) -> None:
-        """One more token, read out at a depth, and what was paid for it."""
-        since = self.rows[-1][5] + 1 if self.rows else 1
-        self.rows.append(
-            (token, *self.known()[:3], depth, 0 if depth == full_depth else since, *paid)
-        )
-        self.ended = token == self.clock.layout.end
-        if not self.ended:
-            self.clock.advance(token)
-
-
 @torch.no_grad()
 def decode(
     model: HookedModel,
@@ -104,6 +82,7 @@ def decode(
     max_new_tokens: int,
     sampler: Sampler,
     fill: Fill | None = None,
+    accept: Acceptance | None = None,
 ) -> list[Output]:
     """Decode replies side by side; see `HookedModel.generate`.
 
@@ -118,37 +97,55 @@ def decode(
         raise EepolicyError(f"max_new_tokens is at least 1; got {max_new_tokens}")
     if not prompts:
         raise EepolicyError("there is no prompt")
-    policy = as_policy(policy, model.depth)
-    if fill:
-        fill.check()
+    policy, fill = as_policy(policy, model.depth), fill or Fill()
+    fill.check()
+    accept = (accept or AcceptAll()).check(model.layout, model.vocoder)
+    if accept.judges and (fill.way != "catch_up" or not policy.realisable):
+        raise EepolicyError(
+            f"{accept!r} judges what a catch-up computed; with the fill {fill.way!r} and "
+            f"{policy!r} there is nothing to judge"
+        )
     began = time.perf_counter()
     width = max(map(len, prompts))
     padding = [width - len(prompt) for prompt in prompts]
     ids = torch.stack([F.pad(p, (n, 0)) for p, n in zip(prompts, padding, strict=True)])
     ids = ids.to(model.model.device)
-    batch = Batch(model, padding, width + max_new_tokens, fill)
+    # a judge bounds what waits by itself, so as to see all of it
+    unbounded = Fill() if accept.judges else fill
+    batch = Batch(model, padding, width + max_new_tokens, unbounded)
     batch.prefill(ids[:, :-1])
     prefill_calls = batch.calls[0]
-    replies, tokens = [Reply(model.layout) for _ in prompts], ids[:, -1]
-    alive = list(range(len(prompts)))
-    for _ in range(max_new_tokens):
+    judge = Judge(batch, sampler, accept, fill.max_pending or max_new_tokens)
+    replies = [Reply(model.layout, model.depth) for _ in prompts]
+    tokens, alive = ids[:, -1], list(range(len(prompts)))
+    while alive:
         known = torch.tensor([replies[row].known() for row in alive]).T  # (5, rows)
         step = Step(known[0], known[1], known[2], known[3], known[4], model.depth)
         taken = take_step(batch, tokens, alive, policy, step)
-        tokens = sampler(taken.logits, alive, len(prompts))
-        for place, (row, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
-            paid = (
-                taken.readouts[place],
-                batch.calls[row],
-                batch.positions[row],
-                batch.filled[row],
-            )
-            replies[row].take(token, taken.depth[place], model.depth, *paid)
-        going = [place for place, row in enumerate(alive) if not replies[row].ended]
-        if len(going) < len(alive):
-            tokens, alive = tokens[going], [alive[place] for place in going]
-        if not alive:
-            break
+        scores = sampler.warp(taken.logits)
+        drawn = sampler.draw(scores, alive, len(prompts)).tolist()
+        drops: dict[int, int] = {}
+        for place, row in enumerate(alive):
+            reply, depth = replies[row], taken.depth[place]
+            if accept.judges:
+                hidden = taken.caught_up.get(place)
+                last = len(reply) + 1 >= max_new_tokens or drawn[place] == model.layout.end
+                drops[row] = judge.take(
+                    row,
+                    reply,
+                    drawn[place],
+                    scores[place],
+                    depth,
+                    taken.readouts[place],
+                    hidden,
+                    last,
+                )
+            else:
+                reply.take(drawn[place], depth, (taken.readouts[place], *batch.paid(row)))
+        alive = [r for r in alive if not replies[r].ended and len(replies[r]) < max_new_tokens]
+        if alive and any(drops.values()):
+            batch.drop(drops, alive)
+        tokens = ids.new_tensor([replies[row].rows[-1][0] for row in alive])
     seconds = time.perf_counter() - began
     return [_output(model, reply, prefill_calls, seconds) for reply in replies]
 

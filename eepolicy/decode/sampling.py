@@ -36,14 +36,20 @@ class Sampler:
             if top_p < 1:
                 self.warpers.append(TopPLogitsWarper(top_p))
 
-    def __call__(self, logits: Tensor, rows: list[int], batch: int) -> Tensor:
+    def warp(self, logits: Tensor) -> Tensor:
+        """What tokens are drawn from: (rows, vocabulary) -> (rows, vocabulary)."""
+        if self.greedy:
+            return logits
+        return self.warpers(torch.empty(len(logits), 0, dtype=torch.long), logits.float())
+
+    def draw(self, scores: Tensor, rows: list[int], batch: int) -> Tensor:
         """The next tokens.
 
         Lots are drawn for every row of the batch, as the stock `generate` does, so that one seed
         gives its tokens.
 
         Args:
-            logits: (rows, vocabulary).
+            scores: (rows, vocabulary), from `warp`.
             rows: which rows of the batch they are of.
             batch: its rows, those included that have ended.
 
@@ -51,9 +57,12 @@ class Sampler:
             (rows,).
         """
         if self.greedy:
-            return logits.argmax(-1)
-        scores = self.warpers(torch.empty(len(rows), 0, dtype=torch.long), logits.float())
-        probabilities = torch.ones(batch, logits.shape[1])
+            return scores.argmax(-1)
+        probabilities = torch.ones(batch, scores.shape[1])
         probabilities[rows] = scores.softmax(-1).cpu()
         lots = torch.multinomial(probabilities, 1, generator=self.generator)[rows, 0]
-        return lots.to(logits.device)
+        return lots.to(scores.device)
+
+    def lots(self, count: int) -> Tensor:
+        """Numbers in 0..1: (count,)."""
+        return torch.rand(count, generator=self.generator)

@@ -21,11 +21,14 @@ class Taken:
         logits: (rows, vocabulary) of the next tokens.
         depth: layers that ran before they were read out.
         readouts: head evaluations that were paid.
+        caught_up: hidden states at full depth, (columns, width), of the rows that ran all layers on
+            more than their newest position, oldest first, by their place in the step.
     """
 
     logits: Tensor
     depth: list[int]
     readouts: list[int]
+    caught_up: dict[int, Tensor]
 
 
 def take_step(
@@ -64,7 +67,10 @@ def take_step(
                 gone += taken.leave(group, [i for i, out in enumerate(exits) if out], readout)
             ended = [i for i, place in enumerate(group.places) if limits[place] == depth]
             if ended:
-                gone += taken.leave(group, ended, way.look(depth, group))
+                readout = way.look(depth, group)
+                if depth == full:
+                    taken.caught_up |= way.caught_up([group.places[i] for i in ended])
+                gone += taken.leave(group, ended, readout)
         if gone:
             groups = [group for group in groups if group.places]
             way.drop(gone)
@@ -102,6 +108,7 @@ class _Taking:
         self.order: list[int] = []
         self.depth = [0] * rows
         self.readouts = [0] * rows
+        self.caught_up: dict[int, Tensor] = {}
 
     def leave(self, group: _Group, out: list[int], readout: LazyReadout) -> list[int]:
         """Some rows of a group leave with a readout of the whole group; gives their places."""
@@ -125,7 +132,7 @@ class _Taking:
         logits = torch.cat(self.logits) if len(self.logits) > 1 else self.logits[0]
         if self.order != sorted(self.order):
             logits = logits[torch.tensor(self.order, device=logits.device).argsort()]
-        return Taken(logits, self.depth, self.readouts)
+        return Taken(logits, self.depth, self.readouts, self.caught_up)
 
 
 class _Climb:
@@ -144,6 +151,12 @@ class _Climb:
             hidden = hidden[torch.tensor(at, device=hidden.device)]
         group.seen = LazyReadout(depth, hidden, self.batch.model.logits, group.seen)
         return group.seen
+
+    def caught_up(self, places: list[int]) -> dict[int, Tensor]:
+        """Hidden states of rows that have run more than their newest position."""
+        at = {place: self.here.index(place) for place in places}
+        columns = {place: self.block.missing[i] for place, i in at.items()}
+        return {p: self.block.hidden[at[p], -n:] for p, n in columns.items() if n > 1}
 
     def drop(self, places: list[int]) -> None:
         """Rows that have left."""
@@ -181,6 +194,10 @@ class _Hindsight:
             full,
         )
         return group.seen
+
+    def caught_up(self, places: list[int]) -> dict[int, Tensor]:
+        """Nothing waits, since every layer has run."""
+        return {}
 
     def drop(self, places: list[int]) -> None:
         """Rows that have left: nothing waits, since every layer has run."""

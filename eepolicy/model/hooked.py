@@ -18,6 +18,7 @@ from eepolicy.model.adapters import SLIDING, Parts, Rotation, parts_of
 from eepolicy.policies import ExitPolicy, FullDepth
 
 if TYPE_CHECKING:
+    from eepolicy.decode.acceptance import Acceptance
     from eepolicy.decode.fill import Fill
     from eepolicy.decode.loop import Output
     from eepolicy.speech.units import Units
@@ -85,7 +86,11 @@ class HookedModel:
         return {kind: self.parts.rotary(like, positions, kind) for kind in kinds}
 
     def block_masks(
-        self, tokens: int, start: int, held: Tensor | None = None
+        self,
+        tokens: int,
+        start: int,
+        held: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> dict[str, Tensor | None]:
         """What each of a block attends to, by kind of attention.
 
@@ -97,6 +102,8 @@ class HookedModel:
             tokens: columns of the block.
             start: its first column.
             held: (rows, start + tokens) of bool, the columns that hold something; None for all.
+            positions: (rows, start + tokens), true positions for the windows, where columns were
+                dropped; columns that follow each other otherwise.
 
         Returns:
             (rows or 1, 1, tokens, start + tokens) each, of bool for sdpa and additive for eager
@@ -104,21 +111,28 @@ class HookedModel:
         """
         return {
             kind: self._block_mask(
-                self.parts.window if kind == SLIDING else None, tokens, start, held
+                self.parts.window if kind == SLIDING else None, tokens, start, held, positions
             )
             for kind in set(self.parts.attention)
         }
 
     def _block_mask(
-        self, window: int | None, tokens: int, start: int, held: Tensor | None
+        self,
+        window: int | None,
+        tokens: int,
+        start: int,
+        held: Tensor | None,
+        positions: Tensor | None,
     ) -> Tensor | None:
         end, device = start + tokens, self.model.device
         if tokens == 1 and held is None and (window is None or end <= window):
             return None
         seen = torch.ones((tokens, end), dtype=torch.bool, device=device).tril(start)
-        if window is not None:
+        if window is not None and positions is None:
             seen = seen.triu(start - window + 1)
         seen = seen[None]
+        if window is not None and positions is not None:
+            seen = seen & (positions[:, start:, None] - positions[:, None] < window)
         if held is not None:
             columns = torch.arange(end, device=device)
             seen = (seen & held[:, None]) | (columns == columns[start:, None])
@@ -214,6 +228,7 @@ class HookedModel:
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int = 400,
         fill: Fill | str | None = None,
+        accept: Acceptance | str | None = None,
         **sampling: Any,
     ) -> Output: ...
 
@@ -224,6 +239,7 @@ class HookedModel:
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int = 400,
         fill: Fill | str | None = None,
+        accept: Acceptance | str | None = None,
         **sampling: Any,
     ) -> list[Output]: ...
 
@@ -233,6 +249,7 @@ class HookedModel:
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int = 400,
         fill: Fill | str | None = None,
+        accept: Acceptance | str | None = None,
         **sampling: Any,
     ) -> Output | list[Output]:
         """Answer a prompt, or several side by side, each position as deep as the policy says.
@@ -243,6 +260,9 @@ class HookedModel:
             max_new_tokens: at most so many a prompt, the end mark included.
             fill: what becomes of the keys and values above an exit: a `Fill` or its way,
                 `"catch_up"` (exact) where none is given, `"propagate"` or `"mask"`.
+            accept: what becomes of the tokens that were read out early once the full model has
+                caught up: an `Acceptance` or its string, `"all"` (SPAR-K) where none is given,
+                `"exact"` and `"sampling"` (lossless), `"top:5"`, `"ratio:0.3"`, `"acoustic:20"`.
             **sampling: `temperature`, `top_p`, `seed`; without them decoding is greedy.
 
         Returns:
@@ -259,6 +279,7 @@ class HookedModel:
             >>> [out.ended for out in model.generate(questions, "spark:triple@14")]
             [True, True]
         """
+        from eepolicy.decode.acceptance import parse_acceptance
         from eepolicy.decode.fill import Fill
         from eepolicy.decode.loop import decode
         from eepolicy.decode.sampling import Sampler
@@ -272,6 +293,7 @@ class HookedModel:
             max_new_tokens,
             Sampler(**sampling),
             Fill(fill) if isinstance(fill, str) else fill,
+            parse_acceptance(accept) if isinstance(accept, str) else accept,
         )
         return outputs[0] if alone else outputs
 

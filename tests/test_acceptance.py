@@ -1,0 +1,166 @@
+"""Acceptance: lossless at one end, SPAR-K at the other, and what it costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, LAYERS, LAYOUT, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2_contingency
+from test_decode import PROMPTS, LayerCounter, RandomDepths
+
+from eepolicy import EepolicyError, Fill, HookedModel
+from eepolicy.decode import acceptance
+from eepolicy.decode.acceptance import (
+    AcceptAcoustic,
+    AcceptExact,
+    AcceptRatio,
+    AcceptSampling,
+    AcceptTop,
+    Drafts,
+    parse_acceptance,
+)
+from eepolicy.speech.units import Units
+
+
+@settings(max_examples=40)
+@given(
+    family=st.sampled_from(FAMILIES),
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, len(PROMPTS)),
+    cap=st.sampled_from([None, 1, 3]),
+)
+def test_exact_gives_the_full_models_greedy_tokens(family, seed, rows, cap):
+    """Whatever the policy: any depth at any position, alone and in ragged batches."""
+    model = tiny(family, seed % 7)
+    hooked = HookedModel(model, layout=LAYOUT)
+    options = dict(fill=Fill(max_pending=cap), accept="exact", max_new_tokens=30)
+    with LayerCounter(model) as counter:
+        outs = hooked.generate(PROMPTS[:rows], RandomDepths(seed), **options)
+    for prompt, out in zip(PROMPTS, outs, strict=False):
+        expected = model.generate(
+            prompt[None],
+            attention_mask=torch.ones(1, len(prompt)),
+            max_new_tokens=30,
+            do_sample=False,
+        )[0, len(prompt) :]
+        assert out.tokens.tolist() == expected.tolist()
+        early = out.trace.depth < LAYERS
+        assert (out.trace.verdict[early] == 1).all()
+        assert (out.trace.depth[out.trace.verdict == 2] == LAYERS).all()
+    # what was rejected is paid for all the same: nothing is lost from the books
+    decoded = counter.calls[LAYERS * (max(map(len, PROMPTS[:rows])) > 1) :]
+    paid = sum(out.trace.layer_calls.sum() for out in outs)
+    assert paid == sum(taking_part for _, taking_part, _ in decoded)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("policy", ["spark:triple@2", "both=static@1"])
+@pytest.mark.parametrize(
+    ("strict", "lax"),
+    [("ratio:1", "ratio:0"), ("top:1", "top:60"), ("acoustic:0", None)],
+)
+def test_the_dial_ends_in_exact_and_in_spark(stock, policy, strict, lax):
+    codebook = torch.randn(40, 320, generator=torch.Generator().manual_seed(0))
+    hooked = HookedModel(stock, layout=LAYOUT, vocoder=Units(codebook))
+
+    def tokens(accept):
+        options = dict(max_new_tokens=30, accept=accept)
+        return [o.tokens.tolist() for o in hooked.generate(PROMPTS, policy, **options)]
+
+    assert tokens(strict) == tokens("exact")
+    if lax:
+        assert tokens(lax) == tokens("all") != tokens("exact")
+
+
+def test_speculative_sampling_is_the_full_models_distribution():
+    """The rule alone, 200,000 times on a vocabulary of five."""
+    generator = torch.Generator().manual_seed(0)
+    p, q = torch.tensor([[0.5, 0.3, 0.1, 0.1, 0.0], [0.1, 0.2, 0.1, 0.2, 0.4]])
+    count = 200_000
+    tokens = torch.multinomial(q, count, replacement=True, generator=generator)
+    drafts = Drafts(
+        tokens,
+        *(x.log().expand(count, 5) for x in (p, q)),
+        True,
+        torch.rand(count, generator=generator),
+    )
+    kept = AcceptSampling().accepts(drafts)
+    residual = AcceptSampling().scores(drafts, 0).softmax(-1)
+    replaced = torch.multinomial(residual, count, replacement=True, generator=generator)
+    frequency = torch.bincount(torch.where(kept, tokens, replaced), minlength=5) / count
+    # three standard errors of a share of one half are 0.0034
+    torch.testing.assert_close(frequency, p, rtol=0, atol=0.0034)
+    assert abs(kept.float().mean() - torch.minimum(p, q).sum()) < 0.0034
+
+
+def third_tokens(hooked: HookedModel, accept: str | None, policy: str, seeds: range) -> np.ndarray:
+    prompts = [torch.tensor([1, 7, 30])] * 64
+    found = []
+    for seed in seeds:
+        options = dict(max_new_tokens=4, temperature=1.5, seed=seed, accept=accept)
+        outs = hooked.generate(prompts, policy, **options)
+        found += [int(o.tokens[2]) if len(o.tokens) > 2 else LAYOUT.end for o in outs]
+    return np.bincount(found, minlength=60)
+
+
+def differ(a: np.ndarray, b: np.ndarray) -> float:
+    """p of the two counts being of one distribution, rare tokens together."""
+    common = a + b >= 20
+    table = np.array([[*c[common], c[~common].sum()] for c in (a, b)])
+    return chi2_contingency(table[:, table.sum(0) > 0]).pvalue
+
+
+def test_sampling_end_to_end_is_the_full_models_distribution():
+    hooked = HookedModel(tiny("llama", 3), layout=LAYOUT)
+    full = third_tokens(hooked, None, "full", range(20))
+    early = "both=static@2"
+    assert differ(full, third_tokens(hooked, "sampling", early, range(100, 120))) > 1e-3
+    # the test would notice: without a judge the distribution is another one
+    assert differ(full, third_tokens(hooked, "all", early, range(100, 120))) < 1e-6
+
+
+def drafts(tokens: list[int], full: list[list[float]]) -> Drafts:
+    scores = torch.tensor(full).log()
+    return Drafts(torch.tensor(tokens), scores, scores, False, torch.zeros(len(tokens)))
+
+
+def test_rules_by_hand():
+    full = [[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.4, 0.35, 0.25]]
+    assert AcceptExact().accepts(drafts([0, 1, 1], full)).tolist() == [True, False, False]
+    assert AcceptTop(2).accepts(drafts([2, 1, 1], full)).tolist() == [False, True, True]
+    assert AcceptRatio(0.49).accepts(drafts([1, 1, 2], full)).tolist() == [True, True, True]
+    assert AcceptRatio(0.7).accepts(drafts([1, 1, 1], full)).tolist() == [False, False, True]
+    sounds = torch.tensor([[0.0, 0.0], [3.0, 4.0]])  # of tokens 1 and 2; token 0 is text
+    near, far = (AcceptAcoustic(d, sounds, first=1) for d in (5.0, 4.9))
+    by_sound = drafts([0, 1, 1], full)  # the likeliest are 0, 2 and 0
+    assert near.accepts(by_sound).tolist() == [True, True, False]
+    assert far.accepts(by_sound).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"accept": "most"}, "'most' is no acceptance; one is: all, exact"),
+        ({"accept": "top:0"}, "1 or more of the likeliest"),
+        ({"accept": "ratio:1.5"}, "a share from 0 to 1"),
+        ({"accept": "acoustic:3"}, "needs the sounds of the units"),
+        ({"accept": "exact", "fill": "mask"}, "there is nothing to judge"),
+        ({"accept": "exact", "policy": "oracle@1"}, "there is nothing to judge"),
+        ({"fill": "copy"}, "a fill is catch_up, propagate, mask; got 'copy'"),
+        ({"fill": Fill(max_pending=0)}, "max_pending is 1 or more"),
+        ({"fill": Fill("mask", 3)}, "for catch_up alone"),
+    ],
+)
+def test_mistakes_get_a_sentence(options, sentence):
+    hooked = HookedModel(tiny("llama"), layout=LAYOUT)
+    with pytest.raises(EepolicyError, match=sentence):
+        hooked.generate(PROMPTS[0], **({"policy": "static@2"} | options))
+
+
+@pytest.mark.parametrize("spec", ["all", "exact", "sampling", "top:5", "ratio:0.25"])
+def test_strings_name_their_rules(spec):
+    rule = parse_acceptance(spec)
+    assert eval(repr(rule), vars(acceptance)) == rule
