@@ -1,9 +1,11 @@
 """Decoding times, taken in turns in one run.
 
-    python -m benchmarks.decode [--prompts 8] [--rounds 3]
+    python -m benchmarks.decode [--prompts 8] [--rounds 3] [--batch 8] [--write docs/benchmarks.md]
 
-Full depth through our loop against the stock `generate`, and each policy against full depth: the
-seconds a token, the ratio prompt by prompt, its median and its quartiles.
+Full depth through our loop against the stock `generate`, each policy against full depth, and
+lossless self-speculation against transformers' own: milliseconds a token, the ratio turn by turn
+with its median and quartiles, and the harvest: the speed-up that was measured, divided by the one
+that the layer calls and head calls promise at the cost of each in the same run.
 """
 
 from __future__ import annotations
@@ -11,52 +13,165 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import eepolicy
+from eepolicy.decode.batch import Batch
 
-POLICIES = ("full", "static@16", "spark:even@12", "spark:triple@14", "static@10")
+POLICIES = ("static@16", "static@10", "spark:even@12", "spark:triple@14", "spark:triple@10")
+EXIT = 14  # of the self-speculation
+AHEAD = 4  # drafts at a time
+
+
+@dataclass
+class Timed:
+    """One way of decoding: seconds, tokens, layer calls and head calls of each turn."""
+
+    name: str
+    decode: Callable[[Sequence[str]], tuple[float, int, float, float]]
+
+
+def ours(model: eepolicy.HookedModel, policy: str, **options: object) -> Callable:
+    """Our loop: layer and head calls a token and row, as in the traces."""
+
+    def decode(questions: Sequence[str]) -> tuple[float, int, float, float]:
+        outs = model.generate(list(questions), policy, **options)
+        tokens = sum(len(out.tokens) for out in outs)
+        calls = sum(float(out.trace.layer_calls.sum()) for out in outs)
+        heads = sum(float(out.trace.readouts.sum()) for out in outs)
+        return outs[0].seconds, tokens, calls / tokens, heads / tokens
+
+    return decode
+
+
+def stock(model: eepolicy.HookedModel, **options: object) -> Callable:
+    """Transformers' own `generate`."""
+
+    def decode(questions: Sequence[str]) -> tuple[float, int, float, float]:
+        prompts = [model.encode(q) for q in questions]
+        width = max(map(len, prompts))
+        ids = torch.stack([F.pad(p, (width - len(p), 0)) for p in prompts])
+        mask = torch.stack([torch.arange(width) >= width - len(p) for p in prompts]).long()
+        began = time.perf_counter()
+        out = model.model.generate(ids, attention_mask=mask, do_sample=False, **options)
+        seconds = time.perf_counter() - began
+        replies = out[:, ids.shape[1] :].tolist()
+        end = model.layout.end
+        tokens = sum(r.index(end) + 1 if end in r else len(r) for r in replies)
+        return seconds, tokens, float("nan"), float("nan")
+
+    return decode
+
+
+def unit_costs(model: eepolicy.HookedModel, rows: int, length: int = 60) -> tuple[float, float]:
+    """Seconds of a layer call on one position a row, and of a head call, `length` tokens in."""
+    layers, heads = [], []
+    ids = torch.randint(model.layout.speech[0], model.layout.speech[1], (rows, length + 40))
+    with torch.no_grad():
+        batch = Batch(model, [0] * rows, ids.shape[1])
+        batch.prefill(ids[:, :length])
+        for column in range(length, ids.shape[1]):
+            block = batch.enter(ids[:, column], list(range(rows)))
+            began = time.perf_counter()
+            batch.run(block, model.depth)
+            layers.append((time.perf_counter() - began) / model.depth)
+            began = time.perf_counter()
+            model.logits(block.hidden[:, -1], model.depth - 1).argmax(-1)
+            heads.append(time.perf_counter() - began)
+    return float(np.median(layers)), float(np.median(heads))
+
+
+def measure(ways: Sequence[Timed], questions: Sequence[str], batch: int, rounds: int) -> dict:
+    """Seconds a token of each way, turn by turn, and its calls a token."""
+    found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for way in ways:
+        way.decode(questions[:batch])  # warm up
+    for turn in range(rounds):
+        for start in range(0, len(questions), batch):
+            for i in range(len(ways)):
+                way = ways[(i + turn) % len(ways)]
+                seconds, tokens, calls, heads = way.decode(questions[start : start + batch])
+                found[way.name].append((seconds / tokens, calls, heads))
+    return {name: np.array(rows) for name, rows in found.items()}
+
+
+def report(found: dict, costs: tuple[float, float], batch: int, layers: int) -> list[str]:
+    """The table of one batch size, as Markdown."""
+    layer, head = costs
+    lines = [
+        f"A layer call costs {1e3 * layer:.3f} ms, a head call {1e3 * head:.3f} ms.",
+        "",
+        "| decoding | layer calls a token | ms a token | speed against `full`, median [quartiles] "
+        "| promised | harvest |",
+        "|---|---|---|---|---|---|",
+    ]
+    full = found["full"][:, 0]
+    for name, rows in found.items():
+        low, middle, high = np.percentile(full / rows[:, 0], [25, 50, 75])
+        calls, heads = rows[:, 1].mean(), rows[:, 2].mean()
+        promised = (layers * layer + head) / (calls * layer + heads * head)
+        more = ["–", "–"] if np.isnan(promised) else [f"{promised:.2f}", f"{middle / promised:.2f}"]
+        cells = [
+            f"`{name}`",
+            "–" if np.isnan(calls) else f"{calls:.2f}",
+            f"{1e3 * np.median(rows[:, 0]):.2f}",
+            f"{middle:.2f} [{low:.2f}, {high:.2f}]",
+            *more,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, nargs="*", default=[1])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", type=Path, help="write the tables here as well")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     model = eepolicy.load("pocket")
-    per_token: dict[str, list[float]] = defaultdict(list)
-    calls: dict[str, list[float]] = defaultdict(list)
-
-    def stock(prompt: torch.Tensor) -> float:
-        began = time.perf_counter()
-        out = model.model.generate(
-            prompt[None], attention_mask=torch.ones_like(prompt)[None], do_sample=False
-        )
-        return (time.perf_counter() - began) / (out.shape[1] - len(prompt))
-
+    lens = eepolicy.wrap(model.model, model.layout, model.tokenizer)
     questions = [q["question"] for q in eepolicy.held_out("test")[: args.prompts]]
-    stock(model.encode(questions[0]))
-    model.generate(questions[0])
-    for _ in range(args.rounds):
-        for question in questions:
-            per_token["stock generate"].append(stock(model.encode(question)))
-            for policy in POLICIES:
-                out = model.generate(question, policy)
-                per_token[policy].append(out.seconds / len(out.tokens))
-                calls[policy].append(out.trace.layer_calls.sum() / len(out.tokens))
-    print(
-        "policy | layer calls a token | ms a token | speed against full depth, median [quartiles]"
-    )
-    full = np.array(per_token["full"])
-    for name, seconds in per_token.items():
-        ratio = full / np.array(seconds)
-        low, middle, high = np.percentile(ratio, [25, 50, 75])
-        depth = f"{np.mean(calls[name]):.2f}" if name in calls else f"{model.depth}"
-        ms = 1e3 * np.median(seconds)
-        print(f"{name} | {depth} | {ms:.2f} | {middle:.2f} [{low:.2f}, {high:.2f}]")
+    ahead = eepolicy.Fill(max_pending=AHEAD)
+    speculating = ours(lens, f"both=static@{EXIT}", accept="exact", fill=ahead)
+    page = [
+        "# Benchmarks",
+        "",
+        f"Pocket model, {args.prompts} held-out questions, {args.rounds} rounds, "
+        f"{args.threads} thread(s), float32, torch {torch.__version__}. All ways take turns on the "
+        "same questions in one run.",
+        "",
+        f"    python -m benchmarks.decode --prompts {args.prompts} --rounds {args.rounds} --batch "
+        f"{' '.join(map(str, args.batch))} --threads {args.threads} --write docs/benchmarks.md",
+        "",
+        "*Promised*: the speed-up that the layer calls and head calls a token would give if each "
+        "cost what it costs on one position a row. *Harvest*: measured divided by promised.",
+    ]
+    for batch in args.batch:
+        ways = [
+            Timed("full", ours(model, "full")),
+            Timed("stock generate", stock(model)),
+            *(Timed(policy, ours(model, policy)) for policy in POLICIES),
+            Timed(f"both=static@{EXIT}, accept=exact", speculating),
+        ]
+        if batch == 1:  # the stock self-speculation takes one row alone
+            early = stock(model, assistant_early_exit=EXIT)
+            ways.append(Timed(f"stock assistant_early_exit={EXIT}", early))
+        costs = unit_costs(model, batch)
+        found = measure(ways, questions, batch, args.rounds)
+        page += ["", f"## Batch {batch}", "", *report(found, costs, batch, model.depth)]
+    text = "\n".join(page) + "\n"
+    print(text)
+    if args.write:
+        args.write.write_text(text)
 
 
 if __name__ == "__main__":

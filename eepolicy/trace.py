@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import Modality
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,17 +78,59 @@ class Trace:
         depths = self.depth[self.modality == Modality[modality.upper()]]
         return float(depths.mean()) if len(depths) else float("nan")
 
-    def to_dict(self) -> dict:
-        """The trace as plain JSON types."""
-        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+    def __getitem__(self, which: slice | NDArray[np.bool_]) -> Trace:
+        """Some of the tokens: a slice of them, or (tokens,) of bool.
+
+        Example:
+            >>> trace = eepolicy.load("pocket").generate("What color is snow?").trace
+            >>> set(trace[trace.modality == eepolicy.Modality.TEXT].depth.tolist())
+            {20}
+        """
+        return replace(self, **{name: column[which] for name, column in self._columns().items()})
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a token, one column an attribute; the modality as `text` or `speech`."""
+        import pandas as pd
+
+        names = np.array([m.name.lower() for m in Modality])
+        return pd.DataFrame(self._columns() | {"modality": names[self.modality]})
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace: columns as safetensors, what is one number as JSON in its header."""
+        path = Path(path)
+        part = path.with_name(f"{path.name}.part")
+        rest = {"full_depth": self.full_depth, "prefill_layer_calls": self.prefill_layer_calls}
+        save_file(self._columns(), part, {"trace": json.dumps(rest)})
+        part.replace(path)
 
     @classmethod
-    def from_dict(cls, plain: dict) -> Trace:
+    def load(cls, path: str | Path) -> Trace:
+        """Read a trace that `save` wrote.
+
+        Raises:
+            EepolicyError: the file is no trace.
+        """
+        try:
+            with safe_open(path, "np") as file:
+                rest = json.loads(file.metadata()["trace"])
+                return cls(**{name: file.get_tensor(name) for name in file.keys()}, **rest)  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise EepolicyError(f"{path} is no trace: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trace as plain JSON types."""
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Trace:
         """The trace that `to_dict` wrote."""
         read: dict[str, Any] = {
             k: np.array(v, np.int64) if isinstance(v, list) else v for k, v in plain.items()
         }
         return cls(**read)
+
+    def _columns(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
 
     @classmethod
     def from_rows(

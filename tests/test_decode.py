@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from eepolicy import (
     ChunkClock,
     Confidence,
+    EepolicyError,
     Entropy,
     ExitPolicy,
     Fill,
@@ -393,8 +394,27 @@ def test_sampling_with_one_seed_repeats(hooked):
     assert again[0] == again[1] != again[2]
 
 
-def test_trace_round_trips(hooked):
+def test_trace_round_trips(hooked, tmp_path):
     trace = hooked.generate(PROMPT, "spark:even@2", max_new_tokens=20).trace
-    again = type(trace).from_dict(trace.to_dict())
-    for name, value in vars(trace).items():
-        assert np.array_equal(getattr(again, name), value)
+    trace.save(tmp_path / "a.trace")
+    for again in (type(trace).from_dict(trace.to_dict()), type(trace).load(tmp_path / "a.trace")):
+        for name, value in vars(trace).items():
+            assert np.array_equal(getattr(again, name), value)
+            assert type(getattr(again, name)) is type(value)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.trace"]
+    (tmp_path / "b.trace").write_bytes(b"not a trace")
+    with pytest.raises(EepolicyError, match=r"b\.trace is no trace"):
+        type(trace).load(tmp_path / "b.trace")
+
+
+def test_a_trace_is_sliced_and_becomes_a_table(hooked):
+    trace = hooked.generate(PROMPT, "spark:triple@2", max_new_tokens=30).trace
+    first, speech = trace[:5], trace[trace.modality == Modality.SPEECH]
+    assert first.token.tolist() == trace.token.tolist()[:5]
+    assert (first.full_depth, len(first)) == (LAYERS, 5)
+    assert speech.mean_depth("speech") == trace.mean_depth("speech")
+    assert np.isnan(speech.mean_depth("text"))
+    frame = trace.to_pandas()
+    assert len(frame) == len(trace)
+    by_modality = frame.groupby("modality").depth.mean()
+    assert by_modality["speech"] == trace.mean_depth("speech")

@@ -27,7 +27,6 @@ class Reply:
     tokens: Tensor
 
 
-@torch.no_grad()
 def own_replies(
     model: HookedModel,
     questions: Sequence[str],
@@ -35,7 +34,7 @@ def own_replies(
     batch: int = 32,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> list[Reply]:
-    """The model's greedy full-depth replies, by the stock `generate` in left-padded batches.
+    """The model's greedy full-depth replies.
 
     Args:
         model: with tokenizer and layout.
@@ -44,25 +43,12 @@ def own_replies(
         batch: questions at a time.
         progress: wraps the batches, to show them.
     """
-    assert model.layout is not None
     prompts = sorted((model.encode(q) for q in questions), key=len)
     replies = []
     for start in progress(range(0, len(prompts), batch)):
         part = prompts[start : start + batch]
-        width = max(map(len, part))
-        ids = torch.stack([torch.cat([p.new_zeros(width - len(p)), p]) for p in part])
-        mask = torch.stack([torch.arange(width) >= width - len(p) for p in part]).long()
-        out = model.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=model.layout.end,
-            pad_token_id=model.layout.end,
-        )[:, width:]
-        for prompt, row in zip(part, out, strict=True):
-            ends = (row == model.layout.end).nonzero()
-            replies.append(Reply(prompt, row[: int(ends[0]) + 1] if len(ends) else row))
+        outs = model.generate(part, max_new_tokens=max_new_tokens)
+        replies += [Reply(p, out.tokens) for p, out in zip(part, outs, strict=True)]
     return replies
 
 
