@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 REPORT ?= report
 
-.PHONY: compare test test-all lint docs pocket clean
+.PHONY: compare test test-all lint docs clean
 
 compare: $(VENV)/.speech
 	$(BIN)/eepolicy compare --out $(REPORT)
@@ -47,4 +47,4 @@ $(VENV)/.docs: $(VENV)/.base
 	touch $@
 
 clean:
-	rm -rf $(VENV) report site
+	rm -rf $(VENV) $(REPORT) site

@@ -26,7 +26,7 @@ from eepolicy.decode.batch import Batch
 
 POLICIES = ("static@16", "static@10", "spark:even@12", "spark:triple@14", "spark:triple@10")
 EXIT = 14  # of the self-speculation
-AHEAD = 4  # drafts at a time
+AHEAD = 4  # drafts that may go unjudged
 
 
 @dataclass

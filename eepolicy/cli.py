@@ -224,7 +224,8 @@ def main() -> NoReturn:
         error.show() if hasattr(error, "show") else _say(str(error))
         code = error.exit_code
     if code == 130:
-        _say("stopped; replies that were finished are kept, and the same command goes on")
+        kept = "; replies that were finished are kept, and the same command goes on"
+        _say("stopped" + (kept if "compare" in sys.argv[1:2] else ""))
     sys.exit(code)
 
 

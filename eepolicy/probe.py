@@ -60,7 +60,7 @@ def probe(
         places.append(int(clock.modality))
         if token != model.layout.end:
             clock.advance(token)
-    whole = torch.cat([ids, reply])[None]
+    whole = torch.cat([ids, reply])[None].to(model.model.device)
     heads = heads or model.heads
     top1, entropy, confidence = [], [], []
     for depth, hidden in enumerate(model.hidden_states(whole), start=1):
@@ -73,7 +73,7 @@ def probe(
         confidence.append(logs.amax(-1).exp())
     return ProbeResult(
         modality=np.array(places),
-        top1=torch.stack(top1).numpy(),
-        entropy=torch.stack(entropy).numpy(),
-        confidence=torch.stack(confidence).numpy(),
+        top1=torch.stack(top1).cpu().numpy(),
+        entropy=torch.stack(entropy).cpu().numpy(),
+        confidence=torch.stack(confidence).cpu().numpy(),
     )

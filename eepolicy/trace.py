@@ -29,7 +29,7 @@ class Trace:
         modality: (tokens,) of the place, as the alternation has it, see `Modality`.
         chunk: (tokens,) number of the chunk, from 0.
         phase: (tokens,) place in the chunk, from 0.
-        depth: (tokens,) layers that ran before the token was read out.
+        depth: (tokens,) after which the token was read out (of the oracle: could have been).
         since_refresh: (tokens,) positions since the last one at full depth, 0 at full depth.
         readouts: (tokens,) head evaluations paid, that of the exit included.
         layer_calls: (tokens,) calls of a layer, each on one position or a block of several.
@@ -65,7 +65,7 @@ class Trace:
         return f"Trace({counts} tokens, mean depth {depths} of {self.full_depth})"
 
     def mean_depth(self, modality: str) -> float:
-        """Layers that a token of a modality cost on average; nan where there is none.
+        """Depth at which tokens of a modality were read out, on average; nan where there is none.
 
         Args:
             modality: `"text"` or `"speech"`.

@@ -56,6 +56,20 @@ def test_exact_gives_the_full_models_greedy_tokens(family, seed, rows, cap):
     assert paid == sum(taking_part for _, taking_part, _ in decoded)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("accept", ["exact", "ratio:0.5"])
+def test_a_judged_row_does_not_depend_on_its_neighbours(hooked, accept):
+    """Tokens, depths, verdicts and costs, though neighbours drop other columns."""
+    options = dict(max_new_tokens=40, accept=accept, fill=Fill(max_pending=3))
+    together = hooked.generate(PROMPTS, "both=static@2", **options)
+    assert any(len(set(o.trace.verdict.tolist())) == 2 for o in together)
+    for prompt, out in zip(PROMPTS, together, strict=True):
+        alone = hooked.generate(prompt, "both=static@2", **options)
+        for name, value in vars(alone.trace).items():
+            if name != "prefill_layer_calls":
+                assert np.array_equal(getattr(out.trace, name), value), name
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("policy", ["spark:triple@2", "both=static@1"])
 @pytest.mark.parametrize(
@@ -149,6 +163,8 @@ def test_rules_by_hand():
         ({"accept": "acoustic:3"}, "needs the sounds of the units"),
         ({"accept": "exact", "fill": "mask"}, "there is nothing to judge"),
         ({"accept": "exact", "policy": "oracle@1"}, "there is nothing to judge"),
+        ({"fill": "mask", "policy": "oracle@1"}, "leaves nothing to fill"),
+        ({"accept": "exact", "temperature": 0.8}, "with a temperature use 'sampling'"),
         ({"fill": "copy"}, "a fill is catch_up, propagate, mask; got 'copy'"),
         ({"fill": Fill(max_pending=0)}, "max_pending is 1 or more"),
         ({"fill": Fill("mask", 3)}, "for catch_up alone"),

@@ -98,6 +98,7 @@ def test_a_batch_at_full_depth_is_stock_generate(stock, hooked):
         "entropy<2.5@2",
         "text=patience:2@1,speech=saturation>0.5@[1,3]",
         "text=static@5,speech=margin>0.1@[2,4]",
+        "text=saturation>0.5@[2,4],speech=entropy<2.5@[2,4]",
         "oracle@1",
         "random:4.0@2",
     ],
@@ -188,7 +189,8 @@ def test_other_fills_equal_a_plain_loop(family, seed, depths, way):
 
 @pytest.mark.parametrize("cap", [1, 3])
 def test_no_more_positions_wait_than_may(stock, hooked, cap):
-    policy, ids = RandomDepths(5), torch.randint(60, (3, 20))
+    policy = RandomDepths(5)
+    ids = torch.randint(60, (3, 20), generator=torch.Generator().manual_seed(cap))
     batch = Batch(hooked, [0, 2, 1], 20, Fill(max_pending=cap))
     step = Step(*torch.ones(5, 3, dtype=torch.long), full_depth=LAYERS)
     most = 0
@@ -203,6 +205,7 @@ def test_no_more_positions_wait_than_may(stock, hooked, cap):
         PROMPT, Static(2, on="both"), max_new_tokens=30, fill=Fill(max_pending=cap)
     )
     assert capped.trace.depth.tolist() == free.trace.depth.tolist() == [2] * len(free.tokens)
+    assert capped.tokens.tolist() == free.tokens.tolist()
     assert capped.trace.layer_calls.sum() > free.trace.layer_calls.sum()
 
 

@@ -97,6 +97,9 @@ def offered(model):
 
 def test_an_adapter_that_does_not_fit_is_refused(stock):
     parts = adapters.parts_of(stock)
+    chunked = dataclasses.replace(parts, attention=("chunked_attention",) * LAYERS)
+    with pytest.raises(EepolicyError, match="the model has chunked_attention"):
+        eepolicy.wrap(stock, parts=chunked)
     for wrong in (
         dataclasses.replace(parts, layers=parts.layers[:-1]),
         dataclasses.replace(parts, norm=torch.nn.Identity()),

@@ -16,6 +16,7 @@ from eepolicy import (
     Confidence,
     EepolicyError,
     Entropy,
+    ExitPolicy,
     FullDepth,
     Margin,
     Modality,
@@ -158,6 +159,9 @@ def test_other_mistakes_get_a_sentence():
     for mean in (7.9, 20.1):
         with pytest.raises(EepolicyError, match="a mean depth from 8, where it exits, to 20"):
             Random(mean, 8).check(FULL)
+    for spec_string in ("text=full,speech=oracle@1", "text=oracle@1,speech=static@3"):
+        with pytest.raises(EepolicyError, match="cannot be one of two policies"):
+            parse_policy(spec_string).check(FULL)
     with pytest.raises(EepolicyError, match="acts on speech but was given for text"):
         ByModality(Static(3), Static(3)).check(FULL)
 
@@ -272,6 +276,19 @@ def test_a_policy_by_entry_point(monkeypatch):
     with pytest.raises(EepolicyError, match="is no policy"):
         parse_policy("yours@7")
     assert asked == ["mine", "mine", "yours"]
+
+    monkeypatch.setattr(EntryPoint, "load", lambda self: lambda rest: object.__new__(Undeclared))
+    for own in ("mine@7", "both=mine@7"):
+        assert isinstance(parse_policy(own), Undeclared)
+    with pytest.raises(EepolicyError, match="a dataclass with a field 'on'"):
+        parse_policy("text=mine@7")
+
+
+class Undeclared(ExitPolicy):
+    """A policy that is no dataclass, as one writes them first."""
+
+    def depths(self, step):
+        return torch.full_like(step.phase, step.full_depth)
 
 
 def test_thresholds_look_at_their_own_modality_only():

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Drafts:
     Attributes:
         tokens: (drafts,).
         full: (drafts, vocabulary), the full model's scores, as the sampler draws from them.
-        early: (drafts, vocabulary), the scores that they were drawn from.
+        early: (drafts, vocabulary), the scores that they were drawn from, for rules that use them.
         draws: whether tokens are drawn, or the likeliest one is taken.
         lots: (drafts,) in 0..1.
     """
@@ -49,7 +49,11 @@ class Acceptance(ABC):
     """Which drafts are kept.  Drafts behind the first that is not are dropped."""
 
     #: whether there is anything to judge
-    judges: bool = True
+    judges: ClassVar[bool] = True
+    #: whether the rule means something only where the likeliest token is taken
+    greedy_only: ClassVar[bool] = False
+    #: whether it asks what the drafts were drawn from
+    uses_early: ClassVar[bool] = False
 
     @abstractmethod
     def accepts(self, drafts: Drafts) -> Tensor:
@@ -82,6 +86,8 @@ class AcceptAll(Acceptance):
 class AcceptExact(Acceptance):
     """What the full model holds likeliest: its greedy tokens, whatever the policy."""
 
+    greedy_only = True
+
     def accepts(self, drafts: Drafts) -> Tensor:
         return drafts.tokens == drafts.full.argmax(-1)
 
@@ -94,6 +100,8 @@ class AcceptSampling(Acceptance):
     it was drawn from; in place of a rejected one, a token is drawn from max(p - q, 0), normed.
     """
 
+    uses_early = True
+
     def accepts(self, drafts: Drafts) -> Tensor:
         if not drafts.draws:
             return AcceptExact().accepts(drafts)
@@ -105,7 +113,9 @@ class AcceptSampling(Acceptance):
         if not drafts.draws:
             return drafts.full[place]
         p, q = drafts.full[place].softmax(-1), drafts.early[place].softmax(-1)
-        return (p - q).clamp(min=0).log()
+        rest = (p - q).clamp(min=0)
+        # p and q may differ by rounding alone
+        return rest.log() if rest.any() else drafts.full[place]
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,8 @@ class AcceptTop(Acceptance):
     count: int
 
     def accepts(self, drafts: Drafts) -> Tensor:
-        return (drafts.full.topk(self.count, -1).indices == drafts.tokens[:, None]).any(-1)
+        count = min(self.count, drafts.full.shape[1])
+        return (drafts.full.topk(count, -1).indices == drafts.tokens[:, None]).any(-1)
 
     def check(self, layout: TokenLayout, vocoder: Units | None) -> Acceptance:
         if self.count < 1:
@@ -161,7 +172,7 @@ class AcceptAcoustic(Acceptance):
     """
 
     distance: float
-    codebook: Tensor | None = None
+    codebook: Tensor | None = field(default=None, repr=False, compare=False)
     first: int = 0
 
     def accepts(self, drafts: Drafts) -> Tensor:
@@ -170,7 +181,7 @@ class AcceptAcoustic(Acceptance):
         near = drafts.tokens == wanted
         units = torch.stack([drafts.tokens, wanted]) - self.first
         sounds = ((units >= 0) & (units < len(self.codebook))).all(0)
-        mine, other = self.codebook[units[:, sounds]]
+        mine, other = self.codebook.to(units.device)[units[:, sounds]]
         near[sounds] |= (mine - other).norm(dim=-1) <= self.distance
         return near
 

@@ -54,7 +54,7 @@ class Batch:
     Args:
         model: whose layers run.
         padding: of each row, empty columns in front of its prompt.
-        capacity: columns at most.
+        capacity: columns to make room for; more is made where they do not suffice.
         fill: what becomes of the keys and values above an exit; catch-up where none is given.
 
     Attributes:
@@ -108,8 +108,9 @@ class Batch:
                 self._join(block, missing, rows)
             if block.hidden.shape[1] != width:  # it only grows, where others waited
                 width = block.hidden.shape[1]
-                masks, rotations = self._masks(block.rows, width), self._rotated(block.rows, width)
-            if self._reached is not None:
+                masks = self._masks(block.rows, width, layer)
+                rotations = self._rotated(block.rows, width)
+            elif self._reached is not None:  # what is left out differs between layers
                 masks = self._masks(block.rows, width, layer)
             self.cache.address(rows, self.columns - width, self.columns, self._fresh(block))
             block.hidden = self.model.run_layer(layer, block.hidden, rotations, masks, self.cache)
@@ -291,7 +292,7 @@ class Batch:
         at = self._positions(rows, self.columns - width, self.columns)
         return {k: (cos[0][at], sin[0][at]) for k, (cos, sin) in self._rotations.items()}
 
-    def _masks(self, rows: list[int], width: int, layer: int = 0) -> dict[str, Tensor | None]:
+    def _masks(self, rows: list[int], width: int, layer: int) -> dict[str, Tensor | None]:
         """Masks of the newest columns, at a layer where some columns may be left out."""
         held, positions = None, None
         if any(self.padding):

@@ -23,6 +23,7 @@ class Judge:
 
     def __init__(self, batch: Batch, sampler: Sampler, accept: Acceptance, most: int) -> None:
         self.batch, self.sampler, self.accept, self.most = batch, sampler, accept, most
+        self._early = accept.uses_early and not sampler.greedy
 
     def take(
         self,
@@ -67,8 +68,8 @@ class Judge:
             self._replace(reply, kept, replacement, costs)
             return drafts - kept
         reply.take(token, depth, (readouts, *self.batch.paid(row)))
-        reply.drafts.append(scores)
-        if not last and len(reply.drafts) < self.most:
+        reply.drafts.append(scores.clone() if self._early else scores[:0])
+        if not last and len(reply.drafts) <= self.most:
             return 0
         before, drafts = self.batch.paid(row), len(reply.drafts)
         kept, replacement = self._judge(reply, self.batch.flush(row))
@@ -91,7 +92,7 @@ class Judge:
         tokens = [row[0] for row in reply.rows[len(reply) - count :]]
         drafts = Drafts(
             tokens=torch.tensor(tokens, device=hidden.device),
-            full=self.sampler.warp(self.batch.model.logits(hidden, self.batch.model.depth)),
+            full=self.sampler.warp(self.batch.model.logits(hidden, self.batch.model.depth)).float(),
             early=torch.stack(reply.drafts),
             draws=not self.sampler.greedy,
             lots=self.sampler.lots(count).to(hidden.device),

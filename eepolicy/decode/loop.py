@@ -61,6 +61,10 @@ class Output:
         return self.model.vocoder.decode(self.units)
 
 
+#: drafts that may go unjudged where no fill bounds them; what follows a rejected one is lost
+UNJUDGED = 8
+
+
 def as_policy(policy: ExitPolicy | str, full_depth: int) -> ExitPolicy:
     """A policy or its spec string, checked against a model's depth.
 
@@ -105,21 +109,25 @@ def decode(
             f"{accept!r} judges what a catch-up computed; with the fill {fill.way!r} and "
             f"{policy!r} there is nothing to judge"
         )
+    if accept.greedy_only and not sampler.greedy:
+        raise EepolicyError(f"{accept!r} is for greedy decoding; with a temperature use 'sampling'")
+    if fill.way != "catch_up" and not policy.realisable:
+        raise EepolicyError(f"{policy!r} leaves nothing to fill with {fill.way!r}")
     began = time.perf_counter()
     width = max(map(len, prompts))
     padding = [width - len(prompt) for prompt in prompts]
-    ids = torch.stack([F.pad(p, (n, 0)) for p, n in zip(prompts, padding, strict=True)])
-    ids = ids.to(model.model.device)
+    device = model.model.device
+    ids = torch.stack([F.pad(p.to(device), (n, 0)) for p, n in zip(prompts, padding, strict=True)])
     # a judge bounds what waits by itself, so as to see all of it
     unbounded = Fill() if accept.judges else fill
     batch = Batch(model, padding, width + max_new_tokens, unbounded)
     batch.prefill(ids[:, :-1])
     prefill_calls = batch.calls[0]
-    judge = Judge(batch, sampler, accept, fill.max_pending or max_new_tokens)
+    judge = Judge(batch, sampler, accept, fill.max_pending or UNJUDGED)
     replies = [Reply(model.layout, model.depth) for _ in prompts]
     tokens, alive = ids[:, -1], list(range(len(prompts)))
     while alive:
-        known = torch.tensor([replies[row].known() for row in alive]).T  # (5, rows)
+        known = ids.new_tensor([replies[row].known() for row in alive]).T  # (5, rows)
         step = Step(known[0], known[1], known[2], known[3], known[4], model.depth)
         taken = take_step(batch, tokens, alive, policy, step)
         scores = sampler.warp(taken.logits)

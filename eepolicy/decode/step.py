@@ -91,12 +91,14 @@ class _Group:
 def _groups(policy: ExitPolicy, step: Step, limits: list[int]) -> list[_Group]:
     """Each row looks where it would look by itself, whatever its neighbours do."""
     found: dict[tuple[int, ...], _Group] = {}
+    modality = step.modality.tolist()  # what is asked of a look may depend on it
     for place, limit in enumerate(limits):
         looks = policy.looks(step if len(limits) == 1 else step.select([place]))
         if list(looks) != sorted(set(looks)) or min(looks, default=1) < 1:
             raise EepolicyError(f"{policy!r} looks at depths {looks}: they must rise from 1")
         below = tuple(look for look in looks if look < limit)
-        found.setdefault(below, _Group(below, [])).places.append(place)
+        key = (modality[place], *below) if below else ()
+        found.setdefault(key, _Group(below, [])).places.append(place)
     return list(found.values())
 
 

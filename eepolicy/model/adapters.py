@@ -103,7 +103,7 @@ def parts_of(model: PreTrainedModel) -> Parts:
     """The parts of a model, by its family's adapter.
 
     Raises:
-        EepolicyError: the family has no adapter, or the model something that the loop cannot give.
+        EepolicyError: the family has no adapter.
     """
     family = model.config.model_type
     adapter = ADAPTERS.get(family)
@@ -116,7 +116,15 @@ def parts_of(model: PreTrainedModel) -> Parts:
                 f"the entry point {GROUP!r}; docs/families.md says what an adapter needs"
             )
         adapter = next(iter(offered)).load()
-    parts = adapter(model)
+    return adapter(model)
+
+
+def check_parts(model: PreTrainedModel, parts: Parts) -> None:
+    """Refuse what the layer loop cannot give.
+
+    Raises:
+        EepolicyError: an attention, its kind, or rotations that are not supported.
+    """
     attention = model.config._attn_implementation
     if attention not in ("sdpa", "eager"):
         raise EepolicyError(
@@ -136,7 +144,6 @@ def parts_of(model: PreTrainedModel) -> Parts:
                 "are caught up later would not be the stock model's; load the model with another "
                 "rope_parameters"
             )
-    return parts
 
 
 def _dicts(of: dict) -> list[dict]:

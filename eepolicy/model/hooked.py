@@ -14,7 +14,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.modality import TokenLayout
-from eepolicy.model.adapters import SLIDING, Parts, Rotation, parts_of
+from eepolicy.model.adapters import SLIDING, Parts, Rotation, check_parts, parts_of
 from eepolicy.policies import ExitPolicy, FullDepth
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class HookedModel:
     ) -> None:
         self.model = model.eval()
         self.parts = parts or parts_of(model)
+        check_parts(model, self.parts)
         self.layout = layout
         self.tokenizer = tokenizer
         self.vocoder = vocoder
@@ -210,7 +211,10 @@ class HookedModel:
             if self.tokenizer is None or self.layout is None:
                 raise EepolicyError("a prompt in text needs a model with tokenizer and layout")
             text = self.tokenizer(prompt, add_special_tokens=False).input_ids
-            return torch.tensor([*self.layout.before_prompt, *text, *self.layout.after_prompt])
+            whole = [*self.layout.before_prompt, *text, *self.layout.after_prompt]
+            prompt = torch.tensor(whole, dtype=torch.long)
+        if not isinstance(prompt, Tensor) or prompt.is_floating_point():
+            raise EepolicyError(f"a prompt is a question in text, or a row of ids; got {prompt!r}")
         ids = prompt[0] if prompt.ndim == 2 and len(prompt) == 1 else prompt
         if ids.ndim != 1 or ids.numel() == 0:
             raise EepolicyError(f"a prompt is one row of ids, (tokens,); got {tuple(prompt.shape)}")
@@ -262,7 +266,8 @@ class HookedModel:
                 `"catch_up"` (exact) where none is given, `"propagate"` or `"mask"`.
             accept: what becomes of the tokens that were read out early once the full model has
                 caught up: an `Acceptance` or its string, `"all"` (SPAR-K) where none is given,
-                `"exact"` and `"sampling"` (lossless), `"top:5"`, `"ratio:0.3"`, `"acoustic:20"`.
+                `"exact"` (lossless, greedy), `"sampling"` (lossless), `"top:5"`, `"ratio:0.3"`,
+                `"acoustic:20"`.
             **sampling: `temperature`, `top_p`, `seed`; without them decoding is greedy.
 
         Returns:

@@ -45,6 +45,8 @@ class ByModality(ExitPolicy):
         for on, policy in (("text", self.text), ("speech", self.speech)):
             if policy.on not in (on, "both"):
                 raise EepolicyError(f"{policy!r} acts on {policy.on} but was given for {on}")
+            if isinstance(policy, ByModality) or not policy.realisable:
+                raise EepolicyError(f"{policy!r} cannot be one of two policies; use it alone")
             policy.check(full_depth)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import entry_points
 
 from eepolicy.errors import EepolicyError
@@ -75,6 +75,18 @@ def _one(spec: str, whole: str) -> ExitPolicy:
     raise EepolicyError(f"{whole!r} is no policy; a policy is one of: {GRAMMAR}")
 
 
+def _acting_on(policy: ExitPolicy, on: str) -> ExitPolicy:
+    """The policy for a modality; full depth acts on none."""
+    if policy.on == on or isinstance(policy, FullDepth):
+        return policy
+    if not is_dataclass(policy) or "on" not in {f.name for f in fields(policy)}:
+        raise EepolicyError(
+            f"{policy!r} acts on {policy.on}; to be put in front of {on}= a policy is a dataclass "
+            "with a field 'on'"
+        )
+    return replace(policy, on=on)
+
+
 def parse_policy(spec: str) -> ExitPolicy:
     """The policy that a spec string names; `policy.spec` is the way back.
 
@@ -96,19 +108,12 @@ def parse_policy(spec: str) -> ExitPolicy:
     terms = re.split(r",(?=(?:text|speech|both)=)", plain)
     found: dict[str, ExitPolicy] = {}
     for term in terms:
-        on, _, body = (
-            term.partition("=")
-            if re.match(r"(text|speech|both)=", term)
-            else (
-                "speech",
-                "",
-                term,
-            )
-        )
-        policy = _one(body, spec)
+        prefix = re.match(r"(text|speech|both)=", term)
+        policy = _one(term[prefix.end() :] if prefix else term, spec)
+        on = prefix[1] if prefix else policy.on
         if on in found:
             raise EepolicyError(f"{spec!r} names {on} twice")
-        found[on] = policy if isinstance(policy, FullDepth) else replace(policy, on=on)  # type: ignore[type-var]
+        found[on] = _acting_on(policy, on)
     if len(found) == 1:
         return next(iter(found.values()))
     if set(found) != {"text", "speech"}:
