@@ -6,13 +6,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 REPORT ?= report
 
-.PHONY: compare test test-all lint docs clean
+.PHONY: compare test test-slow test-all lint docs clean
 
 compare: $(VENV)/.speech
 	$(BIN)/eepolicy compare --out $(REPORT)
 
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev $(VENV)/.speech
+	$(BIN)/python -m pytest -m slow
 
 test-all: $(VENV)/.dev $(VENV)/.speech lint
 	$(BIN)/python -m pytest

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
@@ -114,10 +115,10 @@ def measure(
     return record, wave
 
 
-def audio_name(prompt: int, policy: str) -> str:
-    """File name of a reply's speech."""
+def audio_name(question: str, policy: str) -> str:
+    """File name of a reply's speech, another one for each question and policy."""
     slug = "".join(c if c.isalnum() else "-" for c in policy).strip("-")
-    return f"{prompt:03d}_{slug}.wav"
+    return f"{hashlib.sha256(question.encode()).hexdigest()[:8]}_{slug}.wav"
 
 
 def run(
@@ -164,7 +165,9 @@ def run(
         rows = notes["default_rows"]
     else:
         rows = scheduled_policies(model.depth, mean_depth)
-        asked = [q["question"] for q in calibration[:CALIBRATED_ON]]
+        judged = {q["question"] for q in questions}
+        others = [q["question"] for q in calibration if q["question"] not in judged]
+        asked = others[:CALIBRATED_ON]
         if asked:
             rows[-1:-1] = adaptive_policies(model, asked, mean_depth)
         folder.note(default_rows=rows)
@@ -182,7 +185,7 @@ def run(
         output = model.generate(questions[i]["question"], policy, max_new_tokens)
         record, wave = measure(output, questions[i], policy, asr, mos)
         if i < HEARD_ON_PAGE:
-            write_wav(folder.audio / audio_name(i, policy), wave)
+            write_wav(folder.audio / audio_name(record.question, policy), wave)
         folder.append(record)
     return rows
 
@@ -199,6 +202,7 @@ def identity(
         "speech recognition": type(asr).__name__ if asr else None,
         "speech rating": type(mos).__name__ if mos else None,
         "max_new_tokens": max_new_tokens,
+        "versions": {p: version(p) for p in ("eepolicy", "torch", "transformers")},
     }
 
 

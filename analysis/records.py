@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ class RunFolder:
         """
         file = self.path / "run.json"
         if not file.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and any(f.suffix != ".part" for f in self.path.iterdir()):
                 raise EepolicyError(
                     f"{self.path} holds files that are no run of ours; "
                     "give another folder with --out"
@@ -127,24 +128,35 @@ class RunFolder:
         """All records, by question and policy; a last line that was cut off is left out."""
         file = self.path / "records.jsonl"
         found: dict[tuple[str, str], Record] = {}
-        for line in file.read_text().splitlines() if file.exists() else []:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        for number, line in enumerate(lines, start=1):
             try:
                 record = Record(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
+            except (ValueError, TypeError) as error:
+                if number == len(lines):
+                    continue
+                raise EepolicyError(
+                    f"line {number} of {file} is no record; remove the line, or the folder"
+                ) from error
             found[record.question, record.policy] = record
         return found
 
     def append(self, record: Record) -> None:
         """Add a record; it is on disk when this returns."""
         file = self.path / "records.jsonl"
-        whole = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")
-        with file.open("a") as out:
-            out.write(("" if whole else "\n") + json.dumps(asdict(record)) + "\n")
+        with file.open("a+b") as out:
+            if out.tell():
+                out.seek(-1, os.SEEK_END)
+                if out.read(1) != b"\n":  # a line that was cut off
+                    out.seek(0)
+                    out.truncate(out.read().rfind(b"\n") + 1)
+            out.write((json.dumps(asdict(record)) + "\n").encode())
+            out.flush()
+            os.fsync(out.fileno())
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.rename(path)
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -118,7 +118,7 @@ def write_report(
         heads=[heading for heading, _, _ in COLUMNS.values()],
         rows=[{"policy": r["policy"], "cells": _row(r)} for r in results],
         figures=shown,
-        questions=[_listen(i, q, rows, done) for i, q in _heard(questions, asked)],
+        questions=[_listen(q, rows, done) for q in _heard(questions, asked)],
         command=command,
         versions=", ".join(
             [
@@ -138,13 +138,17 @@ def _template() -> Any:
 
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """The table for a README: each figure with its interval."""
+    """The table for a README: each figure with its interval, then the differences to full depth."""
     headings = ["policy", *(heading for heading, _, _ in COLUMNS.values())]
-    lines = [" | ".join(headings), " | ".join(["---"] * len(headings))]
-    for row in results:
-        cells = [f"{c['value']} {c.get('interval', '')}".strip() for c in _row(row)]
-        lines.append(" | ".join([f"`{row['policy']}`", *cells]))
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
+    tables = []
+    for parts in (("value", "interval"), ("difference",)):
+        lines = [" | ".join(headings), " | ".join(["---"] * len(headings))]
+        for row in results:
+            cells = [" ".join(c[p] for p in parts if p in c) for c in _row(row)]
+            if any(cells):
+                lines.append(" | ".join([f"`{row['policy']}`", *cells]))
+        tables.append("\n".join(f"| {line} |" for line in lines))
+    return "\n\nDifference to full depth on the same questions:\n\n".join(tables) + "\n"
 
 
 def _csv(results: Sequence[Mapping[str, Any]]) -> str:
@@ -168,7 +172,7 @@ def _row(row: Mapping[str, Any]) -> list[dict[str, str]]:
             return f"{scale * row[name + key]:{sign}.{digits}f}"
 
         cell = {"value": shown(""), "interval": f"[{shown('_low')}, {shown('_high')}]"}
-        if row["policy"] != "full":
+        if row["policy"] != "full" and row[f"{name}_diff"] is not None:
             cell["difference"] = (
                 f"{shown('_diff', '+')} [{shown('_diff_low', '+')}, {shown('_diff_high', '+')}]"
             )
@@ -176,14 +180,11 @@ def _row(row: Mapping[str, Any]) -> list[dict[str, str]]:
     return cells
 
 
-def _heard(
-    questions: Sequence[Mapping[str, Any]], asked: Sequence[str]
-) -> list[tuple[int, Mapping[str, Any]]]:
-    return [(i, q) for i, q in enumerate(questions[:HEARD_ON_PAGE]) if q["question"] in set(asked)]
+def _heard(questions: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> list[Mapping[str, Any]]:
+    return [q for q in questions[:HEARD_ON_PAGE] if q["question"] in set(asked)]
 
 
 def _listen(
-    index: int,
     question: Mapping[str, Any],
     rows: Sequence[str],
     done: Mapping[tuple[str, str], Record],
@@ -204,7 +205,7 @@ def _listen(
                 if record.heard is None
                 else record.heard,
                 "heard_mark": marks[record.right_speech],
-                "file": audio_name(index, policy),
+                "file": audio_name(question["question"], policy),
             }
         )
     return {"question": question["question"], "answers": answers}

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Timed:
     decode: Callable[[Sequence[str]], tuple[float, int, float, float]]
 
 
-def ours(model: eepolicy.HookedModel, policy: str, **options: object) -> Callable:
+def ours(model: eepolicy.HookedModel, policy: str, **options: Any) -> Callable:
     """Our loop: layer and head calls a token and row, as in the traces."""
 
     def decode(questions: Sequence[str]) -> tuple[float, int, float, float]:
@@ -50,7 +51,7 @@ def ours(model: eepolicy.HookedModel, policy: str, **options: object) -> Callabl
     return decode
 
 
-def stock(model: eepolicy.HookedModel, **options: object) -> Callable:
+def stock(model: eepolicy.HookedModel, **options: Any) -> Callable:
     """Transformers' own `generate`."""
 
     def decode(questions: Sequence[str]) -> tuple[float, int, float, float]:
@@ -62,6 +63,7 @@ def stock(model: eepolicy.HookedModel, **options: object) -> Callable:
         out = model.model.generate(ids, attention_mask=mask, do_sample=False, **options)
         seconds = time.perf_counter() - began
         replies = out[:, ids.shape[1] :].tolist()
+        assert model.layout is not None
         end = model.layout.end
         tokens = sum(r.index(end) + 1 if end in r else len(r) for r in replies)
         return seconds, tokens, float("nan"), float("nan")
@@ -72,6 +74,7 @@ def stock(model: eepolicy.HookedModel, **options: object) -> Callable:
 def unit_costs(model: eepolicy.HookedModel, rows: int, length: int = 60) -> tuple[float, float]:
     """Seconds of a layer call on one position a row, and of a head call, `length` tokens in."""
     layers, heads = [], []
+    assert model.layout is not None
     ids = torch.randint(model.layout.speech[0], model.layout.speech[1], (rows, length + 40))
     with torch.no_grad():
         batch = Batch(model, [0] * rows, ids.shape[1])

@@ -151,6 +151,10 @@ def test_a_run_goes_on_after_a_cut_line(tmp_path):
     assert list(folder.records()) == [("q0", "full")]
     folder.append(replace(RECORD, question="q2"))
     assert [q for q, _ in folder.records()] == ["q0", "q2"]
+    file.write_text("no record\n" + file.read_text())
+    with pytest.raises(EepolicyError, match=r"line 1 of .* is no record"):
+        folder.records()
+    file.write_text(file.read_text().removeprefix("no record\n"))
     folder.note(rows=["full"])
     assert folder.open({"model": "m"}) == {"rows": ["full"]}
 

@@ -77,9 +77,11 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
     assert results == json.loads((folder.path / "results.json").read_text())
     assert all(r["prompts"] == 5 and r["mos"] is None and r["wer"] is not None for r in results)
     assert (folder.path / "results.csv").read_text().count("\n") == 9
-    lines = (folder.path / "results.md").read_text().splitlines()
-    assert len(lines) == 2 + len(rows)
-    assert len({line.count("|") for line in lines}) == 1
+    values, differences = (folder.path / "results.md").read_text().split("Difference to full")
+    for table_of, count in ((values, len(rows)), (differences, len(rows) - 1)):
+        lines = [line for line in table_of.splitlines() if line.startswith("|")]
+        assert len(lines) == 2 + count
+        assert len({line.count("|") for line in lines}) == 1
     page = (folder.path / "index.html").read_text()
     assert "not measured" in page
     assert page.count("<audio") == 8 * 5
@@ -89,6 +91,7 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
 def test_without_ears_the_columns_are_empty(spoken, tmp_path):
     folder = RunFolder(tmp_path / "run")
     rows = run(spoken, QUESTIONS[:2], folder, policies=["static@3"], max_new_tokens=12)
+    write_report(spoken, rows, QUESTIONS[:2], folder, "eepolicy compare")
     for row in table(rows, QUESTIONS, folder):
         assert row["accuracy_speech"] is row["wer"] is row["mos"] is None
         assert row["accuracy_text"] is not None

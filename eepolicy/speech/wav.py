@@ -22,5 +22,6 @@ def write_wav(path: Path, wave: Tensor) -> None:
         soundfile.write(part, wave.numpy(), SAMPLE_RATE, format="WAV")
         part.replace(path)
     except (OSError, soundfile.LibsndfileError) as error:
-        part.unlink(missing_ok=True)
         raise EepolicyError(f"cannot write {path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
