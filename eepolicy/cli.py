@@ -88,7 +88,9 @@ def compare(
     out_folder: Annotated[Path, typer.Option("--out", help="folder of the report")] = Path(
         "report"
     ),
-    asked: Annotated[str, typer.Option("--set", help="held-out set: 'test' or 'dev'")] = "test",
+    asked: Annotated[
+        str, typer.Option("--set", help="held-out set: 'test', 'familiar' or 'dev'")
+    ] = "test",
     model: ModelOption = "pocket",
     threads: Annotated[
         int, typer.Option(help="CPU threads of decoding; at this size one is fastest", min=1)

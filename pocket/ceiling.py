@@ -47,12 +47,13 @@ def main() -> None:
     for name, way in ways.items():
         heard, rated = [], []
         for wave in tqdm(waves, desc=name):
-            spoken = way(wave)
-            heard.append(whisper.transcribe(spoken))
-            rated.append(mos.rate(spoken))
+            result = way(wave)
+            heard.append(whisper.transcribe(result))
+            rated.append(mos.rate(result))
         scored = zip(pairs, heard, strict=True)
         errors = [word_errors(p["answer"], h) for p, h in scored]
-        wer = ratio(*zip(*errors, strict=True))
+        wrong, words = zip(*errors, strict=True)
+        wer = ratio(wrong, words)
         right = [is_right(h, p["keys"]) for p, h in zip(pairs, heard, strict=True)]
         results[name] = {
             "prompts": len(pairs),

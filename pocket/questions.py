@@ -37,13 +37,14 @@ class Pair:
 
 
 Triple = tuple[str, str, tuple[str, ...]]  # question, answer, keys
-KINDS: dict[str, tuple[str, Callable[[], Iterator[Triple]]]] = {}
+Generator = Callable[[], Iterator[Triple]]
+KINDS: dict[str, tuple[str, Generator]] = {}
 
 
-def kind(suite: str):
+def kind(suite: str) -> Callable[[Generator], Generator]:
     """Register a generator of (question, answer, keys) under its function's name."""
 
-    def register(generate: Callable[[], Iterator[Triple]]):
+    def register(generate: Generator) -> Generator:
         KINDS[generate.__name__] = (suite, generate)
         return generate
 
@@ -145,7 +146,7 @@ def story() -> Iterator[Triple]:
         yield (
             f"The {who} has {x} {things} and gets {y} more. How many {things} are there?",
             f"Now the {who} has {total} {things}.",
-            (f"{total} {things}",),
+            (f"has {total} {things}",),
         )
         if i > j:
             rest = f.NUMBERS[i - j]
@@ -215,7 +216,7 @@ def capitals() -> Iterator[Triple]:
         yield (
             f"Which city is the capital of {country}?",
             f"{city} is the capital of {country}.",
-            (city,),
+            (f"{city} is the capital of {country}",),
         )
         yield f"In which country is {city}?", f"{city} is a city in {country}.", (f"in {country}",)
         yield f"Where is {city}?", f"You can find {city} in {country}.", (f"in {country}",)
@@ -254,7 +255,7 @@ def continents() -> Iterator[Triple]:
                 yield (
                     f"Is {country} in {other}?",
                     f"No, {country} is not in {other} but in {continent}.",
-                    ("no", f"in {continent}"),
+                    ("no", f"but in {continent}"),
                 )
 
 
@@ -314,7 +315,7 @@ def animals() -> Iterator[Triple]:
                 yield (
                     f"Does {one} live in the {home} like {a(other)}?",
                     f"No, {one} lives in the {home}, but {a(other)} lives in the {place}.",
-                    ("no", f"in the {place}"),
+                    ("no", f"{other} lives in the {place}"),
                 )
 
 
@@ -326,7 +327,11 @@ def categories() -> Iterator[Triple]:
             yield f"What is {one}?", f"{sentence(one)} is {a(name)}.", (f"is {a(name)}",)
             for other in f.KINDS:
                 if other == name:
-                    yield f"Is {one} {a(other)}?", f"Yes, {one} is {a(name)}.", ("yes",)
+                    yield (
+                        f"Is {one} {a(other)}?",
+                        f"Yes, {one} is {a(name)}.",
+                        ("yes", f"is {a(name)}"),
+                    )
                 else:
                     yield (
                         f"Is {one} {a(other)}?",
@@ -343,11 +348,19 @@ def opposites() -> Iterator[Triple]:
     both = [*f.OPPOSITES, *((y, x) for x, y in f.OPPOSITES)]
     for x, y in both:
         yield f"What is the opposite of {x}?", f"The opposite of {x} is {y}.", (f"is {y}",)
-        yield f"Which word is the opposite of {x}?", f"{sentence(y)} is the opposite of {x}.", (y,)
+        yield (
+            f"Which word is the opposite of {x}?",
+            f"{sentence(y)} is the opposite of {x}.",
+            (f"{y} is the opposite of {x}",),
+        )
         yield f"Say the opposite of {x}.", f"If it is not {x}, it is {y}.", (f"it is {y}",)
         for other, _ in both:
             if other == y:
-                yield f"Is {x} the opposite of {y}?", f"Yes, {x} is the opposite of {y}.", ("yes",)
+                yield (
+                    f"Is {x} the opposite of {y}?",
+                    f"Yes, {x} is the opposite of {y}.",
+                    ("yes", f"opposite of {y}"),
+                )
             elif other != x:
                 yield (
                     f"Is {x} the opposite of {other}?",
@@ -519,7 +532,7 @@ def choice() -> Iterator[Triple]:
         yield (
             f"My {who} likes {x} but not {y}. What should I get?",
             f"Get {x} for your {who}, and do not get {y}.",
-            (f"get {x}",),
+            (f"get {x} for",),
         )
 
 

@@ -9,9 +9,11 @@ resumes) and the model with the best held-out loss to `WORK/model`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import random
+import shutil
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ NOISE = 0.05  # share of the units in the input that are replaced by random ones
 LEARNING_RATE = 3e-3
 WARM_UP = 50  # steps
 CONSTANT = 0.35  # share of the steps before the learning rate falls linearly to zero
+PARITY = 1e-4  # of logits in float32; measured 1e-6
 PATIENCE = 4  # evaluations without a better held-out loss before training ends
 
 
@@ -150,9 +153,11 @@ def rate(step: int, steps: int) -> float:
 class Trainer:
     """Model, optimisers, and where training stands."""
 
-    def __init__(self, work: Path, steps: int, seed: int) -> None:
+    def __init__(self, work: Path, steps: int, seed: int, data: str) -> None:
         torch.manual_seed(seed)
         self.work, self.steps = work, steps
+        #: what must be the same for a checkpoint to be gone on with
+        self.recipe = {"steps": steps, "seed": seed, "data": data}
         self.step, self.best, self.bad, self.seconds = 0, math.inf, 0, 0.0
         self.log: list[dict] = []
         self.model = LlamaForCausalLM(config())
@@ -187,6 +192,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
+            "recipe": self.recipe,
             "progress": (self.step, self.best, self.bad, self.seconds, self.log),
         }
         torch.save(state, part)
@@ -197,6 +203,11 @@ class Trainer:
         path = self.work / "checkpoint.pt"
         if path.exists():
             state = torch.load(path, weights_only=True)
+            if state["recipe"] != self.recipe:
+                raise RuntimeError(
+                    f"{path} is of another training, {state['recipe']} instead of {self.recipe}: "
+                    "remove it to start anew"
+                )
             self.model.load_state_dict(state["model"])
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
@@ -209,8 +220,11 @@ class Trainer:
         half = LlamaForCausalLM(config()).to(torch.bfloat16)
         half.load_state_dict(self.model.state_dict())
         half.generation_config.update(max_new_tokens=400, pad_token_id=s.PAD, eos_token_id=s.END)
-        half.save_pretrained(self.work / "model")
-        tokenizer.save_pretrained(self.work / "model")
+        part, model = self.work / "model.part", self.work / "model"
+        half.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        shutil.rmtree(model, ignore_errors=True)
+        part.rename(model)
 
 
 def main() -> None:
@@ -222,8 +236,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(2)
 
-    sets = json.loads((args.work / "pairs.json").read_text())
-    units = json.loads((args.work / "units.json").read_text())
+    pairs, units_text = ((args.work / f"{n}.json").read_text() for n in ("pairs", "units"))
+    data = hashlib.sha256((pairs + units_text).encode()).hexdigest()[:16]
+    sets, units = json.loads(pairs), json.loads(units_text)
     texts = [t for p in sets["train"] for t in (p["question"], p["answer"])]
     tokenizer = s.fit_tokenizer(texts)
     dev = batches(examples(sets["dev"], units[place_of(sets, "dev")], tokenizer), None)
@@ -231,9 +246,11 @@ def main() -> None:
     tokens = sum(len(e.prompt) + len(e.answers[0]) for e in train)
     print(f"{len(train)} answers, {tokens} tokens, {len(batches(train, None))} batches an epoch")
 
-    trainer = Trainer(args.work, args.steps, args.seed)
+    trainer = Trainer(args.work, args.steps, args.seed, data)
     trainer.resume()
-    print(f"parity with the stock forward: {check_parity(trainer.model, dev[0][0][:2]):.1e}")
+    error = check_parity(trainer.model, dev[0][0][:2])
+    if error > PARITY:
+        raise RuntimeError(f"the lean forward differs from the stock one by {error:.1e}")
     began, seen, epoch = time.time() - trainer.seconds, 0, 0
     while trainer.step < args.steps and trainer.bad < PATIENCE:
         epoch += 1
@@ -247,11 +264,11 @@ def main() -> None:
                 trainer.seconds = time.time() - began
                 result = evaluate(trainer.forward, dev)
                 trainer.log.append({"step": trainer.step, "seconds": trainer.seconds, **result})
+                (args.work / "log.json").write_text(json.dumps(trainer.log, indent=1))
                 print(json.dumps(trainer.log[-1]), flush=True)
                 if result["loss"] < trainer.best:
                     trainer.best, trainer.bad = result["loss"], 0
                     trainer.export(tokenizer)
-                    (args.work / "log.json").write_text(json.dumps(trainer.log, indent=1))
                 else:
                     trainer.bad += 1
                 trainer.save()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -17,9 +20,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import eepolicy
+from analysis.compare import audio_name
 from analysis.scoring import is_right, word_errors
 from eepolicy.cli import main
 from eepolicy.models import pocket_folder
+from eepolicy.probe import probe
+from eepolicy.speech import asr, mos
 
 QUESTION = "What is the capital of France?"
 
@@ -64,12 +70,43 @@ def test_full_depth_is_stock_generate(pocket):
 
 
 def test_it_answers_and_speaks(pocket):
-    questions = eepolicy.held_out("test")[:12]
-    outputs = [pocket.generate(q["question"]) for q in questions]
+    questions = eepolicy.held_out("test")[:60]
+    outputs = pocket.generate([q["question"] for q in questions])
     right = sum(is_right(o.text, q["keys"]) for o, q in zip(outputs, questions, strict=True))
-    assert right >= 8  # the model card says how often on all of them
+    assert right >= 45  # measured 49; the model card says how often on 200
     assert all(o.ended for o in outputs)
     assert all(1.0 < len(o.wave()) / 16_000 < 8.0 for o in outputs)
+
+
+def test_depth_matters_and_speech_stays_uncertain(pocket):
+    """Of the plain lens: without this the model could not test the paper's claims."""
+    probes = [
+        probe(pocket, q["question"], pocket.generate(q["question"]).tokens, pocket.lens)
+        for q in eepolicy.held_out("test")[:10]
+    ]
+    spoken = np.concatenate([p.modality for p in probes]) == eepolicy.Modality.SPEECH
+    agreement = np.concatenate([p.agreement() for p in probes], axis=1)[:, spoken].mean(1)
+    assert all(a < b for a, b in pairwise(agreement[[0, 4, 8, 12, 16, 19]]))
+    assert agreement[8] < 0.7 < agreement[17]
+    entropy = np.concatenate([p.entropy[-1] for p in probes])
+    assert entropy[spoken].mean() > 4 * entropy[~spoken].mean()
+
+
+def test_the_speech_depth_of_a_schedule_is_arithmetic_on_the_chunks(pocket):
+    """Four text tokens, sixteen units, in turn, and units alone once the text has ended."""
+    out = pocket.generate(QUESTION, "spark:triple@14")
+    depths, text, speech, ended = [], 0, 0, False
+    for token in out.tokens.tolist():
+        if ended or text == 4:
+            depths.append(20 if speech % 3 == 0 else 14)
+            speech += 1
+            if speech == 16 and not ended:
+                text = speech = 0
+        else:
+            text += 1
+            ended = token == pocket.layout.end_of_text
+    assert out.trace.mean_depth("speech") == pytest.approx(np.mean(depths))
+    assert len(depths) == len(out.units) + 1  # the end mark stands where a unit would
 
 
 def test_a_schedule_saves_the_layer_calls_it_says(pocket):
@@ -78,6 +115,25 @@ def test_a_schedule_saves_the_layer_calls_it_says(pocket):
     assert triple.trace.layer_calls.sum() == triple.trace.depth.sum()
     assert triple.trace.mean_depth("text") == pocket.depth
     assert triple.trace.mean_depth("speech") < 17
+
+
+def test_exact_acceptance_says_what_the_full_model_says(pocket):
+    for question in [q["question"] for q in eepolicy.held_out("test")[3:6]]:
+        full = pocket.generate(question)
+        exact = pocket.generate(question, "spark:triple@14", accept="exact")
+        assert exact.tokens.tolist() == full.tokens.tolist()
+
+
+def test_the_shipped_units_keep_what_they_stand_for(pocket):
+    """Sound to units, to sound, and to units again: most stay, and all stay near."""
+    units = pocket.generate(QUESTION).units
+    again = pocket.vocoder.encode(pocket.vocoder.decode(units))
+    length = min(len(units), len(again))
+    first, second = (pocket.vocoder.codebook[u[:length]] for u in (units, again))
+    shuffled = first[torch.randperm(length, generator=torch.Generator().manual_seed(0))]
+    near, far = ((a - first).norm(dim=1).mean() for a in (second, shuffled))
+    assert abs(len(units) - len(again)) <= 1
+    assert near < 0.5 * far
 
 
 def test_generate_command_as_installed(tmp_path):
@@ -116,6 +172,31 @@ def test_compare_command_resumes_and_reports(run, tmp_path):
     assert len(list((folder / "audio").glob("*.wav"))) == 6
 
 
+def test_without_ears_it_says_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(asr, "missing_asr", lambda: "install the ears")
+    monkeypatch.setattr(mos, "missing_mos", lambda: None)
+    monkeypatch.setattr(mos, "DistillMos", lambda: None)
+    folder = tmp_path / "report"
+    _, stderr = run("compare", "static@16", "--prompts", "1", "--out", str(folder))
+    assert "install the ears" in stderr
+    assert "install the ears" in (folder / "index.html").read_text()
+    assert json.loads((folder / "results.json").read_text())[1]["wer"] is None
+
+
+def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
+    folder = str(tmp_path / "report")
+    for asked in ("test", "dev", "test"):
+        run("compare", "static@16", "--prompts", "1", "--set", asked, "--out", folder)
+    page = (tmp_path / "report" / "index.html").read_text()
+    question = eepolicy.held_out("test")[0]["question"]
+    assert question in html.unescape(page)
+    name = audio_name(question, "static@16")
+    assert name in page
+    played, _ = soundfile.read(tmp_path / "report" / "audio" / name)
+    spoken = eepolicy.load("pocket").generate(question, "static@16").wave()
+    assert len(played) == len(spoken)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -128,6 +209,8 @@ def test_compare_command_resumes_and_reports(run, tmp_path):
         (["generate", "Hello?", "--policy", "spark"], "is no policy"),
         (["generate", "Hello?", "--out", "{tmp}/none/a.wav"], "there is no folder"),
         (["generate", "Hello?", "--max-new-tokens", "0"], "max_new_tokens is at least 1"),
+        (["generate", "Hello?", "--accept", "most"], "is no acceptance"),
+        (["generate", "Hello?", "--fill", "copy"], "a fill is catch_up, propagate, mask"),
     ],
 )
 def test_mistakes_get_one_sentence(run, tmp_path, arguments, sentence):
@@ -141,6 +224,9 @@ def test_mistakes_in_python_get_a_sentence(pocket):
     for call, sentence in [
         (lambda: pocket.generate(torch.zeros(2, 3, dtype=torch.long)), "one row of ids"),
         (lambda: pocket.generate(torch.tensor([99_999])), "ids are 0 to 5119"),
+        (lambda: pocket.generate([1, 7, 12]), "a question in text, or a row of ids; got 1"),
+        (lambda: pocket.generate(torch.tensor([1.0])), "a question in text, or a row of ids"),
+        (lambda: pocket.generate([]), "there is no prompt"),
         (lambda: pocket.generate("Hi", 7), "a policy is an ExitPolicy or a spec string"),
         (lambda: pocket.generate("Hi", "static@30"), "the model has depths 1 to 20"),
         (lambda: pocket.generate("Hi", temperature=0.0), "a temperature is above 0"),
@@ -164,12 +250,15 @@ def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     records = folder / "records.jsonl"
-    for _ in range(600):
+    for _ in range(1200):
         if records.exists() and len(records.read_text().splitlines()) >= 2:
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "stopped; replies that were finished are kept" in " ".join(stderr.split())
     assert "Traceback" not in stderr
@@ -186,6 +275,13 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(eepolicy.EepolicyError, match=r"lacks 1 .*layers\.7\.mlp\.up_proj"):
         eepolicy.load(str(folder))
+    weights["model.layers.7.mlp.up_proj.weight"] = torch.zeros(3, 3)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(eepolicy.EepolicyError, match="is no whole spoken model"):
+        eepolicy.load(str(folder))
+    (folder / "held_out.json").write_text("{")
+    with pytest.raises(eepolicy.EepolicyError, match="holds no questions"):
+        eepolicy.held_out(folder=folder)
     whole = (pocket_folder() / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:100_000])
     with pytest.raises(eepolicy.EepolicyError, match="is no whole spoken model"):
@@ -195,7 +291,6 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
 @pytest.mark.slow
 def test_its_speech_is_understood(pocket):
     """With the real ears, where they are installed; the model card has the figures on all."""
-    asr = pytest.importorskip("eepolicy.speech.asr")
     if asr.missing_asr():
         pytest.skip(asr.missing_asr())
     whisper = asr.Whisper()
@@ -203,12 +298,11 @@ def test_its_speech_is_understood(pocket):
     outputs = [pocket.generate(q["question"]) for q in questions]
     counts = [word_errors(o.text, whisper.transcribe(o.wave())) for o in outputs]
     errors, total = map(sum, zip(*counts, strict=True))
-    assert errors / total < 0.25
+    assert errors / total < 0.1  # the model card has the figure of 200 replies
 
 
 @pytest.mark.slow
 def test_its_speech_is_rated(pocket):
-    mos = pytest.importorskip("eepolicy.speech.mos")
     if mos.missing_mos():
         pytest.skip(mos.missing_mos())
     rater, wave = mos.DistillMos(), pocket.generate(QUESTION).wave()

@@ -16,6 +16,17 @@ from eepolicy.modality import TokenLayout
 from eepolicy.model.hooked import HookedModel
 from eepolicy.speech.units import Units
 
+#: what a file that is damaged, or of another kind, makes the readers raise
+UNREADABLE = (
+    SafetensorError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 def pocket_folder() -> Path:
     """Where the shipped model lies."""
@@ -46,7 +57,7 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel
         layout = TokenLayout.from_dict(model.config.speech_layout)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         vocoder = Units.load(folder / "units.safetensors")
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except UNREADABLE as error:
         raise EepolicyError(f"{folder} is no whole spoken model: {error}") from error
     missing = sorted({*loading["missing_keys"], *(k for k, *_ in loading["mismatched_keys"])})
     if missing:
@@ -73,7 +84,10 @@ def held_out(split: str = "test", folder: Path | None = None) -> list[dict]:
         right.
     """
     path = (folder or pocket_folder()) / "held_out.json"
-    sets = json.loads(path.read_text())
+    try:
+        sets = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise EepolicyError(f"{path} holds no questions: {error}") from error
     if split not in sets:
         raise EepolicyError(f"the held-out sets are {', '.join(sets)}; got {split!r}")
     return sets[split]
