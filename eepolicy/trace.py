@@ -100,7 +100,9 @@ class Trace:
         path = Path(path)
         part = path.with_name(f"{path.name}.part")
         rest = {"full_depth": self.full_depth, "prefill_layer_calls": self.prefill_layer_calls}
-        save_file(self._columns(), part, {"trace": json.dumps(rest)})
+        # safetensors writes memory as it lies: columns of a table must be laid out one by one
+        columns = {name: np.ascontiguousarray(c) for name, c in self._columns().items()}
+        save_file(columns, part, {"trace": json.dumps(rest)})
         part.replace(path)
 
     @classmethod
