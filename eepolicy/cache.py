@@ -98,12 +98,9 @@ class ColumnCache:
     def _put(self, held: Tensor | None, new: Tensor) -> Tensor:
         assert held is not None
         rows, start, end, fresh = self._to
-        if rows is None:
-            known, there = held[:, :, :end], held[:, :, start:end]
-            there.copy_(new if fresh is None else torch.where(fresh[:, None, :, None], new, there))
-            return known
-        known = held[:, :, :end].index_select(0, rows)
+        known = held[:, :, :end] if rows is None else held[:, :, :end].index_select(0, rows)
         there = known[:, :, start:end]
         there.copy_(new if fresh is None else torch.where(fresh[:, None, :, None], new, there))
-        held[rows, :, start:end] = there
+        if rows is not None:
+            held[rows, :, start:end] = there
         return known

@@ -191,11 +191,15 @@ class Batch:
             self._waiting = block.hidden.new_zeros(shape)
         rows, fresh = self._index(block.rows), self._fresh(block)
         columns = slice(self.columns - block.hidden.shape[1], self.columns)
-        there = self._waiting[:, columns] if rows is None else self._waiting[rows, columns]
-        hidden = (
-            block.hidden if fresh is None else torch.where(fresh[..., None], block.hidden, there)
-        )
+        hidden = block.hidden
+        if fresh is not None:
+            hidden = torch.where(fresh[..., None], hidden, self._waited(rows, columns))
         self._waiting[slice(None) if rows is None else rows, columns] = hidden
+
+    def _waited(self, rows: Tensor | None, columns: slice) -> Tensor:
+        """What waits in some columns: (rows, columns, width)."""
+        assert self._waiting is not None
+        return self._waiting[slice(None) if rows is None else rows, columns]
 
     def _propagate(self, block: Block) -> None:
         """Make the keys and values of the layers above from the hidden state of the exit."""
@@ -236,17 +240,13 @@ class Batch:
         """Take along what waits: of each row, so many columns are now its own."""
         width, before = max(missing), block.hidden.shape[1]
         if width > before:
-            assert self._waiting is not None
             columns = slice(self.columns - width, self.columns - before)
-            waited = self._waiting[:, columns] if rows is None else self._waiting[rows, columns]
-            block.hidden = torch.cat([waited, block.hidden], 1)
+            block.hidden = torch.cat([self._waited(rows, columns), block.hidden], 1)
         if min(block.missing) < before:  # columns that only filled a row up become its own
-            assert self._waiting is not None
             columns = slice(self.columns - block.hidden.shape[1], self.columns)
-            waited = self._waiting[:, columns] if rows is None else self._waiting[rows, columns]
             own = self._fresh(block)
             assert own is not None
-            block.hidden = torch.where(own[..., None], block.hidden, waited)
+            block.hidden = torch.where(own[..., None], block.hidden, self._waited(rows, columns))
         block.missing = missing
 
     def _fresh(self, block: Block) -> Tensor | None:
