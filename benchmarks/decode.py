@@ -42,11 +42,13 @@ def ours(model: eepolicy.HookedModel, policy: str, **options: Any) -> Callable:
     """Our loop: layer and head calls a token and row, as in the traces."""
 
     def decode(questions: Sequence[str]) -> tuple[float, int, float, float]:
+        began = time.perf_counter()
         outs = model.generate(list(questions), policy, **options)
+        seconds = time.perf_counter() - began
         tokens = sum(len(out.tokens) for out in outs)
         calls = sum(float(out.trace.layer_calls.sum()) for out in outs)
         heads = sum(float(out.trace.readouts.sum()) for out in outs)
-        return outs[0].seconds, tokens, calls / tokens, heads / tokens
+        return seconds, tokens, calls / tokens, heads / tokens
 
     return decode
 
@@ -63,7 +65,6 @@ def stock(model: eepolicy.HookedModel, **options: Any) -> Callable:
         out = model.model.generate(ids, attention_mask=mask, do_sample=False, **options)
         seconds = time.perf_counter() - began
         replies = out[:, ids.shape[1] :].tolist()
-        assert model.layout is not None
         end = model.layout.end
         tokens = sum(r.index(end) + 1 if end in r else len(r) for r in replies)
         return seconds, tokens, float("nan"), float("nan")
@@ -74,7 +75,6 @@ def stock(model: eepolicy.HookedModel, **options: Any) -> Callable:
 def unit_costs(model: eepolicy.HookedModel, rows: int, length: int = 60) -> tuple[float, float]:
     """Seconds of a layer call on one position a row, and of a head call, `length` tokens in."""
     layers, heads = [], []
-    assert model.layout is not None
     ids = torch.randint(model.layout.speech[0], model.layout.speech[1], (rows, length + 40))
     with torch.no_grad():
         batch = Batch(model, [0] * rows, ids.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -42,6 +43,20 @@ class TokenLayout:
     end: int
     before_prompt: tuple[int, ...] = ()
     after_prompt: tuple[int, ...] = ()
+
+    @classmethod
+    def text_only(cls, vocabulary: int) -> TokenLayout:
+        """The layout of a model without speech: one chunk of text, ended by the model's own mark.
+
+        Args:
+            vocabulary: its size.
+        """
+        return cls((0, vocabulary), (vocabulary, vocabulary), sys.maxsize, sys.maxsize, -1, -1)
+
+    @property
+    def has_speech(self) -> bool:
+        """Whether any id is speech."""
+        return self.speech[0] < self.speech[1]
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> TokenLayout:

@@ -45,7 +45,7 @@ def probe(
     """Read every depth out, at every token of a reply, with the reply itself as history.
 
     Args:
-        model: with a layout.
+        model: whose layers are probed.
         prompt: a question in text, or ids (tokens,).
         reply: (tokens,) ids, such as `Output.tokens`.
         heads: the exit heads; the model's own where none are given.
@@ -53,7 +53,6 @@ def probe(
     Returns:
         Statistics of the distribution *from which* each token of the reply came.
     """
-    assert model.layout is not None
     ids = model.encode(prompt)
     places, clock = [], ChunkClock(model.layout)
     for token in reply.tolist():

@@ -78,9 +78,8 @@ def test_a_batch_at_full_depth_is_stock_generate(stock, hooked):
     mask = torch.stack([torch.arange(width) >= width - len(p) for p in PROMPTS]).long()
     for sampling in ({}, {"temperature": 0.8}, {"temperature": 1.3, "top_p": 0.9}):
         torch.manual_seed(11)
-        stock_sampling = sampling and {"do_sample": True, "top_k": 0, **sampling}
         expected = stock.generate(
-            ids, attention_mask=mask, max_new_tokens=40, **(stock_sampling or {"do_sample": False})
+            ids, attention_mask=mask, max_new_tokens=40, do_sample=bool(sampling), **sampling
         )[:, width:]
         seed = {"seed": 11} if sampling else {}
         outs = hooked.generate(PROMPTS, max_new_tokens=40, **sampling, **seed)

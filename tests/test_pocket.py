@@ -229,8 +229,8 @@ def test_mistakes_in_python_get_a_sentence(pocket):
         (lambda: pocket.generate([]), "there is no prompt"),
         (lambda: pocket.generate("Hi", 7), "a policy is an ExitPolicy or a spec string"),
         (lambda: pocket.generate("Hi", "static@30"), "the model has depths 1 to 20"),
-        (lambda: pocket.generate("Hi", temperature=0.0), "a temperature is above 0"),
-        (lambda: pocket.generate("Hi", top_p=0.9), "top_p needs a temperature"),
+        (lambda: pocket.generate("Hi", temperature=0.0), "has to be a strictly positive float"),
+        (lambda: pocket.generate("Hi", num_beams=2), "beam search cannot be honoured"),
         (lambda: pocket.generate("Hi").trace.mean_depth("sound"), "'text' or 'speech'"),
         (lambda: eepolicy.held_out("train"), "the held-out sets are test, familiar, dev"),
     ]:

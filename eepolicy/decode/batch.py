@@ -84,13 +84,18 @@ class Batch:
         #: columns whose tokens were dropped, (rows, capacity) of bool, where there are some
         self._dropped: Tensor | None = None
 
-    def prefill(self, ids: Tensor) -> None:
-        """Run prompts at full depth: ids (rows, tokens), padded on the left."""
-        if ids.shape[1]:
-            self.run(self._block(ids, list(range(len(ids)))), self.model.depth)
+    def prefill(self, prompt: Tensor) -> None:
+        """Run prompts at full depth.
+
+        Args:
+            prompt: (rows, tokens) of ids or (rows, tokens, width) of embeddings, padded on the
+                left.
+        """
+        if prompt.shape[1]:
+            self.run(self._block(prompt, list(range(len(prompt)))), self.model.depth)
 
     def enter(self, tokens: Tensor, rows: list[int]) -> Block:
-        """Feed one token to some rows: tokens (rows,).
+        """Feed one token to some rows: ids (rows,) or embeddings (rows, width).
 
         Rows that get none are left behind: they cannot be fed again.
         """
@@ -220,15 +225,15 @@ class Batch:
             self._reached = torch.full(shape, self.model.depth, device=block.hidden.device)
         self._reached[block.rows, self.columns - 1] = block.depth
 
-    def _block(self, ids: Tensor, rows: list[int]) -> Block:
-        start = self.columns
-        self.columns += ids.shape[1]
+    def _block(self, tokens: Tensor, rows: list[int]) -> Block:
+        start, width = self.columns, tokens.shape[1]
+        self.columns += width
         if self.columns > self.capacity:
             self._grow(2 * self.columns)
         for row in rows:
             self.calls[row] = self.positions[row] = self.filled[row] = 0
         positions = self._positions(rows, start, self.columns)
-        return Block(rows, self.model.parts.embed(ids, positions), [ids.shape[1]] * len(rows))
+        return Block(rows, self.model.embed(tokens, positions), [width] * len(rows))
 
     def _index(self, rows: list[int]) -> Tensor | None:
         """Rows as an index, None where they are all."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,11 +21,21 @@ class Judge:
         sampler: that the drafts were drawn by.
         accept: the rule.
         most: drafts of a row that may go unjudged after a step.
+        history: (row, tokens of its reply) -> its tokens before the next one, the prompt included,
+            for processors that ask for them.
     """
 
-    def __init__(self, batch: Batch, sampler: Sampler, accept: Acceptance, most: int) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        sampler: Sampler,
+        accept: Acceptance,
+        most: int,
+        history: Callable[[int, list[int]], Tensor],
+    ) -> None:
         self.batch, self.sampler, self.accept, self.most = batch, sampler, accept, most
-        self._early = accept.uses_early and not sampler.greedy
+        self.history = history
+        self._early = accept.uses_early and sampler.draws
 
     def take(
         self,
@@ -59,7 +71,7 @@ class Judge:
                 return 0
             assert caught_up is not None
             drafts = len(reply.drafts)
-            kept, replacement = self._judge(reply, caught_up[:-1])
+            kept, replacement = self._judge(row, reply, caught_up[:-1])
             costs = (readouts + drafts, *self.batch.paid(row))
             if replacement is None:
                 reply.keep()
@@ -72,7 +84,7 @@ class Judge:
         if not last and len(reply.drafts) <= self.most:
             return 0
         before, drafts = self.batch.paid(row), len(reply.drafts)
-        kept, replacement = self._judge(reply, self.batch.flush(row))
+        kept, replacement = self._judge(row, reply, self.batch.flush(row))
         more = [b - a for a, b in zip(before, self.batch.paid(row), strict=True)]
         if replacement is None:
             reply.keep()
@@ -81,20 +93,24 @@ class Judge:
         self._replace(reply, kept, replacement, (drafts, *more))
         return drafts - 1 - kept
 
-    def _judge(self, reply: Reply, hidden: Tensor) -> tuple[int, int | None]:
+    def _judge(self, row: int, reply: Reply, hidden: Tensor) -> tuple[int, int | None]:
         """How many drafts stay, and the token in place of the first that does not.
 
         Args:
+            row: of the batch.
             reply: of the row.
             hidden: (drafts, width) at full depth.
         """
-        count = len(reply.drafts)
-        tokens = [row[0] for row in reply.rows[len(reply) - count :]]
+        count, tokens = len(reply.drafts), reply.tokens
+        logits = self.batch.model.logits(hidden, self.batch.model.depth)
+        before = range(len(tokens) - count, len(tokens))
+        asked = self.sampler.needs_history
+        histories = [self.history(row, tokens[:i]) for i in before] if asked else None
         drafts = Drafts(
-            tokens=torch.tensor(tokens, device=hidden.device),
-            full=self.sampler.warp(self.batch.model.logits(hidden, self.batch.model.depth)).float(),
+            tokens=torch.tensor(tokens[-count:], device=hidden.device),
+            full=self.sampler.warp(logits, [row] * count, histories).float(),
             early=torch.stack(reply.drafts),
-            draws=not self.sampler.greedy,
+            draws=self.sampler.draws,
             lots=self.sampler.lots(count).to(hidden.device),
         )
         accepted = self.accept.accepts(drafts).tolist()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
 
 from eepolicy.decode.acceptance import AcceptAll, Acceptance
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.fill import Fill
 from eepolicy.decode.judge import Judge
 from eepolicy.decode.reply import Reply
+from eepolicy.decode.request import Request
 from eepolicy.decode.sampling import Sampler
 from eepolicy.decode.step import take_step
 from eepolicy.errors import EepolicyError
@@ -81,63 +81,58 @@ def as_policy(policy: ExitPolicy | str, full_depth: int) -> ExitPolicy:
 @torch.no_grad()
 def decode(
     model: HookedModel,
-    prompts: Sequence[Tensor],
+    request: Request,
     policy: ExitPolicy | str,
-    max_new_tokens: int,
-    sampler: Sampler,
     fill: Fill | None = None,
     accept: Acceptance | None = None,
+    seed: int = 0,
 ) -> list[Output]:
     """Decode replies side by side; see `HookedModel.generate`.
 
     The prompts but for their last tokens are prefilled at full depth.  Every token of a reply then
     costs one step, the first included, so that every depth in the trace is the policy's.
     """
-    if model.layout is None:
-        raise EepolicyError(
-            "decoding needs the model's layout: pass one to HookedModel(layout=...)"
-        )
-    if max_new_tokens < 1:
-        raise EepolicyError(f"max_new_tokens is at least 1; got {max_new_tokens}")
-    if not prompts:
-        raise EepolicyError("there is no prompt")
     policy, fill = as_policy(policy, model.depth), fill or Fill()
     fill.check()
     accept = (accept or AcceptAll()).check(model.layout, model.vocoder)
-    if accept.judges and (fill.way != "catch_up" or not policy.realisable):
-        raise EepolicyError(
-            f"{accept!r} judges what a catch-up computed; with the fill {fill.way!r} and "
-            f"{policy!r} there is nothing to judge"
-        )
-    if accept.greedy_only and not sampler.greedy:
-        raise EepolicyError(f"{accept!r} is for greedy decoding; with a temperature use 'sampling'")
-    if fill.way != "catch_up" and not policy.realisable:
-        raise EepolicyError(f"{policy!r} leaves nothing to fill with {fill.way!r}")
+    _check(model, policy, fill, accept, request)
     began = time.perf_counter()
-    width = max(map(len, prompts))
-    padding = [width - len(prompt) for prompt in prompts]
-    device = model.model.device
-    ids = torch.stack([F.pad(p.to(device), (n, 0)) for p, n in zip(prompts, padding, strict=True)])
+    sampler = Sampler(request.processors, request.draws, seed)
+    most, rows = request.max_new_tokens, len(request.prompt)
     # a judge bounds what waits by itself, so as to see all of it
     unbounded = Fill() if accept.judges else fill
-    batch = Batch(model, padding, width + max_new_tokens, unbounded)
-    batch.prefill(ids[:, :-1])
+    batch = Batch(model, request.padding, request.prompt.shape[1] + most, unbounded)
+    batch.prefill(request.prompt[:, :-1])
     prefill_calls = batch.calls[0]
-    judge = Judge(batch, sampler, accept, fill.max_pending or UNJUDGED)
-    replies = [Reply(model.layout, model.depth) for _ in prompts]
-    tokens, alive = ids[:, -1], list(range(len(prompts)))
+    replies = [Reply(model.layout, model.depth, request.ends) for _ in range(rows)]
+
+    def history(row: int, tokens: list[int]) -> Tensor:
+        return torch.cat([request.ids[row], request.ids.new_tensor(tokens)])
+
+    def stops(row: int, *more: int) -> bool:
+        """Whether a reply is over, or would be with one more token."""
+        reply = replies[row]
+        newest = more[-1] if more else reply.rows[-1][0]
+        if len(reply) + len(more) >= most or newest in request.ends:
+            return True
+        if not request.criteria:
+            return False
+        ids = history(row, [*reply.tokens, *more])
+        return bool(request.criteria(ids[None], None))
+
+    judge = Judge(batch, sampler, accept, fill.max_pending or UNJUDGED, history)
+    tokens, alive, streamed = request.prompt[:, -1], list(range(rows)), 0
     while alive:
-        known = ids.new_tensor([replies[row].known() for row in alive]).T  # (5, rows)
+        known = request.ids.new_tensor([replies[row].known() for row in alive]).T  # (5, rows)
         step = Step(known[0], known[1], known[2], known[3], known[4], model.depth)
         taken = take_step(batch, tokens, alive, policy, step)
-        scores = sampler.warp(taken.logits)
-        drawn = sampler.draw(scores, alive, len(prompts)).tolist()
+        before = [history(r, replies[r].tokens) for r in alive] if sampler.needs_history else None
+        scores = sampler.warp(taken.logits, alive, before)
+        drawn = sampler.draw(scores, alive, rows).tolist()
         drops: dict[int, int] = {}
         for place, row in enumerate(alive):
             reply, depth = replies[row], taken.depth[place]
             if accept.judges:
-                hidden = taken.caught_up.get(place)
-                last = len(reply) + 1 >= max_new_tokens or drawn[place] == model.layout.end
                 drops[row] = judge.take(
                     row,
                     reply,
@@ -145,29 +140,61 @@ def decode(
                     scores[place],
                     depth,
                     taken.readouts[place],
-                    hidden,
-                    last,
+                    taken.caught_up.get(place),
+                    stops(row, drawn[place]),
                 )
             else:
                 reply.take(drawn[place], depth, (taken.readouts[place], *batch.paid(row)))
-        alive = [r for r in alive if not replies[r].ended and len(replies[r]) < max_new_tokens]
+        if request.streamer is not None:
+            streamed = _stream(request.streamer, replies[0], streamed)
+        alive = [row for row in alive if not stops(row)]
         if alive and any(drops.values()):
             batch.drop(drops, alive)
-        tokens = ids.new_tensor([replies[row].rows[-1][0] for row in alive])
+        tokens = request.ids.new_tensor([replies[row].rows[-1][0] for row in alive])
+    if request.streamer is not None:
+        request.streamer.end()
     seconds = time.perf_counter() - began
     return [_output(model, reply, prefill_calls, seconds) for reply in replies]
 
 
+def _check(
+    model: HookedModel, policy: ExitPolicy, fill: Fill, accept: Acceptance, request: Request
+) -> None:
+    """Refuse what does not go together."""
+    if policy.on == "speech" and not model.layout.has_speech:
+        raise EepolicyError(
+            f"{policy!r} acts on speech, of which this model has none: put 'text=' in front, or "
+            "give the model's layout"
+        )
+    if accept.judges and (fill.way != "catch_up" or not policy.realisable):
+        raise EepolicyError(
+            f"{accept!r} judges what a catch-up computed; with the fill {fill.way!r} and "
+            f"{policy!r} there is nothing to judge"
+        )
+    if accept.greedy_only and request.draws:
+        raise EepolicyError(f"{accept!r} is for greedy decoding; with a temperature use 'sampling'")
+    if fill.way != "catch_up" and not policy.realisable:
+        raise EepolicyError(f"{policy!r} leaves nothing to fill with {fill.way!r}")
+
+
+def _stream(streamer: BaseStreamer, reply: Reply, streamed: int) -> int:
+    """Hand over the tokens that stay; gives how many have been."""
+    certain = len(reply) - len(reply.drafts)
+    for token in reply.tokens[streamed:certain]:
+        streamer.put(torch.tensor([token]))
+    return certain
+
+
 def _output(model: HookedModel, reply: Reply, prefill_calls: int, seconds: float) -> Output:
-    assert model.layout is not None
-    ids = torch.tensor([row[0] for row in reply.rows])
+    ids, layout = torch.tensor(reply.tokens), model.layout
     text = None
     if model.tokenizer is not None:
-        text = model.tokenizer.decode(model.layout.text_ids(ids)).strip()
+        written = layout.text_ids(ids[:-1] if reply.ended else ids)
+        text = model.tokenizer.decode(written).strip()
     return Output(
         tokens=ids,
         text=text,
-        units=model.layout.units(ids),
+        units=layout.units(ids),
         ended=reply.ended,
         trace=Trace.from_rows(reply.rows, model.depth, prefill_calls),
         seconds=seconds,

@@ -16,14 +16,19 @@ _SINCE, _COSTS, _VERDICT = 5, slice(6, 10), 10
 class Reply:
     """The tokens of one row.
 
+    Args:
+        layout: of the model that speaks.
+        full_depth: its layers.
+        ends: ids that end the reply.
+
     Attributes:
         rows: of the trace, in the order of `Trace`.
         drafts: (vocabulary,) each, the scores of the newest tokens that are still to be judged.
-        ended: the newest token is the end mark.
+        ended: the newest token ends the reply.
     """
 
-    def __init__(self, layout: TokenLayout, full_depth: int) -> None:
-        self.layout, self.full_depth = layout, full_depth
+    def __init__(self, layout: TokenLayout, full_depth: int, ends: frozenset[int]) -> None:
+        self.layout, self.full_depth, self.ends = layout, full_depth, ends
         self.rows: list[list[int]] = []
         self.drafts: list[Tensor] = []
         self._clocks = [ChunkClock(layout)]  # before each token, and for the next one
@@ -33,7 +38,12 @@ class Reply:
 
     @property
     def ended(self) -> bool:
-        return bool(self.rows) and self.rows[-1][0] == self.layout.end
+        return bool(self.rows) and self.rows[-1][0] in self.ends
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids so far."""
+        return [row[0] for row in self.rows]
 
     def known(self) -> tuple[int, ...]:
         """What a policy may know of the next token, in the order of `Step`."""
@@ -47,7 +57,7 @@ class Reply:
         self.rows.append([token, *self.known()[:3], depth, since, *costs, verdict])
         clock = self._clocks[-1]
         clock = replace(clock, produced=list(clock.produced))
-        if token != self.layout.end:
+        if token not in self.ends:
             clock.advance(token)
         self._clocks.append(clock)
 

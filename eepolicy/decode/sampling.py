@@ -1,46 +1,64 @@
-"""Logits to the next token, by transformers' own warpers."""
+"""Logits to the next token, by transformers' own processors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessorList
+from transformers.generation import logits_process as stock
 
-from eepolicy.errors import EepolicyError
+#: processors that look at the scores alone
+_WITHOUT_HISTORY = (
+    stock.EpsilonLogitsWarper,
+    stock.EtaLogitsWarper,
+    stock.InfNanRemoveLogitsProcessor,
+    stock.LogitNormalization,
+    stock.MinPLogitsWarper,
+    stock.TemperatureLogitsWarper,
+    stock.TopKLogitsWarper,
+    stock.TopPLogitsWarper,
+    stock.TypicalLogitsWarper,
+)
 
 
 class Sampler:
-    """Greedy, or sampling where a temperature is given.
+    """Processes logits, and takes the likeliest token or draws one.
+
+    A processor is called row by row where it may look at the tokens before, since rows need not be
+    equally long.  It must follow from those alone: rejected tokens are gone from them.
 
     Args:
-        temperature: divides the logits; None for greedy decoding.
-        top_p: the likeliest tokens that hold this much probability are kept.
+        processors: of each row of the batch, in their order.
+        draws: tokens are drawn; otherwise the likeliest one is taken.
         seed: of the draws.
-
-    Raises:
-        EepolicyError: `top_p` without a temperature, or a value out of range.
     """
 
-    def __init__(self, temperature: float | None = None, top_p: float = 1.0, seed: int = 0) -> None:
-        if temperature is None and top_p != 1.0:
-            raise EepolicyError("top_p needs a temperature: without one decoding is greedy")
-        if temperature is not None and temperature <= 0:
-            raise EepolicyError(f"a temperature is above 0, or None for greedy; got {temperature}")
-        if not 0 < top_p <= 1:
-            raise EepolicyError(f"top_p is above 0 and at most 1; got {top_p}")
-        self.greedy = temperature is None
+    def __init__(self, processors: Sequence[LogitsProcessorList], draws: bool, seed: int) -> None:
+        self.processors, self.draws = processors, draws
         self.generator = torch.Generator().manual_seed(seed)
-        self.warpers = LogitsProcessorList()
-        if temperature is not None:
-            self.warpers.append(TemperatureLogitsWarper(float(temperature)))
-            if top_p < 1:
-                self.warpers.append(TopPLogitsWarper(top_p))
+        #: whether `warp` must be told the tokens before
+        self.needs_history = any(not isinstance(p, _WITHOUT_HISTORY) for p in processors[0])
 
-    def warp(self, logits: Tensor) -> Tensor:
-        """What tokens are drawn from: (rows, vocabulary) -> (rows, vocabulary)."""
-        if self.greedy:
+    def warp(self, logits: Tensor, rows: list[int], histories: Sequence[Tensor] | None) -> Tensor:
+        """What tokens are taken from: (tokens, vocabulary) -> (tokens, vocabulary).
+
+        Args:
+            logits: of the tokens.
+            rows: of the batch, that each token is of.
+            histories: of each token, those before it, (tokens,), the prompt included; needed only
+                where `needs_history`.
+        """
+        if not self.processors[0]:
             return logits
-        return self.warpers(torch.empty(len(logits), 0, dtype=torch.long), logits.float())
+        logits = logits.to(torch.float32, copy=True)  # processors may write into them
+        if not self.needs_history:
+            none = torch.empty(len(logits), 0, dtype=torch.long, device=logits.device)
+            return self.processors[0](none, logits)
+        assert histories is not None
+        each = zip(rows, histories, logits, strict=True)
+        return torch.cat([self.processors[row](ids[None], of[None]) for row, ids, of in each])
 
     def draw(self, scores: Tensor, rows: list[int], batch: int) -> Tensor:
         """The next tokens.
@@ -56,10 +74,10 @@ class Sampler:
         Returns:
             (rows,).
         """
-        if self.greedy:
+        if not self.draws:
             return scores.argmax(-1)
         probabilities = torch.ones(batch, scores.shape[1])
-        probabilities[rows] = scores.softmax(-1).cpu()
+        probabilities[rows] = scores.float().softmax(-1).cpu()
         lots = torch.multinomial(probabilities, 1, generator=self.generator)[rows, 0]
         return lots.to(scores.device)
 

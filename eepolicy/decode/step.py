@@ -38,7 +38,7 @@ def take_step(
 
     Args:
         batch: of the rows.
-        tokens: (rows,).
+        tokens: ids (rows,) or embeddings (rows, width).
         rows: of the batch, rising.
         policy: which names the depths.
         step: what it may know.

@@ -24,23 +24,26 @@ class Parts:
     """The parts of a decoder-only model, as the layer loop uses them.
 
     Attributes:
-        embed: (ids (rows, tokens), positions (rows, tokens)) -> (rows, tokens, width).
+        embed: ids (rows, tokens) -> (rows, tokens, width), what `inputs_embeds` would be.
         layers: the decoder layers.
         norm: the final norm, (..., width) -> (..., width).
         head: normed hidden states (..., width) -> logits (..., vocabulary).
         attention: of each layer, `"full_attention"` or `"sliding_attention"`.
         window: how many positions a sliding layer sees, its own included.
-        rotary: (like, positions (rows, tokens), kind of attention) -> the rotation; None where the
-            positions are in the embedding.
+        rotary: (like, positions (rows, tokens), kind of attention) -> the rotation; None where
+            positions are learned.
+        learned: positions (rows, tokens) -> what is added to the embedding; None where positions
+            rotate.
     """
 
-    embed: Callable[[Tensor, Tensor], Tensor]
+    embed: Callable[[Tensor], Tensor]
     layers: Sequence[nn.Module]
     norm: Callable[[Tensor], Tensor]
     head: Callable[[Tensor], Tensor]
     attention: tuple[str, ...]
     window: int | None = None
     rotary: Callable[[Tensor, Tensor, str], Rotation] | None = None
+    learned: Callable[[Tensor], Tensor] | None = None
 
 
 def _llama(model: PreTrainedModel) -> Parts:
@@ -51,7 +54,7 @@ def _llama(model: PreTrainedModel) -> Parts:
         inner.layers
     )
     return Parts(
-        embed=lambda ids, positions: inner.embed_tokens(ids),
+        embed=inner.embed_tokens,
         layers=inner.layers,
         norm=inner.norm,
         head=model.lm_head,
@@ -83,11 +86,12 @@ def _gpt2(model: PreTrainedModel) -> Parts:
     """GPT-2: learned positions, no rotation."""
     inner = model.transformer
     return Parts(
-        embed=lambda ids, positions: inner.wte(ids) + inner.wpe(positions),
+        embed=inner.wte,
         layers=inner.h,
         norm=inner.ln_f,
         head=model.lm_head,
         attention=(FULL,) * len(inner.h),
+        learned=inner.wpe,
     )
 
 

@@ -36,7 +36,7 @@ class HookedModel:
 
     Args:
         model: a decoder-only causal language model of a family that has an adapter.
-        layout: its vocabulary and chunks; decoding and probing need it.
+        layout: its vocabulary and chunks; text alone where none is given.
         tokenizer: for prompts given as text.
         heads: reads tokens out at depths below full; the plain logit lens where none is given.
         vocoder: turns speech units into sound.
@@ -58,7 +58,7 @@ class HookedModel:
         self.model = model.eval()
         self.parts = parts or parts_of(model)
         check_parts(model, self.parts)
-        self.layout = layout
+        self.layout = layout or TokenLayout.text_only(model.config.vocab_size)
         self.tokenizer = tokenizer
         self.vocoder = vocoder
         self.lens = LogitLens(self.parts.norm, self.parts.head)
@@ -76,6 +76,19 @@ class HookedModel:
     def depth(self) -> int:
         """Number of decoder layers: full depth."""
         return len(self.parts.layers)
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """What enters the first layer.
+
+        Args:
+            tokens: ids (rows, tokens), or their embeddings (rows, tokens, width).
+            positions: (rows or 1, tokens).
+
+        Returns:
+            (rows, tokens, width).
+        """
+        hidden = tokens if tokens.is_floating_point() else self.parts.embed(tokens)
+        return hidden if self.parts.learned is None else hidden + self.parts.learned(positions)
 
     def rotations(self, tokens: int) -> dict[str, Rotation]:
         """Cosines and sines of the positions from 0, (1, tokens, d) each, by kind of attention."""
@@ -184,7 +197,7 @@ class HookedModel:
             (1, tokens, width), depth 1 first.
         """
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        hidden, rotations = self.parts.embed(ids, positions), self.rotations(ids.shape[1])
+        hidden, rotations = self.embed(ids, positions), self.rotations(ids.shape[1])
         masks = self.block_masks(ids.shape[1], 0)
         for index in range(self.depth):
             hidden = self.run_layer(index, hidden, rotations, masks)
@@ -208,11 +221,14 @@ class HookedModel:
             EepolicyError: text without a tokenizer, more than one row, ids outside the vocabulary.
         """
         if isinstance(prompt, str):
-            if self.tokenizer is None or self.layout is None:
-                raise EepolicyError("a prompt in text needs a model with tokenizer and layout")
-            text = self.tokenizer(prompt, add_special_tokens=False).input_ids
-            whole = [*self.layout.before_prompt, *text, *self.layout.after_prompt]
-            prompt = torch.tensor(whole, dtype=torch.long)
+            if self.tokenizer is None:
+                raise EepolicyError("a prompt in text needs a model with a tokenizer")
+            if self.layout.has_speech:
+                text = self.tokenizer(prompt, add_special_tokens=False).input_ids
+                text = [*self.layout.before_prompt, *text, *self.layout.after_prompt]
+            else:
+                text = self.tokenizer(prompt).input_ids
+            prompt = torch.tensor(text, dtype=torch.long)
         if not isinstance(prompt, Tensor) or prompt.is_floating_point():
             raise EepolicyError(f"a prompt is a question in text, or a row of ids; got {prompt!r}")
         ids = prompt[0] if prompt.ndim == 2 and len(prompt) == 1 else prompt
@@ -228,12 +244,12 @@ class HookedModel:
     @overload
     def generate(
         self,
-        prompt: str | Tensor,
+        prompt: str | Tensor | None = None,
         policy: ExitPolicy | str | None = None,
-        max_new_tokens: int = 400,
+        max_new_tokens: int | None = None,
         fill: Fill | str | None = None,
         accept: Acceptance | str | None = None,
-        **sampling: Any,
+        **options: Any,
     ) -> Output: ...
 
     @overload
@@ -241,40 +257,54 @@ class HookedModel:
         self,
         prompt: Sequence[str | Tensor],
         policy: ExitPolicy | str | None = None,
-        max_new_tokens: int = 400,
+        max_new_tokens: int | None = None,
         fill: Fill | str | None = None,
         accept: Acceptance | str | None = None,
-        **sampling: Any,
+        **options: Any,
     ) -> list[Output]: ...
 
     def generate(
         self,
-        prompt: str | Tensor | Sequence[str | Tensor],
+        prompt: str | Tensor | Sequence[str | Tensor] | None = None,
         policy: ExitPolicy | str | None = None,
-        max_new_tokens: int = 400,
+        max_new_tokens: int | None = None,
         fill: Fill | str | None = None,
         accept: Acceptance | str | None = None,
-        **sampling: Any,
+        *,
+        attention_mask: Tensor | None = None,
+        seed: int = 0,
+        **options: Any,
     ) -> Output | list[Output]:
         """Answer a prompt, or several side by side, each position as deep as the policy says.
 
         Args:
-            prompt: a question in text, or ids (tokens,); a list of them is decoded as one batch.
+            prompt: a question in text, or ids (tokens,); a list of them is decoded as one batch, as
+                are ids (rows, tokens) that are padded on the left.
             policy: a policy or its spec string; full depth where none is given.
-            max_new_tokens: at most so many a prompt, the end mark included.
+            max_new_tokens: at most so many a reply, the end mark included; 400 where neither it nor
+                a generation config says.
             fill: what becomes of the keys and values above an exit: a `Fill` or its way,
                 `"catch_up"` (exact) where none is given, `"propagate"` or `"mask"`.
             accept: what becomes of the tokens that were read out early once the full model has
                 caught up: an `Acceptance` or its string, `"all"` (SPAR-K) where none is given,
                 `"exact"` (lossless, greedy), `"sampling"` (lossless), `"top:5"`, `"ratio:0.3"`,
                 `"acoustic:20"`.
-            **sampling: `temperature`, `top_p`, `seed`; without them decoding is greedy.
+            attention_mask: (rows, tokens) of prompts given as ids or embeddings, 0 where a row is
+                padded.
+            seed: of the draws; the stock `generate` draws the same after `torch.manual_seed`.
+            **options: of the stock `generate`, with its defaults: `do_sample`, `temperature`,
+                `top_p`, `top_k`, `repetition_penalty`, `num_return_sequences`, `inputs_embeds` in
+                place of a prompt, `generation_config`, `logits_processor`, `stopping_criteria`,
+                `stop_strings`, `streamer` and so on.  A `temperature` (`top_p`, ...) asks for
+                sampling.  A logits processor must follow from the ids that it is given, as
+                rejected drafts are gone from them.
 
         Returns:
-            Tokens, text, speech and trace; one of each for a list of prompts.
+            Tokens, text, speech and trace; a list of them for a list or several rows.
 
         Raises:
-            EepolicyError: a prompt or policy that does not fit the model.
+            EepolicyError: a prompt, policy or option that does not fit the model, or one that
+                cannot be honoured, such as beams.
 
         Example:
             >>> model = eepolicy.load("pocket")
@@ -287,20 +317,55 @@ class HookedModel:
         from eepolicy.decode.acceptance import parse_acceptance
         from eepolicy.decode.fill import Fill
         from eepolicy.decode.loop import decode
-        from eepolicy.decode.sampling import Sampler
+        from eepolicy.decode.request import prepare
 
-        alone = isinstance(prompt, (str, Tensor))
-        prompts = [prompt] if isinstance(prompt, (str, Tensor)) else prompt
+        ids, mask, alone = self._rows(prompt, attention_mask, options.get("inputs_embeds"))
+        if options.get("stop_strings") is not None:
+            options.setdefault("tokenizer", self.tokenizer)
+        end = self.layout.end if self.layout.has_speech else None
         outputs = decode(
             self,
-            [self.encode(p) for p in prompts],
+            prepare(self.model, ids, mask, end, max_new_tokens, options),
             FullDepth() if policy is None else policy,
-            max_new_tokens,
-            Sampler(**sampling),
             Fill(fill) if isinstance(fill, str) else fill,
             parse_acceptance(accept) if isinstance(accept, str) else accept,
+            seed,
         )
-        return outputs[0] if alone else outputs
+        return outputs[0] if alone and len(outputs) == 1 else outputs
+
+    def _rows(
+        self,
+        prompt: str | Tensor | Sequence[str | Tensor] | None,
+        mask: Tensor | None,
+        embedded: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None, bool]:
+        """Prompts as ids and mask, (rows, tokens) each, and whether there is one by itself."""
+        from eepolicy.decode.request import padded
+
+        device = self.model.device
+        if (prompt is None) == (embedded is None):
+            raise EepolicyError("give a prompt, or inputs_embeds in its place")
+        if embedded is not None:
+            width = self.model.config.hidden_size
+            if embedded.ndim != 3 or embedded.shape[2] != width or not embedded.shape[1]:
+                raise EepolicyError(
+                    f"inputs_embeds is (rows, tokens, {width}); got {tuple(embedded.shape)}"
+                )
+            return None, _held(mask, embedded, device), len(embedded) == 1
+        if isinstance(prompt, Tensor) and prompt.ndim == 2 and len(prompt):
+            ids = torch.stack([self.encode(row) for row in prompt]).to(device)
+            return ids, _held(mask, ids, device), len(ids) == 1
+        if mask is not None:
+            raise EepolicyError(
+                "an attention mask goes with ids (rows, tokens); other prompts are padded for you"
+            )
+        alone = isinstance(prompt, (str, Tensor))
+        prompts = [prompt] if isinstance(prompt, (str, Tensor)) else list(prompt or ())
+        if not prompts:
+            raise EepolicyError("there is no prompt")
+        pad = self.model.generation_config.pad_token_id or 0
+        ids, mask = padded([self.encode(p).to(device) for p in prompts], pad)
+        return ids, mask, alone
 
     def unwrap(self) -> PreTrainedModel:
         """The stock model, which was never changed but for its evaluation mode."""
@@ -322,3 +387,10 @@ class HookedModel:
                 f"of its logits' spread (tolerance {tolerance:.0e}): "
                 "the adapter of its family does not fit"
             )
+
+
+def _held(mask: Tensor | None, prompt: Tensor, device: torch.device) -> Tensor:
+    """The mask, or one that holds everything: (rows, tokens)."""
+    if mask is None:
+        return torch.ones(prompt.shape[:2], dtype=torch.long, device=device)
+    return mask.to(device)

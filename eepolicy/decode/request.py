@@ -1,0 +1,220 @@
+"""What a caller asks of decoding, prepared by transformers' own `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteriaList,
+)
+from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from eepolicy.errors import EepolicyError
+
+MAX_NEW_TOKENS = 400
+#: options that make no sense in greedy decoding, so that giving one asks for sampling
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+#: options of the stock `generate` that cannot be honoured, and why
+REFUSED = {
+    "max_length": "give max_new_tokens, which does not count the prompt",
+    "assistant_model": "the model drafts for itself: give policy= and accept='exact'",
+    "assistant_early_exit": "give policy='static@DEPTH' and accept='exact'",
+    "prompt_lookup_num_tokens": "drafts come from the policy's early exits",
+    "prefix_allowed_tokens_fn": "it counts rows that may have ended: give a logits processor",
+    "penalty_alpha": "contrastive search runs the model on many candidates",
+    "dola_layers": "exits are read out by the policy and the exit heads",
+    "encoder_repetition_penalty": "give repetition_penalty",
+    "encoder_no_repeat_ngram_size": "give no_repeat_ngram_size",
+    "watermarking_config": "it keeps a state that cannot be taken back with a rejected draft",
+    "guidance_scale": "it needs a second prompt beside each",
+    "negative_prompt_ids": "it needs a second prompt beside each",
+    "negative_prompt_attention_mask": "it needs a second prompt beside each",
+    "custom_generate": "the decoding is this library's",
+    "past_key_values": "the cache is this library's: give the whole prompt",
+    "cache_implementation": "the cache is this library's",
+    "use_cache": "positions that stopped early are caught up from the cache",
+    "position_ids": "positions follow from the attention mask",
+    "token_healing": "the prompt is taken as it is",
+    "return_dict_in_generate": "what comes back is an Output with its trace",
+    "output_scores": "see eepolicy.probe for the distributions at every depth",
+    "output_logits": "see eepolicy.probe for the distributions at every depth",
+    "output_hidden_states": "see HookedModel.hidden_states",
+    "output_attentions": "attentions are not kept",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """Prompts, and how their replies are decoded.
+
+    Attributes:
+        prompt: (rows, tokens) of ids or (rows, tokens, width) of embeddings, padded on the left.
+        ids: (rows, tokens), what processors and criteria see of the prompt; (rows, 0) where it is
+            given as embeddings.
+        padding: of each row, empty columns in front.
+        max_new_tokens: of each row.
+        ends: ids that end a reply.
+        draws: tokens are drawn; otherwise the likeliest one is taken.
+        processors: of the logits of each row, the caller's and those that the options stand for.
+        criteria: that end a reply, the caller's and those that the options stand for, but for
+            `ends` and `max_new_tokens`.
+        streamer: is given the tokens that stay.
+    """
+
+    prompt: Tensor
+    ids: Tensor
+    padding: list[int]
+    max_new_tokens: int
+    ends: frozenset[int]
+    draws: bool
+    processors: list[LogitsProcessorList]
+    criteria: StoppingCriteriaList
+    streamer: BaseStreamer | None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the stock `generate` hands to a way of decoding."""
+
+    ids: Tensor
+    processors: LogitsProcessorList
+    criteria: StoppingCriteriaList
+    config: GenerationConfig
+    arguments: dict[str, Any]
+
+
+def _capture(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    **arguments: Any,
+) -> _Prepared:
+    """A way of decoding, to the stock `generate`, that gives back what it was handed."""
+    return _Prepared(input_ids, logits_processor, stopping_criteria, generation_config, arguments)
+
+
+def padded(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
+    """Ragged prompts side by side.
+
+    Args:
+        prompts: (tokens,) each.
+        pad: id in front of the shorter ones.
+
+    Returns:
+        Ids and attention mask, (rows, tokens) each.
+    """
+    width = max(map(len, prompts))
+    ids = [F.pad(p, (width - len(p), 0), value=pad) for p in prompts]
+    mask = [F.pad(torch.ones_like(p), (width - len(p), 0)) for p in prompts]
+    return torch.stack(ids), torch.stack(mask)
+
+
+def prepare(
+    model: PreTrainedModel,
+    ids: Tensor | None,
+    mask: Tensor | None,
+    end: int | None,
+    max_new_tokens: int | None,
+    options: dict[str, Any],
+) -> Request:
+    """Read the stock `generate`'s options as it does itself.
+
+    Args:
+        model: the stock model.
+        ids: (rows, tokens); None where the options have `inputs_embeds`.
+        mask: (rows, tokens), 0 where a row is padded; None where no row is.
+        end: id that ends a reply unless the options say otherwise; None for the model's own.
+        max_new_tokens: of each row; None for the generation config's, or 400.
+        options: of the stock `generate`.
+
+    Raises:
+        EepolicyError: an option that cannot be honoured, or that the stock `generate` refuses.
+    """
+    for name in options:
+        if name in REFUSED and options[name] is not None:
+            raise EepolicyError(f"{name} cannot be honoured: {REFUSED[name]}")
+    given = options.get("generation_config")
+    options = dict(options)
+    if given is None and any(name in options for name in SAMPLING):
+        options.setdefault("do_sample", True)
+    if end is not None and (given is None or given.eos_token_id is None):
+        options.setdefault("eos_token_id", end)
+    if max_new_tokens is None and (given is None or given.max_new_tokens is None):
+        max_new_tokens = MAX_NEW_TOKENS
+    if max_new_tokens is not None:
+        if max_new_tokens < 1:
+            raise EepolicyError(f"max_new_tokens is at least 1; got {max_new_tokens}")
+        options["max_new_tokens"] = max_new_tokens
+    try:
+        prepared: _Prepared = model.generate(
+            ids, attention_mask=mask, custom_generate=_capture, **options
+        )
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise EepolicyError(f"the stock generate refuses this: {error}") from error
+    config = prepared.config
+    mode = config.get_generation_mode(None)
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise EepolicyError(
+            f"{mode.value.replace('_', ' ')} cannot be honoured: a row is one reply, decoded "
+            "greedily or by sampling"
+        )
+    prompt = prepared.arguments.get("inputs_embeds")
+    prompt = prepared.ids if prompt is None else prompt
+    streamer = options.get("streamer")
+    if streamer is not None and len(prompt) != 1:
+        raise EepolicyError(f"a streamer follows one reply; got {len(prompt)} rows")
+    padding = _padding(prepared.arguments.get("attention_mask"), prompt)
+    eos = config.eos_token_id
+    return Request(
+        prompt=prompt,
+        ids=prepared.ids,
+        padding=padding,
+        max_new_tokens=config.max_length - prepared.ids.shape[1],
+        ends=frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos),
+        draws=config.do_sample,
+        processors=[_of_row(prepared.processors, empty) for empty in padding],
+        criteria=StoppingCriteriaList(
+            c for c in prepared.criteria if not isinstance(c, (EosTokenCriteria, MaxLengthCriteria))
+        ),
+        streamer=streamer,
+    )
+
+
+def _of_row(processors: LogitsProcessorList, padding: int) -> LogitsProcessorList:
+    """Processors of a whole batch for one row of it, with so many empty columns in front."""
+    found = LogitsProcessorList()
+    for processor in processors:
+        if isinstance(processor, RepetitionPenaltyLogitsProcessor):
+            processor = RepetitionPenaltyLogitsProcessor(processor.penalty, padding)
+        found.append(processor)
+    return found
+
+
+def _padding(mask: Tensor | None, prompt: Tensor) -> list[int]:
+    """Empty columns in front of each row."""
+    if mask is None:
+        return [0] * len(prompt)
+    if mask.shape != prompt.shape[:2]:
+        raise EepolicyError(
+            f"an attention mask is (rows, tokens), here {tuple(prompt.shape[:2])}; "
+            f"got {tuple(mask.shape)}"
+        )
+    held = mask.bool()
+    if not bool(held[:, -1].all()) or bool((held[:, :-1] & ~held[:, 1:]).any()):
+        raise EepolicyError(
+            "rows are padded on the left: an attention mask is zeros in front of ones; load the "
+            "tokenizer with padding_side='left'"
+        )
+    return (~held).sum(1).tolist()

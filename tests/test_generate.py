@@ -1,0 +1,267 @@
+"""The options of `generate`, held against transformers' own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import FAMILIES, LAYERS, LAYOUT, tiny
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from eepolicy import EepolicyError, HookedModel
+
+LENGTHS = (7, 3, 11, 5)
+BUSY = 26  # an id that the random Llama says often
+
+
+def prompts_of(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(5, 60, (n,), generator=generator) for n in LENGTHS]
+
+
+def side_by_side(prompts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Ids and mask, (rows, tokens) each, padded on the left."""
+    width = max(map(len, prompts))
+    ids = [torch.nn.functional.pad(p, (width - len(p), 0)) for p in prompts]
+    mask = [torch.arange(width) >= width - len(p) for p in prompts]
+    return torch.stack(ids), torch.stack(mask).long()
+
+
+def up_to_end(row: list[int], ends: tuple[int, ...] = (LAYOUT.end,)) -> list[int]:
+    """A stock reply without the padding behind its end."""
+    first = min((row.index(end) for end in ends if end in row), default=len(row))
+    return row[: first + 1]
+
+
+def same_as_stock(hooked: HookedModel, options: dict, ends=(LAYOUT.end,), seed: int = 0, **ours):
+    """Decodes a ragged batch by both; gives our replies, all equal to the stock ones."""
+    prompts = prompts_of(seed)
+    ids, mask = side_by_side(prompts)
+    torch.manual_seed(5)
+    stock = hooked.model.generate(
+        ids, attention_mask=mask, **{"max_new_tokens": 40, "do_sample": False, **options}
+    )
+    outs = hooked.generate(prompts, **{"max_new_tokens": 40, "seed": 5, **options, **ours})
+    expected = [up_to_end(row, ends) for row in stock[:, ids.shape[1] :].tolist()]
+    assert [out.tokens.tolist() for out in outs] == expected
+    return outs
+
+
+class Favour(LogitsProcessor):
+    """Adds to the scores of the ids that are one above the newest."""
+
+    def __call__(self, input_ids, scores):
+        scores = scores.clone()
+        scores[torch.arange(len(scores)), (input_ids[:, -1] + 1) % scores.shape[1]] += 4.0
+        return scores
+
+
+class AfterTwo(StoppingCriteria):
+    """Ends a reply when one id has come twice."""
+
+    def __init__(self, token: int, prompt: int) -> None:
+        self.token, self.prompt = token, prompt
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return (input_ids[:, self.prompt :] == self.token).sum(1) >= 2
+
+
+class Collect(BaseStreamer):
+    """Keeps what it is given: the prompt first."""
+
+    def __init__(self) -> None:
+        self.got: list[list[int]] = []
+        self.ended = False
+
+    def put(self, value):
+        self.got.append(value.flatten().tolist())
+
+    def end(self):
+        self.ended = True
+
+
+@pytest.fixture
+def family():
+    return "llama"
+
+
+PROCESSED = [
+    {"repetition_penalty": 1.8},
+    {"no_repeat_ngram_size": 2},
+    {"bad_words_ids": [[BUSY], [21, 22]]},
+    {"min_new_tokens": 30, "eos_token_id": BUSY},
+    {"suppress_tokens": [LAYOUT.end, 9]},
+    {"logits_processor": [Favour()]},
+    {"do_sample": True, "temperature": 1.4},
+    {"do_sample": True, "temperature": 1.4, "top_k": 7},
+    {"do_sample": True, "min_p": 0.05, "repetition_penalty": 1.3},
+    {"do_sample": True, "typical_p": 0.7, "no_repeat_ngram_size": 3},
+]
+
+
+@pytest.mark.parametrize("options", PROCESSED, ids=lambda o: ",".join(o))
+def test_processors_are_the_stock_ones(hooked, options):
+    plain = hooked.generate(prompts_of(0), max_new_tokens=40)
+    outs = same_as_stock(hooked, options, ends=(options.get("eos_token_id", LAYOUT.end),))
+    assert any(a.tokens.tolist() != b.tokens.tolist() for a, b in zip(outs, plain, strict=True))
+
+
+@pytest.mark.parametrize("policy", ["spark:triple@2", "static@3", "entropy<3.5@2"])
+@pytest.mark.parametrize(
+    "options", [{"repetition_penalty": 1.8}, {"no_repeat_ngram_size": 2}, PROCESSED[5]]
+)
+def test_what_is_judged_has_the_history_of_its_place(hooked, policy, options):
+    """Processors see no rejected draft: `exact` stays the stock greedy reply."""
+    outs = same_as_stock(hooked, options, policy=policy, accept="exact")
+    assert any((out.trace.verdict == 2).any() for out in outs)
+
+
+@pytest.mark.parametrize("accept", ["all", "exact"])
+def test_criteria_end_rows_where_the_stock_model_ends(hooked, accept):
+    prompts = prompts_of(0)
+    for row, prompt in enumerate(prompts):
+        plain = hooked.generate(prompt, max_new_tokens=40).tokens.tolist()
+        token = max(set(plain), key=plain.count)
+        options = {"stopping_criteria": [AfterTwo(token, len(prompt))], "max_new_tokens": 40}
+        stock = hooked.model.generate(prompt[None], do_sample=False, **options)[0, len(prompt) :]
+        policy = "full" if accept == "all" else "spark:triple@2"
+        out = hooked.generate(prompt, policy, accept=accept, **options)
+        assert out.tokens.tolist() == stock.tolist()
+        assert len(stock) < len(plain) or row
+    same_as_stock(hooked, {"max_time": 1e-9})
+
+
+def test_several_ends(hooked):
+    prompts = prompts_of(0)
+    plain = hooked.generate(prompts, max_new_tokens=40)
+    ends = (LAYOUT.end, int(plain[0].tokens[4]), int(plain[2].tokens[9]))
+    outs = same_as_stock(hooked, {"eos_token_id": list(ends)}, ends=ends)
+    assert outs[0].ended
+    assert len(outs[0].tokens) <= 5
+
+
+def test_several_replies_to_a_prompt(hooked):
+    prompts = prompts_of(0)
+    ids, mask = side_by_side(prompts)
+    options = {"num_return_sequences": 3, "do_sample": True, "temperature": 1.2}
+    torch.manual_seed(5)
+    stock = hooked.model.generate(ids, attention_mask=mask, max_new_tokens=20, **options)
+    outs = hooked.generate(prompts, max_new_tokens=20, seed=5, **options)
+    assert len(outs) == 12
+    expected = [up_to_end(row) for row in stock[:, ids.shape[1] :].tolist()]
+    assert [out.tokens.tolist() for out in outs] == expected
+    assert len(hooked.generate(prompts[0], max_new_tokens=5, **options)) == 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_may_be_embeddings(family, hooked):
+    prompts = prompts_of(1)
+    ids, mask = side_by_side(prompts)
+    embedded = hooked.model.get_input_embeddings()(ids)
+    stock = hooked.model.generate(
+        inputs_embeds=embedded, attention_mask=mask, max_new_tokens=30, do_sample=False
+    )
+    outs = hooked.generate(inputs_embeds=embedded, attention_mask=mask, max_new_tokens=30)
+    expected = [up_to_end(row) for row in stock.tolist()]
+    assert [out.tokens.tolist() for out in outs] == expected
+    early = {"policy": "spark:triple@2", "max_new_tokens": 30}
+    exits = hooked.generate(inputs_embeds=embedded, attention_mask=mask, **early)
+    again = hooked.generate(prompts, **early)
+    assert [out.tokens.tolist() for out in exits] == [out.tokens.tolist() for out in again]
+    alone = hooked.generate(inputs_embeds=embedded[2:3], max_new_tokens=30)
+    assert alone.tokens.tolist() == expected[2]
+
+
+def test_rows_of_ids_with_their_mask(hooked):
+    prompts = prompts_of(2)
+    ids, mask = side_by_side(prompts)
+    outs = hooked.generate(ids, "static@3", attention_mask=mask, max_new_tokens=20)
+    again = hooked.generate(prompts, "static@3", max_new_tokens=20)
+    assert [out.tokens.tolist() for out in outs] == [out.tokens.tolist() for out in again]
+
+
+def test_a_generation_config(hooked):
+    config = GenerationConfig(max_new_tokens=9, repetition_penalty=1.5, eos_token_id=LAYOUT.end)
+    outs = hooked.generate(prompts_of(0), generation_config=config)
+    again = hooked.generate(prompts_of(0), max_new_tokens=9, repetition_penalty=1.5)
+    assert [out.tokens.tolist() for out in outs] == [out.tokens.tolist() for out in again]
+    assert max(len(out.tokens) for out in outs) == 9
+
+
+@pytest.mark.parametrize("accept", ["all", "exact"])
+def test_a_streamer_gets_the_tokens_that_stay(hooked, accept):
+    streamer, prompt = Collect(), prompts_of(0)[0]
+    out = hooked.generate(prompt, "spark:triple@2", 30, accept=accept, streamer=streamer)
+    assert streamer.got == [prompt.tolist(), *([t] for t in out.tokens.tolist())]
+    assert streamer.ended
+
+
+def test_without_a_layout_a_model_writes_text(stock):
+    plain = HookedModel(stock)
+    prompt = prompts_of(0)[0]
+    expected = stock.generate(prompt[None], max_new_tokens=30, do_sample=False)[0, len(prompt) :]
+    assert plain.generate(prompt, max_new_tokens=30).tokens.tolist() == expected.tolist()
+    out = plain.generate(prompt, "text=spark:even@2", max_new_tokens=30)
+    assert out.trace.depth.tolist() == [(LAYERS, 2)[i % 2] for i in range(len(out.tokens))]
+    assert out.trace.modality.sum() == 0
+    with pytest.raises(EepolicyError, match="acts on speech, of which this model has none"):
+        plain.generate(prompt, "spark:even@2")
+
+
+IDS, MASK = side_by_side(prompts_of(0))
+EMBEDDED = torch.zeros(2, 3, 32)
+BAD = [
+    ({"num_beams": 3}, "beam search cannot be honoured"),
+    ({"num_beams": 2, "do_sample": True}, "cannot be honoured"),
+    ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive search"),
+    ({"assistant_model": object()}, "the model drafts for itself"),
+    ({"assistant_early_exit": 3}, "accept='exact'"),
+    ({"prompt_lookup_num_tokens": 3}, "early exits"),
+    ({"guidance_scale": 1.5}, "second prompt"),
+    ({"past_key_values": object()}, "give the whole prompt"),
+    ({"use_cache": False}, "caught up from the cache"),
+    ({"output_scores": True}, "eepolicy.probe"),
+    ({"return_dict_in_generate": True}, "an Output with its trace"),
+    ({"max_length": 30}, "give max_new_tokens"),
+    ({"prefix_allowed_tokens_fn": lambda i, ids: [1]}, "give a logits processor"),
+    ({"max_new_tokens": 0}, "max_new_tokens is at least 1"),
+    ({"temprature": 0.5}, "temprature"),
+    ({"temperature": -1.0}, "strictly positive"),
+    ({"top_k": -3}, "top_k"),
+    ({"repetition_penalty": 0.0}, "strictly positive"),
+    ({"stop_strings": ["end"]}, "tokenizer"),
+    ({"num_return_sequences": 2}, "num_return_sequences"),
+    ({"attention_mask": MASK}, "padded for you"),
+    ({"streamer": Collect(), "prompt": IDS[:, 3:]}, "a streamer follows one reply; got 4 rows"),
+    ({"prompt": None}, "give a prompt, or inputs_embeds"),
+    ({"prompt": []}, "there is no prompt"),
+    ({"inputs_embeds": EMBEDDED}, "give a prompt, or inputs_embeds"),
+    (
+        {"prompt": None, "inputs_embeds": EMBEDDED[..., :9]},
+        r"inputs_embeds is \(rows, tokens, 32\)",
+    ),
+    ({"prompt": IDS, "attention_mask": MASK.flip(1)}, "padded on the left"),
+    ({"prompt": IDS, "attention_mask": MASK[:, 1:]}, "an attention mask is"),
+    ({"prompt": IDS.float()}, "a prompt is a question in text, or a row of ids"),
+    ({"prompt": IDS + 50}, "ids are 0 to 59; got"),
+    ({"prompt": IDS[:, :0]}, "a prompt is one row of ids"),
+    ({"prompt": "a question"}, "needs a model with a tokenizer"),
+    ({"policy": 3}, "a policy is an ExitPolicy or a spec string"),
+    ({"policy": "spark:triple@7"}, "depths 1 to 6"),
+    ({"accept": "exact", "temperature": 0.8}, "is for greedy decoding"),
+    ({"accept": "exact", "fill": "mask"}, "nothing to judge"),
+    ({"accept": "perhaps"}, "is no acceptance"),
+    ({"fill": "guess"}, "guess"),
+]
+
+
+@pytest.fixture(scope="module")
+def one() -> HookedModel:
+    return HookedModel(tiny("llama"), layout=LAYOUT)
+
+
+@pytest.mark.parametrize(("options", "says"), BAD, ids=lambda x: ",".join(x) if x else "")
+def test_what_cannot_be_honoured_is_refused_in_a_sentence(one, options, says):
+    with pytest.raises(EepolicyError, match=says):
+        one.generate(**{"prompt": torch.tensor([5, 7, 9]), **options})
