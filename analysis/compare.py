@@ -33,6 +33,8 @@ from eepolicy.speech.wav import write_wav
 FULL = "full"
 #: questions whose speech is kept for the page
 HEARD_ON_PAGE = 12
+#: wraps (number of the question, what is done), to show how far it is
+Progress = Callable[[Iterable[tuple[int, str]]], Iterable[tuple[int, str]]]
 #: dev questions that thresholds are calibrated on
 CALIBRATED_ON = 16
 
@@ -68,10 +70,15 @@ def scheduled_policies(full_depth: int, mean_depth: int) -> list[str]:
     ]
 
 
-def adaptive_policies(model: HookedModel, questions: Iterable[str], mean_depth: int) -> list[str]:
+def adaptive_policies(
+    model: HookedModel, questions: Sequence[str], mean_depth: int, progress: Progress = iter
+) -> list[str]:
     """Entropy and confidence with thresholds that give the mean depth on full-depth replies."""
     looks = tuple(range(2 * mean_depth - model.depth, model.depth, 2))
-    probes = [probe(model, q, model.generate(q).tokens) for q in questions]
+    probes = [
+        probe(model, questions[i], model.generate(questions[i]).tokens)
+        for i, _ in progress([(i, "calibration") for i in range(len(questions))])
+    ]
     kinds: tuple[type[Entropy] | type[Confidence], ...] = (Entropy, Confidence)
     return [matched_policy(kind, probes, looks, mean_depth).spec for kind in kinds]
 
@@ -131,7 +138,9 @@ def run(
     asr: Recognizer | None = None,
     mos: Rater | None = None,
     max_new_tokens: int = 400,
-    progress: Callable[[Iterable[tuple[int, str]]], Iterable[tuple[int, str]]] = iter,
+    fill: str = "catch_up",
+    accept: str = "all",
+    progress: Progress = iter,
 ) -> list[str]:
     """Ask every policy every question and keep what was measured.
 
@@ -147,6 +156,8 @@ def run(
         asr: speech recognition; without it there are no figures on speech.
         mos: speech rating.
         max_new_tokens: most tokens of a reply.
+        fill: of every policy, see `eepolicy.decode.fill`.
+        accept: of every policy, see `eepolicy.decode.acceptance`.
         progress: wraps what is still to be done, to show it.
 
     Returns:
@@ -157,7 +168,8 @@ def run(
     """
     for spec in policies or ():
         parse_policy(spec).check(model.depth)
-    notes = folder.open(identity(model, asr, mos, max_new_tokens))
+    options = {"fill": fill, "accept": accept}
+    notes = folder.open(identity(model, asr, mos, max_new_tokens) | options)
     mean_depth = round(0.8 * model.depth)
     if policies:
         rows = [FULL, *(parse_policy(s).spec for s in policies)]
@@ -169,7 +181,7 @@ def run(
         others = [q["question"] for q in calibration if q["question"] not in judged]
         asked = others[:CALIBRATED_ON]
         if asked:
-            rows[-1:-1] = adaptive_policies(model, asked, mean_depth)
+            rows[-1:-1] = adaptive_policies(model, asked, mean_depth, progress)
         folder.note(default_rows=rows)
     rows = list(dict.fromkeys(rows))
     done = folder.records()
@@ -182,7 +194,7 @@ def run(
     if to_do:
         model.generate(questions[0]["question"], max_new_tokens=16)  # warm up
     for i, policy in progress(to_do):
-        output = model.generate(questions[i]["question"], policy, max_new_tokens)
+        output = model.generate(questions[i]["question"], policy, max_new_tokens, **options)
         record, wave = measure(output, questions[i], policy, asr, mos)
         if i < HEARD_ON_PAGE:
             write_wav(folder.audio / audio_name(record.question, policy), wave)

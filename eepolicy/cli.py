@@ -29,6 +29,12 @@ out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 ModelOption = Annotated[str, typer.Option(help="'pocket' or a folder in its format")]
+FillOption = Annotated[
+    str, typer.Option(help="keys and values above an exit: catch_up, propagate, mask")
+]
+AcceptOption = Annotated[
+    str, typer.Option(help="tokens read out early, once caught up: all, exact, ratio:0.3 ...")
+]
 
 
 @app.command()
@@ -40,12 +46,8 @@ def generate(
     ] = None,
     model: ModelOption = "pocket",
     max_new_tokens: Annotated[int, typer.Option(help="most tokens of the reply")] = 400,
-    fill: Annotated[
-        str, typer.Option(help="keys and values above an exit: catch_up, propagate, mask")
-    ] = "catch_up",
-    accept: Annotated[
-        str, typer.Option(help="tokens read out early, once caught up: all, exact, ratio:0.3 ...")
-    ] = "all",
+    fill: FillOption = "catch_up",
+    accept: AcceptOption = "all",
 ) -> None:
     """Answer one question, say what was saved, write the speech.
 
@@ -88,10 +90,10 @@ def compare(
     out_folder: Annotated[Path, typer.Option("--out", help="folder of the report")] = Path(
         "report"
     ),
-    asked: Annotated[
-        str, typer.Option("--set", help="held-out set: 'test', 'familiar' or 'dev'")
-    ] = "test",
+    asked: Annotated[str, typer.Option("--set", help="held-out set: 'test' or 'dev'")] = "test",
     model: ModelOption = "pocket",
+    fill: FillOption = "catch_up",
+    accept: AcceptOption = "all",
     threads: Annotated[
         int, typer.Option(help="CPU threads of decoding; at this size one is fastest", min=1)
     ] = 1,
@@ -140,6 +142,8 @@ def compare(
         folder,
         policies=policies,
         calibration=held_out("dev", source),
+        fill=fill,
+        accept=accept,
         asr=None if asr.missing_asr() else asr.Whisper(threads=threads),
         mos=None if mos.missing_mos() else mos.DistillMos(),
         progress=_progress,

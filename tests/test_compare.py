@@ -129,3 +129,14 @@ def test_looks_that_do_not_rise_are_refused(spoken):
     with pytest.raises(EepolicyError, match="they must rise from 1"):
         spoken.generate("cat", Backwards(0.5, 2, "both"))
     assert LAYERS > 4
+
+
+def test_exact_acceptance_gives_every_row_the_answers_of_full_depth(spoken, tmp_path):
+    folder, two = RunFolder(tmp_path / "run"), ["spark:triple@2", "static@3"]
+    run(spoken, QUESTIONS[:3], folder, policies=two, max_new_tokens=20, accept="exact")
+    done = folder.records()
+    for (question, _), record in done.items():
+        assert record.tokens == done[question, FULL].tokens
+    assert len(done) == 9
+    with pytest.raises(EepolicyError, match="accept"):
+        run(spoken, QUESTIONS[:3], folder, policies=two, max_new_tokens=20, accept="all")
