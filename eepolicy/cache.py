@@ -88,6 +88,21 @@ class ColumnCache:
             ]
         self.capacity = capacity
 
+    def keep(self, rows: Tensor, end: int) -> None:
+        """Forget all other rows, so that none has to be gathered any more.
+
+        Args:
+            rows: (rows that stay,).
+            end: behind the last column that holds something.
+        """
+        self.rows = len(rows)
+        for held in (self._keys, self._values):
+            for index, old in enumerate(held):
+                if old is not None:
+                    new = old.new_zeros(self.rows, *old.shape[1:])
+                    new[:, :, :end] = old[rows, :, :end]
+                    held[index] = new
+
     def layer(self, index: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer up to a column: (rows, heads, end, d) each."""
         keys, values = self._keys[index], self._values[index]

@@ -164,7 +164,7 @@ def test_rules_by_hand():
         ({"accept": "exact", "fill": "mask"}, "there is nothing to judge"),
         ({"accept": "exact", "policy": "oracle@1"}, "there is nothing to judge"),
         ({"fill": "mask", "policy": "oracle@1"}, "leaves nothing to fill"),
-        ({"accept": "exact", "temperature": 0.8}, "with a temperature use 'sampling'"),
+        ({"accept": "exact", "temperature": 0.8}, "use 'sampling', or do_sample=False"),
         ({"fill": "copy"}, "a fill is catch_up, propagate, mask; got 'copy'"),
         ({"fill": Fill(max_pending=0)}, "max_pending is 1 or more"),
         ({"fill": Fill("mask", 3)}, "for catch_up alone"),

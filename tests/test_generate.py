@@ -6,7 +6,14 @@ import pytest
 import torch
 from conftest import FAMILIES, LAYERS, LAYOUT, tiny
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+from transformers import (
+    EosTokenCriteria,
+    GenerationConfig,
+    LogitsProcessor,
+    MaxLengthCriteria,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from eepolicy import EepolicyError, HookedModel
@@ -39,13 +46,17 @@ def same_as_stock(hooked: HookedModel, options: dict, ends=(LAYOUT.end,), seed: 
     prompts = prompts_of(seed)
     ids, mask = side_by_side(prompts)
     torch.manual_seed(5)
-    stock = hooked.model.generate(
-        ids, attention_mask=mask, **{"max_new_tokens": 40, "do_sample": False, **options}
-    )
-    outs = hooked.generate(prompts, **{"max_new_tokens": 40, "seed": 5, **options, **ours})
+    stock = hooked.model.generate(ids, attention_mask=mask, **_defaults(options), **options)
+    outs = hooked.generate(prompts, **{**_defaults(options), "seed": 5, **options, **ours})
     expected = [up_to_end(row, ends) for row in stock[:, ids.shape[1] :].tolist()]
     assert [out.tokens.tolist() for out in outs] == expected
     return outs
+
+
+def _defaults(options: dict) -> dict:
+    """What the options leave open."""
+    given = {} if "generation_config" in options else {"max_new_tokens": 40, "do_sample": False}
+    return {name: value for name, value in given.items() if name not in options}
 
 
 class Favour(LogitsProcessor):
@@ -119,8 +130,8 @@ def test_what_is_judged_has_the_history_of_its_place(hooked, policy, options):
 
 @pytest.mark.parametrize("accept", ["all", "exact"])
 def test_criteria_end_rows_where_the_stock_model_ends(hooked, accept):
-    prompts = prompts_of(0)
-    for row, prompt in enumerate(prompts):
+    shorter = 0
+    for prompt in prompts_of(0):
         plain = hooked.generate(prompt, max_new_tokens=40).tokens.tolist()
         token = max(set(plain), key=plain.count)
         options = {"stopping_criteria": [AfterTwo(token, len(prompt))], "max_new_tokens": 40}
@@ -128,8 +139,51 @@ def test_criteria_end_rows_where_the_stock_model_ends(hooked, accept):
         policy = "full" if accept == "all" else "spark:triple@2"
         out = hooked.generate(prompt, policy, accept=accept, **options)
         assert out.tokens.tolist() == stock.tolist()
-        assert len(stock) < len(plain) or row
-    same_as_stock(hooked, {"max_time": 1e-9})
+        shorter += len(stock) < len(plain)
+    assert shorter >= 3
+
+
+class OnCall(StoppingCriteria):
+    """Ends every reply when it is asked for the n-th time, as a clock or a button would."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self, input_ids, scores, **kwargs):
+        self.left -= 1
+        return torch.full((len(input_ids),), self.left <= 0)
+
+
+@pytest.mark.parametrize("n", range(1, 12))
+def test_whenever_a_criterion_fires_nothing_stays_unjudged(hooked, n):
+    full = hooked.generate(prompts_of(0), max_new_tokens=20)
+    outs = hooked.generate(
+        prompts_of(0), "spark:triple@2", 20, accept="exact", stopping_criteria=[OnCall(n)]
+    )
+    for out, whole in zip(outs, full, strict=True):
+        assert out.tokens.tolist() == whole.tokens[: len(out.tokens)].tolist()
+        early = out.trace.depth < LAYERS
+        assert (out.trace.verdict[early] == 1).all()
+
+
+def test_criteria_of_the_caller_replace_those_of_the_options(hooked):
+    plain = hooked.generate(prompts_of(0)[0], max_new_tokens=40).tokens.tolist()
+    longest = MaxLengthCriteria(LENGTHS[0] + 5)
+    out = hooked.generate(prompts_of(0)[0], stopping_criteria=[longest])
+    assert out.tokens.tolist() == plain[:5]
+    end = EosTokenCriteria(plain[7])
+    out = hooked.generate(prompts_of(0)[0], max_new_tokens=40, stopping_criteria=[end])
+    assert out.tokens.tolist() == plain[: plain.index(plain[7]) + 1]
+    assert out.ended
+
+
+def test_a_penalty_of_the_caller_ignores_what_it_says(hooked):
+    prompt = prompts_of(0)[2]
+    for ignored in (None, 4, len(prompt)):
+        own = RepetitionPenaltyLogitsProcessor(1.8, prompt_ignore_length=ignored)
+        options = {"logits_processor": [own], "max_new_tokens": 30}
+        stock = hooked.model.generate(prompt[None], do_sample=False, **options)[0, len(prompt) :]
+        assert hooked.generate(prompt, **options).tokens.tolist() == stock.tolist()
 
 
 def test_several_ends(hooked):
@@ -182,11 +236,17 @@ def test_rows_of_ids_with_their_mask(hooked):
 
 
 def test_a_generation_config(hooked):
-    config = GenerationConfig(max_new_tokens=9, repetition_penalty=1.5, eos_token_id=LAYOUT.end)
-    outs = hooked.generate(prompts_of(0), generation_config=config)
-    again = hooked.generate(prompts_of(0), max_new_tokens=9, repetition_penalty=1.5)
-    assert [out.tokens.tolist() for out in outs] == [out.tokens.tolist() for out in again]
-    assert max(len(out.tokens) for out in outs) == 9
+    config = GenerationConfig(max_new_tokens=19, repetition_penalty=1.5, eos_token_id=[BUSY, 52])
+    outs = same_as_stock(
+        hooked, {"generation_config": config}, ends=(BUSY, 52), max_new_tokens=None
+    )
+    assert {len(out.tokens) for out in outs} != {19}
+    prompt = prompts_of(0)[0]
+    out = hooked.generate(prompt, generation_config=GenerationConfig(max_length=len(prompt) + 6))
+    assert len(out.tokens) == 6
+    assert config.max_new_tokens == 19
+    hooked.model.generation_config.max_new_tokens = 8
+    assert len(hooked.generate(prompt).tokens) == 8
 
 
 @pytest.mark.parametrize("accept", ["all", "exact"])
@@ -223,14 +283,18 @@ BAD = [
     ({"use_cache": False}, "caught up from the cache"),
     ({"output_scores": True}, "eepolicy.probe"),
     ({"return_dict_in_generate": True}, "an Output with its trace"),
-    ({"max_length": 30}, "give max_new_tokens"),
     ({"prefix_allowed_tokens_fn": lambda i, ids: [1]}, "give a logits processor"),
     ({"max_new_tokens": 0}, "max_new_tokens is at least 1"),
     ({"temprature": 0.5}, "temprature"),
     ({"temperature": -1.0}, "strictly positive"),
     ({"top_k": -3}, "top_k"),
     ({"repetition_penalty": 0.0}, "strictly positive"),
-    ({"stop_strings": ["end"]}, "tokenizer"),
+    ({"stop_strings": ["end"]}, "stop_strings need a model with a tokenizer"),
+    ({"generation_config": GenerationConfig(guidance_scale=1.5)}, "second prompt"),
+    ({"generation_config": GenerationConfig(num_beams=2)}, "beam search cannot be honoured"),
+    ({"prompt": IDS, "attention_mask": MASK[:, 1:] ** 0}, "an attention mask is"),
+    ({"output_attentions": True}, "attentions are not kept"),
+    ({"logits_to_keep": 3, "cu_seq_lens_q": IDS}, "cu_seq_lens_q cannot be honoured"),
     ({"num_return_sequences": 2}, "num_return_sequences"),
     ({"attention_mask": MASK}, "padded for you"),
     ({"streamer": Collect(), "prompt": IDS[:, 3:]}, "a streamer follows one reply; got 4 rows"),

@@ -76,6 +76,7 @@ class Batch:
         self.columns = 0
         self.done = [[0] * model.depth for _ in padding]
         self.calls, self.positions, self.filled = ([0] * len(padding) for _ in range(3))
+        self._held = list(range(len(padding)))  # rows that have a place in what is stored
         self._shift = list(padding)  # of each row, a column's place less its true position
         self._rotations = model.rotations(capacity)
         self._waiting: Tensor | None = None
@@ -153,10 +154,23 @@ class Batch:
         assert self._waiting is not None
         depth = next(i for i, done in enumerate(self.done[row]) if done < self.columns)
         missing = self.columns - self.done[row][depth]
-        hidden = self._waiting[[row], self.columns - missing : self.columns]
+        columns = slice(self.columns - missing, self.columns)
+        hidden = self._waiting[self._places([row]), columns]
         block = Block([row], hidden, [missing], depth)
         self.run(block, self.model.depth)
         return block.hidden[0]
+
+    def keep(self, rows: list[int]) -> None:
+        """Forget all other rows, which have ended."""
+        places = self._places(rows)
+        self.cache.keep(places, self.columns)
+        self._held = list(rows)
+        if self._waiting is not None:
+            self._waiting = self._waiting[places]
+        if self._reached is not None:
+            self._reached = self._reached[places]
+        if self._dropped is not None:
+            self._dropped = self._dropped[places]
 
     def drop(self, counts: dict[int, int], rows: list[int]) -> None:
         """Forget the newest columns of some rows.
@@ -176,9 +190,10 @@ class Batch:
         for row, count in counts.items():
             if count > common and row in rows:
                 if self._dropped is None:
-                    shape = (len(self.padding), self.capacity)
+                    shape = (len(self._held), self.capacity)
                     self._dropped = torch.zeros(shape, dtype=torch.bool, device=self._device)
-                self._dropped[row, self.columns - (count - common) : self.columns] = True
+                gone = slice(self.columns - (count - common), self.columns)
+                self._dropped[self._held.index(row), gone] = True
                 self._shift[row] += count - common
 
     def paid(self, row: int) -> tuple[int, int, int]:
@@ -192,7 +207,7 @@ class Batch:
     def _wait(self, block: Block) -> None:
         """Let a block wait where it is."""
         if self._waiting is None:
-            shape = (len(self.padding), self.capacity, block.hidden.shape[2])
+            shape = (len(self._held), self.capacity, block.hidden.shape[2])
             self._waiting = block.hidden.new_zeros(shape)
         rows, fresh = self._index(block.rows), self._fresh(block)
         columns = slice(self.columns - block.hidden.shape[1], self.columns)
@@ -221,9 +236,9 @@ class Batch:
     def _leave_out(self, block: Block) -> None:
         """Note that nobody may attend to the newest column above its depth."""
         if self._reached is None:
-            shape = (len(self.padding), self.capacity)
+            shape = (len(self._held), self.capacity)
             self._reached = torch.full(shape, self.model.depth, device=block.hidden.device)
-        self._reached[block.rows, self.columns - 1] = block.depth
+        self._reached[self._places(block.rows), self.columns - 1] = block.depth
 
     def _block(self, tokens: Tensor, rows: list[int]) -> Block:
         start, width = self.columns, tokens.shape[1]
@@ -235,11 +250,17 @@ class Batch:
         positions = self._positions(rows, start, self.columns)
         return Block(rows, self.model.embed(tokens, positions), [width] * len(rows))
 
+    def _places(self, rows: list[int]) -> Tensor:
+        """Where rows lie in what is stored."""
+        return torch.tensor([self._held.index(row) for row in rows], device=self._device)
+
     def _index(self, rows: list[int]) -> Tensor | None:
-        """Rows as an index, None where they are all."""
-        if len(rows) == len(self.padding):
-            return None
-        return torch.tensor(rows, device=self._device)
+        """Where rows lie in what is stored, None where they are all of it."""
+        return None if len(rows) == len(self._held) else self._places(rows)
+
+    def _shifted(self) -> bool:
+        """Whether any row's columns are not its true positions."""
+        return any(self._shift[row] for row in self._held)
 
     def _join(self, block: Block, missing: list[int], rows: Tensor | None) -> None:
         """Take along what waits: of each row, so many columns are now its own."""
@@ -282,14 +303,14 @@ class Batch:
     def _positions(self, rows: list[int], start: int, end: int) -> Tensor:
         """True positions of new columns: (rows, columns), or (1, columns) where none is shifted."""
         columns = torch.arange(start, end, device=self._device)[None]
-        if not any(self._shift):
+        if not self._shifted():
             return columns
         shift = torch.tensor([self._shift[row] for row in rows], device=self._device)
         return (columns - shift[:, None]).clamp(min=0)
 
     def _rotated(self, rows: list[int], width: int) -> dict[str, Rotation]:
         """Cosines and sines of the newest columns, by kind of attention."""
-        if not any(self._shift):
+        if not self._shifted():
             newest = slice(self.columns - width, self.columns)
             return {
                 k: (cos[:, newest], sin[:, newest]) for k, (cos, sin) in self._rotations.items()
@@ -300,14 +321,14 @@ class Batch:
     def _masks(self, rows: list[int], width: int, layer: int) -> dict[str, Tensor | None]:
         """Masks of the newest columns, at a layer where some columns may be left out."""
         held, positions = None, None
-        if any(self.padding):
+        if any(self.padding[row] for row in self._held):
             padding = torch.tensor([self.padding[row] for row in rows], device=self._device)
             held = torch.arange(self.columns, device=self._device) >= padding[:, None]
         if self._dropped is not None:
-            kept = ~self._dropped[rows, : self.columns]
+            kept = ~self._dropped[self._places(rows), : self.columns]
             held = kept if held is None else held & kept
             positions = held.cumsum(1)
         if self._reached is not None:
-            reached = self._reached[rows, : self.columns] > layer
+            reached = self._reached[self._places(rows), : self.columns] > layer
             held = reached if held is None else held & reached
         return self.model.block_masks(width, self.columns - width, held, positions)

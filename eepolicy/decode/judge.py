@@ -108,7 +108,7 @@ class Judge:
         histories = [self.history(row, tokens[:i]) for i in before] if asked else None
         drafts = Drafts(
             tokens=torch.tensor(tokens[-count:], device=hidden.device),
-            full=self.sampler.warp(logits, [row] * count, histories).float(),
+            full=self.sampler.warp(logits, [row] * count, histories),
             early=torch.stack(reply.drafts),
             draws=self.sampler.draws,
             lots=self.sampler.lots(count).to(hidden.device),

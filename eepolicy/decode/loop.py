@@ -120,6 +120,8 @@ def decode(
         ids = history(row, [*reply.tokens, *more])
         return bool(request.criteria(ids[None], None))
 
+    if request.streamer is not None:
+        request.streamer.put(request.ids.cpu())
     judge = Judge(batch, sampler, accept, fill.max_pending or UNJUDGED, history)
     tokens, alive, streamed = request.prompt[:, -1], list(range(rows)), 0
     while alive:
@@ -130,24 +132,32 @@ def decode(
         scores = sampler.warp(taken.logits, alive, before)
         drawn = sampler.draw(scores, alive, rows).tolist()
         drops: dict[int, int] = {}
+        going = []
         for place, row in enumerate(alive):
-            reply, depth = replies[row], taken.depth[place]
+            reply, depth, token = replies[row], taken.depth[place], drawn[place]
+            length, over = len(reply) + 1, stops(row, token)
             if accept.judges:
                 drops[row] = judge.take(
                     row,
                     reply,
-                    drawn[place],
+                    token,
                     scores[place],
                     depth,
                     taken.readouts[place],
                     taken.caught_up.get(place),
-                    stops(row, drawn[place]),
+                    over,
                 )
+                if (len(reply), reply.rows[-1][0]) != (length, token):
+                    over = stops(row)
             else:
-                reply.take(drawn[place], depth, (taken.readouts[place], *batch.paid(row)))
+                reply.take(token, depth, (taken.readouts[place], *batch.paid(row)))
+            if not over:
+                going.append(row)
         if request.streamer is not None:
             streamed = _stream(request.streamer, replies[0], streamed)
-        alive = [row for row in alive if not stops(row)]
+        if going and len(going) < len(alive):
+            batch.keep(going)
+        alive = going
         if alive and any(drops.values()):
             batch.drop(drops, alive)
         tokens = request.ids.new_tensor([replies[row].rows[-1][0] for row in alive])
@@ -172,7 +182,9 @@ def _check(
             f"{policy!r} there is nothing to judge"
         )
     if accept.greedy_only and request.draws:
-        raise EepolicyError(f"{accept!r} is for greedy decoding; with a temperature use 'sampling'")
+        raise EepolicyError(
+            f"{accept!r} is for greedy decoding: use 'sampling', or do_sample=False"
+        )
     if fill.way != "catch_up" and not policy.realisable:
         raise EepolicyError(f"{policy!r} leaves nothing to fill with {fill.way!r}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,11 @@ from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
     StoppingCriteriaList,
+    StopStringCriteria,
 )
 from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
 from transformers.generation.streamers import BaseStreamer
@@ -23,10 +27,18 @@ from eepolicy.errors import EepolicyError
 
 MAX_NEW_TOKENS = 400
 #: options that make no sense in greedy decoding, so that giving one asks for sampling
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "top_h",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
 #: options of the stock `generate` that cannot be honoured, and why
 REFUSED = {
-    "max_length": "give max_new_tokens, which does not count the prompt",
     "assistant_model": "the model drafts for itself: give policy= and accept='exact'",
     "assistant_early_exit": "give policy='static@DEPTH' and accept='exact'",
     "prompt_lookup_num_tokens": "drafts come from the policy's early exits",
@@ -50,6 +62,22 @@ REFUSED = {
     "output_logits": "see eepolicy.probe for the distributions at every depth",
     "output_hidden_states": "see HookedModel.hidden_states",
     "output_attentions": "attentions are not kept",
+}
+#: values of those that change nothing
+NEUTRAL = {
+    "use_cache": True,
+    "guidance_scale": 1,
+    "encoder_repetition_penalty": 1,
+}
+#: what the stock `generate` hands on beside the options, and what is used of a model's own inputs
+KNOWN = {
+    "attention_mask",
+    "inputs_embeds",
+    "logits_to_keep",
+    "past_key_values",
+    "position_ids",
+    "synced_gpus",
+    "use_cache",
 }
 
 
@@ -124,42 +152,68 @@ def padded(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
 def prepare(
     model: PreTrainedModel,
     ids: Tensor | None,
-    mask: Tensor | None,
+    mask: Tensor,
     end: int | None,
     max_new_tokens: int | None,
     options: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Request:
     """Read the stock `generate`'s options as it does itself.
 
     Args:
         model: the stock model.
         ids: (rows, tokens); None where the options have `inputs_embeds`.
-        mask: (rows, tokens), 0 where a row is padded; None where no row is.
+        mask: (rows, tokens), 0 where a row is padded.
         end: id that ends a reply unless the options say otherwise; None for the model's own.
-        max_new_tokens: of each row; None for the generation config's, or 400.
+        max_new_tokens: of each row; None for what the options or the model's own generation config
+            say, or 400.
         options: of the stock `generate`.
+        tokenizer: for stop strings, where the options bring none.
 
     Raises:
         EepolicyError: an option that cannot be honoured, or that the stock `generate` refuses.
     """
-    for name in options:
-        if name in REFUSED and options[name] is not None:
-            raise EepolicyError(f"{name} cannot be honoured: {REFUSED[name]}")
-    given = options.get("generation_config")
-    options = dict(options)
-    if given is None and any(name in options for name in SAMPLING):
-        options.setdefault("do_sample", True)
-    if end is not None and (given is None or given.eos_token_id is None):
-        options.setdefault("eos_token_id", end)
-    if max_new_tokens is None and (given is None or given.max_new_tokens is None):
-        max_new_tokens = MAX_NEW_TOKENS
+    rest = dict(options)
+    streamer = rest.pop("streamer", None)
+    tokenizer = rest.pop("tokenizer", None) or tokenizer
+    given = rest.pop("generation_config", None)
+    try:
+        config = copy.deepcopy(given) if given is not None else GenerationConfig()
+        rest = config.update(**rest)
+    except (TypeError, ValueError) as error:
+        raise EepolicyError(f"the stock generate refuses this: {error}") from error
+    for name, why in REFUSED.items():
+        value = rest.get(name, getattr(config, name, None))
+        plain = value is None or isinstance(value, (bool, int, float))
+        if not plain or value not in (None, NEUTRAL.get(name, False)):
+            raise EepolicyError(f"{name} cannot be honoured: {why}")
+    if config.do_sample is None and any(options.get(name) is not None for name in SAMPLING):
+        config.do_sample = True
+    if config.eos_token_id is None and end is not None:
+        config.eos_token_id = end
     if max_new_tokens is not None:
-        if max_new_tokens < 1:
-            raise EepolicyError(f"max_new_tokens is at least 1; got {max_new_tokens}")
-        options["max_new_tokens"] = max_new_tokens
+        config.max_new_tokens = max_new_tokens
+    own = model.generation_config
+    lengths = (config.max_new_tokens, config.max_length, own.max_new_tokens, own.max_length)
+    if all(length is None for length in lengths):
+        config.max_new_tokens = MAX_NEW_TOKENS
+    if config.max_new_tokens is not None and config.max_new_tokens < 1:
+        raise EepolicyError(f"max_new_tokens is at least 1; got {config.max_new_tokens}")
+    if config.stop_strings is not None:
+        if tokenizer is None:
+            raise EepolicyError("stop_strings need a model with a tokenizer, or tokenizer=")
+        stops = StopStringCriteria(tokenizer, config.stop_strings)
+        rest["stopping_criteria"] = StoppingCriteriaList(
+            [*(rest.get("stopping_criteria") or ()), stops]
+        )
+        config.stop_strings = None
+    prompt = rest["inputs_embeds"] if ids is None else ids
+    padding = _padding(mask, prompt)
+    if streamer is not None and len(prompt) != 1:
+        raise EepolicyError(f"a streamer follows one reply; got {len(prompt)} rows")
     try:
         prepared: _Prepared = model.generate(
-            ids, attention_mask=mask, custom_generate=_capture, **options
+            ids, generation_config=config, attention_mask=mask, custom_generate=_capture, **rest
         )
     except (TypeError, ValueError, NotImplementedError) as error:
         raise EepolicyError(f"the stock generate refuses this: {error}") from error
@@ -170,42 +224,47 @@ def prepare(
             f"{mode.value.replace('_', ' ')} cannot be honoured: a row is one reply, decoded "
             "greedily or by sampling"
         )
-    prompt = prepared.arguments.get("inputs_embeds")
-    prompt = prepared.ids if prompt is None else prompt
-    streamer = options.get("streamer")
-    if streamer is not None and len(prompt) != 1:
-        raise EepolicyError(f"a streamer follows one reply; got {len(prompt)} rows")
-    padding = _padding(prepared.arguments.get("attention_mask"), prompt)
-    eos = config.eos_token_id
+    unused = sorted(k for k, v in prepared.arguments.items() if v is not None and k not in KNOWN)
+    if unused:
+        raise EepolicyError(
+            f"{', '.join(unused)} cannot be honoured: the layers are given ids alone"
+        )
+    repeated = [empty for empty in padding for _ in range(config.num_return_sequences)]
+    ends = [c.eos_token_id.flatten().tolist() for c in prepared.criteria if _is_end(c)]
+    longest = prepared.criteria.max_length
     return Request(
-        prompt=prompt,
+        prompt=prepared.ids if ids is not None else prepared.arguments["inputs_embeds"],
         ids=prepared.ids,
-        padding=padding,
-        max_new_tokens=config.max_length - prepared.ids.shape[1],
-        ends=frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos),
-        draws=config.do_sample,
-        processors=[_of_row(prepared.processors, empty) for empty in padding],
+        padding=repeated,
+        max_new_tokens=max(1, longest - prepared.ids.shape[1]),
+        ends=frozenset(token for tokens in ends for token in tokens),
+        draws=bool(config.do_sample),
+        processors=[_of_row(prepared.processors, row) for row in range(len(repeated))],
         criteria=StoppingCriteriaList(
-            c for c in prepared.criteria if not isinstance(c, (EosTokenCriteria, MaxLengthCriteria))
+            c for c in prepared.criteria if not _is_end(c) and type(c) is not MaxLengthCriteria
         ),
         streamer=streamer,
     )
 
 
-def _of_row(processors: LogitsProcessorList, padding: int) -> LogitsProcessorList:
-    """Processors of a whole batch for one row of it, with so many empty columns in front."""
+def _is_end(criterion: StoppingCriteria) -> bool:
+    """Whether a criterion is the stock one for the ids that end a reply, and no kind of it."""
+    return type(criterion) is EosTokenCriteria
+
+
+def _of_row(processors: LogitsProcessorList, row: int) -> LogitsProcessorList:
+    """Processors of a whole batch for one row of it."""
     found = LogitsProcessorList()
     for processor in processors:
-        if isinstance(processor, RepetitionPenaltyLogitsProcessor):
-            processor = RepetitionPenaltyLogitsProcessor(processor.penalty, padding)
+        ignored = getattr(processor, "prompt_ignore_length", None)
+        if type(processor) is RepetitionPenaltyLogitsProcessor and isinstance(ignored, Tensor):
+            processor = RepetitionPenaltyLogitsProcessor(processor.penalty, int(ignored[row]))
         found.append(processor)
     return found
 
 
-def _padding(mask: Tensor | None, prompt: Tensor) -> list[int]:
+def _padding(mask: Tensor, prompt: Tensor) -> list[int]:
     """Empty columns in front of each row."""
-    if mask is None:
-        return [0] * len(prompt)
     if mask.shape != prompt.shape[:2]:
         raise EepolicyError(
             f"an attention mask is (rows, tokens), here {tuple(prompt.shape[:2])}; "

@@ -39,10 +39,10 @@ class Sampler:
         self.processors, self.draws = processors, draws
         self.generator = torch.Generator().manual_seed(seed)
         #: whether `warp` must be told the tokens before
-        self.needs_history = any(not isinstance(p, _WITHOUT_HISTORY) for p in processors[0])
+        self.needs_history = any(type(p) not in _WITHOUT_HISTORY for p in processors[0])
 
     def warp(self, logits: Tensor, rows: list[int], histories: Sequence[Tensor] | None) -> Tensor:
-        """What tokens are taken from: (tokens, vocabulary) -> (tokens, vocabulary).
+        """What tokens are taken from: (tokens, vocabulary) -> (tokens, vocabulary) in float32.
 
         Args:
             logits: of the tokens.
@@ -51,7 +51,7 @@ class Sampler:
                 where `needs_history`.
         """
         if not self.processors[0]:
-            return logits
+            return logits.float()
         logits = logits.to(torch.float32, copy=True)  # processors may write into them
         if not self.needs_history:
             none = torch.empty(len(logits), 0, dtype=torch.long, device=logits.device)
@@ -77,7 +77,7 @@ class Sampler:
         if not self.draws:
             return scores.argmax(-1)
         probabilities = torch.ones(batch, scores.shape[1])
-        probabilities[rows] = scores.float().softmax(-1).cpu()
+        probabilities[rows] = scores.softmax(-1).cpu()
         lots = torch.multinomial(probabilities, 1, generator=self.generator)[rows, 0]
         return lots.to(scores.device)
 

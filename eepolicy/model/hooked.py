@@ -291,7 +291,8 @@ class HookedModel:
                 `"acoustic:20"`.
             attention_mask: (rows, tokens) of prompts given as ids or embeddings, 0 where a row is
                 padded.
-            seed: of the draws; the stock `generate` draws the same after `torch.manual_seed`.
+            seed: of the draws; on a CPU the stock `generate` draws the same after
+                `torch.manual_seed`.
             **options: of the stock `generate`, with its defaults: `do_sample`, `temperature`,
                 `top_p`, `top_k`, `repetition_penalty`, `num_return_sequences`, `inputs_embeds` in
                 place of a prompt, `generation_config`, `logits_processor`, `stopping_criteria`,
@@ -319,13 +320,13 @@ class HookedModel:
         from eepolicy.decode.loop import decode
         from eepolicy.decode.request import prepare
 
-        ids, mask, alone = self._rows(prompt, attention_mask, options.get("inputs_embeds"))
-        if options.get("stop_strings") is not None:
-            options.setdefault("tokenizer", self.tokenizer)
+        ids, mask, alone = self._rows(prompt, attention_mask, options)
+        if ids is None:
+            options["inputs_embeds"] = options["inputs_embeds"].to(self.model.device)
         end = self.layout.end if self.layout.has_speech else None
         outputs = decode(
             self,
-            prepare(self.model, ids, mask, end, max_new_tokens, options),
+            prepare(self.model, ids, mask, end, max_new_tokens, options, self.tokenizer),
             FullDepth() if policy is None else policy,
             Fill(fill) if isinstance(fill, str) else fill,
             parse_acceptance(accept) if isinstance(accept, str) else accept,
@@ -337,12 +338,12 @@ class HookedModel:
         self,
         prompt: str | Tensor | Sequence[str | Tensor] | None,
         mask: Tensor | None,
-        embedded: Tensor | None,
-    ) -> tuple[Tensor | None, Tensor | None, bool]:
+        options: dict[str, Any],
+    ) -> tuple[Tensor | None, Tensor, bool]:
         """Prompts as ids and mask, (rows, tokens) each, and whether there is one by itself."""
         from eepolicy.decode.request import padded
 
-        device = self.model.device
+        device, embedded = self.model.device, options.get("inputs_embeds")
         if (prompt is None) == (embedded is None):
             raise EepolicyError("give a prompt, or inputs_embeds in its place")
         if embedded is not None:
@@ -363,9 +364,16 @@ class HookedModel:
         prompts = [prompt] if isinstance(prompt, (str, Tensor)) else list(prompt or ())
         if not prompts:
             raise EepolicyError("there is no prompt")
-        pad = self.model.generation_config.pad_token_id or 0
-        ids, mask = padded([self.encode(p).to(device) for p in prompts], pad)
+        ids, mask = padded(
+            [self.encode(p).to(device) for p in prompts], self._pad(options.get("pad_token_id"))
+        )
         return ids, mask, alone
+
+    def _pad(self, given: int | None) -> int:
+        """The id in front of the shorter prompts: nothing attends to it, but processors see it."""
+        own = getattr(self.tokenizer, "pad_token_id", None)
+        found = (given, own, self.model.generation_config.pad_token_id)
+        return next((pad for pad in found if pad is not None), 0)
 
     def unwrap(self) -> PreTrainedModel:
         """The stock model, which was never changed but for its evaluation mode."""
