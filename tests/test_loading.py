@@ -1,0 +1,56 @@
+"""Loading any causal language model from a folder in Hugging Face format."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import tiny
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import eepolicy
+
+IDS = torch.tensor([7, 30, 12, 9])
+
+
+def test_a_folder_of_any_family(stock, tmp_path):
+    stock.save_pretrained(tmp_path)
+    model = eepolicy.load(str(tmp_path))
+    expected = stock.generate(IDS[None], max_new_tokens=20, do_sample=False)[0, len(IDS) :]
+    assert model.generate(IDS, max_new_tokens=20).tokens.tolist() == expected.tolist()
+    assert not model.layout.has_speech
+    assert eepolicy.load(str(tmp_path), torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def test_its_tokenizer_reads_prompts_and_writes_replies(tmp_path):
+    words = {f"w{i}": i for i in range(60)}
+    written = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    written.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=written, eos_token="w4").save_pretrained(tmp_path)
+    tiny("olmo2").save_pretrained(tmp_path)
+    model = eepolicy.load(str(tmp_path))
+    out = model.generate("w7 w30 w12 w9", max_new_tokens=12)
+    assert out.tokens.tolist() == model.generate(IDS, max_new_tokens=12).tokens.tolist()
+    kept = out.tokens[:-1] if out.ended else out.tokens
+    assert out.text == " ".join(f"w{i}" for i in kept.tolist())
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_what_is_no_whole_checkpoint_is_refused(stock, tmp_path, monkeypatch):
+    with pytest.raises(eepolicy.EepolicyError, match=r"it has no config\.json"):
+        eepolicy.load(str(tmp_path))
+    stock.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.2.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(eepolicy.EepolicyError, match=r"lacks 1 .*layers\.2\.mlp\.up_proj"):
+        eepolicy.load(str(tmp_path))
+    # pickles run code, so they are not read
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(stock.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(eepolicy.EepolicyError, match="is no checkpoint that can be read"):
+        eepolicy.load(str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(eepolicy.EepolicyError, match="nobody/nothing is no checkpoint"):
+        eepolicy.load("nobody/nothing")
