@@ -43,7 +43,7 @@ def copy_model(work: Path, to: Path) -> None:
     config["speech_layout"] = LAYOUT.to_dict()
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     sets = json.loads((work / "pairs.json").read_text())
-    held_out = {name: sets[name] for name in ("test", "familiar", "dev")}
+    held_out = {name: sets[name] for name in ("test", "dev")}
     (to / "held_out.json").write_text(json.dumps(held_out, indent=0) + "\n")
 
 

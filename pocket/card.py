@@ -1,11 +1,10 @@
 """Write the pocket model's card from what was measured.
 
     eepolicy compare full --prompts 200 --out WORK/full
-    eepolicy compare full --prompts 60 --set familiar --out WORK/familiar
     python -m pocket.ceiling WORK --prompts 100
     python -m pocket.card WORK
 
-The card is `README.md` beside the weights; no figure in it is typed by hand.
+The card is `README.md` beside the weights; no measured figure in it is typed by hand.
 """
 
 from __future__ import annotations
@@ -20,8 +19,10 @@ import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from analysis.intervals import Interval, paired_difference
 from analysis.records import Record, RunFolder
 from eepolicy.heads.base import ExitHead
+from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.modality import Modality
 from eepolicy.model.hooked import HookedModel
 from eepolicy.models.pocket import held_out, load_spoken, pocket_folder
@@ -43,28 +44,32 @@ def by_layer(model: HookedModel, records: list[Record], heads: ExitHead) -> dict
     return found
 
 
-def by_suite(records: list[Record], split: str) -> list[tuple[str, int, float, float]]:
-    """Suite, answers, share right in the text, share right in the speech."""
-    suite_of = {p["question"]: p["suite"] for p in held_out(split)}
+def grouped(records: list[Record], by: str) -> list[tuple[str, list[Record]]]:
+    """The records of each suite or kind of question, by name."""
+    name_of = {p["question"]: p[by] for p in held_out()}
     groups = defaultdict(list)
     for record in records:
-        groups[suite_of[record.question]].append(record)
-    return [
-        (
-            name,
-            len(group),
-            float(np.mean([r.right_text for r in group])),
-            float(np.mean([bool(r.right_speech) for r in group])),
-        )
-        for name, group in sorted(groups.items())
-    ]
+        groups[name_of[record.question]].append(record)
+    return sorted(groups.items())
 
 
-def full_depth(path: Path) -> tuple[list[Record], dict[str, Any]]:
-    """The full-depth records of a run and its row of the table."""
+def full_depth(path: Path, model: HookedModel) -> tuple[list[Record], dict[str, Any]]:
+    """The full-depth records of a run of this model, with ears, and its row of the table."""
+    identity = json.loads((path / "run.json").read_text())["identity"]
+    if identity["model"] != fingerprint(model.model) or not identity["speech recognition"]:
+        raise RuntimeError(f"{path} is no run of this model with speech recognition")
     records = RunFolder(path).records().values()
     row = json.loads((path / "results.json").read_text())[0]
     return [r for r in records if r.policy == "full"][: row["prompts"]], row
+
+
+def above_ceiling(records: list[Record], errors: list[tuple[int, int]]) -> Interval:
+    """By how much the model's word error rate is above that of true units, same questions."""
+    own = [(r.errors, r.words) for r in records[: len(errors)]]
+    (own_errors, own_words), (true_errors, true_words) = (
+        zip(*e, strict=True) for e in (own, errors)
+    )
+    return paired_difference((own_errors, true_errors), (own_words, true_words))
 
 
 def main() -> None:
@@ -74,23 +79,34 @@ def main() -> None:
     torch.set_num_threads(2)
     folder = pocket_folder()
     model = load_spoken(folder)
-    records, row = full_depth(work / "full")
-    familiar, familiar_row = full_depth(work / "familiar")
+    records, row = full_depth(work / "full", model)
+    ceiling = json.loads((work / "ceiling.json").read_text())
     layers: dict[str, Any] = {
         "lens": by_layer(model, records[:PROBED], model.lens),
         "heads": by_layer(model, records[:PROBED], model.heads),
     }
     log = json.loads((work / "log.json").read_text())
     values = {
-        "sets": {"new sentences": row, "familiar sentences": familiar_row},
-        "ceiling": json.loads((work / "ceiling.json").read_text()),
+        "row": row,
+        "ceiling": ceiling,
+        "above": above_ceiling(records, ceiling["ceiling"]["errors"]),
         "layers": layers,
         "depths": [*range(1, model.depth, 2), model.depth],
         "probed": len(records[:PROBED]),
-        "suites": {
-            "new": by_suite(records, "test"),
-            "familiar": by_suite(familiar, "familiar"),
-        },
+        "suites": [
+            (
+                name,
+                len(group),
+                float(np.mean([r.right_text for r in group])),
+                float(np.mean([bool(r.right_speech) for r in group])),
+            )
+            for name, group in grouped(records, "suite")
+        ],
+        "wrong_kinds": [
+            (name, wrong, len(group))
+            for name, group in grouped(records, "kind")
+            if (wrong := sum(not r.right_text for r in group))
+        ],
         "log": [*log[:-1][:: max(1, len(log) // 6)], log[-1]],
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "megabytes": (folder / "model.safetensors").stat().st_size / 1e6,

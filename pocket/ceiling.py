@@ -23,7 +23,7 @@ from eepolicy.speech.asr import Whisper
 from eepolicy.speech.mel import griffin_lim, log_mel
 from eepolicy.speech.mos import DistillMos
 from eepolicy.speech.units import Units
-from pocket.corpus import place_of, read_waves
+from pocket.corpus import read_waves
 from pocket.fit_units import as_wave
 
 
@@ -35,8 +35,8 @@ def main() -> None:
     units = Units.load(args.work / "units.safetensors")
     sets = json.loads((args.work / "pairs.json").read_text())
     pairs = sets["test"][: args.prompts]
-    spoken = read_waves(args.work / "waves")[place_of(sets, "test")]
-    waves = [as_wave(w) for w in spoken[: args.prompts]]
+    spoken = read_waves(args.work / "waves")
+    waves = [as_wave(spoken[p["answer"]]) for p in pairs]
     whisper, mos = Whisper(), DistillMos()
     ways: dict[str, Callable[[Tensor], Tensor]] = {
         "original": lambda wave: wave,
@@ -60,6 +60,7 @@ def main() -> None:
             "wer": (wer.value, wer.low, wer.high),
             "accuracy": sum(right) / len(right),
             "mos": sum(rated) / len(rated),
+            "errors": errors,
         }
         print(json.dumps({name: results[name]}))
     (args.work / "ceiling.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -1,80 +1,73 @@
-"""Question-answer pairs and the speech of their answers, on disk, shard by shard.
+"""Question-answer pairs and the speech of their answers, on disk.
 
     python -m pocket.corpus WORK
 
-writes `WORK/pairs.json` and `WORK/waves/*.npz`; run again, it goes on with the missing shards.
+writes `WORK/pairs.json` and `WORK/waves/*.npz`; run again, it speaks only the answers that are not
+there yet.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from pocket.questions import Pair, generate, split, unseen
+from pocket.questions import Pair, split
 from pocket.speak import RATES, speak
 
-PER_KIND = 1000
 HELD_OUT = 300  # in each held-out set
-SHARD = 500
-#: the order in which answers are spoken and counted
-SETS = ("familiar", "dev", "train", "test")
+BATCH = 500  # answers a file
 
 
 def pairs() -> dict[str, list[Pair]]:
-    """The pairs of the four sets.
+    """The pairs of the three sets.
 
-    `train`; `dev`, for early stopping and calibration; `test`, sentences that were never trained
-    on; `familiar`, sentences of which most were trained on behind another opening.
+    `train`; `dev`, for early stopping and calibration; `test`, for figures.
     """
-    train, held_out = split(generate(PER_KIND), 2 * HELD_OUT)
-    random.Random(0).shuffle(held_out)
-    familiar, dev = held_out[:HELD_OUT], held_out[HELD_OUT:]
-    test = unseen(train + dev, HELD_OUT)
-    return {"familiar": familiar, "dev": dev, "train": train, "test": test}
+    train, held_out = split(2 * HELD_OUT)
+    return {"train": train, "dev": held_out[:HELD_OUT], "test": held_out[HELD_OUT:]}
 
 
-def place_of(sets: dict[str, list[Any]], name: str) -> slice:
-    """Where a set's answers stand among all answers."""
-    start = sum(len(sets[n]) for n in SETS[: SETS.index(name)])
-    return slice(start, start + len(sets[name]))
+def rate_of(answer: str) -> float:
+    """The rate that an answer is spoken at: drawn, but always the same for the same answer."""
+    return random.Random(answer).choice(RATES)
 
 
-def speak_all(sets: dict[str, list[Pair]], folder: Path) -> None:
-    """Speak every answer, at a rate drawn for it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    answers = [p.answer for name in SETS for p in sets[name]]
-    rng = random.Random(1)
-    rates = [rng.choice(RATES) for _ in answers]
-    for start in tqdm(range(0, len(answers), SHARD), desc="speech", unit="shard"):
-        part_of = slice(start, start + SHARD)
-        # named by what is spoken, so that a changed generator never gets old speech
-        spoken = json.dumps([answers[part_of], rates[part_of]])
-        path = folder / f"{start:06d}-{hashlib.sha256(spoken.encode()).hexdigest()[:8]}.npz"
-        if path.exists():
-            continue
-        for old in folder.glob(f"{start:06d}-*.npz"):
-            old.unlink()
-        waves = speak(answers[part_of], rates[part_of], batch=250)
-        flat = np.concatenate([(np.clip(w, -1, 1) * 32767).astype(np.int16) for w in waves])
-        part = path.with_suffix(".part.npz")
-        np.savez(part, flat=flat, lengths=[len(w) for w in waves])
-        part.rename(path)
-
-
-def read_waves(folder: Path) -> list[np.ndarray]:
-    """All waves, in the order of `SETS`; (samples,) int16 each."""
-    waves: list[np.ndarray] = []
-    for path in sorted(p for p in folder.glob("*.npz") if ".part" not in p.name):
-        shard = np.load(path)
-        waves += np.split(shard["flat"], np.cumsum(shard["lengths"])[:-1])
+def read_waves(folder: Path) -> dict[str, np.ndarray]:
+    """The speech of each answer, (samples,) int16."""
+    waves: dict[str, np.ndarray] = {}
+    for path in sorted(folder.glob("*.npz")):
+        file = np.load(path)
+        parts = np.split(file["flat"], np.cumsum(file["lengths"])[:-1])
+        waves |= zip(file["answers"].tolist(), parts, strict=True)
     return waves
+
+
+def write_waves(path: Path, answers: list[str], waves: list[np.ndarray]) -> None:
+    """One file of speech, whole or not at all."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        lengths = [len(w) for w in waves]
+        np.savez(file, answers=answers, flat=np.concatenate(waves), lengths=lengths)
+    part.rename(path)
+
+
+def speak_all(answers: list[str], folder: Path) -> None:
+    """Speak every answer that has no speech yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spoken = read_waves(folder)
+    missing = [x for x in dict.fromkeys(answers) if x not in spoken]
+    number = len(list(folder.glob("*.npz")))
+    for start in tqdm(range(0, len(missing), BATCH), desc="speech", unit="file"):
+        batch = missing[start : start + BATCH]
+        waves = speak(batch, [rate_of(x) for x in batch], batch=BATCH // 2)
+        samples = [(np.clip(w, -1, 1) * 32767).astype(np.int16) for w in waves]
+        write_waves(folder / f"{number:04d}.npz", batch, samples)
+        number += 1
 
 
 def main() -> None:
@@ -85,7 +78,7 @@ def main() -> None:
     sets = pairs()
     plain = {name: [p.as_dict() for p in part] for name, part in sets.items()}
     (work / "pairs.json").write_text(json.dumps(plain))
-    speak_all(sets, work / "waves")
+    speak_all([p.answer for part in sets.values() for p in part], work / "waves")
 
 
 if __name__ == "__main__":

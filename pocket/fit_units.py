@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from eepolicy.speech.mel import MELS, log_mel
 from eepolicy.speech.units import FRAMES, UNIT_SAMPLES, Units, patches
-from pocket.corpus import place_of, read_waves
+from pocket.corpus import read_waves
 from pocket.sequences import UNITS
 
 OFFSETS = (0, FRAMES // 2)  # frames; the shifted grid is a second reading of the same speech
@@ -51,14 +51,18 @@ def main() -> None:
     work = parser.parse_args().work
     waves = read_waves(work / "waves")
     sets = json.loads((work / "pairs.json").read_text())
-    chosen = random.Random(0).sample(waves[place_of(sets, "train")], FITTED_ON)
-    points = torch.cat([patches(as_wave(w)) for w in chosen]).numpy()
+    answers = list(dict.fromkeys(p["answer"] for p in sets["train"]))
+    chosen = random.Random(0).sample(answers, FITTED_ON)
+    points = torch.cat([patches(as_wave(waves[x])) for x in chosen]).numpy()
     print(f"k-means: {UNITS} units on {len(points)} patches")
     kmeans = MiniBatchKMeans(UNITS, batch_size=8192, n_init=1, max_iter=8, random_state=0)
     units = Units(torch.from_numpy(kmeans.fit(points).cluster_centers_).float())
     units.save(work / "units.safetensors")
     units = Units.load(work / "units.safetensors")
-    encoded = [readings(units, as_wave(w)) for w in tqdm(waves, desc="units", unit="answer")]
+    wanted = dict.fromkeys(p["answer"] for part in sets.values() for p in part)
+    encoded = {
+        x: readings(units, as_wave(waves[x])) for x in tqdm(wanted, desc="units", unit="answer")
+    }
     (work / "units.json").write_text(json.dumps(encoded))
 
 

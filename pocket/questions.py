@@ -4,9 +4,9 @@ Four suites, in the spirit of the tasks on which spoken language models are comp
 facts, language and dialogue.  Every answer names the `keys` that make it right: phrases that must
 all be heard (or read) in it.
 
-Two held-out sets differ in what is new.  `split` holds out answers as they are written; many of
-those were trained on behind another opening ("Good morning. ...").  `unseen` draws sentences that
-were never trained on behind any opening; kinds whose every sentence was trained on have none.
+What is held out is a sentence: none of its questions is trained on, behind whatever opening
+("Good morning. ...").  What it says must be known from elsewhere: most facts are asked for in more
+than one way, and a tenth of the sentences of a kind is held out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import permutations, product
 
@@ -38,17 +38,38 @@ class Pair:
 
 Triple = tuple[str, str, tuple[str, ...]]  # question, answer, keys
 Generator = Callable[[], Iterator[Triple]]
-KINDS: dict[str, tuple[str, Generator]] = {}
 
 
-def kind(suite: str) -> Callable[[Generator], Generator]:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of question: its suite, its generator, and how many pairs are trained on."""
+
+    suite: str
+    triples: Generator
+    count: int
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(suite: str, count: int = 700) -> Callable[[Generator], Generator]:
     """Register a generator of (question, answer, keys) under its function's name."""
 
-    def register(generate: Generator) -> Generator:
-        KINDS[generate.__name__] = (suite, generate)
-        return generate
+    def register(triples: Generator) -> Generator:
+        KINDS[triples.__name__] = Kind(suite, triples, count)
+        return triples
 
     return register
+
+
+def some(others: Iterable[str], of: str, count: int = 3) -> list[str]:
+    """A few of the others, always the same for the same word.
+
+    A question with "no" for an answer can be made with each of them, one with "yes" with one only;
+    taking a few keeps the two in proportion.
+    """
+    others = list(others)
+    return random.Random(of).sample(others, min(count, len(others)))
 
 
 def a(noun: str) -> str:
@@ -64,7 +85,7 @@ def sentence(text: str) -> str:
 # --- reasoning ----------------------------------------------------------------------------------
 
 
-@kind("reasoning")
+@kind("reasoning", 1200)
 def addition() -> Iterator[Triple]:
     for i, j in product(range(1, 11), repeat=2):
         x, y, z = f.NUMBERS[i], f.NUMBERS[j], f.NUMBERS[i + j]
@@ -73,9 +94,9 @@ def addition() -> Iterator[Triple]:
         yield f"How much is {x} and {y}?", f"If you add {x} and {y}, you have {z}.", (f"have {z}",)
 
 
-@kind("reasoning")
+@kind("reasoning", 1000)
 def subtraction() -> Iterator[Triple]:
-    for i, j in product(range(1, 21), range(1, 11)):
+    for i, j in product(range(1, 16), range(1, 11)):
         if j < i:
             x, y, z = f.NUMBERS[i], f.NUMBERS[j], f.NUMBERS[i - j]
             yield f"What is {x} minus {y}?", f"{sentence(x)} minus {y} is {z}.", (f"is {z}",)
@@ -138,26 +159,26 @@ def sequence() -> Iterator[Triple]:
             )
 
 
-@kind("reasoning")
+@kind("reasoning", 1500)
 def story() -> Iterator[Triple]:
     for who, things, i, j in product(f.PEOPLE, f.COUNTED, range(2, 11), range(2, 9)):
         x, y = f.NUMBERS[i], f.NUMBERS[j]
         total = f.NUMBERS[i + j]
         yield (
             f"The {who} has {x} {things} and gets {y} more. How many {things} are there?",
-            f"Now the {who} has {total} {things}.",
+            f"{sentence(x)} and {y} make {total}, so now the {who} has {total} {things}.",
             (f"has {total} {things}",),
         )
         if i > j:
-            rest = f.NUMBERS[i - j]
+            rest, left = f.NUMBERS[i - j], things if i - j > 1 else singular(things)
             yield (
                 f"The {who} has {x} {things} and loses {y}. How many are left?",
-                f"The {who} still has {rest} {things if i - j > 1 else things_singular(things)}.",
+                f"{sentence(x)} minus {y} is {rest}, so the {who} still has {rest} {left}.",
                 (f"has {rest}",),
             )
 
 
-def things_singular(things: str) -> str:
+def singular(things: str) -> str:
     """One of the counted things."""
     return "box" if things == "boxes" else things[:-1]
 
@@ -268,16 +289,14 @@ def colours() -> Iterator[Triple]:
             f"The color of {thing} is {colour}.",
             (f"is {colour}",),
         )
-        for other in f.COLOURS:
-            if other == colour:
-                yield f"Is {thing} {other}?", f"Yes, {thing} is {colour}.", ("yes", f"is {colour}")
-            else:
-                yield f"Is {thing} {other}?", f"No, {thing} is {colour}.", ("no", f"is {colour}")
-                yield (
-                    f"Is {thing} {other} or {colour}?",
-                    f"{sentence(thing)} is {colour}, not {other}.",
-                    (f"is {colour}",),
-                )
+        yield f"Is {thing} {colour}?", f"Yes, {thing} is {colour}.", ("yes", f"is {colour}")
+        for other in some((c for c in f.COLOURS if c != colour), thing):
+            yield f"Is {thing} {other}?", f"No, {thing} is {colour}.", ("no", f"is {colour}")
+            yield (
+                f"Is {thing} {other} or {colour}?",
+                f"{sentence(thing)} is {colour}, not {other}.",
+                (f"is {colour}",),
+            )
 
 
 @kind("facts")
@@ -310,6 +329,12 @@ def animals() -> Iterator[Triple]:
                     f"No, {one} cannot {ability}.",
                     ("no", f"cannot {ability}"),
                 )
+            able = "is able" if ability in can else "is not able"
+            yield (
+                f"Is {one} able to {ability}?",
+                f"{sentence(one)} {able} to {ability}.",
+                (f"{able} to {ability}",),
+            )
         for other, (_, place, _, _) in f.ANIMALS.items():
             if place != home:
                 yield (
@@ -325,25 +350,19 @@ def categories() -> Iterator[Triple]:
         for member in members:
             one = member if name in ("color", "number", "country") else a(member)
             yield f"What is {one}?", f"{sentence(one)} is {a(name)}.", (f"is {a(name)}",)
-            for other in f.KINDS:
-                if other == name:
-                    yield (
-                        f"Is {one} {a(other)}?",
-                        f"Yes, {one} is {a(name)}.",
-                        ("yes", f"is {a(name)}"),
-                    )
-                else:
-                    yield (
-                        f"Is {one} {a(other)}?",
-                        f"No, {one} is not {a(other)} but {a(name)}.",
-                        ("no", f"but {a(name)}"),
-                    )
+            yield f"Is {one} {a(name)}?", f"Yes, {one} is {a(name)}.", ("yes", f"is {a(name)}")
+            for other in some((k for k in f.KINDS if k != name), member):
+                yield (
+                    f"Is {one} {a(other)}?",
+                    f"No, {one} is not {a(other)} but {a(name)}.",
+                    ("no", f"but {a(name)}"),
+                )
 
 
 # --- language -----------------------------------------------------------------------------------
 
 
-@kind("language")
+@kind("language", 1000)
 def opposites() -> Iterator[Triple]:
     both = [*f.OPPOSITES, *((y, x) for x, y in f.OPPOSITES)]
     for x, y in both:
@@ -354,24 +373,22 @@ def opposites() -> Iterator[Triple]:
             (f"{y} is the opposite of {x}",),
         )
         yield f"Say the opposite of {x}.", f"If it is not {x}, it is {y}.", (f"it is {y}",)
-        for other, _ in both:
-            if other == y:
-                yield (
-                    f"Is {x} the opposite of {y}?",
-                    f"Yes, {x} is the opposite of {y}.",
-                    ("yes", f"opposite of {y}"),
-                )
-            elif other != x:
-                yield (
-                    f"Is {x} the opposite of {other}?",
-                    f"No, the opposite of {x} is {y}.",
-                    ("no", f"is {y}"),
-                )
-                yield (
-                    f"Is the opposite of {x} {other} or {y}?",
-                    f"The opposite of {x} is {y}, not {other}.",
-                    (f"is {y}",),
-                )
+        yield (
+            f"Is {x} the opposite of {y}?",
+            f"Yes, {x} is the opposite of {y}.",
+            ("yes", f"opposite of {y}"),
+        )
+        for other in some((w for w, _ in both if w not in (x, y)), x, 4):
+            yield (
+                f"Is {x} the opposite of {other}?",
+                f"No, the opposite of {x} is {y}.",
+                ("no", f"is {y}"),
+            )
+            yield (
+                f"Is the opposite of {x} {other} or {y}?",
+                f"The opposite of {x} is {y}, not {other}.",
+                (f"is {y}",),
+            )
 
 
 def spelled_words() -> list[str]:
@@ -381,7 +398,7 @@ def spelled_words() -> list[str]:
     return sorted(words)
 
 
-@kind("language")
+@kind("language", 1000)
 def letters() -> Iterator[Triple]:
     words = spelled_words()
     for word in words:
@@ -400,6 +417,17 @@ def letters() -> Iterator[Triple]:
             f"How long is the word {word}?",
             f"The length of the word {word} is {n}.",
             (f"is {n}",),
+        )
+        yield (
+            f"What does {word} begin with?",
+            f"{sentence(word)} begins with {first}.",
+            (f"with {first}",),
+        )
+        yield f"What does {word} end in?", f"{sentence(word)} ends in {last}.", (f"in {last}",)
+        yield (
+            f"How many letters are in {word}?",
+            f"The word {word} has a length of {n}.",
+            (f"of {n}",),
         )
     for x, y in permutations(words[::3], 2):
         if len(x) != len(y):
@@ -545,6 +573,14 @@ OPENINGS = [
 ]
 
 
+#: share of the pairs of a kind that have an opening, or more where the kind is small
+OPENED = 0.25
+#: share of the sentences of a kind that is never trained on
+KEPT_OUT = 0.1
+#: least number of training answers that hold each word of a held-out answer
+LEAST_SEEN = 10
+
+
 def opened(pair: Pair, opening: tuple[str, str]) -> Pair:
     """The pair with an opening in front of its question and the matching one of its answer."""
     asks, says = opening
@@ -553,107 +589,60 @@ def opened(pair: Pair, opening: tuple[str, str]) -> Pair:
     )
 
 
-def without_opening(text: str) -> str:
-    """A question or an answer without the opening in front of it."""
-    for opening in {o for pair in OPENINGS for o in pair}:
-        text = text.removeprefix(f"{opening} ")
-    return text
-
-
 def words(text: str) -> list[str]:
     """The words of a text, lower case."""
     return re.findall(r"[a-z]+", text.lower())
 
 
-def generate(per_kind: int, seed: int = 0, opened_share: float = 0.25) -> list[Pair]:
-    """All kinds, at most `per_kind` pairs of each, the small kinds filled up with openings.
+def sentences(name: str) -> list[list[Pair]]:
+    """The pairs of a kind without openings: for each answer, the questions that have it."""
+    by_answer: dict[str, dict[str, Pair]] = defaultdict(dict)
+    for question, answer, keys in KINDS[name].triples():
+        by_answer[answer][question] = Pair(KINDS[name].suite, name, question, answer, keys)
+    return [list(group.values()) for group in by_answer.values()]
+
+
+def drawn(pairs: list[Pair], count: int, rng: random.Random) -> list[Pair]:
+    """So many pairs, a quarter of them, or more where the pairs run out, behind openings."""
+    plain = rng.sample(pairs, min(len(pairs), int(count * (1 - OPENED))))
+    behind = [opened(p, o) for p, o in product(pairs, rng.sample(OPENINGS, 8))]
+    return plain + rng.sample(behind, min(len(behind), count - len(plain)))
+
+
+def split(held_out: int, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to train on and pairs that are held out.
+
+    A tenth of the sentences of each kind is kept out of training, with every question that they
+    answer and behind any opening.  The held-out pairs are drawn from those, evenly over the kinds
+    as far as a kind has them, each with another answer and each of its words in at least
+    `LEAST_SEEN` training answers.
 
     Args:
-        per_kind: most pairs of one kind.
-        seed: of the choice; the same seed gives the same pairs.
-        opened_share: least share of a kind's pairs that have an opening.
+        held_out: how many pairs to hold out.
+        seed: of all choices; the same seed gives the same pairs.
 
     Returns:
-        Pairs with distinct questions, in a shuffled order.
+        Training pairs, their questions distinct, and held-out pairs; both shuffled.
     """
+    train: list[Pair] = []
+    fresh: list[list[Pair]] = []
+    for name, of_kind in KINDS.items():
+        rng = random.Random(f"{seed} {name}")  # a change of one kind leaves the others as they are
+        groups = sentences(name)
+        rng.shuffle(groups)
+        kept_out = round(len(groups) * KEPT_OUT)
+        train += drawn([p for g in groups[kept_out:] for p in g], of_kind.count, rng)
+        fresh.append([rng.choice(g) for g in groups[:kept_out]])
     rng = random.Random(seed)
-    pairs: dict[str, Pair] = {}
-    for name, (suite, triples) in KINDS.items():
-        plain = [Pair(suite, name, q, x, keys) for q, x, keys in triples()]
-        rng.shuffle(plain)
-        kept = plain[: int(per_kind * (1 - opened_share))]
-        with_opening = [opened(p, o) for p, o in product(plain, rng.sample(OPENINGS, 8))]
-        kept += rng.sample(with_opening, min(len(with_opening), per_kind - len(kept)))
-        for pair in kept:
-            pairs.setdefault(pair.question, pair)
-    result = list(pairs.values())
-    rng.shuffle(result)
-    return result
-
-
-def split(
-    pairs: list[Pair], held_out: int, seed: int = 0, least_seen: int = 10
-) -> tuple[list[Pair], list[Pair]]:
-    """Split by answer: a held-out answer and all its questions are kept out of training.
-
-    Args:
-        pairs: what `generate` gave.
-        held_out: how many pairs to hold out, each with another answer, evenly over the kinds.
-        seed: of the choice.
-        least_seen: least number of training answers that hold each word of a held-out answer.
-
-    Returns:
-        Training pairs and held-out pairs.
-    """
-    rng = random.Random(seed)
-    seen = Counter(w for p in pairs for w in set(words(p.answer)))
-    by_answer = defaultdict(list)
-    for pair in pairs:
-        by_answer[pair.answer].append(pair)
-    candidates = defaultdict(list)
-    for answer, group in by_answer.items():
-        # three spare: the words of other held-out answers leave the count too
-        if all(seen[w] >= 3 * least_seen for w in words(answer)):
-            candidates[group[0].kind].append(answer)
-    for answers in candidates.values():
-        rng.shuffle(answers)
-    chosen: list[str] = []
-    while len(chosen) < held_out:
-        for answers in candidates.values():
-            if answers and len(chosen) < held_out:
-                chosen.append(answers.pop())
-    out = set(chosen)
-    train = [p for p in pairs if p.answer not in out]
-    return train, [rng.choice(by_answer[answer]) for answer in chosen]
-
-
-def unseen(train: list[Pair], count: int, seed: int = 0, opened_share: float = 0.25) -> list[Pair]:
-    """Pairs whose question and answer were not trained on, behind whatever opening.
-
-    Args:
-        train: what was trained on.
-        count: how many, each with another answer, evenly over the kinds that have some.
-        seed: of the choice.
-        opened_share: how many get an opening.
-    """
-    rng = random.Random(seed)
-    trained = {without_opening(t) for p in train for t in (p.question, p.answer)}
+    rng.shuffle(train)
     seen = Counter(w for p in train for w in set(words(p.answer)))
-    fresh: dict[str, dict[str, Pair]] = {}
-    for name, (suite, triples) in KINDS.items():
-        pairs = [Pair(suite, name, q, x, keys) for q, x, keys in triples()]
-        rng.shuffle(pairs)
-        fresh[name] = {
-            p.answer: p
-            for p in pairs
-            if not {p.question, p.answer} & trained and min(seen[w] for w in words(p.answer)) >= 10
-        }
     chosen: list[Pair] = []
-    while len(chosen) < count and any(fresh.values()):
-        for pairs_left in fresh.values():
-            if pairs_left and len(chosen) < count:
-                pair = pairs_left.pop(next(iter(pairs_left)))
-                with_opening = rng.random() < opened_share
-                chosen.append(opened(pair, rng.choice(OPENINGS)) if with_opening else pair)
+    while len(chosen) < held_out and any(fresh):
+        for left in fresh:
+            if left and len(chosen) < held_out:
+                pair = left.pop()
+                if min(seen[w] for w in words(pair.answer)) >= LEAST_SEEN:
+                    asked = rng.random() < OPENED
+                    chosen.append(opened(pair, rng.choice(OPENINGS)) if asked else pair)
     rng.shuffle(chosen)
-    return chosen
+    return train, chosen

@@ -25,7 +25,6 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pocket import sequences as s
-from pocket.corpus import place_of
 from pocket.network import TrainingForward, check_parity
 
 BATCH_TOKENS = 6144
@@ -67,13 +66,13 @@ def config() -> LlamaConfig:
 
 
 def examples(
-    pairs: list[dict], units: list[list[list[int]]], tokenizer: PreTrainedTokenizerFast
+    pairs: list[dict], units: dict[str, list[list[int]]], tokenizer: PreTrainedTokenizerFast
 ) -> list[Example]:
-    """Pairs and their units as token sequences."""
+    """Pairs and the readings of their answers' speech as token sequences."""
     found = []
-    for pair, readings in zip(pairs, units, strict=True):
+    for pair in pairs:
         text = tokenizer(pair["answer"], add_special_tokens=False).input_ids
-        answers = [s.interleave(text, reading) for reading in readings]
+        answers = [s.interleave(text, reading) for reading in units[pair["answer"]]]
         found.append(Example(s.prompt_ids(tokenizer, pair["question"]), answers))
     return found
 
@@ -230,7 +229,7 @@ class Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=1350)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--every", type=int, default=100, help="steps between evaluations")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -241,8 +240,8 @@ def main() -> None:
     sets, units = json.loads(pairs), json.loads(units_text)
     texts = [t for p in sets["train"] for t in (p["question"], p["answer"])]
     tokenizer = s.fit_tokenizer(texts)
-    dev = batches(examples(sets["dev"], units[place_of(sets, "dev")], tokenizer), None)
-    train = examples(sets["train"], units[place_of(sets, "train")], tokenizer)
+    dev = batches(examples(sets["dev"], units, tokenizer), None)
+    train = examples(sets["train"], units, tokenizer)
     tokens = sum(len(e.prompt) + len(e.answers[0]) for e in train)
     print(f"{len(train)} answers, {tokens} tokens, {len(batches(train, None))} batches an epoch")
 
