@@ -388,6 +388,28 @@ def test_since_refresh_counts_from_the_last_full_depth(hooked):
     assert trace.since_refresh.tolist() == expected
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("padding", [[0], [0, 2, 1]])
+def test_a_scheduled_step_reads_nothing_off_the_device(hooked, padding):
+    """The meta device holds no data: whatever reads a value there fails."""
+    hooked.model.to("meta")
+    rows = list(range(len(padding)))
+    tokens = torch.zeros(len(rows), dtype=torch.long, device="meta")
+
+    def decode(policy: str) -> None:
+        batch = Batch(hooked, padding, 40)
+        batch.prefill(tokens[:, None].expand(-1, 5))
+        for i in range(9):
+            at = torch.full((len(rows),), i)
+            step = Step(torch.ones_like(at), at, at, at, at, LAYERS)
+            take_step(batch, tokens, rows, parse_policy(policy), step)
+
+    for policy in ("full", "static@3", "spark:triple@2", "random:4.0@2"):
+        decode(policy)
+    with pytest.raises(NotImplementedError, match="meta"):
+        decode("entropy<2.5@2")
+
+
 def test_sampling_with_one_seed_repeats(hooked):
     again = [
         hooked.generate(PROMPT, "static@3", 30, temperature=1.0, top_p=0.9, seed=s).tokens.tolist()

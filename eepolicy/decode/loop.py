@@ -125,7 +125,7 @@ def decode(
     judge = Judge(batch, sampler, accept, fill.max_pending or UNJUDGED, history)
     tokens, alive, streamed = request.prompt[:, -1], list(range(rows)), 0
     while alive:
-        known = request.ids.new_tensor([replies[row].known() for row in alive]).T  # (5, rows)
+        known = torch.tensor([replies[row].known() for row in alive]).T  # (5, rows), on the host
         step = Step(known[0], known[1], known[2], known[3], known[4], model.depth)
         taken = take_step(batch, tokens, alive, policy, step)
         before = [history(r, replies[r].tokens) for r in alive] if sampler.needs_history else None

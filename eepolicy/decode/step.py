@@ -63,7 +63,8 @@ def take_step(
         for group in groups:
             if depth in group.looks:
                 readout = way.look(depth, group)
-                exits = policy.exits(step.select(group.places), depth, readout).tolist()
+                here = step.select(group.places).to(readout.hidden.device)
+                exits = policy.exits(here, depth, readout).tolist()
                 gone += taken.leave(group, [i for i, out in enumerate(exits) if out], readout)
             ended = [i for i, place in enumerate(group.places) if limits[place] == depth]
             if ended:

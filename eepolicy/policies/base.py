@@ -21,6 +21,9 @@ ON = ("speech", "text", "both")
 class Step:
     """What is known of a position before it runs; one entry a row of the batch.
 
+    A schedule is asked on the host, so that nothing waits for the model's device; `exits` is asked
+    on the device of what it is shown.
+
     Attributes:
         modality: (rows,) of the token to be produced, see `Modality`.
         chunk: (rows,) number of its chunk in the reply, from 0.
@@ -48,6 +51,11 @@ class Step:
             self.ordinal[index],
             self.full_depth,
         )
+
+    def to(self, device: torch.device) -> Step:
+        """The same on another device."""
+        tensors = (self.modality, self.chunk, self.phase, self.position, self.ordinal)
+        return Step(*(t.to(device) for t in tensors), self.full_depth)
 
     def is_on(self, on: str) -> Tensor:
         """Which rows a policy that acts on `on` acts on: (rows,) of bool."""
