@@ -31,7 +31,7 @@ from eepolicy import (
 )
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.step import take_step
-from eepolicy.policies import Step
+from eepolicy.policies import Step, parse_policy
 
 PROMPT = torch.tensor([1, 7, 30, 12, 2])
 PROMPTS = [torch.tensor(p) for p in ([1, 7, 30, 12, 2], [1, 9], [44, 3, 21, 8, 40, 50, 6], [5])]
@@ -396,7 +396,7 @@ def test_a_scheduled_step_reads_nothing_off_the_device(hooked, padding):
     rows = list(range(len(padding)))
     tokens = torch.zeros(len(rows), dtype=torch.long, device="meta")
 
-    def decode(policy: str) -> None:
+    def decode(policy):
         batch = Batch(hooked, padding, 40)
         batch.prefill(tokens[:, None].expand(-1, 5))
         for i in range(9):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -43,19 +43,21 @@ class Step:
     def select(self, rows: Sequence[int]) -> Step:
         """What is known of some of the rows."""
         index = torch.tensor(rows, device=self.phase.device)
-        return Step(
-            self.modality[index],
-            self.chunk[index],
-            self.phase[index],
-            self.position[index],
-            self.ordinal[index],
-            self.full_depth,
-        )
+        return self._each(lambda all_rows: all_rows[index])
 
     def to(self, device: torch.device) -> Step:
         """The same on another device."""
-        tensors = (self.modality, self.chunk, self.phase, self.position, self.ordinal)
-        return Step(*(t.to(device) for t in tensors), self.full_depth)
+        return self._each(lambda rows: rows.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Step:
+        return Step(
+            change(self.modality),
+            change(self.chunk),
+            change(self.phase),
+            change(self.position),
+            change(self.ordinal),
+            self.full_depth,
+        )
 
     def is_on(self, on: str) -> Tensor:
         """Which rows a policy that acts on `on` acts on: (rows,) of bool."""
