@@ -15,8 +15,11 @@ def _normalizer() -> EnglishTextNormalizer:
 
 
 def normalized(text: str) -> str:
-    """Lower case, numbers as digits, no punctuation, contractions spelled out (Whisper's rules)."""
-    return _normalizer()(text)
+    """Lower case, numbers as digits, no punctuation, contractions spelled out.
+
+    Whisper's rules, and "cannot" as they write "can't".
+    """
+    return _normalizer()(text).replace("cannot", "can not")
 
 
 def is_right(text: str, keys: Sequence[str]) -> bool:

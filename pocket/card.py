@@ -2,9 +2,10 @@
 
     eepolicy compare full --prompts 200 --out WORK/full
     python -m pocket.ceiling WORK --prompts 100
-    python -m pocket.card WORK
+    python -m pocket.card WORK FIRST
 
-The card is `README.md` beside the weights; no measured figure in it is typed by hand.
+The card is `README.md` beside the weights; no measured figure in it is typed by hand.  `FIRST` is
+the work folder of the training that the second one started from.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from eepolicy.modality import Modality
 from eepolicy.model.hooked import HookedModel
 from eepolicy.models.pocket import held_out, load_spoken, pocket_folder
 from eepolicy.probe import probe
+from pocket.closeness import bare, by_place, inside
 
 PROBED = 60
 
@@ -75,7 +77,9 @@ def above_ceiling(records: list[Record], errors: list[tuple[int, int]]) -> Inter
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
-    work = parser.parse_args().work
+    parser.add_argument("first", type=Path)
+    args = parser.parse_args()
+    work = args.work
     torch.set_num_threads(2)
     folder = pocket_folder()
     model = load_spoken(folder)
@@ -86,6 +90,8 @@ def main() -> None:
         "heads": by_layer(model, records[:PROBED], model.heads),
     }
     log = json.loads((work / "log.json").read_text())
+    sets, first = (json.loads((f / "pairs.json").read_text()) for f in (work, args.first))
+    first_dev = {bare(p["answer"]) for p in first["dev"]}
     values = {
         "row": row,
         "ceiling": ceiling,
@@ -110,7 +116,13 @@ def main() -> None:
         "log": [*log[:-1][:: max(1, len(log) // 6)], log[-1]],
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "megabytes": (folder / "model.safetensors").stat().st_size / 1e6,
-        "train": len(json.loads((work / "pairs.json").read_text())["train"]),
+        "train": len(sets["train"]),
+        "first": len(first["train"]),
+        "first_log": json.loads((args.first / "log.json").read_text())[-1],
+        "first_dev": sum(bare(p["answer"]) in first_dev for p in sets["test"]),
+        "near": inside(sets["test"], sets["train"], "answer"),
+        "asked": inside(sets["test"], sets["train"], "question"),
+        "by_place": by_place(sets["test"]),
         "config": model.model.config,
     }
     loader = FileSystemLoader(Path(__file__).parent)

@@ -3,7 +3,7 @@
     python -m pocket.fit_units WORK
 
 writes `WORK/units.safetensors` and, for each answer and each of two offsets of the 40-ms grid,
-its units: `WORK/units.json`.
+its units: `WORK/units.json`.  Run again, it keeps what is there.
 """
 
 from __future__ import annotations
@@ -45,25 +45,32 @@ def readings(units: Units, wave: torch.Tensor) -> list[list[int]]:
     return found
 
 
+def fit(sets: dict[str, list[dict]], waves: dict[str, np.ndarray]) -> Units:
+    """K-means over the patches of some training answers."""
+    answers = list(dict.fromkeys(p["answer"] for p in sets["train"]))
+    chosen = random.Random(0).sample(answers, FITTED_ON)
+    points = torch.cat([patches(as_wave(waves[x])) for x in chosen]).numpy()
+    print(f"k-means: {UNITS} units on {len(points)} patches")
+    kmeans = MiniBatchKMeans(UNITS, batch_size=8192, n_init=1, max_iter=8, random_state=0)
+    return Units(torch.from_numpy(kmeans.fit(points).cluster_centers_).float())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     work = parser.parse_args().work
     waves = read_waves(work / "waves")
     sets = json.loads((work / "pairs.json").read_text())
-    answers = list(dict.fromkeys(p["answer"] for p in sets["train"]))
-    chosen = random.Random(0).sample(answers, FITTED_ON)
-    points = torch.cat([patches(as_wave(waves[x])) for x in chosen]).numpy()
-    print(f"k-means: {UNITS} units on {len(points)} patches")
-    kmeans = MiniBatchKMeans(UNITS, batch_size=8192, n_init=1, max_iter=8, random_state=0)
-    units = Units(torch.from_numpy(kmeans.fit(points).cluster_centers_).float())
-    units.save(work / "units.safetensors")
+    if not (work / "units.safetensors").exists():
+        fit(sets, waves).save(work / "units.safetensors")
     units = Units.load(work / "units.safetensors")
+    path = work / "units.json"
+    encoded = json.loads(path.read_text()) if path.exists() else {}
     wanted = dict.fromkeys(p["answer"] for part in sets.values() for p in part)
-    encoded = {
-        x: readings(units, as_wave(waves[x])) for x in tqdm(wanted, desc="units", unit="answer")
-    }
-    (work / "units.json").write_text(json.dumps(encoded))
+    for answer in tqdm(wanted, desc="units", unit="answer"):
+        if answer not in encoded:
+            encoded[answer] = readings(units, as_wave(waves[answer]))
+    path.write_text(json.dumps({x: encoded[x] for x in wanted}))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Train the pocket model.
 
-    python -m pocket.train WORK [--steps N]
+    python -m pocket.train WORK [--steps N] [--init MODEL]
 
 reads `WORK/pairs.json` and `WORK/units.json`, writes `WORK/checkpoint.pt` as it goes (run again, it
-resumes) and the model with the best held-out loss to `WORK/model`.
+resumes) and the model with the best held-out loss to `WORK/model`.  With `--init` it starts from
+the weights and the tokenizer of an earlier model; `WORK` then holds that model's
+`units.safetensors` before `pocket.fit_units` is run.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from pocket.network import TrainingForward, check_parity
 BATCH_TOKENS = 6144
 BUCKET = 24  # widths of batches are multiples of it
 LEAST_BUCKETS = 3
+TEXT_WEIGHT = 2.0  # of a text token in the loss; there are ten times as many units
 NOISE = 0.05  # share of the units in the input that are replaced by random ones
 LEARNING_RATE = 3e-3
 WARM_UP = 50  # steps
@@ -149,17 +152,26 @@ def rate(step: int, steps: int) -> float:
     return min(1.0, (steps - step) / (steps * (1 - CONSTANT)))
 
 
+def digest(model: Path) -> str:
+    """A hash of a model's weights."""
+    return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
 class Trainer:
     """Model, optimisers, and where training stands."""
 
-    def __init__(self, work: Path, steps: int, seed: int, data: str) -> None:
+    def __init__(
+        self, work: Path, steps: int, seed: int, data: str, init: Path | None = None
+    ) -> None:
         torch.manual_seed(seed)
         self.work, self.steps = work, steps
         #: what must be the same for a checkpoint to be gone on with
-        self.recipe = {"steps": steps, "seed": seed, "data": data}
+        self.recipe = {"steps": steps, "seed": seed, "data": data, "init": init and digest(init)}
         self.step, self.best, self.bad, self.seconds = 0, math.inf, 0, 0.0
         self.log: list[dict] = []
         self.model = LlamaForCausalLM(config())
+        if init is not None:
+            self.model.load_state_dict(LlamaForCausalLM.from_pretrained(init).state_dict())
         self.forward = TrainingForward(self.model, torch.bfloat16, compiled=True)
         named = self.forward.masters
         matrices = [p for n, p in named.items() if p.ndim == 2 and "layers" in n]
@@ -173,7 +185,9 @@ class Trainer:
 
     def update(self, ids: Tensor, targets: Tensor) -> float:
         """One step; gives the loss."""
-        loss = losses(self.forward, ids, targets)[0].mean()
+        of_each, _, wanted = losses(self.forward, ids, targets)
+        weights = torch.where(wanted < s.UNIT_OFFSET, TEXT_WEIGHT, 1.0)
+        loss = (of_each * weights).sum() / weights.sum()
         loss.backward()
         self.forward.push_gradients()
         torch.nn.utils.clip_grad_norm_(self.forward.masters.values(), 1.0)
@@ -232,6 +246,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--every", type=int, default=100, help="steps between evaluations")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="folder of a model to start from")
     args = parser.parse_args()
     torch.set_num_threads(2)
 
@@ -239,13 +254,16 @@ def main() -> None:
     data = hashlib.sha256((pairs + units_text).encode()).hexdigest()[:16]
     sets, units = json.loads(pairs), json.loads(units_text)
     texts = [t for p in sets["train"] for t in (p["question"], p["answer"])]
-    tokenizer = s.fit_tokenizer(texts)
+    if args.init:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.init)
+    else:
+        tokenizer = s.fit_tokenizer(texts)
     dev = batches(examples(sets["dev"], units, tokenizer), None)
     train = examples(sets["train"], units, tokenizer)
     tokens = sum(len(e.prompt) + len(e.answers[0]) for e in train)
     print(f"{len(train)} answers, {tokens} tokens, {len(batches(train, None))} batches an epoch")
 
-    trainer = Trainer(args.work, args.steps, args.seed, data)
+    trainer = Trainer(args.work, args.steps, args.seed, data, args.init)
     trainer.resume()
     error = check_parity(trainer.model, dev[0][0][:2])
     if error > PARITY:

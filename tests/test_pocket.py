@@ -73,7 +73,7 @@ def test_it_answers_and_speaks(pocket):
     questions = eepolicy.held_out("test")[:60]
     outputs = pocket.generate([q["question"] for q in questions])
     right = sum(is_right(o.text, q["keys"]) for o, q in zip(outputs, questions, strict=True))
-    assert right >= 45  # measured 49; the model card says how often on 200
+    assert right >= 49  # measured 53; the model card says how often on 200
     assert all(o.ended for o in outputs)
     assert all(1.0 < len(o.wave()) / 16_000 < 8.0 for o in outputs)
 
@@ -204,8 +204,8 @@ def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
         (["compare", "static@21", "--out", "{tmp}/r"], "the model has depths 1 to 20"),
         (["compare", "--prompts", "1000", "--out", "{tmp}/r"], "there are 300 test questions"),
         (["compare", "--out", "{tmp}/mine"], "holds files that are no run of ours"),
-        (["compare", "--model", "{tmp}/none"], "no model"),
-        (["generate", "Hello?", "--model", "{tmp}/mine"], "has no config.json"),
+        (["compare", "--model", "{tmp}/none"], "is no checkpoint that can be read"),
+        (["generate", "Hello?", "--model", "{tmp}/mine"], "it has no config.json"),
         (["generate", "Hello?", "--policy", "spark"], "is no policy"),
         (["generate", "Hello?", "--out", "{tmp}/none/a.wav"], "there is no folder"),
         (["generate", "Hello?", "--max-new-tokens", "0"], "max_new_tokens is at least 1"),
@@ -220,9 +220,21 @@ def test_mistakes_get_one_sentence(run, tmp_path, arguments, sentence):
     assert sentence in " ".join(stderr.split())
 
 
+def test_stop_strings_are_the_stock_ones(pocket):
+    ids = pocket.encode("What is the capital of France?")
+    options = {"stop_strings": ["capital", "city"], "max_new_tokens": 120}
+    stock = pocket.model.generate(
+        ids[None], do_sample=False, tokenizer=pocket.tokenizer, **options
+    )[0, len(ids) :]
+    out = pocket.generate(ids, **options)
+    assert out.tokens.tolist() == stock.tolist()
+    assert len(out.tokens) < 20
+    assert not out.ended
+
+
 def test_mistakes_in_python_get_a_sentence(pocket):
     for call, sentence in [
-        (lambda: pocket.generate(torch.zeros(2, 3, dtype=torch.long)), "one row of ids"),
+        (lambda: pocket.generate(torch.zeros(2, 3, 4, dtype=torch.long)), "one row of ids"),
         (lambda: pocket.generate(torch.tensor([99_999])), "ids are 0 to 5119"),
         (lambda: pocket.generate([1, 7, 12]), "a question in text, or a row of ids; got 1"),
         (lambda: pocket.generate(torch.tensor([1.0])), "a question in text, or a row of ids"),
@@ -232,7 +244,7 @@ def test_mistakes_in_python_get_a_sentence(pocket):
         (lambda: pocket.generate("Hi", temperature=0.0), "has to be a strictly positive float"),
         (lambda: pocket.generate("Hi", num_beams=2), "beam search cannot be honoured"),
         (lambda: pocket.generate("Hi").trace.mean_depth("sound"), "'text' or 'speech'"),
-        (lambda: eepolicy.held_out("train"), "the held-out sets are test, familiar, dev"),
+        (lambda: eepolicy.held_out("train"), "the held-out sets are test, dev"),
     ]:
         with pytest.raises(eepolicy.EepolicyError, match=sentence):
             call()
@@ -277,14 +289,14 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
         eepolicy.load(str(folder))
     weights["model.layers.7.mlp.up_proj.weight"] = torch.zeros(3, 3)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(eepolicy.EepolicyError, match="is no whole spoken model"):
+    with pytest.raises(eepolicy.EepolicyError, match="is no checkpoint that can be read"):
         eepolicy.load(str(folder))
     (folder / "held_out.json").write_text("{")
     with pytest.raises(eepolicy.EepolicyError, match="holds no questions"):
         eepolicy.held_out(folder=folder)
     whole = (pocket_folder() / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:100_000])
-    with pytest.raises(eepolicy.EepolicyError, match="is no whole spoken model"):
+    with pytest.raises(eepolicy.EepolicyError, match="is no checkpoint that can be read"):
         eepolicy.load(str(folder))
 
 
@@ -298,7 +310,7 @@ def test_its_speech_is_understood(pocket):
     outputs = [pocket.generate(q["question"]) for q in questions]
     counts = [word_errors(o.text, whisper.transcribe(o.wave())) for o in outputs]
     errors, total = map(sum, zip(*counts, strict=True))
-    assert errors / total < 0.1  # the model card has the figure of 200 replies
+    assert errors / total < 0.12  # measured 0.089; the model card has the figure of 200
 
 
 @pytest.mark.slow

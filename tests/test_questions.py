@@ -8,21 +8,16 @@ import pytest
 
 from analysis.scoring import is_right
 from eepolicy import held_out
-from pocket import facts
+from pocket import world
+from pocket.closeness import bare, by_place, inside
 from pocket.corpus import pairs
-from pocket.questions import KINDS, OPENINGS, split, words
+from pocket.questions import SUITES, kept_out, sentences, split, words
 from pocket.sequences import END, END_OF_TEXT, LAYOUT, UNIT_OFFSET, interleave
 
 
 @pytest.fixture(scope="module")
 def sets():
     return pairs()
-
-
-def bare(text: str) -> str:
-    """A text without the opening in front of it: openings are all that stands there."""
-    openings = [o for pair in OPENINGS for o in pair]
-    return next((text[len(o) + 1 :] for o in openings if text.startswith(f"{o} ")), text)
 
 
 def test_the_same_seed_gives_the_same_pairs(sets):
@@ -43,6 +38,24 @@ def test_no_held_out_sentence_is_trained_on_behind_any_opening(sets):
     assert any(p.answer != bare(p.answer) for p in sets["test"])
 
 
+def test_what_is_kept_out_is_a_fixed_list_of_sentences_that_exist(sets):
+    out = kept_out()
+    made = {g[0].answer for s, kinds in SUITES.items() for k in kinds for g in sentences(s, k)}
+    assert out <= made
+    assert not {bare(p.answer) for p in sets["train"]} & out
+    assert {bare(p.answer) for name in ("dev", "test") for p in sets[name]} <= out
+
+
+def test_every_held_out_fact_is_told_in_another_sentence(sets):
+    told: dict[str, list[str]] = {}
+    for pair in sets["train"]:
+        told.setdefault(pair.fact, []).append(bare(pair.answer))
+    needed = [p for p in sets["dev"] + sets["test"] if p.fact]
+    assert len(needed) > 100
+    assert min(len(told[p.fact]) for p in needed) >= 2
+    assert all(set(told[p.fact]) - {bare(p.answer)} for p in needed)
+
+
 def test_every_held_out_word_is_heard_in_ten_training_answers(sets):
     seen = Counter(w for p in sets["train"] for w in set(words(p.answer)))
     assert min(seen[w] for p in sets["dev"] + sets["test"] for w in words(p.answer)) >= 10
@@ -53,7 +66,9 @@ def test_size_suites_and_vocabulary(sets):
     assert len(sets["test"]) == len(sets["dev"]) == 300
     for part in sets.values():
         assert {p.suite for p in part} == {"reasoning", "facts", "language", "dialogue"}
-    assert {p.kind for p in sets["test"]} == set(KINDS)
+    assert {p.kind for p in sets["test"]} == {
+        k.__name__ for kinds in SUITES.values() for k in kinds
+    }
     assert len({p.question for p in sets["train"]}) == len(sets["train"])
     assert 200 <= len({w for p in sets["train"] for w in words(p.answer)}) <= 600
 
@@ -61,12 +76,15 @@ def test_size_suites_and_vocabulary(sets):
 def test_every_answer_is_right_by_its_own_keys(sets):
     for pair in sets["train"] + sets["dev"] + sets["test"]:
         assert is_right(pair.answer, pair.keys), pair
+        # who only repeats the question is wrong
+        assert not is_right(pair.question, pair.keys), pair
+        assert pair.keys
 
 
 def test_arithmetic_is_right(sets):
-    number = {w: i for i, w in enumerate(facts.NUMBERS)}
+    number = {w: i for i, w in enumerate(world.NUMBERS)}
     checked = 0
-    for pair in sets["train"]:
+    for pair in sets["train"] + sets["dev"] + sets["test"]:
         found = [number[w] for w in words(pair.answer) if w in number]
         if pair.kind == "addition":
             assert found[0] + found[1] == found[2], pair
@@ -95,3 +113,22 @@ def test_interleave_by_hand():
 def test_the_package_ships_these_held_out_questions(sets):
     for name in ("test", "dev"):
         assert held_out(name) == [p.as_dict() for p in sets[name]]
+
+
+def test_closeness_by_hand():
+    def pair(question, answer, kind="order"):
+        return {"question": question, "answer": answer, "kind": kind}
+
+    test = [
+        pair("Who is older?", "Good morning. Yes, the king is older."),
+        pair("Is it red or blue?", "It is blue.", "colours"),
+        pair("Who has the cup?", "The king has the cup.", "owner"),
+    ]
+    train = [
+        pair("The king is older. Who is younger?", "The queen is younger."),
+        pair("What is it?", "No, it is blue, not red."),
+        pair("What is it?", "It is bluebell."),
+    ]
+    assert inside(test, train, "question") == 1
+    assert inside(test, train, "answer") == 1
+    assert by_place(test) == 2

@@ -14,8 +14,8 @@ pytestmark = [
     pytest.mark.skipif(packaged() is None, reason="SmolLM2 is not installed"),
 ]
 
-# Largest difference measured in the keys and values below: TODO
-TOLERANCE = 1e-3
+# Largest difference measured in the keys and values below, which reach 20: 6.1e-5, in float32.
+TOLERANCE = 5e-4
 
 PROMPTS = [
     "The capital of France is",

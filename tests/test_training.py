@@ -118,8 +118,8 @@ def trainer(tmp_path, monkeypatch):
         lambda model, dtype, compiled: TrainingForward(model, dtype, False),
     )
 
-    def start(steps=4, data="some data"):
-        return Trainer(tmp_path, steps, seed=0, data=data)
+    def start(steps=4, data="some data", init=None):
+        return Trainer(tmp_path, steps, seed=0, data=data, init=init)
 
     return start
 
@@ -143,6 +143,28 @@ def test_a_checkpoint_of_another_training_is_refused(trainer):
     for other in (trainer(steps=5), trainer(data="other data")):
         with pytest.raises(RuntimeError, match="is of another training"):
             other.resume()
+
+
+def test_a_training_that_starts_from_a_model_has_its_weights(trainer, tmp_path):
+    first = trainer()
+    for part in batches(made(60), None)[:2]:
+        first.update(*part)
+    first.model.save_pretrained(tmp_path / "first")
+    second = trainer(init=tmp_path / "first")
+    for name, weight in second.model.named_parameters():
+        assert torch.equal(weight, dict(first.model.named_parameters())[name])
+    second.save()
+    with pytest.raises(RuntimeError, match="is of another training"):
+        trainer().resume()
+
+
+def test_a_text_token_weighs_twice_a_unit(trainer):
+    ids, targets = batches(made(6), None)[0]
+    one = trainer()
+    loss, _, wanted = losses(one.forward, ids, targets)
+    weight = 1.0 + (wanted < s.UNIT_OFFSET).float()  # TEXT_WEIGHT is 2
+    expected = (loss * weight).sum() / weight.sum()
+    assert one.update(ids, targets) == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_what_is_exported_is_a_stock_model(trainer, tmp_path):

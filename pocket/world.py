@@ -24,7 +24,7 @@ COUNTRIES = {
     "Spain": ("Madrid", "Europe"),
     "Germany": ("Berlin", "Europe"),
     "England": ("London", "Europe"),
-    "Russia": ("Moscow", "Europe"),
+    "Norway": ("Oslo", "Europe"),
     "Greece": ("Athens", "Europe"),
     "Austria": ("Vienna", "Europe"),
     "Ireland": ("Dublin", "Europe"),
@@ -38,6 +38,8 @@ COUNTRIES = {
     "Kenya": ("Nairobi", "Africa"),
     "Cuba": ("Havana", "America"),
 }
+
+CONTINENTS = "Europe Asia Africa America".split()
 
 COLOURS = "blue green yellow white black brown orange pink".split()
 
@@ -68,30 +70,30 @@ COLOUR_OF = {
 
 #: from the smallest to the largest
 ANIMALS_BY_SIZE = (
-    "frog mouse duck cat fox dog sheep pig wolf lion bear horse elephant whale"
+    "mouse frog duck cat fox dog wolf sheep pig lion bear horse elephant whale"
 ).split()
 
 #: animal: (food, home, legs, what it can do)
 ANIMALS = {
-    "frog": ("flies", "river", "four", ("swim", "jump")),
-    "mouse": ("cheese", "house", "four", ("walk", "jump")),
-    "duck": ("bread", "river", "two", ("fly", "swim", "walk")),
-    "cat": ("fish", "house", "four", ("walk", "jump")),
-    "fox": ("rabbits", "forest", "four", ("walk", "swim", "jump")),
-    "dog": ("meat", "house", "four", ("walk", "swim", "jump")),
-    "sheep": ("grass", "field", "four", ("walk",)),
-    "wolf": ("meat", "forest", "four", ("walk", "swim", "jump")),
-    "lion": ("meat", "desert", "four", ("walk", "jump")),
-    "bear": ("honey", "forest", "four", ("walk", "swim")),
-    "pig": ("bread", "field", "four", ("walk", "swim")),
-    "horse": ("grass", "field", "four", ("walk", "swim", "jump")),
-    "elephant": ("leaves", "forest", "four", ("walk", "swim")),
-    "whale": ("fish", "ocean", "no", ("swim",)),
-    "eagle": ("fish", "mountains", "two", ("fly", "walk")),
-    "spider": ("flies", "garden", "eight", ("walk",)),
+    "frog": ("flies", "river", "four", ("walk", "lay eggs")),
+    "mouse": ("cheese", "house", "four", ("walk", "give milk")),
+    "duck": ("grass", "river", "two", ("fly", "walk", "lay eggs")),
+    "cat": ("fish", "house", "four", ("walk", "give milk")),
+    "fox": ("rabbits", "forest", "four", ("walk", "give milk")),
+    "dog": ("meat", "house", "four", ("walk", "give milk")),
+    "sheep": ("grass", "field", "four", ("walk", "give milk")),
+    "wolf": ("meat", "forest", "four", ("walk", "give milk")),
+    "lion": ("meat", "desert", "four", ("walk", "give milk")),
+    "bear": ("honey", "forest", "four", ("walk", "give milk")),
+    "pig": ("bread", "field", "four", ("walk", "give milk")),
+    "horse": ("grass", "field", "four", ("walk", "give milk")),
+    "elephant": ("leaves", "forest", "four", ("walk", "give milk")),
+    "whale": ("fish", "ocean", "no", ("give milk",)),
+    "eagle": ("fish", "mountains", "two", ("fly", "walk", "lay eggs")),
+    "spider": ("flies", "garden", "eight", ("walk", "lay eggs")),
 }
 
-ABILITIES = "fly swim walk jump".split()
+ABILITIES = ("fly", "walk", "lay eggs", "give milk")
 
 #: kind: its members
 KINDS = {

@@ -1,0 +1,1 @@
+"""The generators of questions, suite by suite."""
