@@ -157,6 +157,8 @@ def main() -> None:
     questions = [q["question"] for q in eepolicy.held_out("test")[: args.prompts]]
     ahead = eepolicy.Fill(max_pending=AHEAD)
     most = {"max_new_tokens": args.max_new_tokens}
+    if not model.layout.has_speech:  # it has nothing to answer: let it go on for so long
+        most["min_new_tokens"] = args.max_new_tokens
     early = round(EXIT * model.depth)
     drafts = f"both=static@{early}"
     speculating = ours(lens, drafts, accept="exact", fill=ahead, **most)
@@ -166,7 +168,8 @@ def main() -> None:
         "# Benchmarks",
         "",
         f"Model `{name}`, {model.depth} layers, {args.prompts} held-out questions of the pocket "
-        f"model, at most {args.max_new_tokens} tokens a reply, {args.rounds} rounds, "
+        f"model, {'at most' if model.layout.has_speech else 'exactly'} {args.max_new_tokens} "
+        f"tokens a reply, {args.rounds} rounds, "
         f"{args.threads} thread(s), float32, torch {torch.__version__}. All ways take turns on the "
         "same questions in one run.",
         "",
