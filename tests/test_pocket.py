@@ -315,7 +315,7 @@ def test_its_speech_is_understood(pocket):
 
 @pytest.mark.slow
 def test_its_speech_is_rated(pocket):
-    """Speech played backwards is rated lower. (White noise is not: the card says what that means.)"""
+    """Speech played backwards is rated lower; white noise is not, as the card says."""
     if mos.missing_mos():
         pytest.skip(mos.missing_mos())
     rater = mos.DistillMos()
