@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from eepolicy.modality import Modality
 from eepolicy.policies import Confidence, Entropy
-from eepolicy.probe import ProbeResult
+from eepolicy.probing import ProbeResult
 
 
 def first_passing_depth(
@@ -33,7 +33,7 @@ def first_passing_depth(
 
 def matched_policy(
     kind: type[Entropy] | type[Confidence],
-    probes: Sequence[ProbeResult],
+    probe: ProbeResult,
     depths: tuple[int, ...],
     target: float,
 ) -> Entropy | Confidence:
@@ -41,20 +41,17 @@ def matched_policy(
 
     Args:
         kind: the policy's class.
-        probes: of full-depth replies, with the heads that the policy will read.
+        probe: of full-depth replies at all depths, with the heads that the policy will read.
         depths: at which it looks.
         target: mean speech depth.
     """
-    full_depth = probes[0].top1.shape[0]
-    looked = [d - 1 for d in depths]
-    statistic = "entropy" if kind is Entropy else "confidence"
-    values = np.concatenate(
-        [getattr(p, statistic)[looked][:, p.modality == Modality.SPEECH] for p in probes], axis=1
-    )  # (looks, tokens)
+    spoken = probe[probe.modality == Modality.SPEECH]
+    statistic = spoken.entropy if kind is Entropy else spoken.confidence
+    values = statistic[np.searchsorted(probe.depths, depths)]  # (looks, tokens)
 
     def depth_at(threshold: float) -> float:
         passing = values < threshold if kind is Entropy else values > threshold
-        return float(first_passing_depth(passing, depths, full_depth).mean())
+        return float(first_passing_depth(passing, depths, probe.full_depth).mean())
 
     # thresholds as they are written in a spec string, so that the string gives the same policy
     candidates = {float(f"{x:.3g}") for x in np.quantile(values, np.linspace(0, 1, 401))}

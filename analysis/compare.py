@@ -15,18 +15,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from analysis.calibrate import matched_policy
 from analysis.intervals import Interval, paired_difference, ratio
 from analysis.records import Record, RunFolder
 from analysis.scoring import is_right, word_errors
+from analysis.testing import prompts_needed, sign_flip
 from eepolicy.decode.loop import Output
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.modality import Modality
 from eepolicy.model.hooked import HookedModel
 from eepolicy.policies import Confidence, Entropy, parse_policy
-from eepolicy.probe import probe
+from eepolicy.probing import probe
 from eepolicy.speech.mel import SAMPLE_RATE
 from eepolicy.speech.wav import write_wav
 
@@ -75,12 +77,13 @@ def adaptive_policies(
 ) -> list[str]:
     """Entropy and confidence with thresholds that give the mean depth on full-depth replies."""
     looks = tuple(range(2 * mean_depth - model.depth, model.depth, 2))
-    probes = [
-        probe(model, questions[i], model.generate(questions[i]).tokens)
+    replies = (
+        model.generate(questions[i])
         for i, _ in progress([(i, "calibration") for i in range(len(questions))])
-    ]
+    )
+    probed = probe(model, replies, statistics=("entropy", "confidence"))
     kinds: tuple[type[Entropy] | type[Confidence], ...] = (Entropy, Confidence)
-    return [matched_policy(kind, probes, looks, mean_depth).spec for kind in kinds]
+    return [matched_policy(kind, probed, looks, mean_depth).spec for kind in kinds]
 
 
 def measure(
@@ -221,9 +224,10 @@ def identity(
 def digest(holder: object) -> str:
     """What an object is, and a hash over the tensors that it holds."""
     found = hashlib.sha256()
-    for _, value in sorted(vars(holder).items()) if holder is not None else ():
-        if isinstance(value, Tensor):
-            found.update(value.detach().float().cpu().numpy().tobytes())
+    for _, held in sorted(vars(holder).items()) if holder is not None else ():
+        for value in tree_leaves(held):
+            if isinstance(value, Tensor):
+                found.update(value.detach().float().cpu().numpy().tobytes())
     return f"{holder!r} {found.hexdigest()[:12]}"
 
 
@@ -276,7 +280,9 @@ def table(
 
     Returns:
         Dicts with `policy`, `prompts`, and for each figure `x`, `x_low`, `x_high`, `x_diff`,
-        `x_diff_low`, `x_diff_high`; None where nothing was measured.
+        `x_diff_low`, `x_diff_high`; below full depth also `x_p` (paired sign-flip test) and
+        `x_needed` (prompts with which a difference as large is found four times of five); None
+        where nothing was measured.
 
     Raises:
         EepolicyError: no question has been answered by every policy.
@@ -298,8 +304,36 @@ def table(
                 (top * both, top0 * both), (bottom * both, bottom0 * both)
             )
             row |= _cells(f"{figure.name}_diff", difference)
+            if policy != rows[0]:
+                row |= _tested(figure.name, (top, bottom), (top0, bottom0))
         made.append(row)
     return made
+
+
+def influences(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """What each prompt adds to a ratio of sums, to the first order: (prompts,), their mean is it.
+
+    For means these are the values themselves; prompts that count nothing have nan.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = top.sum() / bottom.sum()
+        found = value + (top - value * bottom) / bottom[bottom > 0].mean()
+    return np.where(bottom > 0, found, np.nan)
+
+
+def _tested(
+    name: str, own: tuple[np.ndarray, np.ndarray], full: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float | None]:
+    """Paired sign-flip test against full depth, and prompts that 80 % power would take."""
+    both = (own[1] > 0) & (full[1] > 0)
+    if not both.any():
+        return {f"{name}_p": None, f"{name}_needed": None}
+    difference = influences(*(x[both] for x in own)) - influences(*(x[both] for x in full))
+    needed = prompts_needed(difference)
+    return {
+        f"{name}_p": float(sign_flip(difference, resamples=9999)),
+        f"{name}_needed": needed if np.isfinite(needed) else None,
+    }
 
 
 def _cells(name: str, interval: Interval) -> dict[str, float | None]:

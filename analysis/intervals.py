@@ -19,7 +19,7 @@ class Interval:
     high: float
 
 
-def _weights(prompts: int, seed: int) -> NDArray[np.int64]:
+def resampled_weights(prompts: int, seed: int) -> NDArray[np.int64]:
     """How often each prompt is drawn in each resample: (resamples, prompts)."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
@@ -46,7 +46,7 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Inte
     top = np.where(bottom > 0, top, 0.0)
     if bottom.sum() == 0:
         return _summary(float("nan"), np.empty(0))
-    drawn = _weights(len(top), seed)
+    drawn = resampled_weights(len(top), seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = (drawn @ top) / (drawn @ bottom)
     return _summary(top.sum() / bottom.sum(), resampled)
@@ -63,7 +63,7 @@ def paired_difference(
     t1, t2 = np.where(b1 > 0, t1, 0.0), np.where(b2 > 0, t2, 0.0)
     if b1.sum() == 0 or b2.sum() == 0:
         return _summary(float("nan"), np.empty(0))
-    drawn = _weights(len(t1), seed)
+    drawn = resampled_weights(len(t1), seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = (drawn @ t1) / (drawn @ b1) - (drawn @ t2) / (drawn @ b2)
     return _summary(t1.sum() / b1.sum() - t2.sum() / b2.sum(), resampled)

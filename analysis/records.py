@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from eepolicy.errors import EepolicyError
+from eepolicy.model.hooked import HookedModel
+from eepolicy.probing import Document
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ class Record:
     tokens: list[int] = field(repr=False)
     depths: list[int] = field(repr=False)
     modalities: list[int] = field(repr=False)
+
+    def document(self, model: HookedModel) -> Document:
+        """Question and reply, to be probed."""
+        prompt = model.encode(self.question)
+        return Document(torch.cat([prompt, torch.tensor(self.tokens)]), len(prompt))
 
 
 class RunFolder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from io import StringIO
@@ -22,7 +23,7 @@ from analysis.records import Record, RunFolder, write_whole
 from analysis.style import figures
 from eepolicy.modality import Modality
 from eepolicy.model.hooked import HookedModel
-from eepolicy.probe import probe
+from eepolicy.probing import probe
 
 #: column of the table: heading, factor, digits
 COLUMNS = {
@@ -50,11 +51,17 @@ def agreement_curves(
     for name, heads in (("fitted heads", model.heads), ("plain logit lens", model.lens)):
         if name == "fitted heads" and heads is model.lens:
             continue
-        probes = [probe(model, r.question, torch.tensor(r.tokens), heads) for r in records]
-        agree = np.concatenate([p.agreement() for p in probes], axis=1)
-        modality = np.concatenate([p.modality for p in probes])
-        curves[name] = {m.name.lower(): agree[:, modality == m].mean(1) for m in Modality}
+        result = probe(
+            model, (r.document(model) for r in records), heads=heads, statistics=("top1",)
+        )
+        curves[name] = {
+            m.name.lower(): result.agreement[:, result.modality == m].mean(1) for m in Modality
+        }
     return curves
+
+
+#: whose differences are tested in `results.md`
+TESTED = ("accuracy_speech", "accuracy_text", "wer", "seconds")
 
 
 def write_report(
@@ -65,7 +72,7 @@ def write_report(
     command: str,
     notes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Write `results.json`, `.csv` and `.md`, the figures and `index.html`.
+    """Write `results.json`, `.csv`, `.md` and `.tex`, the figures and `index.html`.
 
     Args:
         model: that answered.
@@ -82,6 +89,7 @@ def write_report(
     write_whole(folder.path / "results.json", json.dumps(results, indent=1))
     write_whole(folder.path / "results.csv", _csv(results))
     write_whole(folder.path / "results.md", markdown(results))
+    write_whole(folder.path / "results.tex", latex(results))
     done = folder.records()
     asked = [q["question"] for q in questions if all((q["question"], p) in done for p in rows)]
     full = [done[q, rows[0]] for q in asked]
@@ -148,7 +156,48 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
             if any(cells):
                 lines.append(" | ".join([f"`{row['policy']}`", *cells]))
         tables.append("\n".join(f"| {line} |" for line in lines))
-    return "\n\nDifference to full depth on the same questions:\n\n".join(tables) + "\n"
+    whole = "\n\nDifference to full depth on the same questions:\n\n".join(tables)
+    return f"{whole}\n\n{_power(results)}\n"
+
+
+def _power(results: Sequence[Mapping[str, Any]]) -> str:
+    """What the differences are worth: p, and how many prompts would tell them apart."""
+    shown = {n: heading for n, (heading, _, _) in COLUMNS.items() if n in TESTED}
+    lines = [
+        "Paired sign-flip tests against full depth, not adjusted for being many; in brackets how "
+        "many prompts would find a difference as large four times of five:",
+        "",
+        f"| policy | {' | '.join(shown.values())} |",
+        "|---" * (1 + len(shown)) + "|",
+    ]
+    for row in results[1:]:
+        cells = []
+        for name in shown:
+            p, needed = row.get(f"{name}_p"), row.get(f"{name}_needed")
+            cells.append(
+                "–" if p is None else f"p {p:.3f} ({'–' if needed is None else f'{needed:.0f}'})"
+            )
+        lines.append(f"| `{row['policy']}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def latex(results: Sequence[Mapping[str, Any]]) -> str:
+    """The table for a paper: each figure with its interval beneath, for booktabs."""
+    held = [n for n in COLUMNS if any(r[n] is not None for r in results)]
+    headings = " & ".join(COLUMNS[n][0].replace("%", r"\%") for n in held)
+    lines = [
+        r"\begin{tabular}{l" + "r" * len(held) + "}",
+        r"\toprule",
+        f"policy & {headings} " + r"\\",
+        r"\midrule",
+    ]
+    for row in results:
+        cells = dict(zip(COLUMNS, _row(row), strict=True))
+        name = r"\texttt{" + re.sub(r"([_&%#{}])", r"\\\1", row["policy"]) + "}"
+        values = " & ".join(cells[n]["value"] for n in held)
+        spread = " & ".join(r"\tiny " + cells[n].get("interval", "") for n in held)
+        lines += [f"{name} & {values} " + r"\\", f" & {spread} " + r"\\"]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _csv(results: Sequence[Mapping[str, Any]]) -> str:

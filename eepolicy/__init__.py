@@ -3,6 +3,7 @@
 from eepolicy.decode.acceptance import Acceptance, parse_acceptance
 from eepolicy.decode.fill import Fill
 from eepolicy.errors import EepolicyError
+from eepolicy.heads import ExitHead
 from eepolicy.modality import ChunkClock, Modality, TokenLayout
 from eepolicy.model import HookedModel, Parts, wrap
 from eepolicy.models import held_out, load
@@ -22,6 +23,7 @@ from eepolicy.policies import (
     Step,
     parse_policy,
 )
+from eepolicy.probing import Document, ProbeResult, probe
 from eepolicy.trace import Trace
 
 __version__ = "0.1.0"
@@ -31,8 +33,10 @@ __all__ = [
     "ByModality",
     "ChunkClock",
     "Confidence",
+    "Document",
     "EepolicyError",
     "Entropy",
+    "ExitHead",
     "ExitPolicy",
     "Fill",
     "FullDepth",
@@ -42,6 +46,7 @@ __all__ = [
     "Oracle",
     "Parts",
     "Patience",
+    "ProbeResult",
     "Random",
     "Saturation",
     "SparK",
@@ -53,5 +58,6 @@ __all__ = [
     "load",
     "parse_acceptance",
     "parse_policy",
+    "probe",
     "wrap",
 ]

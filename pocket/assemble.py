@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from eepolicy.heads.fit import fit_tuned, own_replies
+from eepolicy.heads.fit import Fitting, fit
+from eepolicy.heads.replies import own_replies
 from eepolicy.models.pocket import load_spoken, pocket_folder
 from pocket.sequences import LAYOUT
 
 FITTED_ON = 900  # training questions
 JUDGED_BY = 100  # dev questions
-EPOCHS = 2
+EPOCHS = 6
 
 
 def copy_model(work: Path, to: Path) -> None:
@@ -54,13 +55,13 @@ def fit_heads(work: Path, to: Path) -> None:
     chosen = random.Random(0).sample(sets["train"], FITTED_ON)
     train = own_replies(model, [p["question"] for p in chosen], batch=64, progress=tqdm)
     dev = own_replies(model, [p["question"] for p in sets["dev"][:JUDGED_BY]])
-    heads, figures = fit_tuned(model, train, dev, epochs=EPOCHS, report=tqdm.write)
+    found = fit(model, train, dev, Fitting(epochs=EPOCHS), report=tqdm.write, progress=tqdm)
     notes = {
-        "data": f"{FITTED_ON} of the model's own replies to training questions, {EPOCHS} epochs",
+        "data": f"{FITTED_ON} of the model's own replies to training questions",
         "held_out": f"{JUDGED_BY} replies to dev questions",
-        **figures,
+        **found.notes,
     }
-    heads.save(to / "heads.safetensors", model.model, notes)
+    found.heads.save(to / "heads.safetensors", model.model, notes)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.modality import Modality
 from eepolicy.model.hooked import HookedModel
 from eepolicy.models.pocket import held_out, load_spoken, pocket_folder
-from eepolicy.probe import probe
+from eepolicy.probing import probe
 from pocket.closeness import bare, by_place, inside
 
 PROBED = 60
@@ -35,10 +35,10 @@ PROBED = 60
 
 def by_layer(model: HookedModel, records: list[Record], heads: ExitHead) -> dict[str, np.ndarray]:
     """Agreement with the last layer and entropy (nats) by depth: `text agreement`: (depths,)."""
-    probes = [probe(model, r.question, torch.tensor(r.tokens), heads) for r in records]
-    modality = np.concatenate([p.modality for p in probes])
-    agreement = np.concatenate([p.agreement() for p in probes], axis=1)
-    entropy = np.concatenate([p.entropy for p in probes], axis=1)
+    result = probe(
+        model, (r.document(model) for r in records), heads=heads, statistics=("top1", "entropy")
+    )
+    modality, agreement, entropy = result.modality, result.agreement, result.entropy
     found = {}
     for m in Modality:
         found[f"{m.name.lower()} agreement"] = agreement[:, modality == m].mean(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from hypothesis import settings
@@ -22,7 +24,9 @@ from transformers import (
     Qwen3Config,
 )
 
+import eepolicy
 from eepolicy import HookedModel, TokenLayout
+from eepolicy.cli import main
 
 # tiny models run fastest on one thread, and a busy machine then slows them least
 torch.set_num_threads(1)
@@ -133,3 +137,26 @@ def stock(family) -> PreTrainedModel:
 def hooked(stock) -> HookedModel:
     """The same model, hooked."""
     return HookedModel(stock, layout=LAYOUT)
+
+
+@pytest.fixture(scope="session")
+def pocket() -> HookedModel:
+    """The model that ships with the package."""
+    return eepolicy.load("pocket")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command line in this process: gives what it wrote to stdout and stderr."""
+    threads = torch.get_num_threads()
+
+    def command(*arguments: str, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["eepolicy", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        written = capsys.readouterr()
+        assert end.value.code == code, written.err
+        return written.out, written.err
+
+    yield command
+    torch.set_num_threads(threads)

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.calibrate import first_passing_depth, matched_policy
-from analysis.compare import table
+from analysis.compare import influences, table
 from analysis.intervals import paired_difference, ratio
 from analysis.records import Record, RunFolder
+from analysis.report import COLUMNS, latex
 from analysis.scoring import is_right, word_errors
 from eepolicy import Confidence, EepolicyError, Entropy
-from eepolicy.probe import ProbeResult
+from eepolicy.probing import ProbeResult
 
 
 @pytest.mark.parametrize(
@@ -103,13 +104,14 @@ def test_first_passing_depth_against_a_loop(seed):
 def test_matched_policy_hits_its_target(kind):
     rng = np.random.default_rng(4)
     falling = np.sort(rng.random((12, 3000)), axis=0)[::-1]
-    probe = ProbeResult(
-        modality=np.ones(3000, int),
-        top1=np.zeros((12, 3000), int),
-        entropy=falling.astype(np.float32),
-        confidence=(1 - falling).astype(np.float32),
-    )
-    policy = matched_policy(kind, [probe], (4, 6, 8, 10), 9.0)
+    columns = {
+        "modality": np.ones(3000, int),
+        "token": np.zeros(3000, int),
+        "entropy": falling.T.astype(np.float32),
+        "confidence": 1 - falling.T.astype(np.float32),
+    }
+    probe = ProbeResult(np.arange(1, 13), columns, full_depth=12, vocabulary=60)
+    policy = matched_policy(kind, probe, (4, 6, 8, 10), 9.0)
     values = getattr(probe, policy.name)[[3, 5, 7, 9]]
     passing = values < policy.threshold if kind is Entropy else values > policy.threshold
     # 401 candidate thresholds on 12,000 values: measured distance 0.01 layers
@@ -191,6 +193,39 @@ def test_table_is_arithmetic(tmp_path):
     assert static["mos_diff"] is None
     assert full["wer_low"] <= full["wer"] <= full["wer_high"]
     json.dumps([full, static], allow_nan=False)
+    assert "wer_p" not in full
+    # every prompt differs in seconds by as much: one of 2^4 sign patterns, and its mirror
+    assert static["seconds_p"] == pytest.approx(2 / 16, abs=0.015)
+    assert static["seconds_needed"] == 2
+    assert static["mos_p"] is None
+
+
+@given(st.integers(0, 100))
+def test_influences_add_up_to_the_ratio(seed):
+    rng = np.random.default_rng(seed)
+    bottom = rng.integers(0, 9, 12).astype(float)
+    bottom[0] = 3
+    top = rng.binomial(bottom.astype(int), 0.3).astype(float)
+    found = influences(top, bottom)
+    assert np.nanmean(found) == pytest.approx(top.sum() / bottom.sum())
+    assert np.isnan(found).tolist() == (bottom == 0).tolist()
+    # the jackknife, another way to them, to the first order
+    rest = [(top.sum() - t) / (bottom.sum() - b) for t, b in zip(top, bottom, strict=True)]
+    if bottom.min() > 0:
+        spread = (len(rest) - 1) / np.sqrt(len(rest)) * np.std(rest)
+        assert np.std(found) / np.sqrt(len(rest)) == pytest.approx(spread, rel=0.5)
+
+
+def test_latex_holds_the_table():
+    columns = {n: 0.5 for n in COLUMNS} | {
+        f"{n}_{s}": 0.4 for n in COLUMNS for s in ("low", "high")
+    }
+    rows = [{"policy": "full", **columns}, {"policy": "entropy<0.5@[12]", **columns}]
+    rows[1] |= {f"{n}_diff{s}": 0.1 for n in COLUMNS for s in ("", "_low", "_high")}
+    lines = latex(rows).splitlines()
+    assert lines[4].startswith(r"\texttt{full} & 50.0 & ")
+    assert lines[4].count("&") == len(COLUMNS)
+    assert all(line.endswith(r"\\") for line in lines[4:-3])
 
 
 def test_a_table_without_answers_is_refused(tmp_path):

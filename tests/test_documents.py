@@ -13,13 +13,14 @@ import pytest
 import eepolicy
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = [m.name for m in pkgutil.walk_packages(eepolicy.__path__, "eepolicy.")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_python_blocks_run(page, capsys):
+def test_python_blocks_run(page, capsys, tmp_path, monkeypatch):
     """All blocks of a page, one after the other; a comment behind a print is what it prints."""
+    monkeypatch.chdir(tmp_path)  # some write files
     space: dict = {}
     expected = []
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):

@@ -22,34 +22,10 @@ from transformers import AutoModelForCausalLM
 import eepolicy
 from analysis.compare import audio_name
 from analysis.scoring import is_right, word_errors
-from eepolicy.cli import main
 from eepolicy.models import pocket_folder
-from eepolicy.probe import probe
 from eepolicy.speech import asr, mos
 
 QUESTION = "What is the capital of France?"
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    return eepolicy.load("pocket")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """The command line in this process: gives what it wrote to stdout and stderr."""
-    threads = torch.get_num_threads()
-
-    def command(*arguments: str, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["eepolicy", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        written = capsys.readouterr()
-        assert end.value.code == code, written.err
-        return written.out, written.err
-
-    yield command
-    torch.set_num_threads(threads)
 
 
 def test_it_is_a_stock_model_within_its_bounds(pocket):
@@ -80,15 +56,13 @@ def test_it_answers_and_speaks(pocket):
 
 def test_depth_matters_and_speech_stays_uncertain(pocket):
     """Of the plain lens: without this the model could not test the paper's claims."""
-    probes = [
-        probe(pocket, q["question"], pocket.generate(q["question"]).tokens, pocket.lens)
-        for q in eepolicy.held_out("test")[:10]
-    ]
-    spoken = np.concatenate([p.modality for p in probes]) == eepolicy.Modality.SPEECH
-    agreement = np.concatenate([p.agreement() for p in probes], axis=1)[:, spoken].mean(1)
+    replies = (pocket.generate(q["question"]) for q in eepolicy.held_out("test")[:10])
+    result = eepolicy.probe(pocket, replies, heads=pocket.lens)
+    spoken = result.modality == eepolicy.Modality.SPEECH
+    agreement = result.agreement[:, spoken].mean(1)
     assert all(a < b for a, b in pairwise(agreement[[0, 4, 8, 12, 16, 19]]))
     assert agreement[8] < 0.7 < agreement[17]
-    entropy = np.concatenate([p.entropy[-1] for p in probes])
+    entropy = result.entropy[-1]
     assert entropy[spoken].mean() > 4 * entropy[~spoken].mean()
 
 
@@ -272,7 +246,7 @@ def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "stopped; replies that were finished are kept" in " ".join(stderr.split())
+    assert "stopped; what was finished is kept" in " ".join(stderr.split())
     assert "Traceback" not in stderr
     kept = records.read_text()
     run("compare", "static@16", "--prompts", "1", "--out", str(folder))

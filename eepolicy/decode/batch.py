@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eepolicy.cache import ColumnCache, Stored
 from eepolicy.decode.fill import Fill
+from eepolicy.decode.record import Recorder
 from eepolicy.model.adapters import Rotation
 from eepolicy.model.hooked import HookedModel
 
@@ -56,6 +57,7 @@ class Batch:
         padding: of each row, empty columns in front of its prompt.
         capacity: columns to make room for; more is made where they do not suffice.
         fill: what becomes of the keys and values above an exit; catch-up where none is given.
+        recorder: is told of every token that is fed after the prompt, and of every layer it runs.
 
     Attributes:
         done: `done[row][layer]`, columns that need the layer no more.
@@ -66,13 +68,19 @@ class Batch:
     """
 
     def __init__(
-        self, model: HookedModel, padding: Sequence[int], capacity: int, fill: Fill | None = None
+        self,
+        model: HookedModel,
+        padding: Sequence[int],
+        capacity: int,
+        fill: Fill | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.model = model
         self.padding = list(padding)
         self.cache = ColumnCache(model.depth, len(padding), capacity)
         self.capacity = capacity
         self.fill = fill or Fill()
+        self.recorder = recorder
         self.columns = 0
         self.done = [[0] * model.depth for _ in padding]
         self.calls, self.positions, self.filled = ([0] * len(padding) for _ in range(3))
@@ -93,14 +101,24 @@ class Batch:
                 left.
         """
         if prompt.shape[1]:
-            self.run(self._block(prompt, list(range(len(prompt)))), self.model.depth)
+            self.run(self.enter_block(prompt), self.model.depth)
+
+    def enter_block(self, tokens: Tensor) -> Block:
+        """Feed several tokens to every row: (rows, tokens) of ids, or (rows, tokens, width).
+
+        Whoever runs the block runs it to full depth.
+        """
+        return self._block(tokens, list(range(len(tokens))))
 
     def enter(self, tokens: Tensor, rows: list[int]) -> Block:
         """Feed one token to some rows: ids (rows,) or embeddings (rows, width).
 
         Rows that get none are left behind: they cannot be fed again.
         """
-        return self._block(tokens[:, None], rows)
+        block = self._block(tokens[:, None], rows)
+        if self.recorder is not None:
+            self.recorder.enter(rows, block.hidden)
+        return block
 
     def run(self, block: Block, depth: int) -> None:
         """Run a block up to a depth, with what waits on the way."""
@@ -124,6 +142,8 @@ class Batch:
                 self.done[row][layer] = self.columns
                 self.calls[row] += 1
                 self.positions[row] += own
+            if self.recorder is not None:
+                self.recorder.ran(block.rows, missing, layer + 1, block.hidden)
         block.depth = depth
 
     def leave(self, block: Block) -> None:
@@ -181,6 +201,8 @@ class Batch:
             counts: columns to drop, by row; those rows have run all layers.
             rows: that go on.
         """
+        if self.recorder is not None:
+            self.recorder.drop(counts)
         common = min(counts.get(row, 0) for row in rows)
         self.columns -= common
         for row in rows:

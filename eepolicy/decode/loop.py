@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from eepolicy.decode.acceptance import AcceptAll, Acceptance
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.fill import Fill
 from eepolicy.decode.judge import Judge
+from eepolicy.decode.record import Recorder, plan_of
 from eepolicy.decode.reply import Reply
 from eepolicy.decode.request import Request
 from eepolicy.decode.sampling import Sampler
@@ -22,12 +24,16 @@ from eepolicy.model.hooked import HookedModel
 from eepolicy.policies import ExitPolicy, Step, parse_policy
 from eepolicy.trace import Trace
 
+if TYPE_CHECKING:
+    from eepolicy.probing import ProbeResult
+
 
 @dataclass(frozen=True, eq=False)
 class Output:
     """What decoding gave.
 
     Attributes:
+        prompt: (tokens,) ids that it answers; none where embeddings were given.
         tokens: (tokens,) ids of the reply, the end mark included where it came.
         text: the reply's text, where the model has a tokenizer.
         units: (units,) its speech units, counted from 0.
@@ -35,8 +41,10 @@ class Output:
         trace: one entry a token.
         seconds: of decoding the whole batch, the prompts included.
         model: that spoke.
+        record: what the layers that really ran said, where it was asked for.
     """
 
+    prompt: Tensor
     tokens: Tensor
     text: str | None
     units: Tensor
@@ -44,6 +52,7 @@ class Output:
     trace: Trace
     seconds: float
     model: HookedModel
+    record: ProbeResult | None = None
 
     def __repr__(self) -> str:
         return (
@@ -86,6 +95,7 @@ def decode(
     fill: Fill | None = None,
     accept: Acceptance | None = None,
     seed: int = 0,
+    record: dict[str, Any] | None = None,
 ) -> list[Output]:
     """Decode replies side by side; see `HookedModel.generate`.
 
@@ -96,12 +106,15 @@ def decode(
     fill.check()
     accept = (accept or AcceptAll()).check(model.layout, model.vocoder)
     _check(model, policy, fill, accept, request)
+    if record is not None:
+        plan_of(model, record)  # what does not fit is said before the work, not after it
     began = time.perf_counter()
     sampler = Sampler(request.processors, request.draws, seed)
     most, rows = request.max_new_tokens, len(request.prompt)
     # a judge bounds what waits by itself, so as to see all of it
     unbounded = Fill() if accept.judges else fill
-    batch = Batch(model, request.padding, request.prompt.shape[1] + most, unbounded)
+    recorder = None if record is None else Recorder(rows)
+    batch = Batch(model, request.padding, request.prompt.shape[1] + most, unbounded, recorder)
     batch.prefill(request.prompt[:, :-1])
     prefill_calls = batch.calls[0]
     replies = [Reply(model.layout, model.depth, request.ends) for _ in range(rows)]
@@ -164,7 +177,17 @@ def decode(
     if request.streamer is not None:
         request.streamer.end()
     seconds = time.perf_counter() - began
-    return [_output(model, reply, prefill_calls, seconds) for reply in replies]
+    prompts = [ids[pad:].cpu() for ids, pad in zip(request.ids, request.padding, strict=True)]
+    outputs = [
+        _output(model, prompt, reply, prefill_calls, seconds)
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]
+    if recorder is None or record is None:
+        return outputs
+    return [
+        replace(o, record=recorder.result(model, row, o.prompt, o.tokens, o.trace, record))
+        for row, o in enumerate(outputs)
+    ]
 
 
 def _check(
@@ -197,13 +220,16 @@ def _stream(streamer: BaseStreamer, reply: Reply, streamed: int) -> int:
     return certain
 
 
-def _output(model: HookedModel, reply: Reply, prefill_calls: int, seconds: float) -> Output:
+def _output(
+    model: HookedModel, prompt: Tensor, reply: Reply, prefill_calls: int, seconds: float
+) -> Output:
     ids, layout = torch.tensor(reply.tokens), model.layout
     text = None
     if model.tokenizer is not None:
         written = layout.text_ids(ids[:-1] if reply.ended else ids)
         text = model.tokenizer.decode(written).strip()
     return Output(
+        prompt=prompt,
         tokens=ids,
         text=text,
         units=layout.units(ids),

@@ -1,7 +1,19 @@
 """Exit heads: what reads tokens out of hidden states below full depth."""
 
-from eepolicy.heads.base import ExitHead
+from eepolicy.heads.base import ExitHead, Over
+from eepolicy.heads.fitted import FittedHead, load_heads, read_notes
 from eepolicy.heads.lens import LogitLens
+from eepolicy.heads.linear import LinearHead, LowRankHead
 from eepolicy.heads.tuned import TunedLens
 
-__all__ = ["ExitHead", "LogitLens", "TunedLens"]
+__all__ = [
+    "ExitHead",
+    "FittedHead",
+    "LinearHead",
+    "LogitLens",
+    "LowRankHead",
+    "Over",
+    "TunedLens",
+    "load_heads",
+    "read_notes",
+]

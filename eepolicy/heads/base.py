@@ -8,8 +8,52 @@ from torch import Tensor
 
 
 class ExitHead(ABC):
-    """Reads tokens out of hidden states below full depth."""
+    """Reads tokens out of hidden states below full depth.
+
+    Example:
+        >>> class Half(eepolicy.ExitHead):
+        ...     def __init__(self, lens):
+        ...         self.lens = lens
+        ...
+        ...     def logits(self, hidden, depth):
+        ...         return self.lens.logits(hidden, depth) / 2
+        >>> model = eepolicy.load("pocket")
+        >>> model.heads = Half(model.lens)
+    """
 
     @abstractmethod
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         """Logits of hidden states after `depth` layers: (..., width) -> (..., vocabulary)."""
+
+    def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
+        """The logits of a range of ids alone: (..., width) -> (..., ids).
+
+        A head that can leave the other rows of its output embedding unread overrides this.
+        """
+        return self.logits(hidden, depth)[..., ids]
+
+    def over(self, ids: tuple[int, int]) -> Over:
+        """The head over a half-open range of ids, such as `model.layout.speech`."""
+        return Over(self, ids)
+
+
+class Over(ExitHead):
+    """A head over the ids of one modality: another distribution, in which nothing else can follow.
+
+    The price is that of its rows of the output embedding.  Its ids are counted from the first of
+    the range, and a reply cannot leave the modality or end while it is read out so.
+
+    Args:
+        head: whose logits.
+        ids: half-open range.
+    """
+
+    def __init__(self, head: ExitHead, ids: tuple[int, int]) -> None:
+        self.head = head
+        self.ids = ids
+
+    def __repr__(self) -> str:
+        return f"Over({self.head!r}, {self.ids})"
+
+    def logits(self, hidden: Tensor, depth: int) -> Tensor:
+        return self.head.logits_over(hidden, depth, slice(*self.ids))

@@ -2,83 +2,57 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from eepolicy.errors import EepolicyError
-from eepolicy.heads.base import ExitHead
-from eepolicy.heads.fingerprint import describe, fingerprint
+from eepolicy.heads.fitted import FittedHead
 from eepolicy.heads.lens import LogitLens
 
 
-class TunedLens(ExitHead):
+class TunedLens(FittedHead):
     """h + W_d h + b_d, then the model's final norm and head (Belrose et al. 2023, 2303.08112).
 
     A small form of the head a depth that SPAR-K trains: the output embedding is shared.
 
     Args:
         lens: the model's norm and head.
-        weight: (depths, width, width) for depths 1 to full - 1.
-        bias: (depths, width).
+        depths: with a translator, rising.
+        weight: of each depth, (width, width).
+        bias: of each depth, (width,).
     """
 
-    def __init__(self, lens: LogitLens, weight: Tensor, bias: Tensor) -> None:
-        self.lens = lens
-        self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(bias)
+    kind = "tuned"
 
-    def __repr__(self) -> str:
-        return f"TunedLens(depths 1 to {len(self.weight)})"
+    def __init__(
+        self,
+        lens: LogitLens,
+        depths: Sequence[int],
+        weight: Sequence[Tensor],
+        bias: Sequence[Tensor],
+    ) -> None:
+        super().__init__(lens, depths, weight=weight, bias=bias)
 
     @classmethod
-    def identity(cls, lens: LogitLens, depths: int, width: int) -> TunedLens:
-        """Translators that change nothing: the plain logit lens."""
-        return cls(lens, torch.zeros(depths, width, width), torch.zeros(depths, width))
+    def untrained(
+        cls, lens: LogitLens, depths: Sequence[int], *, width: int, rank: int = 0, seed: int = 0
+    ) -> TunedLens:
+        return cls(
+            lens,
+            depths,
+            [torch.zeros(width, width) for _ in depths],
+            [torch.zeros(width) for _ in depths],
+        )
 
     def translate(self, hidden: Tensor, depth: int) -> Tensor:
         """Hidden states as the last layer would have them: (..., width) -> (..., width)."""
-        return hidden + hidden @ self.weight[depth - 1].T + self.bias[depth - 1]
+        own = self.at(depth)
+        moved = hidden.to(own["weight"].dtype) @ own["weight"].T + own["bias"]
+        return hidden + moved.to(hidden.dtype)
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.lens.logits(self.translate(hidden, depth), depth)
 
-    def save(self, path: Path, model: PreTrainedModel, notes: dict[str, Any] | None = None) -> None:
-        """Write the translators in half precision, with the model's fingerprint and notes."""
-        metadata = {
-            "kind": "tuned",
-            "model": json.dumps(fingerprint(model)),
-            "notes": json.dumps(notes),
-        }
-        tensors = {"weight": self.weight.detach().half(), "bias": self.bias.detach().half()}
-        part = path.with_suffix(".part")
-        save_file(tensors, part, metadata)
-        part.rename(path)
-
-    @classmethod
-    def load(cls, path: Path, lens: LogitLens, model: PreTrainedModel) -> TunedLens:
-        """Read translators that were fitted on this model.
-
-        Raises:
-            EepolicyError: they were fitted on another model, or the file is none of heads.
-        """
-        try:
-            with safe_open(path, "pt") as file:
-                fitted_on = json.loads((file.metadata() or {}).get("model", "{}"))
-                weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-        except (SafetensorError, ValueError) as error:
-            raise EepolicyError(f"{path} is no file of heads: {error}") from error
-        here = fingerprint(model)
-        if fitted_on != here:
-            raise EepolicyError(
-                f"the heads in {path} were fitted on {describe(fitted_on)}, "
-                f"this model is {describe(here)}; fit heads for it with eepolicy.heads.fit"
-            )
-        dtype, device = model.dtype, model.device
-        return cls(lens, weight.to(device, dtype), bias.to(device, dtype))
+    def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
+        return self.lens.logits_over(self.translate(hidden, depth), depth, ids)

@@ -27,13 +27,15 @@ class Parts:
         embed: ids (rows, tokens) -> (rows, tokens, width), what `inputs_embeds` would be.
         layers: the decoder layers.
         norm: the final norm, (..., width) -> (..., width).
-        head: normed hidden states (..., width) -> logits (..., vocabulary).
+        head: normed hidden states (..., width) -> logits (..., vocabulary); a `torch.nn.Linear`
+            where heads are to share or start from its rows.
         attention: of each layer, `"full_attention"` or `"sliding_attention"`.
         window: how many positions a sliding layer sees, its own included.
         rotary: (like, positions (rows, tokens), kind of attention) -> the rotation; None where
             positions are learned.
         learned: positions (rows, tokens) -> what is added to the embedding; None where positions
             rotate.
+        cap: what each logit of the head goes through; None where that is nothing.
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -44,6 +46,7 @@ class Parts:
     window: int | None = None
     rotary: Callable[[Tensor, Tensor, str], Rotation] | None = None
     learned: Callable[[Tensor], Tensor] | None = None
+    cap: Callable[[Tensor], Tensor] | None = None
 
 
 def _llama(model: PreTrainedModel) -> Parts:
@@ -69,15 +72,15 @@ def _gemma(model: PreTrainedModel) -> Parts:
     parts, rotary = _llama(model), model.model.rotary_emb
     cap = model.config.final_logit_softcapping
 
-    def capped(hidden: Tensor) -> Tensor:
-        return torch.tanh(model.lm_head(hidden) / cap) * cap
+    def capped(logits: Tensor) -> Tensor:
+        return torch.tanh(logits / cap) * cap
 
     def by_kind(like: Tensor, positions: Tensor, kind: str) -> Rotation:
         return rotary(like, positions, kind)
 
     return Parts(
         **vars(parts)
-        | {"head": capped if cap else parts.head}
+        | ({"cap": capped} if cap else {})
         | ({"rotary": by_kind} if model.config.model_type == "gemma3_text" else {})
     )
 

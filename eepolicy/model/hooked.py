@@ -61,7 +61,7 @@ class HookedModel:
         self.layout = layout or TokenLayout.text_only(model.config.vocab_size)
         self.tokenizer = tokenizer
         self.vocoder = vocoder
-        self.lens = LogitLens(self.parts.norm, self.parts.head)
+        self.lens = LogitLens(self.parts.norm, self.parts.head, self.parts.cap)
         self.heads = heads or self.lens
         self._check_parity()
 
@@ -273,6 +273,7 @@ class HookedModel:
         *,
         attention_mask: Tensor | None = None,
         seed: int = 0,
+        record: bool | dict[str, Any] = False,
         **options: Any,
     ) -> Output | list[Output]:
         """Answer a prompt, or several side by side, each position as deep as the policy says.
@@ -293,6 +294,9 @@ class HookedModel:
                 padded.
             seed: of the draws; on a CPU the stock `generate` draws the same after
                 `torch.manual_seed`.
+            record: keep in `Output.record` what every layer that really ran said of each token,
+                those of a catch-up included, and its hidden states; or a dict of what to measure
+                and keep, as `eepolicy.probe` takes it.
             **options: of the stock `generate`, with its defaults: `do_sample`, `temperature`,
                 `top_p`, `top_k`, `repetition_penalty`, `num_return_sequences`, `inputs_embeds` in
                 place of a prompt, `generation_config`, `logits_processor`, `stopping_criteria`,
@@ -331,6 +335,7 @@ class HookedModel:
             Fill(fill) if isinstance(fill, str) else fill,
             parse_acceptance(accept) if isinstance(accept, str) else accept,
             seed,
+            ({"hidden_states": "all"} if record is True else record) or None,
         )
         return outputs[0] if alone and len(outputs) == 1 else outputs
 

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from eepolicy.errors import EepolicyError
-from eepolicy.heads.tuned import TunedLens
+from eepolicy.heads import load_heads
 from eepolicy.modality import TokenLayout
 from eepolicy.model.hooked import HookedModel
 from eepolicy.models.checkpoint import UNREADABLE, read_model
@@ -48,7 +48,7 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel
         raise EepolicyError(f"{folder} is no whole spoken model: {error}") from error
     hooked = HookedModel(model, layout, tokenizer, vocoder=vocoder)
     if (folder / "heads.safetensors").is_file():
-        hooked.heads = TunedLens.load(folder / "heads.safetensors", hooked.lens, model)
+        hooked.heads = load_heads(folder / "heads.safetensors", hooked.lens, model)
     return hooked
 
 

@@ -1,0 +1,38 @@
+"""The command line; one module a command."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from eepolicy.cli import compare, fit, generate, policies, probe, studies, tune
+from eepolicy.cli.shared import app, say
+from eepolicy.errors import EepolicyError
+
+__all__ = ["app", "compare", "fit", "generate", "main", "policies", "probe", "studies", "tune"]
+
+
+def main() -> NoReturn:
+    """Run the command line; errors that users are meant to see are one sentence, exit status 2."""
+    try:
+        # typer gives the exit status back, or None where a command ran to its end
+        code = app(standalone_mode=False) or 0
+    except EepolicyError as error:
+        say(str(error))
+        code = 2
+    except OSError as error:
+        say(str(error))
+        code = 1
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        error.show() if hasattr(error, "show") else say(str(error))
+        code = error.exit_code
+    if code == 130:
+        kept = "; what was finished is kept, and the same command goes on"
+        say("stopped" + (kept if {"compare", "fit", "probe", "stats"} & {*sys.argv[1:2]} else ""))
+    sys.exit(code)

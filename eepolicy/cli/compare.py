@@ -1,0 +1,117 @@
+"""`eepolicy compare`: policies on held-out questions, in figures and sound."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from eepolicy.cli.shared import (
+    AcceptOption,
+    FillOption,
+    ModelOption,
+    app,
+    hint,
+    load,
+    out,
+    progress,
+)
+from eepolicy.errors import EepolicyError
+
+
+@app.command()
+def compare(
+    policies: Annotated[
+        list[str] | None, typer.Argument(help="policies; the paper's rows where none are given")
+    ] = None,
+    prompts: Annotated[int, typer.Option(help="held-out questions", min=1)] = 24,
+    out_folder: Annotated[Path, typer.Option("--out", help="folder of the report")] = Path(
+        "report"
+    ),
+    asked: Annotated[str, typer.Option("--set", help="held-out set: 'test' or 'dev'")] = "test",
+    model: ModelOption = "pocket",
+    fill: FillOption = "catch_up",
+    accept: AcceptOption = "all",
+    threads: Annotated[
+        int, typer.Option(help="CPU threads of decoding; at this size one is fastest", min=1)
+    ] = 1,
+) -> None:
+    """Compare policies on held-out questions: table, figures, and a page to listen to.
+
+    Stopped in the middle and run again, it goes on where it was; run with more prompts, it adds
+    them.
+
+    Example: eepolicy compare spark:triple@14 "entropy<0.5@14" --prompts 50 --out my-report
+    """
+    import torch
+
+    import eepolicy
+    from analysis import compare as comparing
+    from analysis.records import RunFolder
+    from analysis.report import write_report
+    from eepolicy.models import held_out
+    from eepolicy.speech import asr, mos
+
+    torch.set_num_threads(threads)
+    for spec in policies or ():
+        eepolicy.parse_policy(spec)
+    notes = [
+        f"{what} not installed, its columns are empty: {missing}"
+        for what, missing in (
+            ("Speech recognition", asr.missing_asr()),
+            ("Speech rating", mos.missing_mos()),
+        )
+        if missing
+    ]
+    for missing in notes:
+        hint(missing)
+    spoken = load(model)
+    folder = RunFolder(out_folder)
+    source = None if model == "pocket" else Path(model)
+    everything = held_out(asked, source)
+    if prompts > len(everything):
+        raise EepolicyError(
+            f"there are {len(everything)} {asked} questions; got --prompts {prompts}"
+        )
+    questions = everything[:prompts]
+    rows = comparing.run(
+        spoken,
+        questions,
+        folder,
+        policies=policies,
+        calibration=held_out("dev", source),
+        fill=fill,
+        accept=accept,
+        asr=None if asr.missing_asr() else asr.Whisper(threads=threads),
+        mos=None if mos.missing_mos() else mos.DistillMos(),
+        progress=progress("replies", lambda item: item[1]),
+    )
+    command = "eepolicy " + shlex.join(sys.argv[1:])
+    results = write_report(spoken, rows, questions, folder, command, notes)
+    out.print(_table(results))
+    out.print(f"Open {out_folder / 'index.html'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(results: list[dict[str, Any]]) -> Table:
+    from analysis.report import COLUMNS
+
+    shown = Table(
+        title=f"{results[0]['prompts']} prompts; 95 % intervals in the report",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    shown.add_column("policy", no_wrap=True)
+    for heading, _, _ in COLUMNS.values():
+        shown.add_column(heading, justify="right", min_width=5)
+    for row in results:
+        cells = [
+            "–" if row[name] is None else f"{scale * row[name]:.{digits}f}"
+            for name, (_, scale, digits) in COLUMNS.items()
+        ]
+        shown.add_row(row["policy"], *cells)
+    return shown

@@ -1,0 +1,50 @@
+"""`eepolicy generate`: one answer, heard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eepolicy.cli.shared import AcceptOption, FillOption, ModelOption, app, load, note, out
+from eepolicy.errors import EepolicyError
+
+
+@app.command()
+def generate(
+    question: Annotated[str, typer.Argument(help="a question in text")],
+    policy: Annotated[str, typer.Option(help="policy, see 'eepolicy policies'")] = "full",
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="write the speech here (wav)")
+    ] = None,
+    model: ModelOption = "pocket",
+    max_new_tokens: Annotated[int, typer.Option(help="most tokens of the reply")] = 400,
+    fill: FillOption = "catch_up",
+    accept: AcceptOption = "all",
+) -> None:
+    """Answer one question, say what was saved, write the speech.
+
+    Example: eepolicy generate "What is the capital of France?" --policy spark:triple@14 --out a.wav
+    """
+    from eepolicy.speech.mel import SAMPLE_RATE
+    from eepolicy.speech.wav import write_wav
+
+    if out_file and not out_file.parent.is_dir():
+        raise EepolicyError(f"there is no folder {out_file.parent} to write {out_file.name} to")
+    if out_file and out_file.suffix != ".wav":
+        raise EepolicyError(f"speech is written as .wav; got --out {out_file}")
+    spoken = load(model)
+    output = spoken.generate(question, policy, max_new_tokens, fill=fill, accept=accept)
+    trace = output.trace
+    full = len(trace) * spoken.depth
+    out.print(output.text, highlight=False, markup=False)
+    note(
+        f"{trace!r}; {trace.layer_calls.sum()} layer calls instead of {full} "
+        f"({1 - trace.layer_calls.sum() / full:.0%} saved), {output.seconds:.2f} s"
+        + ("" if output.ended else "; cut off before its end")
+    )
+    if out_file:
+        wave = output.wave()
+        write_wav(out_file, wave)
+        note(f"{len(wave) / SAMPLE_RATE:.2f} s of speech in {out_file}")

@@ -1,0 +1,85 @@
+"""`eepolicy probe`: what the layers say of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eepolicy.cli.shared import app, load, note, out, progress
+from eepolicy.errors import EepolicyError
+
+
+@app.command()
+def probe(
+    model: Annotated[str, typer.Argument(help="'pocket', a folder, or an id on the Hub")],
+    text: Annotated[str, typer.Argument(help="a text, or a file with one document a line")],
+    reply: Annotated[
+        bool, typer.Option(help="let the model answer each document, and probe its reply")
+    ] = False,
+    lens: Annotated[
+        bool, typer.Option(help="the plain logit lens in place of fitted heads")
+    ] = False,
+    depths: Annotated[
+        str | None, typer.Option(help="to read out, such as 4,8,12; all where none are given")
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="keep so many of the likeliest tokens")] = 0,
+    save: Annotated[
+        Path | None, typer.Option(help="a folder for the arrays (.npy); goes on where it stopped")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="write layers.png and heatmap.png to this folder")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="write a row a depth and token here")] = None,
+) -> None:
+    """Read every layer out, at every token.
+
+    Example: eepolicy probe pocket "What color is snow?" --reply --plot pictures
+    """
+    import eepolicy
+
+    probed = load(model)
+    file = Path(text)
+    documents = file.read_text().splitlines() if _is_file(file) else [text]
+    documents = [line for line in documents if line.strip()]
+    if not documents:
+        raise EepolicyError(f"{text} holds no text")
+    asked = None if depths is None else numbers(depths)
+    shown: Iterable[str] = progress("documents")(documents)
+    inputs: Any = (probed.generate(d) for d in shown) if reply else shown
+    result = eepolicy.probe(
+        probed,
+        inputs,
+        depths=asked,
+        heads=probed.lens if lens else None,
+        top_k=top_k,
+        save=save,
+    )
+    out.print(str(result), highlight=False, markup=False, soft_wrap=True)
+    if save:
+        note(f"the arrays are in {save}")
+    if csv:
+        result.to_pandas().to_csv(csv, index=False)
+        note(f"a table is in {csv}")
+    if plot:
+        plot.mkdir(parents=True, exist_ok=True)
+        result.plot.layers().savefig(plot / "layers.png", dpi=150)
+        result.plot.heatmap().savefig(plot / "heatmap.png", dpi=150)
+        note(f"pictures are in {plot}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text that is too long to be a name
+        return False
+
+
+def numbers(depths: str) -> list[int]:
+    """Depths as they are written on the command line."""
+    try:
+        return [int(d) for d in depths.split(",")]
+    except ValueError:
+        raise EepolicyError(f"depths are numbers such as 4,8,12; got {depths!r}") from None

@@ -1,0 +1,92 @@
+"""What the commands share: the application, options, consoles, progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from eepolicy.model import HookedModel
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Early exit for language models that speak.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# a table that is piped is as wide as it needs to be
+out = Console(width=None if sys.stdout.isatty() else 140)
+err = Console(stderr=True)
+
+ModelOption = Annotated[
+    str, typer.Option(help="'pocket', a folder, or the id of a causal language model on the Hub")
+]
+FillOption = Annotated[
+    str, typer.Option(help="keys and values above an exit: catch_up, propagate, mask")
+]
+AcceptOption = Annotated[
+    str, typer.Option(help="tokens read out early, once caught up: all, exact, ratio:0.3 ...")
+]
+
+
+def load(model: str) -> HookedModel:
+    """Load a model without the bar that transformers shows."""
+    from transformers.utils import logging
+
+    import eepolicy
+
+    logging.disable_progress_bar()  # loading takes a second
+    return eepolicy.load(model)
+
+
+def progress(
+    what: str, detail: Callable[[Any], str] = lambda _: ""
+) -> Callable[[Iterable[T]], Iterator[T]]:
+    """Wraps items with a bar that shows the time left, and vanishes when it is piped.
+
+    Args:
+        what: the items are.
+        detail: shown of the one at hand.
+    """
+
+    def shown(items: Iterable[T]) -> Iterator[T]:
+        known = list(items)
+        bar = Progress(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=err,
+            transient=True,
+        )
+        with bar:
+            task = bar.add_task(what, total=len(known), detail="")
+            for item in known:
+                bar.update(task, detail=detail(item))
+                yield item
+                bar.advance(task)
+
+    return shown
+
+
+def say(sentence: str) -> None:
+    """An error, as one sentence."""
+    err.print(f"eepolicy: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def hint(sentence: str) -> None:
+    """What is worth knowing and no error."""
+    err.print(sentence, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def note(sentence: str) -> None:
+    """What was done, beside the result."""
+    out.print(sentence, style="dim", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,131 @@
+"""`eepolicy stats` and `eepolicy drift`: studies of a model that speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eepolicy.cli.shared import ModelOption, app, load, note, out, progress
+from eepolicy.errors import EepolicyError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from eepolicy.model import HookedModel
+
+PromptsOption = Annotated[int, typer.Option(help="held-out questions", min=2)]
+OutOption = Annotated[Path, typer.Option("--out", help="folder of tables and figures")]
+
+
+@app.command()
+def stats(
+    prompts: PromptsOption = 50,
+    out_folder: OutOption = Path("stats"),
+    model: ModelOption = "pocket",
+    lens: Annotated[
+        bool, typer.Option(help="the plain logit lens in place of fitted heads")
+    ] = False,
+) -> None:
+    """What layers know of speech and of text, whether confidence serves, how tokens repeat.
+
+    The probe is kept in the folder: stopped in the middle and run again, the command goes on.
+
+    Example: eepolicy stats --prompts 100 --out stats
+    """
+    import eepolicy
+    from analysis.reliability import reliability
+    from analysis.sequences import sequence_statistics
+    from analysis.statistics import token_statistics
+    from eepolicy.heads.replies import own_replies
+
+    spoken, questions = _asked(model, prompts)
+    out_folder.mkdir(parents=True, exist_ok=True)
+    replies = own_replies(
+        spoken,
+        questions,
+        max_new_tokens=400,
+        save=out_folder / "replies.jsonl",
+        progress=progress("batches of replies"),
+    )
+    result = eepolicy.probe(
+        spoken,
+        replies,
+        heads=spoken.lens if lens else None,
+        save=out_folder / "probe",
+        progress=progress("probed"),
+    )
+    layout, ids = spoken.layout, [d.reply for d in replies]
+    tokens = token_statistics(result)
+    sure = reliability(result)
+    sequences = sequence_statistics(
+        {
+            "text": [layout.text_ids(i).tolist() for i in ids],
+            "speech": [layout.units(i).tolist() for i in ids],
+        }
+    )
+    _write(out_folder, "statistics", tokens.table(), tokens.figure)
+    depth = round(0.7 * spoken.depth)
+    _write(out_folder, "reliability", sure.table(), lambda: sure.figure(depth))
+    _write(out_folder, "sequences", sequences.table(), sequences.figure)
+    out.print(tokens.table(), highlight=False, markup=False, soft_wrap=True)
+    note(f"tables, figures and the probe are in {out_folder}")
+
+
+@app.command()
+def drift(
+    policies: Annotated[
+        list[str] | None, typer.Argument(help="policies; spark:triple at 0.7 of full depth without")
+    ] = None,
+    fill: Annotated[
+        list[str] | None, typer.Option(help="catch_up, propagate, mask; each where none is given")
+    ] = None,
+    prompts: PromptsOption = 24,
+    out_folder: OutOption = Path("drift"),
+    model: ModelOption = "pocket",
+) -> None:
+    """What drifts between refreshes: on the same tokens, and from the same prompt.
+
+    Example: eepolicy drift spark:triple@14 static@14 --fill catch_up --fill mask --prompts 50
+    """
+    from analysis import drift as drifting
+
+    spoken, questions = _asked(model, prompts)
+    chosen = policies or [f"spark:triple@{round(0.7 * spoken.depth)}"]
+    runs = [(p, f) for p in chosen for f in fill or list(drifting.FILLS)]
+    out_folder.mkdir(parents=True, exist_ok=True)
+    found = drifting.drift(spoken, questions, runs, progress=progress("batches", _run))
+    _write(out_folder, "drift", found.table(), lambda: found.figure("kl"))
+    found.tokens.to_csv(out_folder / "tokens.csv", index=False)
+    found.replies.to_csv(out_folder / "replies.csv", index=False)
+    out.print(found.table(), highlight=False, markup=False, soft_wrap=True)
+    note(f"tables and figures are in {out_folder}")
+
+
+def _run(item: tuple[str, str, int]) -> str:
+    return f"{item[0]} {item[1]}"
+
+
+def _asked(model: str, prompts: int) -> tuple[HookedModel, list[str]]:
+    """A model that speaks, and some of its held-out questions."""
+    from eepolicy.models import held_out
+
+    spoken = load(model)
+    if not spoken.layout.has_speech:
+        raise EepolicyError(f"this study is of speech, of which {model} has none")
+    everything = held_out("test", None if model == "pocket" else Path(model))
+    if prompts > len(everything):
+        raise EepolicyError(f"there are {len(everything)} questions; got --prompts {prompts}")
+    return spoken, [q["question"] for q in everything[:prompts]]
+
+
+def _write(folder: Path, name: str, table: str, figure: Callable[[], Figure]) -> None:
+    from analysis.style import figures
+
+    (folder / f"{name}.md").write_text(table + "\n")
+    with figures():
+        drawn = figure()
+        drawn.savefig(folder / f"{name}.svg")
+        drawn.savefig(folder / f"{name}.png", dpi=150)

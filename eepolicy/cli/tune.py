@@ -1,0 +1,63 @@
+"""`eepolicy tune`: the policy that saves most within a stated loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eepolicy.cli.shared import ModelOption, app, load, note, out
+from eepolicy.errors import EepolicyError
+
+
+@app.command()
+def tune(
+    prompts: Annotated[int, typer.Option(help="dev questions to choose by", min=10)] = 150,
+    check: Annotated[int, typer.Option(help="test questions to check by", min=2)] = 100,
+    wer_loss: Annotated[
+        float, typer.Option(help="allowed loss of the word error rate, in points", min=0)
+    ] = 3.0,
+    accuracy_loss: Annotated[
+        float, typer.Option(help="allowed loss of replies that are right, in points", min=0)
+    ] = 5.0,
+    confidence: Annotated[float, typer.Option(help="of the guarantee", min=0.5, max=0.999)] = 0.95,
+    model: ModelOption = "pocket",
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="write the table here (.md)")
+    ] = None,
+) -> None:
+    """Search schedules for the deepest saving within a loss, with a guarantee.
+
+    Example: eepolicy tune --prompts 200 --wer-loss 2 --accuracy-loss 3
+    """
+    from analysis import tune as tuning
+    from eepolicy.models import held_out
+    from eepolicy.speech import asr
+
+    if asr.missing_asr():
+        raise EepolicyError(f"what is lost is heard, and needs ears: {asr.missing_asr()}")
+    spoken = load(model)
+    source = None if model == "pocket" else Path(model)
+    calibration, others = held_out("dev", source), held_out("test", source)
+    if prompts > len(calibration) or check > len(others):
+        raise EepolicyError(
+            f"there are {len(calibration)} dev and {len(others)} test questions; "
+            f"got --prompts {prompts} --check {check}"
+        )
+    allowed = tuning.Allowed(wer_loss / 100, accuracy_loss / 100, confidence)
+    found = tuning.tune(
+        spoken, calibration[:prompts], others[:check], asr.Whisper(), allowed, report=note
+    )
+    out.print(found.table(), highlight=False, markup=False, soft_wrap=True)
+    seen = found.checked
+    summary = (
+        f"{found.best}: {seen['calls']:.2f} layer calls a token; on {check} other questions WER "
+        f"{100 * seen['wer_loss']:+.1f} [{100 * seen['wer_loss_low']:+.1f}, "
+        f"{100 * seen['wer_loss_high']:+.1f}] points, right "
+        f"{-100 * seen['accuracy_loss']:+.1f} [{-100 * seen['accuracy_loss_high']:+.1f}, "
+        f"{-100 * seen['accuracy_loss_low']:+.1f}] points"
+    )
+    out.print(summary, highlight=False, markup=False, soft_wrap=True)
+    if out_file:
+        out_file.write_text(f"{found.table()}\n\n{summary}\n")

@@ -1,0 +1,86 @@
+"""The commands that look into layers and fit heads, on the pocket model."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+import eepolicy
+from eepolicy.heads import load_heads, read_notes
+
+
+def test_probe_command(run, tmp_path):
+    file = tmp_path / "questions.txt"
+    file.write_text("What color is snow?\n\nWhat is two plus three?\n")
+    table, pictures = tmp_path / "table.csv", tmp_path / "pictures"
+    arguments = ["--depths", "4,12", "--csv", str(table), "--plot", str(pictures)]
+    out, _ = run("probe", "pocket", str(file), "--reply", *arguments)
+    assert "ProbeResult(3 of 20 depths" in out
+    assert "of 2 documents" in out
+    rows = table.read_text().splitlines()
+    reply = len(eepolicy.load("pocket").generate("What color is snow?").tokens)
+    assert sum(row.split(",")[0] == "position" for row in rows) == 1
+    assert (len(rows) - 1) % 3 == 0
+    assert len(rows) > 3 * reply
+    assert {p.name for p in pictures.iterdir()} == {"layers.png", "heatmap.png"}
+    saved = str(tmp_path / "arrays")
+    run("probe", "pocket", "What color is snow?", "--lens", "--save", saved)
+    assert len(eepolicy.ProbeResult.load(saved)) == len(
+        eepolicy.load("pocket").encode("What color is snow?")
+    )
+    _, err = run("probe", "pocket", "snow", "--depths", "four", code=2)
+    assert "depths are numbers" in err
+
+
+def test_fit_command(run, tmp_path):
+    questions = tmp_path / "questions.txt"
+    texts = [q["question"] for q in eepolicy.held_out("dev")[:8]]
+    questions.write_text("\n".join(texts))
+    file = tmp_path / "heads.safetensors"
+    arguments = [
+        "--prompts",
+        str(questions),
+        "--depths",
+        "10",
+        "--epochs",
+        "2",
+        "--held-out",
+        "0.3",
+    ]
+    out, _ = run("fit", "pocket", "--out", str(file), *arguments)
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".txt"] == [file.name]
+    model = eepolicy.load("pocket")
+    heads = load_heads(file, model.lens, model.model)
+    assert heads.depths == (10,)
+    notes = read_notes(file)["notes"]
+    assert notes["after"]["kl"][0] < notes["before"]["kl"][0]
+    assert f"{notes['after']['kl'][0]:.3f}" in out
+    _, err = run("fit", "pocket", "--out", str(tmp_path / "none" / "heads.safetensors"), code=2)
+    assert "there is no folder" in err
+
+
+def test_stats_command(run, tmp_path):
+    folder = tmp_path / "stats"
+    out, _ = run("stats", "--prompts", "4", "--out", str(folder))
+    assert "| entropy, nats | 20 |" in out
+    names = ("statistics", "reliability", "sequences")
+    for name in names:
+        assert {f"{name}.md", f"{name}.svg", f"{name}.png"} <= {p.name for p in folder.iterdir()}
+    assert len((folder / "reliability.md").read_text().splitlines()) == 2 + 19
+    run("stats", "--prompts", "4", "--out", str(folder))  # goes on, with nothing left to do
+    _, err = run("stats", "--prompts", "5", "--out", str(folder), code=2)
+    assert "take another file" in err
+
+
+def test_drift_command(run, tmp_path):
+    folder = tmp_path / "drift"
+    arguments = ["--fill", "catch_up", "--fill", "mask", "--prompts", "3", "--out", str(folder)]
+    out, _ = run("drift", "spark:even@12", *arguments)
+    assert out.count("`spark:even@12`") == 2
+    tokens = pd.read_csv(folder / "tokens.csv")
+    whole = tokens[(tokens.modality == "speech") & (tokens.since_refresh == 0)]
+    # measured 3e-10 nats in float32
+    assert whole[whole.fill == "catch_up"].kl.max() < 1e-7
+    assert whole[whole.fill == "mask"].kl.mean() > 1e-2
+    assert (folder / "drift.svg").exists()
+    _, err = run("drift", "static@30", "--out", str(folder), code=2)
+    assert "30" in err
