@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 REPORT ?= report
 
-.PHONY: compare test test-slow test-all lint docs clean
+.PHONY: compare test test-slow test-all lint docs figures clean
 
 compare: $(VENV)/.speech
 	$(BIN)/eepolicy compare --out $(REPORT)
@@ -27,6 +27,10 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
+
+# All studies of docs/findings, about an hour on two cores; goes on where it was stopped.
+figures: $(VENV)/.speech $(VENV)/.dev
+	$(BIN)/python -m analysis.findings work/findings
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

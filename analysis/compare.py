@@ -254,6 +254,7 @@ FIGURES = (
     Figure("layer_calls", lambda r: r.layer_calls, _one),
     Figure("seconds", lambda r: r.seconds, _one),
     Figure("ms_per_token", lambda r: 1e3 * r.seconds, lambda r: len(r.tokens)),
+    Figure("repeats", lambda r: r.repeats, lambda r: max(0, r.speech_tokens - 1)),
     Figure("ended", lambda r: r.ended, _one),
 )
 

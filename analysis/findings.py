@@ -81,9 +81,8 @@ class Study:
     def heads(self) -> None:
         """What the fitted heads bring."""
         found = head_gain(self.model, self.replies())
-        for measure in HEAD_MEASURES:
-            self.write(f"heads-{measure}", found.table(measure))
-        self.write("heads", f"{found.documents} replies.", found.figure())
+        tables = "\n\n".join(found.table(measure) for measure in HEAD_MEASURES)
+        self.write("heads", tables, found.figure())
 
     def layers(self) -> None:
         """Token statistics and the reliability of confidence, with the fitted heads."""

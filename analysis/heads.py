@@ -1,14 +1,9 @@
-"""What fitted heads bring: the plain lens and the heads, on replies that neither was fitted on.
-
-python -m analysis.heads --prompts 200 --write docs
-"""
+"""What fitted heads bring: the plain lens and the heads, on replies that neither was fitted on."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,10 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.documents import Intervals, mean_differences, means, sums
-from analysis.style import COLOURS, figures
-from eepolicy import Document, HookedModel, Modality, ProbeResult, held_out, load, probe
+from analysis.style import COLOURS
+from eepolicy import Document, HookedModel, Modality, ProbeResult, probe
 from eepolicy.heads import ExitHead
-from eepolicy.heads.replies import own_replies
 
 #: what is compared: its name, unit and digits
 MEASURES = {
@@ -128,36 +122,3 @@ def _values(result: ProbeResult, measure: str) -> NDArray[np.float64]:
     if measure == "gap":
         return (result.entropy - result.entropy[-1])[:-1]
     return getattr(result, measure)[:-1].astype(float)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="pocket")
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--write", type=Path, help="the docs folder")
-    args = parser.parse_args()
-    model = load(args.model)
-    questions = [q["question"] for q in held_out("test")[: args.prompts]]
-    found = head_gain(model, own_replies(model, questions))
-    page = "\n\n".join(
-        [
-            f"On the model's own full-depth replies to {found.documents} held-out questions; in "
-            "brackets 95 % bootstrap intervals over replies; *gain* is heads less lens on the same "
-            "replies.",
-            f"    python -m analysis.heads --prompts {args.prompts} --write docs",
-            *(found.table(measure) for measure in MEASURES),
-        ]
-    )
-    print(page)
-    if args.write:
-        folder = args.write / "findings"
-        folder.mkdir(exist_ok=True)
-        (folder / "heads.md").write_text(
-            "# What the fitted heads bring\n\n![By depth](heads.svg)\n\n" + page + "\n"
-        )
-        with figures():
-            found.figure().savefig(folder / "heads.svg")
-
-
-if __name__ == "__main__":
-    main()

@@ -36,7 +36,8 @@ def quality_against_cost(rows: Rows, quality: str, cost: str, ax: Axes) -> None:
     Args:
         rows: of `analysis.compare.table`.
         quality: a key of `QUALITIES`.
-        cost: a key of `COSTS`; marks against depth are moved apart by `SPREAD` each.
+        cost: a key of `COSTS`; marks against depth are moved apart by `SPREAD` each.  Dotted: what
+            nothing else beats in both.
         ax: to draw on.
     """
     label, scale, direction = QUALITIES[quality]
@@ -60,8 +61,33 @@ def quality_against_cost(rows: Rows, quality: str, cost: str, ax: Axes) -> None:
             elinewidth=1,
             label=row["policy"],
         )
+    front = pareto([r[cost] for r in drawn], [r[quality] for r in drawn], "higher" in direction)
+    ax.plot(
+        [drawn[i][cost] for i in front],
+        [scale * drawn[i][quality] for i in front],
+        color="#999999",
+        lw=0.8,
+        ls=":",
+        zorder=0,
+    )
     ax.set_xlabel(COSTS[cost])
     ax.set_ylabel(f"{label}\n{direction}")
+
+
+def pareto(costs: Sequence[float], values: Sequence[float], higher: bool) -> list[int]:
+    """Places of what nothing else beats in cost and value both, by rising cost.
+
+    Args:
+        costs: lower is better.
+        values: of the same things.
+        higher: whether a higher value is better, else a lower one.
+    """
+    worth = [v if higher else -v for v in values]
+    front: list[int] = []
+    for i in sorted(range(len(costs)), key=lambda i: (costs[i], -worth[i])):
+        if not front or worth[i] > worth[front[-1]]:
+            front.append(i)
+    return front
 
 
 def quality_figure(rows: Rows) -> Figure:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from eepolicy.errors import EepolicyError
+from eepolicy.modality import Modality
 from eepolicy.model.hooked import HookedModel
 from eepolicy.probing import Document
 
@@ -64,6 +66,13 @@ class Record:
     tokens: list[int] = field(repr=False)
     depths: list[int] = field(repr=False)
     modalities: list[int] = field(repr=False)
+
+    @property
+    def repeats(self) -> int:
+        """Speech tokens that are the same as the speech token before them."""
+        pairs = zip(self.tokens, self.modalities, strict=True)
+        spoken = [t for t, m in pairs if m == Modality.SPEECH]
+        return sum(a == b for a, b in pairwise(spoken))
 
     def document(self, model: HookedModel) -> Document:
         """Question and reply, to be probed."""

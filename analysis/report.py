@@ -36,6 +36,7 @@ COLUMNS = {
     "layer_calls": ("layer calls", 1.0, 0),
     "seconds": ("seconds", 1.0, 2),
     "ms_per_token": ("ms a token", 1.0, 2),
+    "repeats": ("units repeated, %", 100.0, 1),
     "ended": ("ended, %", 100.0, 0),
 }
 
@@ -101,7 +102,8 @@ def write_report(
                 "title": "Quality against cost",
                 "caption": "One mark a policy, bars its 95 % interval: against the mean depth of "
                 "speech tokens (above; marks moved apart by a tenth of a layer, so that bars can "
-                "be told) and the seconds that were really spent (below).",
+                "be told) and the seconds that were really spent (below). Dotted: what nothing "
+                "else beats in both.",
                 "file": plots.save(plots.quality_figure(results), folder.path, "quality"),
             },
             {

@@ -14,6 +14,7 @@ from scipy import stats
 from analysis.calibrate import first_passing_depth, matched_policy
 from analysis.compare import influences, table
 from analysis.intervals import paired_difference, ratio
+from analysis.plots import pareto
 from analysis.records import Record, RunFolder
 from analysis.report import COLUMNS, latex
 from analysis.scoring import is_right, word_errors
@@ -233,3 +234,27 @@ def test_a_table_without_answers_is_refused(tmp_path):
     folder.open({})
     with pytest.raises(EepolicyError, match="no question that every policy has answered"):
         table(["full"], [{"question": "q"}], folder)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12),
+    st.booleans(),
+)
+def test_the_front_is_what_nothing_beats(points, higher):
+    costs, values = zip(*points, strict=True)
+    sign = 1 if higher else -1
+    beaten = [
+        any(
+            c <= costs[i] and sign * v >= sign * values[i] and (c, v) != points[i]
+            for c, v in points
+        )
+        for i in range(len(points))
+    ]
+    front = pareto(costs, values, higher)
+    assert {points[i] for i in front} == {p for p, b in zip(points, beaten, strict=True) if not b}
+    assert [costs[i] for i in front] == sorted({costs[i] for i in front})
+
+
+def test_repeats_are_counted_in_speech():
+    record = replace(RECORD, tokens=[7, 7, 1, 1, 2, 2], modalities=[0, 0, 1, 0, 1, 1])
+    assert record.repeats == 1  # 1, 2, 2
