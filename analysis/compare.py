@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from analysis.calibrate import matched_policy
 from analysis.intervals import Interval, paired_difference, ratio
@@ -24,7 +23,7 @@ from analysis.scoring import is_right, word_errors
 from analysis.testing import prompts_needed, sign_flip
 from eepolicy.decode.loop import Output
 from eepolicy.errors import EepolicyError
-from eepolicy.heads.fingerprint import fingerprint
+from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.modality import Modality
 from eepolicy.model.hooked import HookedModel
 from eepolicy.policies import Confidence, Entropy, parse_policy
@@ -221,16 +220,6 @@ def identity(
     }
 
 
-def digest(holder: object) -> str:
-    """What an object is, and a hash over the tensors that it holds."""
-    found = hashlib.sha256()
-    for _, held in sorted(vars(holder).items()) if holder is not None else ():
-        for value in tree_leaves(held):
-            if isinstance(value, Tensor):
-                found.update(value.detach().float().cpu().numpy().tobytes())
-    return f"{holder!r} {found.hexdigest()[:12]}"
-
-
 @dataclass(frozen=True)
 class Figure:
     """A column of the table: the sum of one thing over the sum of another, over prompts."""
@@ -281,9 +270,9 @@ def table(
 
     Returns:
         Dicts with `policy`, `prompts`, and for each figure `x`, `x_low`, `x_high`, `x_diff`,
-        `x_diff_low`, `x_diff_high`; below full depth also `x_p` (paired sign-flip test) and
-        `x_needed` (prompts with which a difference as large is found four times of five); None
-        where nothing was measured.
+        `x_diff_low`, `x_diff_high`, `x_p` (paired sign-flip test against full depth) and `x_needed`
+        (prompts with which a difference as large is found four times of five); None where nothing
+        was measured.
 
     Raises:
         EepolicyError: no question has been answered by every policy.
@@ -305,8 +294,8 @@ def table(
                 (top * both, top0 * both), (bottom * both, bottom0 * both)
             )
             row |= _cells(f"{figure.name}_diff", difference)
-            if policy != rows[0]:
-                row |= _tested(figure.name, (top, bottom), (top0, bottom0))
+            tested = _tested((top, bottom), (top0, bottom0)) if policy != rows[0] else (None, None)
+            row |= {f"{figure.name}_p": tested[0], f"{figure.name}_needed": tested[1]}
         made.append(row)
     return made
 
@@ -323,18 +312,15 @@ def influences(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 
 
 def _tested(
-    name: str, own: tuple[np.ndarray, np.ndarray], full: tuple[np.ndarray, np.ndarray]
-) -> dict[str, float | None]:
-    """Paired sign-flip test against full depth, and prompts that 80 % power would take."""
+    own: tuple[np.ndarray, np.ndarray], full: tuple[np.ndarray, np.ndarray]
+) -> tuple[float | None, float | None]:
+    """P of a paired sign-flip test against full depth, and prompts that 80 % power would take."""
     both = (own[1] > 0) & (full[1] > 0)
     if not both.any():
-        return {f"{name}_p": None, f"{name}_needed": None}
+        return None, None
     difference = influences(*(x[both] for x in own)) - influences(*(x[both] for x in full))
     needed = prompts_needed(difference)
-    return {
-        f"{name}_p": float(sign_flip(difference, resamples=9999)),
-        f"{name}_needed": needed if np.isfinite(needed) else None,
-    }
+    return float(sign_flip(difference, resamples=9999)), needed if np.isfinite(needed) else None
 
 
 def _cells(name: str, interval: Interval) -> dict[str, float | None]:

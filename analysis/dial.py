@@ -33,7 +33,7 @@ MEASURES = {
     "wer": ("word error rate, %", "errors", "words", 100.0, 1),
     "right": ("right in speech, %", "right", "judged", 100.0, 1),
     "edited": ("units edited against full depth, %", "edited", "replies", 100.0, 1),
-    "kept": ("early units kept, %", "kept", "drafts", 100.0, 1),
+    "kept": ("early units accepted when judged, %", "kept", "drafts", 100.0, 1),
     "calls": ("layer calls a token", "layer_calls", "tokens", 1.0, 2),
     "readouts": ("head calls a token", "readouts", "tokens", 1.0, 2),
 }
@@ -161,7 +161,7 @@ def dial(
                     "judged": judged,
                     "edited": edit_share(units, full[number]),
                     "replies": 1,
-                    # what was taken back left one token at full depth for each rejection
+                    # a rejection leaves one token at full depth; drafts behind it were not judged
                     "kept": int(early.sum()),
                     "drafts": int(early.sum() + (spoken & (trace.verdict == 2)).sum()),
                     "layer_calls": int(trace.layer_calls.sum()),

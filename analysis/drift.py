@@ -1,6 +1,9 @@
 """What drifts between refreshes: a run against the full model, on the same tokens and alone.
 
-*State drift*: on the tokens that the run produced, what it saw against what the full model says.
+*Readout*: on the tokens that the run produced, what it read out against what the full model says:
+what the exit head does not know, and what has drifted.
+*State drift*: the same head on the run's hidden state and on the full model's of the same depth and
+tokens: what has drifted alone.
 *Trajectory drift*: the reply of the run against that of the full model to the same prompt.
 """
 
@@ -33,6 +36,7 @@ from eepolicy.modality import Modality
 FILLS = {"catch_up": ("#009E73", "o"), "propagate": ("#E69F00", "^"), "mask": ("#CC79A7", "s")}
 #: what is drawn, and how it is called
 STATE = DIVERGENCES | {
+    "drifted": "KL of the same head on the full model's\nhidden state, nats",
     "state": "hidden state's distance from the full model's\nat its own depth, share of its norm",
     "cosine": "cosine with the full model's last hidden state",
 }
@@ -92,22 +96,33 @@ class Drift:
         ).rename_axis(column)
 
     def table(self) -> str:
-        """Both drifts as Markdown, a line a run."""
+        """Everything as Markdown, a line a run.
+
+        Below full depth the readout's KL holds what the exit head does not know; what has drifted
+        of it stands in the column behind.  A schedule with one exit depth reads nothing there that
+        is missing, so that drift shows at full depth: at refreshes, and in text.
+        """
         lines = [
-            "| policy | fill | KL at a refresh, nats | KL below full depth, nats | state at its "
-            "own depth | same likeliest token, % | replies the same, % | units edited, % | "
-            "acoustic distance |",
-            "|---" * 9 + "|",
+            "| policy | fill | speech at a refresh: KL, nats | same likeliest token, % | distance "
+            "of the hidden state, % of its norm | text: KL, nats | speech below: KL, nats | of it "
+            "drifted | same likeliest token, % | replies the same, % | units edited, % | acoustic "
+            "distance |",
+            "|---" * 12 + "|",
         ]
         for policy, fill in self.runs:
             spoken = self.spoken(policy, fill)
-            whole = spoken.since_refresh == 0
+            whole, below = spoken[spoken.since_refresh == 0], spoken[spoken.since_refresh > 0]
+            chosen = (self.tokens.policy == policy) & (self.tokens.fill == fill)
+            text = self.tokens[chosen & (self.tokens.modality == "text")]
             replies = self.replies[(self.replies.policy == policy) & (self.replies.fill == fill)]
             cells = [
-                _mean(spoken[whole], "kl").text(digits=4),
-                _mean(spoken[~whole], "kl").text(digits=3),
-                _mean(spoken, "state").text(digits=4),
-                _mean(spoken, "top1").text(digits=1, scale=100),
+                _mean(whole, "kl").text(digits=4),
+                _mean(whole, "top1").text(digits=1, scale=100),
+                _mean(whole, "state").text(digits=1, scale=100),
+                _mean(text, "kl").text(digits=4),
+                _mean(below, "kl").text(digits=3),
+                _mean(below, "drifted").text(digits=3),
+                _mean(below, "top1").text(digits=1, scale=100),
                 _mean(replies, "same").text(digits=0, scale=100),
                 _mean(replies, "edit_share").text(digits=1, scale=100),
                 _mean(replies, "acoustic").text(digits=2),
@@ -161,7 +176,7 @@ class Drift:
         whole = spoken.groupby("phase").since_refresh.agg(lambda s: (s == 0).mean())
         for place in whole.index[whole > 0.5]:
             ax.axvspan(place - 0.5, place + 0.5, color="#000000", alpha=0.07, lw=0)
-        if measure in ("kl", "js", "state"):
+        if measure in ("kl", "js", "drifted", "state"):
             ax.set_yscale("symlog", linthresh=0.01, linscale=0.5)
             ax.set_ylim(-0.002)
         ax.set_title(policy, fontsize=9)
@@ -229,10 +244,11 @@ def state_drift(model: HookedModel, out: Output) -> pd.DataFrame:
     same = torch.from_numpy(np.ascontiguousarray(full.hidden_states[depth - 1, places]))
     last = torch.from_numpy(np.ascontiguousarray(full.hidden_states[-1]))
     wanted = model.logits(last.to(device), model.depth)
-    seen = torch.empty_like(wanted)
+    seen, undrifted = torch.empty_like(wanted), torch.empty_like(wanted)
     for d in np.unique(depth):
         chosen = torch.from_numpy(depth == d)
-        seen[chosen] = model.logits(own[chosen].to(device), int(d))
+        for logits, states in ((seen, own), (undrifted, same)):
+            logits[chosen] = model.logits(states[chosen].to(device), int(d))
     names = np.array([m.name.lower() for m in Modality])
     return pd.DataFrame(
         {
@@ -242,6 +258,7 @@ def state_drift(model: HookedModel, out: Output) -> pd.DataFrame:
             "depth": depth,
             "since_refresh": out.trace.since_refresh,
             **divergences(seen, wanted),
+            "drifted": divergences(seen, undrifted)["kl"],
             "state": ((own - same).norm(dim=-1) / same.norm(dim=-1)).numpy(),
             "cosine": torch.cosine_similarity(own, last, dim=-1).numpy(),
         }

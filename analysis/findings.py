@@ -9,6 +9,8 @@ recognition (`make compare` installs it) the studies that listen are left out.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from analysis.sequences import sequence_statistics
 from analysis.statistics import token_statistics
 from analysis.style import figures
 from eepolicy import Document, HookedModel, held_out, load, probe
+from eepolicy.errors import EepolicyError
+from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.heads.replies import own_replies
 from eepolicy.speech import asr, mos
 
@@ -38,6 +42,7 @@ EXIT = 0.7
 ORACLE_DEPTHS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 #: questions of the studies that decode or listen many times
 FEWER = 100
+HEARD = 60
 
 
 class Study:
@@ -53,7 +58,24 @@ class Study:
     def __init__(self, model: HookedModel, questions: Questions, work: Path, to: Path) -> None:
         self.model, self.questions, self.work, self.to = model, questions, work, to
         work.mkdir(parents=True, exist_ok=True)
+        self._check_work()
         to.mkdir(parents=True, exist_ok=True)
+
+    def _check_work(self) -> None:
+        """Refuse a folder of measurements of another model, other heads or other questions."""
+        asked = hashlib.sha256("\n".join(q["question"] for q in self.questions).encode())
+        told = {
+            "model": fingerprint(self.model.model),
+            "heads": digest(self.model.heads),
+            "questions": f"{len(self.questions)} {asked.hexdigest()[:12]}",
+        }
+        file = self.work / "study.json"
+        if file.exists() and json.loads(file.read_text()) != told:
+            raise EepolicyError(
+                f"{self.work} holds measurements of another model, other heads or other questions; "
+                "take another folder"
+            )
+        file.write_text(json.dumps(told))
 
     def write(self, name: str, table: str, figure: Figure | None = None) -> None:
         """A table as Markdown, and a figure as SVG and PNG."""
@@ -124,8 +146,9 @@ class Study:
         tokens, replies = (pd.concat(p) for p in zip(*parts, strict=True))
         whole = Drift(tokens, replies, self.model.layout.speech_chunk)
         self.write("drift", whole.table(), whole.figure("kl"))
-        whole.figure("state").savefig(self.to / "drift-state.svg")
-        whole.figure("state").savefig(self.work / "drift-state.png", dpi=150)
+        drifted = whole.figure("drifted")
+        drifted.savefig(self.to / "drifted.svg")
+        drifted.savefig(self.work / "drifted.png", dpi=150)
 
     def oracle(self) -> None:
         """The paper's Table 1."""
@@ -134,7 +157,7 @@ class Study:
         def make() -> pd.DataFrame:
             outs = [
                 self.model.generate(q["question"])
-                for q in tqdm(self.questions[:FEWER], "oracle replies")
+                for q in tqdm(self.questions[:HEARD], "oracle replies")
             ]
             return oracle(
                 self.model,

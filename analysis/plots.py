@@ -62,8 +62,10 @@ def quality_against_cost(rows: Rows, quality: str, cost: str, ax: Axes) -> None:
             label=row["policy"],
         )
     front = pareto([r[cost] for r in drawn], [r[quality] for r in drawn], "higher" in direction)
+    middle = (len(drawn) - 1) / 2
+    moved = [SPREAD * (i - middle) if cost == "speech_depth" else 0.0 for i in front]
     ax.plot(
-        [drawn[i][cost] for i in front],
+        [drawn[i][cost] + by for i, by in zip(front, moved, strict=True)],
         [scale * drawn[i][quality] for i in front],
         color="#999999",
         lw=0.8,

@@ -27,8 +27,10 @@ class Reliability:
     Attributes:
         depths: (depths,) below full.
         curves: modality: (depths, bins, 3): mean confidence, agreement, and tokens of a bin.
-        ece: modality: expected calibration error at each depth, the mean distance of confidence
-            and agreement over bins, weighted by their tokens.
+        ece: modality: at each depth, the mean distance of confidence and agreement over bins,
+            weighted by their tokens.  It is held against the last layer's *likeliest* token: a head
+            that knew the last layer's distribution exactly would have `ideal`.
+        ideal: modality: what the last layer itself has, one less its mean confidence.
         auc: modality: at each depth, how often a token that agrees has a higher confidence than one
             that does not (0.5: confidence tells nothing).
     """
@@ -36,6 +38,7 @@ class Reliability:
     depths: NDArray[np.int64]
     curves: dict[str, NDArray[np.float64]]
     ece: dict[str, list[Interval]]
+    ideal: dict[str, float]
     auc: dict[str, list[Interval]]
 
     def table(self) -> str:
@@ -52,6 +55,8 @@ class Reliability:
                 for x in (self.ece[n][i], self.auc[n][i])
             ]
             lines.append(f"| {depth} | " + " | ".join(cells) + " |")
+        last = [cell for n in names for cell in (f"{self.ideal[n]:.3f}", "–")]
+        lines.append("| the last layer itself | " + " | ".join(last) + " |")
         return "\n".join(lines)
 
     def figure(self, depth: int) -> Figure:
@@ -59,13 +64,15 @@ class Reliability:
         figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
         self.draw(axes[0], depth)
         for ax, found, label in (
-            (axes[1], self.ece, "expected calibration error"),
+            (axes[1], self.ece, "calibration error\n(dotted: the last layer itself)"),
             (axes[2], self.auc, "AUC of confidence for agreement"),
         ):
             for modality, values in found.items():
                 low, value, high = np.array([(x.low, x.value, x.high) for x in values]).T
                 ax.fill_between(self.depths, low, high, color=COLOURS[modality], alpha=0.25, lw=0)
                 ax.plot(self.depths, value, color=COLOURS[modality], label=modality)
+                if found is self.ece:
+                    ax.axhline(self.ideal[modality], color=COLOURS[modality], lw=0.8, ls=":")
             ax.set_xlabel("depth, layers")
             ax.set_ylabel(label)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -94,7 +101,7 @@ def reliability(result: ProbeResult, resamples: int = 200) -> Reliability:
         result: with `top1` and `confidence`.
         resamples: of the documents, for the intervals of the AUC.
     """
-    curves, ece, auc = {}, {}, {}
+    curves, ece, ideal, auc = {}, {}, {}, {}
     depths = range(len(result.depths) - 1)
     for modality in Modality:
         chosen = result.modality == modality
@@ -106,8 +113,9 @@ def reliability(result: ProbeResult, resamples: int = 200) -> Reliability:
         name = modality.name.lower()
         curves[name] = np.stack([_bins(sure[i], agree[i]) for i in depths])
         ece[name] = [_ece(sure[i], agree[i], document) for i in depths]
+        ideal[name] = float(1 - result.confidence[-1, chosen].mean())
         auc[name] = [_auc(sure[i], agree[i] > 0, document, resamples) for i in depths]
-    return Reliability(result.depths[:-1], curves, ece, auc)
+    return Reliability(result.depths[:-1], curves, ece, ideal, auc)
 
 
 def _place(sure: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -134,7 +142,9 @@ def _ece(
     drawn = resampled_weights(len(gaps), 0)
     value = np.abs(gaps.sum(0)).sum() / tokens.sum()
     resampled = np.abs(drawn @ gaps).sum(1) / (drawn @ tokens).sum(1)
-    return Interval(float(value), *map(float, np.percentile(resampled, [2.5, 97.5])))
+    # a sum of distances is too high, and resampled too high again: the basic interval turns it back
+    high, low = 2 * value - np.percentile(resampled, [2.5, 97.5])
+    return Interval(float(value), max(0.0, float(low)), max(0.0, float(high)))
 
 
 def _auc(

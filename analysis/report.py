@@ -103,7 +103,7 @@ def write_report(
                 "caption": "One mark a policy, bars its 95 % interval: against the mean depth of "
                 "speech tokens (above; marks moved apart by a tenth of a layer, so that bars can "
                 "be told) and the seconds that were really spent (below). Dotted: what nothing "
-                "else beats in both.",
+                "else beats in both, intervals aside.",
                 "file": plots.save(plots.quality_figure(results), folder.path, "quality"),
             },
             {
@@ -167,7 +167,8 @@ def _power(results: Sequence[Mapping[str, Any]]) -> str:
     shown = {n: heading for n, (heading, _, _) in COLUMNS.items() if n in TESTED}
     lines = [
         "Paired sign-flip tests against full depth, not adjusted for being many; in brackets how "
-        "many prompts would find a difference as large four times of five:",
+        "many prompts would find a difference as large as the one seen four times of five (a rough "
+        "guess: the one seen is uncertain itself):",
         "",
         f"| policy | {' | '.join(shown.values())} |",
         "|---" * (1 + len(shown)) + "|",
@@ -177,10 +178,14 @@ def _power(results: Sequence[Mapping[str, Any]]) -> str:
         for name in shown:
             p, needed = row.get(f"{name}_p"), row.get(f"{name}_needed")
             cells.append(
-                "–" if p is None else f"p {p:.3f} ({'–' if needed is None else f'{needed:.0f}'})"
+                "–" if p is None else f"{_p(p)} ({'–' if needed is None else f'{needed:.0f}'})"
             )
         lines.append(f"| `{row['policy']}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _p(value: float) -> str:
+    return f"p {value:.3f}" if value >= 0.0005 else "p < 0.001"
 
 
 def latex(results: Sequence[Mapping[str, Any]]) -> str:

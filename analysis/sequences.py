@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,20 +18,20 @@ from analysis.style import COLOURS
 
 #: figure of a sequence: how it is called in a table
 FIGURES = {
+    "documents": "replies",
     "tokens": "tokens",
     "types": "types (different tokens)",
     "type_token": "types a token",
     "once": "types that occur once, %",
     "unigram": "entropy of a token, bits (Miller-Madow)",
     "conditional": "entropy given the one before, bits (Miller-Madow)",
+    "shuffled": "the same with the tokens shuffled: what too few of them leave of it",
     "repeats": "tokens that repeat the one before, %",
     "run": "mean run of one token",
-    "recent": "tokens that occurred in the 25 before, %",
     "zipf": "slope of log frequency on log rank",
 }
-PERCENT = ("once", "repeats", "recent")
-#: a token counts as recent if it occurred so many tokens before: a second of speech
-RECENT = 25
+PERCENT = ("once", "repeats")
+COUNTS = ("documents", "tokens", "types")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +58,14 @@ class Sequences:
         lines = [f"| figure | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
         for figure, label in FIGURES.items():
             scale, digits = (100.0, 1) if figure in PERCENT else (1.0, 2)
-            digits = 0 if figure in ("tokens", "types") else digits
+            digits = 0 if figure in COUNTS else digits
             cells = []
             for name in names:
                 found = self.figures[name][figure]
                 value, low, high = (scale * x for x in (found.value, found.low, found.high))
-                interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if figure != "tokens" else ""
+                interval = (
+                    f" [{low:.{digits}f}, {high:.{digits}f}]" if figure not in COUNTS[:2] else ""
+                )
                 cells.append(f"{value:.{digits}f}{interval}")
             lines.append(f"| {label} | {' | '.join(cells)} |")
         return "\n".join(lines)
@@ -91,6 +94,8 @@ def jackknife(value: float, without: Sequence[float]) -> Interval:
         without: (documents,) without each one.
     """
     each = np.array(without)
+    if len(each) < 2:
+        return Interval(value, float("nan"), float("nan"))
     error = np.sqrt((len(each) - 1) * ((each - each.mean()) ** 2).mean())
     return Interval(value, float(value - 1.96 * error), float(value + 1.96 * error))
 
@@ -116,7 +121,8 @@ def sequence_statistics(
     for name, each in documents.items():
         cut = cut_to([each[i] for i in rng.permutation(len(each))], most)
         values = describe(cut)
-        without = [describe(cut[:i] + cut[i + 1 :]) for i in range(len(cut))]
+        rest = range(len(cut)) if len(cut) > 1 else ()
+        without = [describe(cut[:i] + cut[i + 1 :]) for i in rest]
         figures[name] = {
             figure: jackknife(values[figure], [w[figure] for w in without]) for figure in FIGURES
         }
@@ -145,25 +151,25 @@ def describe(documents: Sequence[Sequence[int]]) -> dict[str, float]:
     pairs = [pair for d in documents for pair in pairwise(d)]
     repeats = sum(a == b for a, b in pairs)
     runs = len(tokens) - repeats
-    recent = sum(
-        token in document[max(0, i - RECENT) : i]
-        for document in documents
-        for i, token in enumerate(document)
-    )
-    joint = entropy_bits(Counter(pairs))
-    before = entropy_bits(Counter(a for a, _ in pairs))
+    mixed = random.Random(0).sample(tokens, len(tokens))
     return {
+        "documents": float(len(documents)),
         "tokens": float(len(tokens)),
         "types": float(len(counts)),
         "type_token": len(counts) / len(tokens),
         "once": float((counts == 1).mean()),
         "unigram": entropy_bits(Counter(tokens)),
-        "conditional": joint - before,
+        "conditional": conditional_bits(pairs),
+        "shuffled": conditional_bits(list(pairwise(mixed))[: len(pairs)]),
         "repeats": repeats / max(1, len(pairs)),
         "run": len(tokens) / runs,
-        "recent": recent / len(tokens),
         "zipf": zipf_slope(counts),
     }
+
+
+def conditional_bits(pairs: Sequence[tuple[int, int]]) -> float:
+    """Entropy of the second of pairs given the first, in bits."""
+    return entropy_bits(Counter(pairs)) - entropy_bits(Counter(a for a, _ in pairs))
 
 
 def entropy_bits(counts: Counter) -> float:

@@ -81,7 +81,8 @@ def prompts_needed(differences: ArrayLike, power: float = 0.8, level: float = 0.
     """Prompts that a paired test needs to find a mean difference as large as the one seen.
 
     By the normal approximation, ((z_level + z_power) s / m)^2 with the mean m and deviation s of
-    the differences.
+    the differences, and two more; at least 6, below which no sign-flip test reaches 0.05.  It is
+    as uncertain as the difference that was seen.
 
     Args:
         differences: (prompts,).
@@ -101,4 +102,4 @@ def prompts_needed(differences: ArrayLike, power: float = 0.8, level: float = 0.
     if mean == 0:
         return float("inf")
     z = norm.ppf(1 - level / 2) + norm.ppf(power)
-    return float(max(2, math.ceil((z * deviation / mean) ** 2)))
+    return float(max(6, 2 + math.ceil((z * deviation / mean) ** 2)))

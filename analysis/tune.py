@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from analysis.compare import Recognizer
 from analysis.documents import means
 from analysis.scoring import is_right, word_errors
-from eepolicy import HookedModel
+from eepolicy import EepolicyError, HookedModel
 
 #: patterns of speech schedules: what stands in front of the exit depth in a spec string
 PATTERNS = ("static", "spark:even", "spark:triple")
@@ -98,6 +98,31 @@ def loss_exceeds(losses: ArrayLike, allowed: float, confidence: float = 0.95) ->
     return 1 / most
 
 
+def prompts_for(allowed: float, level: float, most: int = 100_000) -> int:
+    """Prompts without which not even losing nothing at all passes at a level.
+
+    Args:
+        allowed: mean loss under test, above 0.
+        level: that p is held against.
+        most: to try.
+
+    Raises:
+        EepolicyError: so many would not do.
+    """
+    low, high = 1, 1
+    while loss_exceeds(np.zeros(high), allowed, 1 - level) > level:
+        low, high = high, 2 * high
+        if high > most:
+            raise EepolicyError(f"no number of prompts shows a loss below {allowed}; allow more")
+    while low < high:
+        middle = (low + high) // 2
+        if loss_exceeds(np.zeros(middle), allowed, 1 - level) > level:
+            low = middle + 1
+        else:
+            high = middle
+    return high
+
+
 def chains(full_depth: int, depths: Sequence[int] | None = None) -> list[list[str]]:
     """Policies to try, each chain from those that save least to those that save most.
 
@@ -142,6 +167,12 @@ def tune(
 
     lists = candidates or chains(model.depth)
     level = (1 - allowed.confidence) / len(lists)
+    needed = max(prompts_for(x, level) for x in (allowed.wer, allowed.accuracy))
+    if len(calibration) < needed:
+        raise EepolicyError(
+            f"with {len(calibration)} prompts not even a policy that loses nothing could be shown "
+            f"to lose less than is allowed: take {needed} prompts or more, or allow more"
+        )
     full = heard("full", calibration)
     tried: list[dict[str, Any]] = []
     for chain in lists:

@@ -120,11 +120,13 @@ def test_catch_up_leaves_no_drift_behind(family):
     # measured 2e-10 nats, 2e-6 of the norm: float32
     assert exact[whole].kl.max() < 1e-8
     assert exact.state.max() < 2e-5
+    assert exact.drifted.max() < 1e-8
     assert (exact[whole].top1 == 1).all()
     # what a shallow readout sees differs, but not because of what it stands on
     assert exact[~whole].kl.mean() > 1e-3
     rough = found.spoken("spark:triple@3", "propagate")
     assert rough[rough.since_refresh == 0].kl.mean() > 1e-5
+    assert (rough[rough.since_refresh == 0].drifted == rough[rough.since_refresh == 0].kl).all()
     # below the exit nothing is missing, above it something is
     assert rough[rough.depth == 3].state.max() < 2e-5
     assert rough[(rough.depth == LAYERS) & (rough.chunk > 1)].state.mean() > 1e-3

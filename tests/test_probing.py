@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eepolicy
-from eepolicy import Document, EepolicyError, HookedModel, ProbeResult, probe
+from eepolicy import Document, EepolicyError, ExitHead, HookedModel, ProbeResult, probe
 from eepolicy.heads import TunedLens
 from eepolicy.probing import STATISTICS, run
 
@@ -174,6 +174,11 @@ def test_a_record_holds_what_really_ran(hooked, fill):
         else:
             assert (ran == below).all()
             assert np.isnan(record.kl[:, depth < LAYERS]).all()
+            early = depth < LAYERS
+            assert np.isnan(record.agreement[:, early]).all()
+            assert (record.saturation_depth[early] == -1).all()
+            assert (record.agreeing_depth[~early] >= 1).all()
+            assert record.by_modality().rank_last.dropna().min() >= 1
         # the token came from the deepest layer that had run when it was read out
         read = record.top1[depth - 1, np.arange(len(record))]
         assert read.tolist() == recorded.tokens.tolist()
@@ -204,8 +209,14 @@ def test_a_record_takes_what_a_probe_takes(hooked):
     assert hooked.generate(prompt, max_new_tokens=6).record is None
     with pytest.raises(EepolicyError, match="a record takes"):
         hooked.generate(prompt, record={"save": "x"})
-    with pytest.raises(EepolicyError, match="statistics are"):
-        hooked.generate(prompt, record={"statistics": ["entrop"]})
+    assert hooked.generate(prompt, max_new_tokens=6, record={}).record.statistics
+    for wrong, match in (
+        ({"statistics": ["entrop"]}, "statistics are"),
+        ({"dtype": torch.bfloat16}, "what is kept"),
+        ({"heads": TunedLens.untrained(hooked.lens, (2,), width=32), "depths": [3]}, "at depth 3"),
+    ):
+        with pytest.raises(EepolicyError, match=match):
+            hooked.generate(prompt, record=wrong)
 
 
 @pytest.mark.parametrize("family", ["llama"])
@@ -249,6 +260,14 @@ def test_a_stopped_probe_goes_on_from_its_folder(hooked, tmp_path):
         probe(hooked, documents, hidden_states=[2], top_k=2, save=folder)
     with pytest.raises(EepolicyError, match="begun with other documents"):
         probe(hooked, documents[::-1], **options)
+    with pytest.raises(EepolicyError, match="begun with 4 documents, and 3 were given"):
+        probe(hooked, documents[:3], **options)
+    with pytest.raises(EepolicyError, match="begun with other documents"):
+        probe(hooked, [*documents[:3], Document(documents[3], 2)], **options)
+    hooked.heads = TunedLens.untrained(hooked.lens, range(1, LAYERS), width=32)
+    with pytest.raises(EepolicyError, match="another heads"):
+        probe(hooked, documents, **options)
+    hooked.heads = hooked.lens
     with pytest.raises(EepolicyError, match="another model"):
         probe(HookedModel(tiny("llama", 3)), documents, **options)
     (folder / "entropy.npy").write_bytes((folder / "entropy.npy").read_bytes()[:-40])
@@ -336,11 +355,50 @@ def test_heads_are_used_below_full_depth_only(hooked):
         (torch.tensor([60]), {}, "ids are 0 to 59"),
         ("text", {}, "needs a model with a tokenizer"),
         (Document(torch.arange(4), 4), {}, "leaves nothing"),
+        ({"ids": torch.arange(4)}, {}, "'input_ids' is probed"),
+        (torch.arange(4), {"depths": "12"}, "depths are numbers"),
+        (torch.arange(4), {"dtype": torch.bfloat16}, "what is kept is float16"),
     ],
 )
 def test_what_cannot_be_probed_is_said(hooked, inputs, options, match):
     with pytest.raises(EepolicyError, match=match):
         probe(hooked, inputs, **options)
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_inputs_of_other_kinds(hooked):
+    ids = torch.tensor([[1, 2, 3], [0, 30, 40]])
+    encoded = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1], [0, 1, 1]])}
+    result = probe(hooked, encoded, statistics=(s for s in ("entropy",)))
+    assert result.token.tolist() == [1, 2, 3, 30, 40]
+    assert result.statistics == ("entropy",)
+    # what is no reply is labelled by the tokens themselves
+    mixed = probe(hooked, torch.tensor([1, 2, 30, 31, 3]))
+    assert mixed.modality.tolist() == [0, 1, 1, 0, 0]
+    assert mixed.chunk.tolist() == [0, 1, 1, 2, 2]
+    assert mixed.phase.tolist() == [0, 0, 1, 0, 1]
+    # heads at some depths: those are read
+    some = TunedLens.untrained(hooked.lens, (2, 4), width=32)
+    assert probe(hooked, ids[0], heads=some).depths.tolist() == [2, 4, 6]
+    with pytest.raises(EepolicyError, match="reads out 40 of the model's 60"):
+        probe(hooked, ids[0], heads=hooked.lens.over(LAYOUT.speech), statistics=["top1"])
+    # what was asked of a result leaves it as it is
+    assert len(result.words) == len(result)
+    assert len(result[:2]) == 2
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_ids_that_a_head_rules_out(hooked):
+    class Ruling(ExitHead):
+        def logits(self, hidden, depth):
+            logits = hooked.lens.logits(hidden, depth)
+            logits[..., :5] = -torch.inf
+            return logits
+
+    result = probe(hooked, torch.arange(10, 20), heads=Ruling())
+    for name in result.statistics:
+        finite = np.isfinite(np.asarray(getattr(result, name)[:-1, :-1], float))
+        assert finite.all() or name in ("cosine_previous", "norm_previous"), name
 
 
 @pytest.mark.parametrize("family", ["llama"])

@@ -186,6 +186,9 @@ def test_reliability_of_known_confidence():
         assert found.ece["speech"][0].value == pytest.approx(expected, abs=0.01)
         auc = stats.mannwhitneyu(sure[agree], sure[~agree]).statistic
         assert found.auc["speech"][0].value == pytest.approx(auc / agree.sum() / (~agree).sum())
+        assert found.ece["speech"][0].low <= max(expected, 0.002)
+        assert found.ece["speech"][0].high >= expected - 0.01
+        assert found.ideal["speech"] == 0
         assert found.auc["speech"][0].low < found.auc["speech"][0].value
         assert found.curves["speech"][0, :, 2].sum() == tokens
     assert "text" not in found.ece
@@ -197,7 +200,7 @@ def test_sequences_by_hand():
     assert found["types"] == 3
     assert found["repeats"] == 2 / 4
     assert found["run"] == 6 / 4
-    assert found["recent"] == 2 / 6
+    assert found["documents"] == 2
     assert found["once"] == 2 / 3
     plain = stats.entropy([4, 1, 1], base=2)
     assert entropy_bits(Counter({1: 4, 2: 1, 3: 1})) == pytest.approx(
@@ -229,6 +232,13 @@ def test_sequences_of_known_sources():
     assert text["unigram"].value == pytest.approx(6, abs=0.01)
     assert text["conditional"].value == pytest.approx(6, abs=0.15)
     assert speech["conditional"].value == pytest.approx(1, abs=0.02)
+    # shuffled, nothing is foretold; of too few tokens even that looks foretold, and the row says so
+    assert speech["shuffled"].value == pytest.approx(6, abs=0.15)
+    few = describe([rng.integers(0, 2000, 500).tolist()])
+    assert few["conditional"] == pytest.approx(few["shuffled"], abs=0.1)
+    assert few["conditional"] < 3
+    alone = sequence_statistics({"text": [[1, 2]], "speech": [[3] * 9]})
+    assert np.isnan(alone.figures["speech"]["types"].low)
     frequencies = 1e5 / np.arange(1, 300) ** 1.3
     assert zipf_slope(frequencies) == pytest.approx(-1.3, abs=1e-6)
     assert np.isnan(zipf_slope(np.array([2.0, 1.0])))

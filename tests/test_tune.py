@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from conftest import LAYOUT, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.tune import Allowed, chains, loss_exceeds, tune
-from eepolicy import HookedModel, parse_policy
+from analysis.tune import Allowed, chains, loss_exceeds, prompts_for, tune
+from eepolicy import EepolicyError, HookedModel, parse_policy
 from eepolicy.speech.units import Units
 
 
@@ -35,6 +36,14 @@ def test_a_higher_limit_is_never_harder_to_keep(losses, limit):
     p = loss_exceeds(losses, limit)
     assert 0 < p <= 1
     assert loss_exceeds([1.0] * len(losses), limit) == 1.0
+
+
+def test_losing_nothing_passes_with_as_many_prompts_as_it_says():
+    needed = prompts_for(0.03, 0.0167)
+    assert loss_exceeds(np.zeros(needed), 0.03, 1 - 0.0167) <= 0.0167
+    assert loss_exceeds(np.zeros(needed - 1), 0.03, 1 - 0.0167) > 0.0167
+    with pytest.raises(EepolicyError, match="allow more"):
+        prompts_for(0.0, 0.05, most=2000)
 
 
 def test_chains_save_more_and_more():
@@ -88,3 +97,5 @@ def test_the_search_ends_each_chain_at_its_first_failure():
     # one word of four is wrong wherever speech differs
     np.testing.assert_allclose(4 * wrong, found.tried.accuracy_loss[1:])
     assert "| `static@2` |" in found.table()
+    with pytest.raises(EepolicyError, match="prompts or more"):
+        tune(hooked, questions[:5], questions[30:], ears, Allowed(wer=0.1), max_new_tokens=30)

@@ -34,5 +34,5 @@ def main() -> NoReturn:
         code = error.exit_code
     if code == 130:
         kept = "; what was finished is kept, and the same command goes on"
-        say("stopped" + (kept if {"compare", "fit", "probe", "stats"} & {*sys.argv[1:2]} else ""))
+        say("stopped" + (kept if {"compare", "fit", "stats"} & {*sys.argv[1:2]} else ""))
     sys.exit(code)

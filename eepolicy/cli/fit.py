@@ -69,7 +69,7 @@ def fit(
         questions = [q["question"] for q in questions_of("dev", source)]
     if len(questions) < 2:
         raise EepolicyError(f"fitting takes two prompts at least; got {len(questions)}")
-    kept = out_file.with_suffix(".replies.jsonl")
+    kept, checkpoint = (out_file.with_suffix(end) for end in (".replies.jsonl", ".checkpoint"))
     replies = own_replies(
         fitted_on,
         questions,
@@ -84,12 +84,13 @@ def fit(
         [r for i, r in enumerate(replies) if i not in chosen],
         [r for i, r in enumerate(replies) if i in chosen],
         how,
-        checkpoint=out_file.with_suffix(".checkpoint"),
+        checkpoint=checkpoint,
         report=note,
         progress=progress("steps"),
     )
     found.heads.save(out_file, fitted_on.model, found.notes)
-    kept.unlink()
+    for file in (kept, checkpoint):
+        file.unlink(missing_ok=True)
     out.print(_table(found))
     note(f"heads are in {out_file}; a model folder takes them as heads.safetensors")
 

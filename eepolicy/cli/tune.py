@@ -13,7 +13,7 @@ from eepolicy.errors import EepolicyError
 
 @app.command()
 def tune(
-    prompts: Annotated[int, typer.Option(help="dev questions to choose by", min=10)] = 150,
+    prompts: Annotated[int, typer.Option(help="dev questions to choose by", min=10)] = 300,
     check: Annotated[int, typer.Option(help="test questions to check by", min=2)] = 100,
     wer_loss: Annotated[
         float, typer.Option(help="allowed loss of the word error rate, in points", min=0)
@@ -29,7 +29,7 @@ def tune(
 ) -> None:
     """Search schedules for the deepest saving within a loss, with a guarantee.
 
-    Example: eepolicy tune --prompts 200 --wer-loss 2 --accuracy-loss 3
+    Example: eepolicy tune --wer-loss 4 --accuracy-loss 8
     """
     from analysis import tune as tuning
     from eepolicy.models import held_out

@@ -6,24 +6,27 @@ import hashlib
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+#: numbers of each weight that are hashed
+SAMPLED = 256
 #: the fields of a config that are part of a fingerprint
 FIELDS = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size")
 
 
 def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
-    """A model's architecture and a hash over some of its weights.
+    """A model's architecture and a hash over some of each of its weights.
 
-    The weights are hashed in bfloat16, so that a model has one fingerprint in all its precisions.
+    They are hashed in bfloat16, so that a model has one fingerprint in float32 and in bfloat16.
     """
-    digest = hashlib.sha256()
-    named = list(model.named_parameters())
-    for name, parameter in (named[0], named[len(named) // 2], named[-1]):
-        digest.update(name.encode())
-        some = parameter.detach().flatten()[:4096].to("cpu", torch.bfloat16)
-        digest.update(some.view(torch.int16).numpy().tobytes())
-    return {f: getattr(model.config, f) for f in FIELDS} | {"weights": digest.hexdigest()[:16]}
+    found = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        found.update(name.encode())
+        some = parameter.detach().flatten()[-SAMPLED:].to("cpu", torch.bfloat16)
+        found.update(some.view(torch.int16).numpy().tobytes())
+    return {f: getattr(model.config, f) for f in FIELDS} | {"weights": found.hexdigest()[:16]}
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -34,3 +37,13 @@ def describe(found: dict[str, Any]) -> str:
         f"a {found['model_type']} of {found['num_hidden_layers']} layers, width "
         f"{found['hidden_size']}, vocabulary {found['vocab_size']}, weights {found['weights']}"
     )
+
+
+def digest(holder: object) -> str:
+    """What an object is, and a hash over the tensors that it holds."""
+    found = hashlib.sha256()
+    for _, held in sorted(vars(holder).items()) if holder is not None else ():
+        for value in tree_leaves(held):
+            if isinstance(value, Tensor):
+                found.update(value.detach().float().cpu().numpy().tobytes())
+    return f"{holder!r} {found.hexdigest()[:12]}"

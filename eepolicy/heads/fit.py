@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -91,7 +92,8 @@ def fit(
         train: replies to fit on.
         held_out: replies to judge by.
         fitting: how.
-        checkpoint: a file; a run that was stopped goes on from it, and it goes when the run ends.
+        checkpoint: a file; a run that was stopped goes on from it.  Delete it when the heads are
+            saved.
         report: gets a line an epoch.
         progress: wraps the steps of an epoch, to show them.
 
@@ -127,10 +129,7 @@ def fit(
     finally:
         for parameter, needed in frozen:
             parameter.requires_grad_(needed)
-    fitted = run.fitted()
-    if file is not None:
-        file.unlink(missing_ok=True)
-    return fitted
+    return run.fitted()
 
 
 class _Run:
@@ -143,6 +142,10 @@ class _Run:
         train: Sequence[Document],
         held_out: Sequence[Document],
     ) -> None:
+        if min(fitting.epochs, fitting.patience, fitting.batch_tokens, fitting.chunk) < 1:
+            raise EepolicyError(
+                f"epochs, patience, batch_tokens and chunk are 1 or more; got {fitting}"
+            )
         if fitting.kind not in KINDS:
             raise EepolicyError(f"heads are {', '.join(KINDS)}; got {fitting.kind!r}")
         if fitting.on not in ("both", *(m.name.lower() for m in Modality)):
@@ -170,7 +173,7 @@ class _Run:
         self.best = [p.detach().cpu().half() for p in self.flat]
         self.before = self.judge()
         self.now = {name: list(values) for name, values in self.before.items()}
-        self.epoch = self.stale = 0
+        self.epoch = self.stale = self.seen = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -180,7 +183,7 @@ class _Run:
                 {
                     "model": fingerprint(self.model.model),
                     "fitting": asdict(self.how),
-                    "replies": [sum(len(d.tokens) for d in s) for s in (self.train, self.held_out)],
+                    "replies": [_digest(s) for s in (self.train, self.held_out)],
                 }
             )
         )
@@ -217,6 +220,8 @@ class _Run:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.how.learning_rate * (1 + math.cos(math.pi * done)) / 2
             self.learn(batch)
+        if not self.seen:
+            raise EepolicyError(f"the replies hold no {self.how.on} to fit on")
         self.epoch += 1
         found = self.judge()
         better = [
@@ -240,6 +245,7 @@ class _Run:
         """One step."""
         states, full = self.states(batch), self.model.depth
         rows = len(states[full])
+        self.seen += rows
         for start in range(0, rows, self.how.chunk):
             some = slice(start, min(start + self.how.chunk, rows))
             with torch.no_grad():
@@ -268,7 +274,8 @@ class _Run:
             for depth, hidden in enumerate(self.model.hidden_states(ids[None]), start=1):
                 if depth in kept:
                     part = hidden[0, counts]
-                    found[depth].append(part if chosen is None else part[chosen])
+                    # a view would keep the prompt's states too
+                    found[depth].append(part.clone() if chosen is None else part[chosen])
         return {depth: torch.cat(parts) for depth, parts in found.items()}
 
     def fitted(self) -> Fitted:
@@ -337,6 +344,14 @@ class _Run:
             }
 
 
+def _digest(documents: Sequence[Document]) -> str:
+    """Which documents they are."""
+    found = hashlib.sha256()
+    for document in documents:
+        found.update(f"{document.prompt} {document.tokens.tolist()};".encode())
+    return found.hexdigest()
+
+
 def _batches(documents: Sequence[Document], tokens: int) -> Iterator[list[Document]]:
     """Documents together, about so many positions each."""
     batch: list[Document] = []
@@ -367,7 +382,7 @@ def fitting_memory(
         >>> glm = dict(width=4096, vocabulary=168_960, full_depth=40)
         >>> need = fitting_memory(Fitting(), **glm)
         >>> round(sum(need.values()) / 2**30, 1)  # beside 18 GB of weights in bfloat16
-        11.2
+        11.9
     """
     depths = full_depth - 1 if fitting.depths is None else len(fitting.depths)
     each = {
@@ -379,7 +394,8 @@ def fitting_memory(
     return {
         # the parameter, its gradient and Adam's two moments in float32
         "parameters": 16 * depths * each,
-        "hidden states": 4 * (depths + 1) * positions * width,
+        # each reply's, and all of one depth put together
+        "hidden states": 4 * 2 * (depths + 1) * positions * width,
         # target, logits, their gradient, and two in passing
         "logits": 4 * 5 * min(fitting.chunk, positions) * vocabulary,
     }

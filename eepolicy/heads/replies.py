@@ -51,7 +51,12 @@ def own_replies(
     if file is not None and not file.exists():
         file.write_text(json.dumps(told) + "\n")
     for start in progress(range(len(found), len(prompts), batch)):
-        outs = model.generate(prompts[start : start + batch], max_new_tokens=max_new_tokens)
+        outs = model.generate(
+            prompts[start : start + batch],
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            repetition_penalty=1.0,
+        )
         new = [Document(torch.cat([o.prompt, o.tokens]), len(o.prompt)) for o in outs]
         found += new
         if file is not None:

@@ -209,7 +209,13 @@ class HookedModel:
         At full depth this is the model's own norm and head, below it the exit head.
         """
         head = self.lens if depth == self.depth else self.heads
-        return head.logits(hidden, depth)
+        logits = head.logits(hidden, depth)
+        if logits.shape[-1] != self.model.config.vocab_size:
+            raise EepolicyError(
+                f"{head!r} reads out {logits.shape[-1]} of {self.model.config.vocab_size} tokens; "
+                "a reply needs all of them"
+            )
+        return logits
 
     def encode(self, prompt: str | Tensor) -> Tensor:
         """The ids of a prompt: (tokens,).
@@ -335,7 +341,7 @@ class HookedModel:
             Fill(fill) if isinstance(fill, str) else fill,
             parse_acceptance(accept) if isinstance(accept, str) else accept,
             seed,
-            ({"hidden_states": "all"} if record is True else record) or None,
+            {"hidden_states": "all"} if record is True else None if record is False else record,
         )
         return outputs[0] if alone and len(outputs) == 1 else outputs
 

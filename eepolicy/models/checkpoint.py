@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from eepolicy.errors import EepolicyError
+from eepolicy.heads import load_heads
 from eepolicy.model.hooked import HookedModel
 
 #: what a file that is damaged, or of another kind, makes the readers raise
@@ -54,6 +55,8 @@ def read_model(name: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
+#: fitted exit heads in a model's folder
+HEADS = "heads.safetensors"
 #: files that a tokenizer may be in
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
@@ -75,4 +78,7 @@ def load_text(name: str | Path, dtype: torch.dtype = torch.float32) -> HookedMod
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except UNREADABLE as error:
             raise EepolicyError(f"the tokenizer of {name} cannot be read: {error}") from error
-    return HookedModel(model, tokenizer=tokenizer)
+    hooked = HookedModel(model, tokenizer=tokenizer)
+    if (Path(name) / HEADS).is_file():
+        hooked.heads = load_heads(Path(name) / HEADS, hooked.lens, model)
+    return hooked

@@ -13,7 +13,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.heads import load_heads
 from eepolicy.modality import TokenLayout
 from eepolicy.model.hooked import HookedModel
-from eepolicy.models.checkpoint import UNREADABLE, read_model
+from eepolicy.models.checkpoint import HEADS, UNREADABLE, read_model
 from eepolicy.speech.units import Units
 
 
@@ -47,8 +47,8 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel
     except UNREADABLE as error:
         raise EepolicyError(f"{folder} is no whole spoken model: {error}") from error
     hooked = HookedModel(model, layout, tokenizer, vocoder=vocoder)
-    if (folder / "heads.safetensors").is_file():
-        hooked.heads = load_heads(folder / "heads.safetensors", hooked.lens, model)
+    if (folder / HEADS).is_file():
+        hooked.heads = load_heads(folder / HEADS, hooked.lens, model)
     return hooked
 
 

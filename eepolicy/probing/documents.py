@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, Union
 
@@ -51,18 +51,39 @@ class Document:
         return self.tokens[self.prompt :]
 
     def labels(self, layout: TokenLayout, full_depth: int) -> NDArray[np.int64]:
-        """Where each readout stands: (labels, readouts), see `LABELS`."""
+        """Where each readout stands: (labels, readouts), see `LABELS`.
+
+        Of a reply, modality, chunk and phase are those of the place, as the alternation has it; of
+        anything else those of the token that follows, a chunk being a run of one modality.
+        """
         start, end = self.span
         ids = self.tokens.tolist()
-        clock, rows = ChunkClock(layout), []
+        following = [*ids[start + 1 : end + 1], -1][: end - start]
+        places = _alternation(following, layout) if self.prompt else _runs(following, layout)
         used = self.depth if self.depth is not None else np.full(end - start, full_depth)
-        for position, depth in zip(range(start, end), used, strict=True):
-            following = ids[position + 1] if position + 1 < len(ids) else -1
-            place = (clock.modality, clock.chunk, clock.phase)
-            rows.append([position, ids[position], following, *place, int(depth)])
-            if following not in (-1, layout.end):
-                clock.advance(following)
-        return np.array(rows, np.int64).reshape(-1, len(LABELS)).T
+        columns = (range(start, end), ids[start:end], following, *zip(*places, strict=True), used)
+        return np.array(columns, np.int64).reshape(len(LABELS), -1)
+
+
+def _alternation(ids: list[int], layout: TokenLayout) -> list[tuple[int, int, int]]:
+    """Modality, chunk and phase of the place of each token of a reply."""
+    clock, places = ChunkClock(layout), []
+    for token in ids:
+        places.append((int(clock.modality), clock.chunk, clock.phase))
+        if token != layout.end:
+            clock.advance(token)
+    return places
+
+
+def _runs(ids: list[int], layout: TokenLayout) -> list[tuple[int, int, int]]:
+    """Modality of each token, number of its run and place in it; -1 goes with the one before."""
+    places: list[tuple[int, int, int]] = []
+    for token in ids:
+        before, chunk, phase = places[-1] if places else (-1, -1, -1)
+        modality = int(layout.modality(token)) if token >= 0 else max(before, 0)
+        new = modality != before
+        places.append((modality, chunk + new, 0 if new else phase + 1))
+    return places
 
 
 def documents(
@@ -80,6 +101,14 @@ def documents(
     """
     from eepolicy.decode.loop import Output
 
+    if isinstance(inputs, Mapping):  # what a tokenizer gives
+        if not isinstance(inputs.get("input_ids"), Tensor):
+            raise EepolicyError(
+                "of what a tokenizer gives, 'input_ids' is probed, as a tensor: ask it for "
+                "return_tensors='pt'"
+            )
+        attention_mask = inputs.get("attention_mask", attention_mask)
+        inputs = inputs["input_ids"]
     if isinstance(inputs, Tensor) and inputs.ndim == 2:
         mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
         if mask.shape != inputs.shape:

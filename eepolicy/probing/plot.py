@@ -9,7 +9,7 @@ import numpy as np
 
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import Modality
-from eepolicy.probing.statistics import STATISTICS
+from eepolicy.probing.statistics import MEDIANS, STATISTICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,9 @@ class Plots:
         figure = Figure(figsize=(4.6 * columns, 3.1 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flat
         for panel, name in zip(panels, names, strict=False):
-            values = getattr(result, name)
+            values = np.asarray(getattr(result, name), float)
+            if name in MEDIANS:
+                values = np.where(values < 0, np.nan, values)
             for modality in Modality:
                 chosen = result.modality == modality
                 if chosen.any():
@@ -132,7 +134,7 @@ class Plots:
                     )
 
     def _line(self, panel: Axes, values: np.ndarray, modality: Modality, share: bool) -> None:
-        middle = values.mean(1) if share else np.nanmedian(values, 1)
+        middle = np.nanmean(values, 1) if share else np.nanmedian(values, 1)
         colour = COLOURS[modality]
         panel.plot(
             self.result.depths,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eepolicy.modality import Modality
-from eepolicy.probing.statistics import STATISTICS
+from eepolicy.probing.statistics import MEDIANS, STATISTICS
 from eepolicy.probing.store import read_columns, read_progress
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: how tokenizers write a space, and how it is shown
 _SPACES = str.maketrans("Ġ▁", "··")
-#: means of ranks say little: their tails are long
-MEDIANS = ("rank_last", "rank_next")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +111,7 @@ class ProbeResult:
             >>> spoken = result[result.modality == eepolicy.Modality.SPEECH]
         """
         columns = {name: column[which] for name, column in self.columns.items()}
-        return ProbeResult(**{**vars(self), "columns": columns})
+        return replace(self, columns=columns)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -121,9 +119,10 @@ class ProbeResult:
         return tuple(name for name in STATISTICS if name in self.columns)
 
     @property
-    def agreement(self) -> NDArray[np.bool_]:
-        """Where a depth's likeliest token is the last layer's: (depths, tokens)."""
-        return self.top1 == self.top1[-1]
+    def agreement(self) -> NDArray[np.float64]:
+        """Whether a depth names the last layer's token: (depths, tokens), nan for unknown."""
+        known = (self.top1 >= 0) & (self.top1[-1] >= 0)
+        return np.where(known, self.top1 == self.top1[-1], np.nan)
 
     @property
     def normalised_entropy(self) -> NDArray[np.float32]:
@@ -132,15 +131,16 @@ class ProbeResult:
 
     @property
     def saturation_depth(self) -> NDArray[np.int64]:
-        """The depth from where on the likeliest token stays the same: (tokens,)."""
-        differs = ~self.agreement[::-1]
+        """The depth from where on the likeliest token stays the same: (tokens,), -1 for unknown."""
+        differs = (self.top1 != self.top1[-1])[::-1]
         stays = np.where(differs.any(0), differs.argmax(0), len(self.depths))
-        return self.depths[len(self.depths) - stays]
+        return np.where(self.top1[-1] >= 0, self.depths[len(self.depths) - stays], -1)
 
     @property
     def agreeing_depth(self) -> NDArray[np.int64]:
-        """The shallowest depth whose likeliest token is the last layer's: (tokens,)."""
-        return self.depths[self.agreement.argmax(0)]
+        """The shallowest depth whose likeliest token is the last layer's: (tokens,), or -1."""
+        first = self.depths[(self.top1 == self.top1[-1]).argmax(0)]
+        return np.where(self.top1[-1] >= 0, first, -1)
 
     @property
     def plot(self) -> Plots:
@@ -173,15 +173,10 @@ class ProbeResult:
             some = self[self.modality == modality]
             if not len(some):
                 continue
-            values = {
-                name: np.nanmedian(getattr(some, name), 1)
-                if name in MEDIANS
-                else np.nanmean(getattr(some, name), 1)
-                for name in self.statistics
-                if name != "top1"
-            }
+            names = [n for n in self.statistics if n != "top1"]
+            values = {name: _middle(getattr(some, name), name in MEDIANS) for name in names}
             if "top1" in self.columns:
-                values["agreement"] = some.agreement.mean(1)
+                values["agreement"] = _middle(some.agreement)
             places = [(modality.name.lower(), int(d)) for d in self.depths]
             index = pd.MultiIndex.from_tuples(places, names=["modality", "depth"])
             parts.append(pd.DataFrame(values, index))
@@ -227,3 +222,10 @@ class ProbeResult:
             distribution_depths=tuple(identity["distributions"]),
             tokenizer=tokenizer,
         )
+
+
+def _middle(values: NDArray[Any], median: bool = False) -> NDArray[np.float64]:
+    """Mean or median over the tokens that have a value: (depths, tokens) -> (depths,)."""
+    known = np.ma.masked_invalid(np.where(values < 0, np.nan, values) if median else values)
+    middle = np.ma.median(known, axis=1) if median else known.mean(axis=1)
+    return np.ma.filled(middle.astype(float), np.nan)

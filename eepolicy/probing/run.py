@@ -14,7 +14,8 @@ from torch import Tensor
 from eepolicy.decode.batch import Batch
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
-from eepolicy.heads.fingerprint import fingerprint
+from eepolicy.heads.fingerprint import digest, fingerprint
+from eepolicy.heads.fitted import FittedHead
 from eepolicy.model.hooked import HookedModel
 from eepolicy.probing.documents import LABELS, Document, Inputs, documents
 from eepolicy.probing.result import ProbeResult
@@ -50,7 +51,7 @@ def probe(
     top_k: int = 0,
     hidden_states: Depths = None,
     distributions: Depths = None,
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype = torch.float32,
     attention_mask: Tensor | None = None,
     save: str | Path | None = None,
     progress: Callable[[Iterator[Document]], Iterable[Document]] = iter,
@@ -65,13 +66,15 @@ def probe(
         inputs: text, ids (tokens,) or (rows, tokens), what `generate` gave, a `Document`, or any
             iterable of these.  Of what was generated, the reply is probed: a readout for each of
             its tokens, where it was predicted; of anything else every token.
-        depths: to read out; all of them where none are given.  Full depth is always among them.
+        depths: to read out; all of them where none are given, or all at which the heads were
+            fitted.  Full depth is always among them.
         heads: the exit heads; the model's own where none are given, `model.lens` for the plain one.
         statistics: names of `STATISTICS`; all of them where none are given.
         top_k: keep so many of the likeliest tokens.
         hidden_states: depths whose hidden states are kept.
         distributions: depths whose log-probabilities are kept, over the whole vocabulary.
-        dtype: in which hidden states and distributions are kept.
+        dtype: in which hidden states and distributions are kept: float32 or float16, whose highest
+            number is 65,504.
         attention_mask: (rows, tokens) of ids that are padded, 0 where they are.
         save: a folder to write to, which is then mapped into memory.
         progress: wraps the documents, to show them.
@@ -94,7 +97,7 @@ def probe(
     store = Memory() if save is None else Folder(save, plan.identity(model))
     number = -1
     for number, document in enumerate(progress(documents(model, inputs, attention_mask))):
-        if store.skip(document.tokens.cpu().numpy()):
+        if store.skip(document.tokens.cpu().numpy(), document.prompt):
             continue
         columns = _read_out(model, document, plan)
         labels = document.labels(model.layout, model.depth)
@@ -103,6 +106,7 @@ def probe(
         store.add(columns)
     if number < 0:
         raise EepolicyError("there is nothing to probe")
+    store.finish()
     return plan.result(model, store.columns())
 
 
@@ -128,14 +132,20 @@ class Plan:
         top_k: int = 0,
         hidden_states: Depths = None,
         distributions: Depths = None,
-        dtype: torch.dtype = torch.float16,
+        dtype: torch.dtype = torch.float32,
     ) -> Plan:
         """What was asked for, checked.
 
         Raises:
             EepolicyError: it does not fit the model.
         """
-        asked = STATISTICS if statistics is None else statistics
+        asked = (
+            statistics
+            if isinstance(statistics, str)
+            else tuple(STATISTICS if statistics is None else statistics)
+        )
+        if dtype not in (torch.float16, torch.float32, torch.float64):
+            raise EepolicyError(f"what is kept is float16, float32 or float64; got {dtype}")
         if isinstance(asked, str) or not {*asked} <= {*STATISTICS}:
             raise EepolicyError(
                 f"statistics are a list of some of {', '.join(STATISTICS)}; got {asked!r}"
@@ -144,10 +154,15 @@ class Plan:
             raise EepolicyError(
                 f"top_k is 0 to the vocabulary of {model.model.config.vocab_size}; got {top_k}"
             )
-        kept = _depths(distributions, model)
-        read = {*_depths("all" if depths is None else depths, model), *kept, model.depth}
+        kept, reading = _depths(distributions, model), heads or model.heads
+        if depths is None:
+            depths = reading.depths if isinstance(reading, FittedHead) else "all"
+        read = {*_depths(depths, model), *kept, model.depth}
+        if isinstance(reading, FittedHead):
+            for depth in sorted(read - {model.depth}):
+                reading.at(depth)
         return cls(
-            heads or model.heads,
+            reading,
             tuple(sorted(read)),
             frozenset(asked),
             top_k,
@@ -166,8 +181,8 @@ class Plan:
     def identity(self, model: HookedModel) -> dict[str, Any]:
         """What the readouts depend on, as JSON."""
         return {
-            "model": fingerprint(model.model),
-            "heads": repr(self.heads),
+            "model": fingerprint(model.model) | {"dtype": str(model.model.dtype)},
+            "heads": digest(self.heads),
             "depths": self.depths,
             "statistics": sorted(self.statistics),
             "top_k": self.top_k,
@@ -199,6 +214,8 @@ def _depths(asked: Depths, model: HookedModel) -> tuple[int, ...]:
         return ()
     if asked == "all":
         return tuple(range(1, model.depth + 1))
+    if isinstance(asked, str):
+        raise EepolicyError(f"depths are numbers, or 'all'; got {asked!r}")
     found = tuple(sorted({int(d) for d in asked}))
     if any(not 1 <= d <= model.depth for d in found):
         raise EepolicyError(f"the model has depths 1 to {model.depth}; got {list(asked)}")
@@ -285,6 +302,11 @@ def read_states(
                 continue
             head = model.lens if depth == full else plan.heads
             logits = head.logits(states[depth][part], depth).to(wide)
+            if logits.shape[-1] != vocabulary:
+                raise EepolicyError(
+                    f"{head!r} reads out {logits.shape[-1]} of the model's {vocabulary} tokens; "
+                    "statistics are over all of them"
+                )
             if depth == full and _compares(plan):
                 last = Last.of(logits)
             place = plan.depths.index(depth)

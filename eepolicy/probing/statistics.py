@@ -29,10 +29,14 @@ STATISTICS = {
 AGAINST_LAST = ("rank_last", "probability_last", "kl", "kl_reverse", "js")
 #: those that are read off the hidden states alone
 OF_STATES = ("cosine_last", "norm_last", "cosine_previous", "norm_previous")
+#: those whose means say little, since their tails are long
+MEDIANS = ("rank_last", "rank_next")
 #: those that are whole numbers
 WHOLE = ("top1", "rank_last", "rank_next")
 
 
+#: stands for the logarithm of nothing, which times nothing would be nan
+_LEAST = -1e30
 _LOG_2 = 0.6931471805599453
 
 
@@ -55,7 +59,7 @@ class Last:
     @classmethod
     def of(cls, logits: Tensor) -> Last:
         """From logits (rows, vocabulary)."""
-        logs = logits.log_softmax(-1)
+        logs = logits.log_softmax(-1).clamp_(min=_LEAST)
         probabilities = logs.exp()
         return cls(logs, probabilities, -torch.linalg.vecdot(probabilities, logs), argmax(logits))
 
@@ -69,7 +73,7 @@ def measure(
     """Statistics of some rows.
 
     Args:
-        logits: (rows, vocabulary); they are used up.
+        logits: (rows, vocabulary).
         last: the last layer's, of the same rows; None leaves out what compares with it.
         following: (rows,) ids that really follow, -1 where nothing does.
         wanted: names of `STATISTICS`.
@@ -92,7 +96,7 @@ def measure(
             higher = torch.gt(logits, logits.gather(-1, target), out=passing)
             found[f"rank_{name}"] = 1 + higher.sum(-1).long()
     # shifted by the highest logit, so that no digits are lost on what is common to all
-    shifted = logits.sub_(logits.gather(-1, first))
+    shifted = (logits - logits.gather(-1, first)).clamp_(min=_LEAST)
     probabilities = shifted.softmax(-1)
     found["confidence"] = probabilities.gather(-1, first)[:, 0]
     total = -found["confidence"].log()

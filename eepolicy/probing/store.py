@@ -25,9 +25,12 @@ class Memory:
     def __init__(self) -> None:
         self.parts: list[Columns] = []
 
-    def skip(self, tokens: NDArray[np.int64]) -> bool:
+    def skip(self, tokens: NDArray[np.int64], prompt: int) -> bool:
         """Whether a document has been done: never."""
         return False
+
+    def finish(self) -> None:
+        """All documents have been given."""
 
     def add(self, columns: Columns) -> None:
         """The readouts of one document, (readouts, ...) each."""
@@ -60,7 +63,7 @@ class Folder:
             "readouts": 0,
             "seen": "",
         }
-        self._skipped, self._seen = 0, ""
+        self._given, self._seen = 0, ""
         self.path.mkdir(parents=True, exist_ok=True)
         if (self.path / PROGRESS).exists():
             found = read_progress(self.path)
@@ -73,23 +76,35 @@ class Folder:
             self.state = found
         elif any(self.path.iterdir()):
             raise EepolicyError(f"{self.path} holds files that are no probe; take another folder")
+        else:
+            self._write()
 
-    def skip(self, tokens: NDArray[np.int64]) -> bool:
-        """Whether a document, by its ids (tokens,), was done before.
+    def skip(self, tokens: NDArray[np.int64], prompt: int) -> bool:
+        """Whether a document, by its ids (tokens,) and how many are its prompt, was done before.
 
         Raises:
             EepolicyError: the folder was begun with other documents.
         """
-        self._seen = hashlib.sha256(self._seen.encode() + tokens.tobytes()).hexdigest()
-        if self._skipped == self.state["documents"]:
+        told = f"{self._seen} {prompt} ".encode() + tokens.tobytes()
+        self._seen = hashlib.sha256(told).hexdigest()
+        if self._given == self.state["documents"]:
             return False
-        self._skipped += 1
-        if self._skipped == self.state["documents"] and self._seen != self.state["seen"]:
-            raise EepolicyError(
-                f"{self.path} was begun with other documents, or with these in another order; take "
-                "another folder"
-            )
+        self._given += 1
+        if self._given == self.state["documents"] and self._seen != self.state["seen"]:
+            raise self._other("other documents, or these in another order")
         return True
+
+    def finish(self) -> None:
+        """All documents have been given.
+
+        Raises:
+            EepolicyError: the folder holds more.
+        """
+        if self._given < self.state["documents"]:
+            raise self._other(f"{self.state['documents']} documents, and {self._given} were given")
+
+    def _other(self, what: str) -> EepolicyError:
+        return EepolicyError(f"{self.path} was begun with {what}; take another folder")
 
     def add(self, columns: Columns) -> None:
         """The readouts of one document, (readouts, ...) each."""
@@ -99,9 +114,15 @@ class Folder:
         self.state["readouts"] = before + len(next(iter(columns.values())))
         self.state["documents"] += 1
         self.state["seen"] = self._seen
-        self._skipped += 1
+        self._given += 1
+        self._write()
+
+    def _write(self) -> None:
         part = self.path / f"{PROGRESS}.part"
-        part.write_text(json.dumps(self.state))
+        with open(part, "w") as file:
+            file.write(json.dumps(self.state))
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(self.path / PROGRESS)
 
     def columns(self) -> Columns:
