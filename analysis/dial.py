@@ -77,31 +77,26 @@ class Dial:
     def figure(self) -> Figure:
         """Word errors, and units that differ from full depth's, against layer calls a token."""
         calls = self.measured("calls")
-        figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.4), layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2), layout="constrained")
+        shades = plt.get_cmap("cividis")(np.linspace(0, 0.9, len(calls)))
         for ax, measure in zip(axes, ("wer", "edited"), strict=True):
             found = self.measured(measure)
-            for accept, at in calls.items():
+            for number, (accept, at) in enumerate(calls.items()):
                 value = found[accept]
-                special = {"full": ("#000000", "*"), "exact": ("#0072B2", "D")}
-                colour, marker = special.get(accept, ("#009E73", "o"))
                 ax.errorbar(
                     float(at.value),
                     float(value.value),
                     yerr=np.abs([[value.value - value.low], [value.high - value.value]]),
-                    color=colour,
-                    marker=marker,
+                    color="#000000" if accept == "full" else shades[number],
+                    marker="*" if accept == "full" else "osD^vPXp<>h"[number % 11],
+                    ls="none",
                     elinewidth=0.8,
+                    label=accept,
                 )
-                ax.annotate(
-                    accept,
-                    (float(at.value), float(value.value)),
-                    xytext=(4, 4),
-                    textcoords="offset points",
-                    fontsize=7,
-                )
-            ax.margins(x=0.15)
             ax.set_xlabel("layer calls a token")
             ax.set_ylabel(MEASURES[measure][0])
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center")
         return figure
 
 

@@ -1,0 +1,122 @@
+"""Checkpoints in their authors' layout: read weight by weight into native transformers classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from eepolicy.errors import EepolicyError
+
+#: a key and tensor of a checkpoint to those of the native class; none where it has no place there
+Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
+
+INDEX = "model.safetensors.index.json"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint.
+
+    Raises:
+        EepolicyError: it is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise EepolicyError(f"{file} cannot be read: {error}") from error
+
+
+def shards(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights.
+
+    Raises:
+        EepolicyError: there are none, or the index names some that are missing.
+    """
+    if (folder / INDEX).is_file():
+        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing or not names:
+            raise EepolicyError(
+                f"{folder} lacks {len(missing)} of the {len(names)} files that its index names, "
+                f"{missing[0] if missing else 'all'} first: fetch it anew"
+            )
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    raise EepolicyError(f"{folder} holds no safetensors; pickled weights are not read")
+
+
+def tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
+    """Every weight of a checkpoint with its file and key, one in memory at a time.
+
+    Raises:
+        EepolicyError: a file is damaged.
+    """
+    for file in shards(folder):
+        try:
+            with safe_open(file, "pt") as held:
+                for key in held.keys():  # noqa: SIM118
+                    yield file, key, held.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise EepolicyError(f"{file} is damaged or no safetensors file: {error}") from error
+
+
+def load_native(
+    native: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    folder: Path,
+    convert: Convert,
+    dtype: torch.dtype,
+) -> PreTrainedModel:
+    """A native model with the weights of a checkpoint in another layout.
+
+    The model is made without memory and filled weight by weight, each in the wanted precision, so
+    that the weights are never held twice.
+
+    Args:
+        native: class of the model.
+        config: its config.
+        folder: of the checkpoint.
+        convert: its keys and tensors to the native ones.
+        dtype: of the weights.
+
+    Raises:
+        EepolicyError: a file or key is missing, damaged, of another shape, or has no place.
+    """
+    with torch.device("meta"):
+        model = native(config)
+    wanted = dict(model.named_parameters())
+    filled: set[str] = set()
+    for file, key, tensor in tensors(folder):
+        for name, part in convert(key, tensor):
+            if name not in wanted:
+                raise EepolicyError(
+                    f"{file} holds {key}, which has no place in a {native.__name__}: it is a "
+                    "checkpoint of another model"
+                )
+            if part.shape != wanted[name].shape:
+                raise EepolicyError(
+                    f"{key} in {file} gives {name} the shape {tuple(part.shape)}; by its "
+                    f"config.json the model has {tuple(wanted[name].shape)}"
+                )
+            # a slice of a larger tensor would keep all of it
+            whole = part.to(dtype).clone() if part.dtype == dtype else part.to(dtype)
+            model.load_state_dict({name: whole}, strict=False, assign=True)
+            filled.add(name)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    missing = sorted(set(wanted) - filled - tied)
+    if missing:
+        raise EepolicyError(
+            f"{folder} lacks {len(missing)} of the model's weights, {missing[0]} first: it is not "
+            "whole, or of another model"
+        )
+    model.tie_weights()
+    # made without memory, it has no frequencies yet
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    return model.requires_grad_(False).eval()
