@@ -27,7 +27,7 @@ from analysis.heads import head_gain
 from analysis.oracle import Oracle, oracle
 from analysis.reliability import reliability
 from analysis.sequences import sequence_statistics
-from analysis.statistics import token_statistics
+from analysis.statistics import place_figure, token_statistics
 from analysis.style import figures
 from eepolicy import Document, HookedModel, held_out, load, probe
 from eepolicy.errors import EepolicyError
@@ -112,6 +112,10 @@ class Study:
         found = token_statistics(result)
         some = tuple(round(self.model.depth * q) for q in (0.25, 0.5, 0.75, 1.0))
         self.write("statistics", found.table(some), found.figure())
+        layout, exit_depth = self.model.layout, round(EXIT * self.model.depth)
+        places = {"text": layout.text_chunk, "speech": layout.speech_chunk}
+        place_figure(result, exit_depth, places).savefig(self.to / "places.svg")
+        place_figure(result, exit_depth, places).savefig(self.work / "places.png", dpi=150)
         sure = reliability(result)
         self.write("reliability", sure.table(), sure.figure(round(EXIT * self.model.depth)))
 

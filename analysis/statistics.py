@@ -179,6 +179,51 @@ def token_statistics(result: ProbeResult) -> TokenStatistics:
     )
 
 
+def place_figure(result: ProbeResult, depth: int, places: dict[str, int]) -> Figure:
+    """Entropy at full depth, and agreement of one depth with it, by place in the chunk.
+
+    Args:
+        result: with `entropy` and `top1`.
+        depth: of the agreement.
+        places: modality: how many places of a chunk are drawn; the last chunk of a reply runs on.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
+    index = int(np.flatnonzero(result.depths == depth)[0])
+    drawn = (
+        (axes[0], result.entropy[-1], "entropy at full depth, nats"),
+        (axes[1], result.agreement[index], f"agreement of depth {depth}"),
+    )
+    for ax, values, label in drawn:
+        for modality, count in places.items():
+            found = by_place(result, values, modality, count)
+            at = np.arange(count)
+            bars = np.clip([found.value - found.low, found.high - found.value], 0, None)
+            ax.errorbar(
+                at,
+                found.value,
+                yerr=bars,
+                color=COLOURS[modality],
+                marker="o",
+                ms=3,
+                label=modality,
+            )
+        ax.set_xlabel("place in the chunk")
+        ax.set_ylabel(label)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+def by_place(
+    result: ProbeResult, values: NDArray[np.float64], modality: str, count: int
+) -> Intervals:
+    """Means of a value (tokens,) over the tokens at each place of a chunk: (count,)."""
+    chosen = result.modality == Modality[modality.upper()]
+    at = result.phase == np.arange(count)[:, None]  # (places, tokens)
+    return means(*sums(np.where(at & chosen, values, np.nan), result.document))
+
+
 def _values(result: ProbeResult, measure: str) -> NDArray[np.float64] | None:
     """A measure, (depths, tokens); None where the probe does not hold it."""
     if measure == "agreement":

@@ -65,7 +65,7 @@ def test_stats_command(run, tmp_path):
     names = ("statistics", "reliability", "sequences")
     for name in names:
         assert {f"{name}.md", f"{name}.svg", f"{name}.png"} <= {p.name for p in folder.iterdir()}
-    assert len((folder / "reliability.md").read_text().splitlines()) == 2 + 19
+    assert len((folder / "reliability.md").read_text().splitlines()) == 2 + 20
     run("stats", "--prompts", "4", "--out", str(folder))  # goes on, with nothing left to do
     _, err = run("stats", "--prompts", "5", "--out", str(folder), code=2)
     assert "take another file" in err

@@ -24,7 +24,7 @@ from analysis.sequences import (
     sequence_statistics,
     zipf_slope,
 )
-from analysis.statistics import token_statistics
+from analysis.statistics import by_place, place_figure, token_statistics
 from analysis.testing import holm, paired_effect, prompts_needed, sign_flip, superiority
 from eepolicy import Document, HookedModel, ProbeResult, probe
 from eepolicy.heads import TunedLens
@@ -162,6 +162,10 @@ def test_token_statistics_of_a_model():
     # at full depth, what compares with the last layer is not tested
     assert len(found.table().splitlines()) == 2 + 4 * len(found.levels) - 5
     assert ("kl", 6) not in found.tests.index
+    place = by_place(result, result.entropy[-1], "speech", 7)
+    third = result.entropy[-1][spoken & (result.phase == 2)]
+    assert place.value[2] == pytest.approx(third.mean())
+    assert len(place_figure(result, 3, {"text": 3, "speech": 7}).axes) == 2
     lines = found.figure().axes[0].get_lines()
     np.testing.assert_allclose(lines[1].get_ydata(), found.levels["entropy"]["speech"].value)
 
