@@ -382,7 +382,7 @@ def fitting_memory(
         >>> glm = dict(width=4096, vocabulary=168_960, full_depth=40)
         >>> need = fitting_memory(Fitting(), **glm)
         >>> round(sum(need.values()) / 2**30, 1)  # beside 18 GB of weights in bfloat16
-        11.9
+        11.8
     """
     depths = full_depth - 1 if fitting.depths is None else len(fitting.depths)
     each = {
