@@ -42,6 +42,10 @@ STATE = DIVERGENCES | {
 }
 
 
+#: what is nothing where nothing drifts
+ZERO = ("kl", "js", "drifted", "state")
+
+
 @dataclass(frozen=True, eq=False)
 class Drift:
     """What was measured of some runs.
@@ -147,8 +151,9 @@ class Drift:
             self.draw(ax, policy, measure)
         for ax in axes.flat[len(policies) :]:
             ax.set_axis_off()
-        for ax in axes[:, 0]:
-            ax.set_ylabel(STATE[measure])
+        figure.supylabel(STATE[measure], fontsize=9)
+        if measure in ZERO:
+            axes[0, 0].set_ylim(-0.002)  # all of them share it, and it follows all that is drawn
         named = {
             label: handle
             for ax in axes.flat
@@ -176,9 +181,8 @@ class Drift:
         whole = spoken.groupby("phase").since_refresh.agg(lambda s: (s == 0).mean())
         for place in whole.index[whole > 0.5]:
             ax.axvspan(place - 0.5, place + 0.5, color="#000000", alpha=0.07, lw=0)
-        if measure in ("kl", "js", "drifted", "state"):
+        if measure in ZERO:
             ax.set_yscale("symlog", linthresh=0.01, linscale=0.5)
-            ax.set_ylim(-0.002)
         ax.set_title(policy, fontsize=9)
         ax.set_xlabel("place in the speech chunk")
         ax.set_xlim(-0.7, self.speech_chunk - 0.3)

@@ -150,9 +150,6 @@ class Study:
         tokens, replies = (pd.concat(p) for p in zip(*parts, strict=True))
         whole = Drift(tokens, replies, self.model.layout.speech_chunk)
         self.write("drift", whole.table(), whole.figure("kl"))
-        drifted = whole.figure("drifted")
-        drifted.savefig(self.to / "drifted.svg")
-        drifted.savefig(self.work / "drifted.png", dpi=150)
 
     def oracle(self) -> None:
         """The paper's Table 1."""

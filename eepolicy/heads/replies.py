@@ -72,13 +72,14 @@ def _read(file: Path, told: dict) -> list[Document]:
     lines = file.read_text().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     try:
-        if json.loads(whole[0]) != told:
-            raise EepolicyError(
-                f"{file} holds replies of another model, or to other questions; take another file"
-            )
+        of = json.loads(whole[0])
         found = [Document(torch.tensor(ids), prompt) for prompt, ids in map(json.loads, whole[1:])]
     except (IndexError, TypeError, ValueError) as error:
         raise EepolicyError(f"{file} holds no replies: {error}") from error
+    if of != told:
+        raise EepolicyError(
+            f"{file} holds replies of another model, or to other questions; take another file"
+        )
     if whole != lines:
         file.write_text("".join(whole))
     return found
