@@ -196,13 +196,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="all that are installed without")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--write", type=Path, help="a page for the docs, and a figure beside it")
     args = parser.parse_args()
     if args.way:
         worker(args)
         return
-    there = [w for w in WAYS if w not in NEEDS or find_spec(NEEDS[w])]
+    there = args.ways or [w for w in WAYS if w not in NEEDS or find_spec(NEEDS[w])]
     processes = {way: start(way, args, args.tokens) for way in there}
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in there}
     for number in range(args.rounds):
@@ -211,14 +212,15 @@ def main() -> None:
             print(f"round {number + 1}, {way}: {runs[way][-1]}", file=sys.stderr, flush=True)
     for process in processes.values():
         stop(process)
-    lengths = [args.tokens // 8, args.tokens // 4, args.tokens // 2, args.tokens, 2 * args.tokens]
+    lengths = [args.tokens // 8, args.tokens // 4, args.tokens // 2, args.tokens]
     growth: dict[str, list[float]] = {}
     for way in ("probe", "plain"):
         growth[way] = []
-        for length in lengths:
+        for length in lengths[:-1]:
             process = start(way, args, length)
             growth[way].append(turn(process)["megabytes"])
             stop(process)
+        growth[way].append(max(r["megabytes"] for r in runs[way]))
     page = write_up(args, runs, lengths, growth)
     print(page)
     if args.write:
@@ -236,7 +238,7 @@ def write_up(
     lines = [
         "# Benchmarks of the probe",
         "",
-        f"Model `{name}`, one document of {args.tokens} tokens, all depths, {args.rounds} rounds "
+        f"Model `{name}`, one document of {args.tokens} tokens, all depths, {args.rounds} round(s) "
         f"in turns, {args.threads} threads, float32, torch {torch.__version__}. Memory is what the "
         "process held at most, less what it held with the model loaded.",
         "",
@@ -245,8 +247,8 @@ def write_up(
         "",
         "`heads alone` is the bound: the products of all depths' hidden states with the output "
         "embedding. `probe` and the ways below it measure the same six statistics "
-        f"({', '.join(COMMON)}); `plain` and the peers hold all hidden states and one layer's "
-        "logits whole.",
+        f"({', '.join(COMMON)}); `plain` and, where they are installed, the peers hold all hidden "
+        "states and one layer's logits whole.",
         "",
         "| way | seconds, median | against heads alone, median [least, most] | memory, MB |",
         "|---|---|---|---|",
@@ -268,7 +270,8 @@ def write_up(
         "|---" * (len(lengths) + 1) + "|",
     ]
     lines += [f"| {w}, MB | {' | '.join(f'{m:.0f}' for m in g)} |" for w, g in growth.items()]
-    return "\n".join(lines) + "\n"
+    picture = "![Memory against the length of a document](images/probe-memory.svg)"
+    return "\n".join([*lines, "", picture]) + "\n"
 
 
 def draw(lengths: list[int], growth: dict[str, list[float]], path: Path) -> None:
