@@ -73,7 +73,7 @@ def test_stats_command(run, tmp_path):
 
 def test_drift_command(run, tmp_path):
     folder = tmp_path / "drift"
-    arguments = ["--fill", "catch_up", "--fill", "mask", "--prompts", "3", "--out", str(folder)]
+    arguments = ["--fill", "catch_up", "--fill", "mask", "--prompts", "2", "--out", str(folder)]
     out, _ = run("drift", "spark:even@12", *arguments)
     assert out.count("`spark:even@12`") == 2
     tokens = pd.read_csv(folder / "tokens.csv")

@@ -109,8 +109,10 @@ def test_the_gradient_of_the_papers_loss_is_that_of_the_kl():
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", ["tuned", "linear", "low-rank"])
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("llama", "tuned"), ("gpt2", "tuned"), ("gemma2", "linear"), ("llama", "low-rank")],
+)
 def test_fitting_helps_every_depth_and_leaves_the_model_alone(hooked, kind, tmp_path):
     train, held_out = replies(hooked, 24, 100), replies(hooked, 6, 900)
     before = {n: p.clone() for n, p in hooked.model.named_parameters()}

@@ -65,7 +65,7 @@ class Ears:
     """Hears the last word wrong where the speech is not the full model's."""
 
     def __init__(self, model, questions):
-        outs = [model.generate(q["question"], max_new_tokens=30) for q in questions]
+        outs = [model.generate(q["question"], max_new_tokens=15) for q in questions]
         self.known = [out.wave() for out in outs]
 
     def transcribe(self, wave):
@@ -87,7 +87,7 @@ def test_the_search_ends_each_chain_at_its_first_failure():
         ears,
         Allowed(wer=0.6, accuracy=0.6, confidence=0.9),
         candidates=[["text=static@6", "static@2", "static@1"], ["static@3"]],
-        max_new_tokens=30,
+        max_new_tokens=15,
     )
     assert found.tried.policy.tolist() == ["text=static@6", "static@2", "static@3"]
     assert found.tried.passed.tolist() == [True, False, False]
