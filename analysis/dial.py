@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.compare import Recognizer
 from analysis.divergences import edit_share
-from analysis.documents import Intervals, means
+from analysis.documents import Intervals, ratios_by
 from analysis.scoring import is_right, word_errors
 from eepolicy import HookedModel, Modality
 
@@ -56,11 +56,7 @@ class Dial:
     def measured(self, measure: str) -> dict[str, Intervals]:
         """A measure by setting, intervals over questions; full depth is the setting `full`."""
         _, top, bottom, scale, _ = MEASURES[measure]
-        found = {}
-        for accept, part in self.rows.groupby("accept", sort=False):
-            one = means(part[top].to_numpy(float), part[bottom].to_numpy(float))
-            found[str(accept)] = Intervals(*(scale * x for x in (one.value, one.low, one.high)))
-        return found
+        return ratios_by(self.rows, "accept", top, bottom, scale)
 
     def table(self) -> str:
         """Markdown, a line a setting."""

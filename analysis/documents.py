@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.intervals import resampled_weights
@@ -81,6 +82,29 @@ def mean_differences(
             drawn @ parts[1][1]
         )
     return _summary(value, resampled, first[0].shape[1:])
+
+
+def ratios_by(
+    rows: pd.DataFrame, by: str, top: str, bottom: str, scale: float = 1.0
+) -> dict[Any, Intervals]:
+    """The sum of one column over that of another, for each value of a third.
+
+    Args:
+        rows: one a document and value; where either column is nan it counts nothing.
+        by: the third column; its values stay in the order in which they come.
+        top: column.
+        bottom: column.
+        scale: of the ratio.
+
+    Returns:
+        Intervals over documents, by value.
+    """
+    found = {}
+    for value, part in rows.groupby(by, sort=False):
+        known = part[[top, bottom]].notna().all(axis=1)
+        one = means(*(part[c].where(known, 0).to_numpy(float) for c in (top, bottom)))
+        found[value] = Intervals(*(scale * x for x in (one.value, one.low, one.high)))
+    return found
 
 
 def _summary(value: Floats, resampled: Floats, shape: tuple[int, ...]) -> Intervals:

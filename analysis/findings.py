@@ -26,7 +26,7 @@ from analysis.heads import MEASURES as HEAD_MEASURES
 from analysis.heads import head_gain
 from analysis.oracle import Oracle, oracle
 from analysis.reliability import reliability
-from analysis.sequences import sequence_statistics
+from analysis.sequences import by_modality, sequence_statistics
 from analysis.statistics import place_figure, token_statistics
 from analysis.style import figures
 from eepolicy import Document, HookedModel, held_out, load, probe
@@ -114,19 +114,15 @@ class Study:
         self.write("statistics", found.table(some), found.figure())
         layout, exit_depth = self.model.layout, round(EXIT * self.model.depth)
         places = {"text": layout.text_chunk, "speech": layout.speech_chunk}
-        place_figure(result, exit_depth, places).savefig(self.to / "places.svg")
-        place_figure(result, exit_depth, places).savefig(self.work / "places.png", dpi=150)
+        by_place = place_figure(result, exit_depth, places)
+        by_place.savefig(self.to / "places.svg")
+        by_place.savefig(self.work / "places.png", dpi=150)
         sure = reliability(result)
-        self.write("reliability", sure.table(), sure.figure(round(EXIT * self.model.depth)))
+        self.write("reliability", sure.table(), sure.figure(exit_depth))
 
     def sequences(self) -> None:
         """Units and text tokens as sequences."""
-        layout, ids = self.model.layout, [d.reply for d in self.replies()]
-        documents = {
-            "text": [layout.text_ids(i).tolist() for i in ids],
-            "speech": [layout.units(i).tolist() for i in ids],
-        }
-        found = sequence_statistics(documents)
+        found = sequence_statistics(by_modality(self.model.layout, self.replies()))
         self.write("sequences", found.table(), found.figure())
 
     def drift(self) -> None:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.documents import Intervals, mean_differences, means, sums
-from analysis.style import COLOURS
+from analysis.style import COLOURS, depth_axis
 from eepolicy import Document, HookedModel, Modality, ProbeResult, probe
 from eepolicy.heads import ExitHead
 
@@ -77,9 +76,8 @@ class HeadGain:
                         color=colour,
                         label=f"{modality}, {name}",
                     )
-            ax.set_xlabel("depth, layers")
+            depth_axis(ax)
             ax.set_ylabel(label)
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
         return figure

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analysis.compare import Rater, Recognizer
-from analysis.documents import Intervals, means
+from analysis.documents import Intervals, ratios_by
 from analysis.scoring import word_errors
-from analysis.style import COLOURS
+from analysis.style import COLOURS, depth_axis
 from eepolicy import HookedModel, Modality, probe
 from eepolicy.decode.loop import Output
 
@@ -44,14 +43,9 @@ class Oracle:
     def measured(self, measure: str) -> pd.DataFrame:
         """A measure by depth: `value`, `low`, `high`, intervals over replies."""
         _, top, bottom, scale, _ = MEASURES[measure]
-        found = {}
-        for depth, part in self.rows.groupby("depth"):
-            known = part[[top, bottom]].notna().all(axis=1)
-            one = means(
-                part[top].where(known, 0).to_numpy(), part[bottom].where(known, 0).to_numpy()
-            )
-            found[depth] = [scale * float(x) for x in (one.value, one.low, one.high)]
-        return pd.DataFrame.from_dict(found, orient="index", columns=["value", "low", "high"])
+        found = ratios_by(self.rows, "depth", top, bottom, scale)
+        rows = {d: [float(x) for x in (one.value, one.low, one.high)] for d, one in found.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
 
     def table(self) -> str:
         """Markdown, a line a depth."""
@@ -86,9 +80,8 @@ class Oracle:
                 marker="s",
                 ms=4,
             )
-            ax.set_xlabel("depth, layers")
+            depth_axis(ax)
             ax.set_ylabel(MEASURES[measure][0])
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
 
 

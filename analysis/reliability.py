@@ -8,12 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.documents import sums
 from analysis.intervals import Interval, resampled_weights
-from analysis.style import COLOURS
+from analysis.style import COLOURS, depth_axis
 from analysis.testing import superiority
 from eepolicy import Modality, ProbeResult
 
@@ -73,9 +72,8 @@ class Reliability:
                 ax.plot(self.depths, value, color=COLOURS[modality], label=modality)
                 if found is self.ece:
                     ax.axhline(self.ideal[modality], color=COLOURS[modality], lw=0.8, ls=":")
-            ax.set_xlabel("depth, layers")
+            depth_axis(ax)
             ax.set_ylabel(label)
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles, labels = axes[1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
         return figure

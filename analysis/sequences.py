@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.intervals import Interval
 from analysis.style import COLOURS
+from eepolicy import Document, TokenLayout
 
 #: figure of a sequence: how it is called in a table
 FIGURES = {
@@ -130,6 +131,15 @@ def sequence_statistics(
         counts = Counter(token for document in cut for token in document)
         frequencies[name] = np.array(sorted(counts.values(), reverse=True))
     return Sequences(figures, growth, frequencies)
+
+
+def by_modality(layout: TokenLayout, replies: Sequence[Document]) -> dict[str, list[list[int]]]:
+    """Text without its marks, and speech units, of each reply."""
+    ids = [document.reply for document in replies]
+    return {
+        "text": [layout.text_ids(i).tolist() for i in ids],
+        "speech": [layout.units(i).tolist() for i in ids],
+    }
 
 
 def cut_to(documents: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:

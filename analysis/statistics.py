@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.documents import Intervals, means, sums
-from analysis.style import COLOURS
+from analysis.style import COLOURS, depth_axis
 from analysis.testing import holm, paired_effect, sign_flip, superiority
 from eepolicy import Modality, ProbeResult
 
@@ -113,9 +113,8 @@ class TokenStatistics:
                 self.depths, found.low, found.high, color=COLOURS[modality], alpha=0.25, lw=0
             )
             ax.plot(self.depths, found.value, color=COLOURS[modality], label=modality)
-        ax.set_xlabel("depth, layers")
+        depth_axis(ax)
         ax.set_ylabel(fill(MEASURES[measure], 24))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     def draw_saturation(self, ax: Axes) -> None:
         """Share of tokens whose likeliest token stays from a depth on."""
@@ -124,9 +123,8 @@ class TokenStatistics:
             ax.plot(
                 self.depths, share, color=COLOURS[modality], label=modality, drawstyle="steps-post"
             )
-        ax.set_xlabel("depth, layers")
+        depth_axis(ax)
         ax.set_ylabel("share of tokens\nthat have settled")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def token_statistics(result: ProbeResult) -> TokenStatistics:

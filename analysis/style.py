@@ -8,9 +8,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-#: text and speech have the same two colours everywhere; Okabe and Ito's, safe for the colour-blind
-COLOURS = {"text": "#0072B2", "speech": "#D55E00"}
+from eepolicy.probing import plot
+
+#: text and speech have the same two colours everywhere
+COLOURS = {modality.name.lower(): colour for modality, colour in plot.COLOURS.items()}
 
 #: family of a policy: colour and marker
 FAMILIES = {
@@ -29,6 +33,12 @@ FAMILIES = {
     "oracle": ("#000000", "o"),
     "text": ("#0072B2", "v"),
 }
+
+
+def depth_axis(ax: Axes) -> None:
+    """Depth to the right, in whole layers."""
+    ax.set_xlabel("depth, layers")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def family(policy: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ def stats(
     """
     import eepolicy
     from analysis.reliability import reliability
-    from analysis.sequences import sequence_statistics
+    from analysis.sequences import by_modality, sequence_statistics
     from analysis.statistics import token_statistics
     from eepolicy.heads.replies import own_replies
 
@@ -57,15 +57,9 @@ def stats(
         save=out_folder / "probe",
         progress=progress("probed"),
     )
-    layout, ids = spoken.layout, [d.reply for d in replies]
     tokens = token_statistics(result)
     sure = reliability(result)
-    sequences = sequence_statistics(
-        {
-            "text": [layout.text_ids(i).tolist() for i in ids],
-            "speech": [layout.units(i).tolist() for i in ids],
-        }
-    )
+    sequences = sequence_statistics(by_modality(spoken.layout, replies))
     _write(out_folder, "statistics", tokens.table(), tokens.figure)
     depth = round(0.7 * spoken.depth)
     _write(out_folder, "reliability", sure.table(), lambda: sure.figure(depth))

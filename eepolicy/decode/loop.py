@@ -106,14 +106,14 @@ def decode(
     fill.check()
     accept = (accept or AcceptAll()).check(model.layout, model.vocoder)
     _check(model, policy, fill, accept, request)
-    if record is not None:
-        plan_of(model, record)  # what does not fit is said before the work, not after it
+    # what does not fit is said before the work, not after it
+    plan = None if record is None else plan_of(model, record)
     began = time.perf_counter()
     sampler = Sampler(request.processors, request.draws, seed)
     most, rows = request.max_new_tokens, len(request.prompt)
     # a judge bounds what waits by itself, so as to see all of it
     unbounded = Fill() if accept.judges else fill
-    recorder = None if record is None else Recorder(rows)
+    recorder = None if plan is None else Recorder(rows)
     batch = Batch(model, request.padding, request.prompt.shape[1] + most, unbounded, recorder)
     batch.prefill(request.prompt[:, :-1])
     prefill_calls = batch.calls[0]
@@ -182,10 +182,10 @@ def decode(
         _output(model, prompt, reply, prefill_calls, seconds)
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
-    if recorder is None or record is None:
+    if recorder is None or plan is None:
         return outputs
     return [
-        replace(o, record=recorder.result(model, row, o.prompt, o.tokens, o.trace, record))
+        replace(o, record=recorder.result(model, row, o.prompt, o.tokens, o.trace, plan))
         for row, o in enumerate(outputs)
     ]
 

@@ -15,6 +15,7 @@ from eepolicy.trace import Trace
 
 if TYPE_CHECKING:
     from eepolicy.probing import ProbeResult
+    from eepolicy.probing.run import Plan
 
 
 class Recorder:
@@ -61,7 +62,7 @@ class Recorder:
         prompt: Tensor,
         tokens: Tensor,
         trace: Trace,
-        options: dict[str, Any],
+        plan: Plan,
     ) -> ProbeResult:
         """What the heads say of a row.
 
@@ -71,12 +72,11 @@ class Recorder:
             prompt: (tokens,) ids, none where embeddings were given.
             tokens: (tokens,) ids of the reply.
             trace: of the reply.
-            options: of `probe`, what to measure and keep.
+            plan: what to measure and keep.
         """
         from eepolicy.probing.documents import LABELS, Document
         from eepolicy.probing.run import read_states
 
-        plan = plan_of(model, options)
         fed = self.states[row][: len(tokens)]
         following = tokens.to(model.model.device)
         patterns: dict[tuple[int, ...], list[int]] = {}
@@ -99,7 +99,7 @@ class Recorder:
         return plan.result(model, columns)
 
 
-def plan_of(model: HookedModel, options: dict[str, Any]) -> Any:
+def plan_of(model: HookedModel, options: dict[str, Any]) -> Plan:
     """What to measure and keep.
 
     Raises:
