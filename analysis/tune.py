@@ -8,17 +8,21 @@ drawing of the calibration prompts, however many were tried.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.compare import Recognizer
+from analysis.compare import Recognizer, identity
 from analysis.documents import means
+from analysis.records import write_whole
 from analysis.scoring import is_right, word_errors
 from eepolicy import EepolicyError, HookedModel
 
@@ -145,6 +149,7 @@ def tune(
     candidates: Sequence[Sequence[str]] | None = None,
     batch: int = 25,
     max_new_tokens: int = 400,
+    keep: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Tuned:
     """Search chains of policies for the deepest saving within a loss.
@@ -158,12 +163,26 @@ def tune(
         candidates: chains of spec strings, see `chains`.
         batch: replies side by side.
         max_new_tokens: most tokens of a reply.
+        keep: folder of what was heard, a file a policy; a search that was stopped goes on from it.
         report: gets a line a policy.
+
+    Raises:
+        EepolicyError: too few prompts to show anything.
     """
     allowed = allowed or Allowed()
 
     def heard(policy: str, questions: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-        return _heard(model, policy, questions, asr, batch, max_new_tokens)
+        if keep is None:
+            return _heard(model, policy, questions, asr, batch, max_new_tokens)
+        told = identity(model, asr, None, max_new_tokens) | {"batch": batch, "policy": policy}
+        asked = [[q["question"], list(q["keys"])] for q in questions]
+        name = hashlib.sha256(json.dumps([told, asked]).encode()).hexdigest()[:16]
+        file = keep / f"{name}.csv"
+        if not file.exists():
+            found = _heard(model, policy, questions, asr, batch, max_new_tokens)
+            keep.mkdir(parents=True, exist_ok=True)
+            write_whole(file, found.to_csv(index=False))
+        return pd.read_csv(file)
 
     lists = candidates or chains(model.depth)
     level = (1 - allowed.confidence) / len(lists)

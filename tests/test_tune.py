@@ -73,22 +73,48 @@ class Ears:
         return "cat dog bird fish" if same else "cat dog bird cow"
 
 
-def test_the_search_ends_each_chain_at_its_first_failure():
+class Deaf:
+    """Of the same name as the ears above, so that it passes for them."""
+
+    def transcribe(self, wave):
+        raise AssertionError("what was heard before is not heard again")
+
+
+Deaf.__name__ = "Ears"
+
+
+def test_the_search_ends_each_chain_at_its_first_failure(tmp_path):
     codebook = torch.randn(40, 320, generator=torch.Generator().manual_seed(0))
     hooked = HookedModel(tiny("llama"), layout=LAYOUT, tokenizer=Words(), vocoder=Units(codebook))
     questions = [
         {"question": "ab" * (1 + i % 9) + "cdefg"[i % 5], "keys": ["fish"]} for i in range(40)
     ]
     ears = Ears(hooked, questions)
-    found = tune(
-        hooked,
-        questions[:30],
-        questions[30:],
-        ears,
-        Allowed(wer=0.6, accuracy=0.6, confidence=0.9),
-        candidates=[["text=static@6", "static@2", "static@1"], ["static@3"]],
-        max_new_tokens=15,
-    )
+
+    def search(ears, **options):
+        return tune(
+            hooked,
+            questions[:30],
+            questions[30:],
+            ears,
+            Allowed(wer=0.6, accuracy=0.6, confidence=0.9),
+            candidates=[["text=static@6", "static@2", "static@1"], ["static@3"]],
+            max_new_tokens=15,
+            **options,
+        )
+
+    def stop(line):
+        if line.startswith("static@2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(ears, keep=tmp_path, report=stop)
+    assert len(list(tmp_path.iterdir())) == 3  # full depth and two policies
+    found = search(ears, keep=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 6  # one more policy, and the check of the best
+    again = search(Deaf(), keep=tmp_path)
+    assert again.tried.equals(found.tried)
+    assert again.checked == found.checked
     assert found.tried.policy.tolist() == ["text=static@6", "static@2", "static@3"]
     assert found.tried.passed.tolist() == [True, False, False]
     assert found.best == "text=static@6"

@@ -15,6 +15,7 @@ from eepolicy.cli.shared import (
     AcceptOption,
     FillOption,
     ModelOption,
+    ThreadsOption,
     app,
     hint,
     load,
@@ -37,9 +38,7 @@ def compare(
     model: ModelOption = "pocket",
     fill: FillOption = "catch_up",
     accept: AcceptOption = "all",
-    threads: Annotated[
-        int, typer.Option(help="CPU threads of decoding; at this size one is fastest", min=1)
-    ] = 1,
+    threads: ThreadsOption = 1,
 ) -> None:
     """Compare policies on held-out questions: table, figures, and a page to listen to.
 

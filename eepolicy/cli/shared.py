@@ -34,6 +34,9 @@ FillOption = Annotated[
 AcceptOption = Annotated[
     str, typer.Option(help="tokens read out early, once caught up: all, exact, ratio:0.3 ...")
 ]
+ThreadsOption = Annotated[
+    int, typer.Option(help="CPU threads; for the pocket model one is fastest", min=1)
+]
 
 
 def load(model: str) -> HookedModel:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eepolicy.cli.shared import ModelOption, app, load, note, out
+from eepolicy.cli.shared import ModelOption, ThreadsOption, app, load, note, out
 from eepolicy.errors import EepolicyError
 
 
@@ -26,17 +26,24 @@ def tune(
     out_file: Annotated[
         Path | None, typer.Option("--out", help="write the table here (.md)")
     ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="folder of what was heard; a stopped search goes on from it")
+    ] = None,
+    threads: ThreadsOption = 1,
 ) -> None:
     """Search schedules for the deepest saving within a loss, with a guarantee.
 
-    Example: eepolicy tune --wer-loss 4 --accuracy-loss 8
+    Example: eepolicy tune --wer-loss 4 --accuracy-loss 8 --keep work/tune
     """
+    import torch
+
     from analysis import tune as tuning
     from eepolicy.models import held_out
     from eepolicy.speech import asr
 
     if asr.missing_asr():
         raise EepolicyError(f"what is lost is heard, and needs ears: {asr.missing_asr()}")
+    torch.set_num_threads(threads)
     spoken = load(model)
     source = None if model == "pocket" else Path(model)
     calibration, others = held_out("dev", source), held_out("test", source)
@@ -47,7 +54,13 @@ def tune(
         )
     allowed = tuning.Allowed(wer_loss / 100, accuracy_loss / 100, confidence)
     found = tuning.tune(
-        spoken, calibration[:prompts], others[:check], asr.Whisper(), allowed, report=note
+        spoken,
+        calibration[:prompts],
+        others[:check],
+        asr.Whisper(threads=threads),
+        allowed,
+        keep=keep,
+        report=note,
     )
     out.print(found.table(), highlight=False, markup=False, soft_wrap=True)
     seen = found.checked
