@@ -34,8 +34,8 @@ from eepolicy.speech.wav import write_wav
 FULL = "full"
 #: questions whose speech is kept for the page
 HEARD_ON_PAGE = 12
-#: wraps (number of the question, what is done), to show how far it is
-Progress = Callable[[Iterable[tuple[int, str]]], Iterable[tuple[int, str]]]
+#: wraps (number of the question, what is done, seed), to show how far it is
+Progress = Callable[[Iterable[tuple[int, str, int]]], Iterable[tuple[int, str, int]]]
 #: dev questions that thresholds are calibrated on
 CALIBRATED_ON = 16
 
@@ -78,7 +78,7 @@ def adaptive_policies(
     looks = tuple(range(2 * mean_depth - model.depth, model.depth, 2))
     replies = (
         model.generate(questions[i])
-        for i, _ in progress([(i, "calibration") for i in range(len(questions))])
+        for i, *_ in progress([(i, "calibration", 0) for i in range(len(questions))])
     )
     probed = probe(model, replies, statistics=("entropy", "confidence"))
     kinds: tuple[type[Entropy] | type[Confidence], ...] = (Entropy, Confidence)
@@ -91,6 +91,7 @@ def measure(
     policy: str,
     asr: Recognizer | None,
     mos: Rater | None,
+    seed: int = 0,
 ) -> tuple[Record, Tensor]:
     """The record of one reply, and its speech (samples,)."""
     wave, trace, text = output.wave(), output.trace, output.text or ""
@@ -120,6 +121,7 @@ def measure(
         tokens=output.tokens.tolist(),
         depths=trace.depth.tolist(),
         modalities=trace.modality.tolist(),
+        seed=seed,
     )
     return record, wave
 
@@ -142,6 +144,8 @@ def run(
     max_new_tokens: int = 400,
     fill: str = "catch_up",
     accept: str = "all",
+    sampling: Mapping[str, float] | None = None,
+    seeds: int = 1,
     progress: Progress = iter,
 ) -> list[str]:
     """Ask every policy every question and keep what was measured.
@@ -160,6 +164,8 @@ def run(
         max_new_tokens: most tokens of a reply.
         fill: of every policy, see `eepolicy.decode.fill`.
         accept: of every policy, see `eepolicy.decode.acceptance`.
+        sampling: `temperature`, `top_p` and so on, see `HookedModel.generate`; greedy without.
+        seeds: replies of each policy to each question; a question's replies count as one.
         progress: wraps what is still to be done, to show it.
 
     Returns:
@@ -168,9 +174,13 @@ def run(
     Raises:
         EepolicyError: a policy that does not fit, or a folder of another run.
     """
+    if seeds > 1 and not sampling:
+        raise EepolicyError(
+            f"greedy decoding gives one reply, whatever the seed: got {seeds} seeds and no sampling"
+        )
     for spec in policies or ():
         parse_policy(spec).check(model.depth)
-    options = {"fill": fill, "accept": accept}
+    options: dict[str, Any] = {"fill": fill, "accept": accept, **(sampling or {})}
     notes = folder.open(identity(model, asr, mos, max_new_tokens) | options)
     mean_depth = round(0.8 * model.depth)
     if policies:
@@ -186,19 +196,21 @@ def run(
             rows[-1:-1] = adaptive_policies(model, asked, mean_depth, progress)
         folder.note(default_rows=rows)
     rows = list(dict.fromkeys(rows))
-    done = folder.records()
+    done = {(r.question, r.policy, r.seed) for held in folder.records().values() for r in held}
     to_do = [
-        (i, rows[(i + turn) % len(rows)])
+        (i, rows[(i + turn) % len(rows)], seed)
         for i, question in enumerate(questions)
+        for seed in range(seeds)
         for turn in range(len(rows))
-        if (question["question"], rows[(i + turn) % len(rows)]) not in done
+        if (question["question"], rows[(i + turn) % len(rows)], seed) not in done
     ]
     if to_do:
         model.generate(questions[0]["question"], max_new_tokens=16)  # warm up
-    for i, policy in progress(to_do):
-        output = model.generate(questions[i]["question"], policy, max_new_tokens, **options)
-        record, wave = measure(output, questions[i], policy, asr, mos)
-        if i < HEARD_ON_PAGE:
+    for i, policy, seed in progress(to_do):
+        asked = questions[i]["question"]
+        output = model.generate(asked, policy, max_new_tokens, seed=seed, **options)
+        record, wave = measure(output, questions[i], policy, asr, mos, seed)
+        if i < HEARD_ON_PAGE and seed == 0:
             write_wav(folder.audio / audio_name(record.question, policy), wave)
         folder.append(record)
     return rows
@@ -248,14 +260,34 @@ FIGURES = (
 )
 
 
-def _columns(figure: Figure, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-    """Numerators and denominators (prompts,); a prompt without the figure counts nothing."""
-    pairs = [(figure.top(r), figure.bottom(r)) for r in records]
-    held = [
-        (float(t), float(b)) if t is not None and b is not None else (0.0, 0.0) for t, b in pairs
-    ]
-    top, bottom = np.array(held).reshape(-1, 2).T
-    return top, bottom
+def _columns(figure: Figure, records: Sequence[Sequence[Record]]) -> tuple[np.ndarray, np.ndarray]:
+    """Numerators and denominators (prompts,), summed over a prompt's seeds.
+
+    A reply without the figure counts nothing.
+    """
+    sums = np.zeros((len(records), 2))
+    for prompt, replies in enumerate(records):
+        for top, bottom in ((figure.top(r), figure.bottom(r)) for r in replies):
+            if top is not None and bottom is not None:
+                sums[prompt] += float(top), float(bottom)
+    return sums[:, 0], sums[:, 1]
+
+
+def answered(
+    rows: Sequence[str], questions: Sequence[Mapping[str, Any]], folder: RunFolder
+) -> dict[str, list[list[Record]]]:
+    """What every policy has answered, with every seed: by question, a list a policy.
+
+    Raises:
+        EepolicyError: there is no such question.
+    """
+    done = folder.records()
+    held = {q["question"]: [done.get((q["question"], p), []) for p in rows] for q in questions}
+    most = max((len(replies) for each in held.values() for replies in each), default=0)
+    found = {q: each for q, each in held.items() if min(map(len, each)) == most > 0}
+    if not found:
+        raise EepolicyError(f"{folder.path} holds no question that every policy has answered yet")
+    return found
 
 
 def table(
@@ -269,23 +301,24 @@ def table(
         folder: of the run.
 
     Returns:
-        Dicts with `policy`, `prompts`, and for each figure `x`, `x_low`, `x_high`, `x_diff`,
-        `x_diff_low`, `x_diff_high`, `x_p` (paired sign-flip test against full depth) and `x_needed`
-        (prompts with which a difference as large is found four times of five); None where nothing
-        was measured.
+        Dicts with `policy`, `prompts`, `seeds`, and for each figure `x`, `x_low`, `x_high`,
+        `x_diff`, `x_diff_low`, `x_diff_high`, `x_p` (paired sign-flip test against full depth) and
+        `x_needed` (prompts with which a difference as large is found four times of five); None
+        where nothing was measured.
 
     Raises:
         EepolicyError: no question has been answered by every policy.
     """
-    done = folder.records()
-    asked = [q["question"] for q in questions if all((q["question"], p) in done for p in rows)]
-    if not asked:
-        raise EepolicyError(f"{folder.path} holds no question that every policy has answered yet")
-    full = [done[q, rows[0]] for q in asked]
+    asked = list(answered(rows, questions, folder).values())
+    full = [replies[0] for replies in asked]
     made = []
-    for policy in rows:
-        records = [done[q, policy] for q in asked]
-        row: dict[str, Any] = {"policy": policy, "prompts": len(records)}
+    for number, policy in enumerate(rows):
+        records = [replies[number] for replies in asked]
+        row: dict[str, Any] = {
+            "policy": policy,
+            "prompts": len(records),
+            "seeds": len(records[0]),
+        }
         for figure in FIGURES:
             (top, bottom), (top0, bottom0) = _columns(figure, records), _columns(figure, full)
             row |= _cells(figure.name, ratio(top, bottom))

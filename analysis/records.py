@@ -43,6 +43,7 @@ class Record:
         tokens: ids of the reply.
         depths: of each.
         modalities: of each place.
+        seed: of the draws.
     """
 
     question: str
@@ -66,6 +67,7 @@ class Record:
     tokens: list[int] = field(repr=False)
     depths: list[int] = field(repr=False)
     modalities: list[int] = field(repr=False)
+    seed: int = 0
 
     @property
     def repeats(self) -> int:
@@ -142,10 +144,10 @@ class RunFolder:
     def _write(self, content: dict[str, Any]) -> None:
         write_whole(self.path / "run.json", json.dumps(content, indent=1))
 
-    def records(self) -> dict[tuple[str, str], Record]:
-        """All records, by question and policy; a last line that was cut off is left out."""
+    def records(self) -> dict[tuple[str, str], list[Record]]:
+        """All records, by question and policy, one a seed; a last line cut off is left out."""
         file = self.path / "records.jsonl"
-        found: dict[tuple[str, str], Record] = {}
+        found: dict[tuple[str, str], list[Record]] = {}
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         for number, line in enumerate(lines, start=1):
             try:
@@ -156,7 +158,7 @@ class RunFolder:
                 raise EepolicyError(
                     f"line {number} of {file} is no record; remove the line, or the folder"
                 ) from error
-            found[record.question, record.policy] = record
+            found.setdefault((record.question, record.policy), []).append(record)
         return found
 
     def append(self, record: Record) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from io import StringIO
+from io import BytesIO, StringIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from jinja2 import Environment, FileSystemLoader
 from numpy.typing import NDArray
 
 from analysis import plots
-from analysis.compare import HEARD_ON_PAGE, audio_name, table
+from analysis.compare import HEARD_ON_PAGE, answered, audio_name, table
 from analysis.records import Record, RunFolder, write_whole
 from analysis.style import figures
 from eepolicy.modality import Modality
@@ -75,6 +78,8 @@ def write_report(
 ) -> list[dict[str, Any]]:
     """Write `results.json`, `.csv`, `.md` and `.tex`, the figures and `index.html`.
 
+    The page holds its figures and its speech in itself, so that it can be sent as one file.
+
     Args:
         model: that answered.
         rows: spec strings, full depth first.
@@ -91,9 +96,10 @@ def write_report(
     write_whole(folder.path / "results.csv", _csv(results))
     write_whole(folder.path / "results.md", markdown(results))
     write_whole(folder.path / "results.tex", latex(results))
-    done = folder.records()
-    asked = [q["question"] for q in questions if all((q["question"], p) in done for p in rows)]
-    full = [done[q, rows[0]] for q in asked]
+    asked = {
+        q: [by_seed[0] for by_seed in each] for q, each in answered(rows, questions, folder).items()
+    }
+    full = [records[0] for records in asked.values()]
     pictured = next((r for r in full if r.right_text), full[0]).question
     with figures():
         curves = agreement_curves(model, full[:PROBED])
@@ -118,17 +124,25 @@ def write_report(
                 "title": "One answer, token by token",
                 "caption": f"How deep each token of the reply to “{pictured}” went; words stand "
                 "over their tokens.",
-                "file": plots.save(_depths(model, done, pictured, rows), folder.path, "depths"),
+                "file": plots.save(_depths(model, asked[pictured]), folder.path, "depths"),
             },
         ]
     page = _template().render(
         model=repr(model),
         prompts=len(asked),
+        seeds=results[0]["seeds"],
         notes=notes,
         heads=[heading for heading, _, _ in COLUMNS.values()],
         rows=[{"policy": r["policy"], "cells": _row(r)} for r in results],
-        figures=shown,
-        questions=[_listen(q, rows, done) for q in _heard(questions, asked)],
+        figures=[f | {"file": _inline(folder.path / f["file"], "image/png")} for f in shown],
+        questions=[
+            {
+                "question": q["question"],
+                "answers": _listen(asked[q["question"]], folder, model.depth),
+            }
+            for q in questions[:HEARD_ON_PAGE]
+            if q["question"] in asked
+        ],
         command=command,
         versions=", ".join(
             [
@@ -236,23 +250,46 @@ def _row(row: Mapping[str, Any]) -> list[dict[str, str]]:
     return cells
 
 
-def _heard(questions: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> list[Mapping[str, Any]]:
-    return [q for q in questions[:HEARD_ON_PAGE] if q["question"] in set(asked)]
+def _inline(file: Path, kind: str) -> str:
+    """A file as an address that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def _listen(
-    question: Mapping[str, Any],
-    rows: Sequence[str],
-    done: Mapping[tuple[str, str], Record],
-) -> dict[str, Any]:
+def _flac(file: Path) -> str:
+    """The speech of a wav file without loss, at half its size, as an address that holds it."""
+    out = BytesIO()
+    soundfile.write(out, *soundfile.read(file, dtype="int16"), format="FLAC")
+    return f"data:audio/flac;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _strip(record: Record, full_depth: int) -> list[dict[str, Any]]:
+    """The reply's tokens from left to right, those alike together, for the page to draw."""
+    alike = groupby(zip(record.modalities, record.depths, strict=True))
+    runs, at = [], 0
+    for (modality, depth), tokens in alike:
+        width = len(list(tokens))
+        runs.append(
+            {
+                "at": at,
+                "width": width,
+                "depth": depth,
+                "modality": Modality(modality).name.lower(),
+                "early": depth < full_depth,
+            }
+        )
+        at += width
+    return runs
+
+
+def _listen(records: Sequence[Record], folder: RunFolder, full_depth: int) -> list[dict[str, Any]]:
+    """What the page shows of every policy's reply to a question."""
     marks = {True: "right", False: "wrong", None: ""}
     answers = []
-    for policy in rows:
-        record = done[question["question"], policy]
+    for record in records:
         speech = record.speech_layers / max(record.speech_tokens, 1)
         answers.append(
             {
-                "policy": policy,
+                "policy": record.policy,
                 "depth": f"{speech:.2f}",
                 "seconds": f"{record.seconds:.2f}",
                 "text": record.text,
@@ -261,16 +298,16 @@ def _listen(
                 if record.heard is None
                 else record.heard,
                 "heard_mark": marks[record.right_speech],
-                "file": audio_name(question["question"], policy),
+                "file": _flac(folder.audio / audio_name(record.question, record.policy)),
+                "tokens": len(record.tokens),
+                "full_depth": full_depth,
+                "strip": _strip(record, full_depth),
             }
         )
-    return {"question": question["question"], "answers": answers}
+    return answers
 
 
-def _depths(
-    model: HookedModel, done: Mapping[tuple[str, str], Record], question: str, rows: Sequence[str]
-) -> Any:
-    records = [done[question, policy] for policy in rows]
+def _depths(model: HookedModel, records: Sequence[Record]) -> Any:
     words = [
         [
             model.tokenizer.decode([t]).strip() if m == Modality.TEXT and model.tokenizer else ""

@@ -60,7 +60,7 @@ def full_depth(path: Path, model: HookedModel) -> tuple[list[Record], dict[str, 
     identity = json.loads((path / "run.json").read_text())["identity"]
     if identity["model"] != fingerprint(model.model) or not identity["speech recognition"]:
         raise RuntimeError(f"{path} is no run of this model with speech recognition")
-    records = RunFolder(path).records().values()
+    records = [r for held in RunFolder(path).records().values() for r in held]
     row = json.loads((path / "results.json").read_text())[0]
     return [r for r in records if r.policy == "full"][: row["prompts"]], row
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ DEV = [{"question": q} for q in ("ox", "some bird")]
 
 def test_default_rows_run_resume_and_report(spoken, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    seen: list[tuple[int, str]] = []
+    seen: list[tuple[int, str, int]] = []
 
     def watched(items):
         for item in items:
@@ -71,7 +72,7 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
     assert len(rows) == 8
     assert len(seen) == len(rows) * len(QUESTIONS) - 11
     # policies take turns: another one is first on each question
-    order = [p for i, p in seen if i == 4]
+    order = [p for i, p, _ in seen if i == 4]
     assert order == rows[4:] + rows[:4]
     results = write_report(spoken, rows, QUESTIONS, folder, "eepolicy compare")
     assert results == json.loads((folder.path / "results.json").read_text())
@@ -87,7 +88,41 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
     page = (folder.path / "index.html").read_text()
     assert "not measured" in page
     assert page.count("<audio") == 8 * 5
+    assert "src=" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # one file, which needs no other
+    replies = [r for held in folder.records().values() for r in held]
+    drawn = re.findall(r'<rect class="(\w+)( early)?" x="\d+" y="\d+" width="(\d+)"', page)
+    for modality, number in (("text", 0), ("speech", 1)):
+        places = sum(int(width) for kind, _, width in drawn if kind == modality)
+        assert places == sum(r.modalities.count(number) for r in replies)
+    early = sum(int(width) for _, pale, width in drawn if pale)
+    assert early == sum(depth < LAYERS for r in replies for depth in r.depths) > 0
     assert not list(folder.path.rglob("*.part"))
+
+
+def test_seeds_of_a_question_count_as_one(spoken, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    options = {"policies": ["static@3"], "max_new_tokens": 12, "sampling": {"temperature": 2.0}}
+    with pytest.raises(EepolicyError, match="got 2 seeds and no sampling"):
+        run(spoken, QUESTIONS[:2], folder, seeds=2, max_new_tokens=12)
+    run(spoken, QUESTIONS[:2], folder, **options)
+    rows = run(spoken, QUESTIONS[:2], folder, seeds=3, **options)  # goes on with more of them
+    with pytest.raises(EepolicyError, match="another temperature"):
+        run(spoken, QUESTIONS[:2], folder, **options | {"sampling": {"temperature": 1.0}})
+    done = folder.records()
+    for (question, policy), replies in done.items():
+        assert sorted(r.seed for r in replies) == [0, 1, 2]
+        for reply in replies:
+            again = spoken.generate(question, policy, 12, temperature=2.0, seed=reply.seed)
+            assert again.tokens.tolist() == reply.tokens
+    assert len({tuple(r.tokens) for replies in done.values() for r in replies}) > 6
+    full, static = table(rows, QUESTIONS[:2], folder)
+    assert (full["prompts"], full["seeds"]) == (2, 3)
+    own = [r for (_, policy), replies in done.items() if policy == "static@3" for r in replies]
+    layers, tokens = sum(r.speech_layers for r in own), sum(r.speech_tokens for r in own)
+    assert static["speech_depth"] == pytest.approx(layers / tokens)
+    results = write_report(spoken, rows, QUESTIONS[:2], folder, "eepolicy compare")
+    assert results[1]["layer_calls"] == pytest.approx(sum(r.layer_calls for r in own) / 6)
 
 
 def test_without_ears_the_columns_are_empty(spoken, tmp_path):
@@ -137,8 +172,8 @@ def test_exact_acceptance_gives_every_row_the_answers_of_full_depth(spoken, tmp_
     folder, two = RunFolder(tmp_path / "run"), ["spark:triple@2", "static@3"]
     run(spoken, QUESTIONS[:3], folder, policies=two, max_new_tokens=20, accept="exact")
     done = folder.records()
-    for (question, _), record in done.items():
-        assert record.tokens == done[question, FULL].tokens
+    for (question, _), (record,) in done.items():
+        assert record.tokens == done[question, FULL][0].tokens
     assert len(done) == 9
     with pytest.raises(EepolicyError, match="accept"):
         run(spoken, QUESTIONS[:3], folder, policies=two, max_new_tokens=20, accept="all")

@@ -38,6 +38,15 @@ def compare(
     model: ModelOption = "pocket",
     fill: FillOption = "catch_up",
     accept: AcceptOption = "all",
+    temperature: Annotated[
+        float | None, typer.Option(help="sample; greedy where none is given", min=0.01)
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="sample among the likeliest", min=0.01, max=1)
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="replies of each policy to each question when sampling", min=1)
+    ] = 1,
     threads: ThreadsOption = 1,
 ) -> None:
     """Compare policies on held-out questions: table, figures, and a page to listen to.
@@ -86,6 +95,8 @@ def compare(
         calibration=held_out("dev", source),
         fill=fill,
         accept=accept,
+        sampling={k: v for k, v in (("temperature", temperature), ("top_p", top_p)) if v},
+        seeds=seeds,
         asr=None if asr.missing_asr() else asr.Whisper(threads=threads),
         mos=None if mos.missing_mos() else mos.DistillMos(),
         progress=progress("replies", lambda item: item[1]),
