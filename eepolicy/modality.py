@@ -27,12 +27,16 @@ class TokenLayout:
     Attributes:
         text: half-open range of the text ids, specials included.
         speech: half-open range of the speech ids.
-        text_chunk: text tokens in a chunk.
+        text_chunk: text tokens in a chunk; 0 for a model that answers in speech alone.
         speech_chunk: speech tokens in a chunk.
-        end_of_text: id after which only speech follows.
+        end_of_text: id after which only speech follows; -1 for a model that says so by going on
+            with speech where text is due.
         end: id that ends a reply.
         before_prompt: ids in front of a question.
         after_prompt: ids behind it, after which the reply starts.
+        end_of_speech: id after which only text follows; -1 for none.
+        silent: text ids that are no text, such as what fills up chunks when the text is over.
+        codes: speech ids that sound, from the first on; those behind fill up chunks.  None for all.
     """
 
     text: tuple[int, int]
@@ -43,6 +47,9 @@ class TokenLayout:
     end: int
     before_prompt: tuple[int, ...] = ()
     after_prompt: tuple[int, ...] = ()
+    end_of_speech: int = -1
+    silent: tuple[int, ...] = ()
+    codes: int | None = None
 
     @classmethod
     def text_only(cls, vocabulary: int) -> TokenLayout:
@@ -89,11 +96,12 @@ class TokenLayout:
 
     def units(self, ids: Tensor) -> Tensor:
         """The speech units among the ids, counted from 0: (tokens,) -> (units,)."""
-        return ids[self.is_speech(ids)] - self.speech[0]
+        units = ids[self.is_speech(ids)] - self.speech[0]
+        return units if self.codes is None else units[units < self.codes]
 
     def text_ids(self, ids: Tensor) -> Tensor:
         """The text among the ids, without the end marks: (tokens,) -> (text tokens,)."""
-        marks = torch.tensor([self.end_of_text, self.end])
+        marks = torch.tensor([self.end_of_text, self.end_of_speech, self.end, *self.silent])
         return ids[~self.is_speech(ids) & ~torch.isin(ids, marks)]
 
 
@@ -106,7 +114,7 @@ class ChunkClock:
         modality: of the next token, as the alternation has it.
         chunk: number of the next token's chunk in the reply, from 0.
         phase: place of the next token in its chunk, from 0.
-        text_ended: the end of the text has been seen; only speech follows.
+        last: the modality that alone follows, once the other has ended.
         produced: tokens of each modality so far.
     """
 
@@ -114,8 +122,12 @@ class ChunkClock:
     modality: Modality = Modality.TEXT
     chunk: int = 0
     phase: int = 0
-    text_ended: bool = False
+    last: Modality | None = None
     produced: list[int] = field(default_factory=lambda: [0] * len(Modality))
+
+    def __post_init__(self) -> None:
+        if self.layout.text_chunk == 0:
+            self.modality = self.last = Modality.SPEECH
 
     @property
     def ordinal(self) -> int:
@@ -127,22 +139,28 @@ class ChunkClock:
 
         A model may leave the alternation; the clock then follows what it really produced.
         """
-        produced = self.layout.modality(token)
+        produced, layout = self.layout.modality(token), self.layout
         self.produced[produced] += 1
         if produced != self.modality:
+            if layout.end_of_text < 0 < layout.text_chunk:
+                # no token says that the text is over: speech does, where text is due
+                self.last = Modality.SPEECH if produced == Modality.SPEECH else None
             self._turn(produced)
         self.phase += 1
-        if token == self.layout.end_of_text:
-            self.text_ended = True
-            self._turn(Modality.SPEECH)
-        elif produced == Modality.TEXT and self.phase >= self.layout.text_chunk:
-            self._turn(Modality.SPEECH)
-        elif (
-            produced == Modality.SPEECH
-            and self.phase >= self.layout.speech_chunk
-            and not self.text_ended
-        ):
-            self._turn(Modality.TEXT)
+        if token == layout.end_of_text:
+            self._alone(Modality.SPEECH)
+        elif token == layout.end_of_speech:
+            self._alone(Modality.TEXT)
+        elif produced != self.last:
+            full = layout.text_chunk if produced == Modality.TEXT else layout.speech_chunk
+            if self.phase >= full:
+                self._turn(Modality(1 - produced))
+
+    def _alone(self, modality: Modality) -> None:
+        """Nothing but a modality follows."""
+        self.last = modality
+        if self.modality != modality:
+            self._turn(modality)
 
     def _turn(self, modality: Modality) -> None:
         self.modality, self.phase, self.chunk = modality, 0, self.chunk + 1

@@ -43,6 +43,54 @@ def test_a_reply_that_leaves_the_alternation_is_followed():
     assert places([9, 30, 30])[1:] == [(TEXT, 0, 1), (SPEECH, 1, 1)]
 
 
+def clocked(layout: TokenLayout, tokens: list[int]) -> list[Modality]:
+    """What the clock expected at each token."""
+    clock, found = ChunkClock(layout), []
+    for token in tokens:
+        found.append(clock.modality)
+        clock.advance(token)
+    return found
+
+
+#: as GLM-4-Voice: no token says that the text is over
+UNMARKED = TokenLayout((0, 20), (20, 60), 13, 26, end_of_text=-1, end=4)
+#: as Step-Audio-2-mini: chunks are filled up, and text may follow the speech
+FILLED = TokenLayout(
+    (0, 20), (20, 60), 1, 4, end_of_text=-1, end=4, end_of_speech=5, silent=(6,), codes=38
+)
+
+
+@pytest.mark.parametrize("text", [5, 13, 20, 26, 30])
+def test_speech_where_text_is_due_ends_the_text(text):
+    """Of any length, whole chunks of it included; at most one place is expected wrongly."""
+    reply, left = [], text
+    while left:
+        reply += [9] * min(13, left) + [30] * 26
+        left -= min(13, left)
+    reply += [30] * 80
+    expected = clocked(UNMARKED, reply)
+    wrong = [i for i, (m, t) in enumerate(zip(expected, reply, strict=True)) if m != (t >= 20)]
+    assert len(wrong) == 1
+    # text that comes after all is followed, and the alternation with it
+    more = reply + [9] * 13 + [30] * 26 + [9] * 13
+    assert clocked(UNMARKED, more)[-52:] == [SPEECH, *[TEXT] * 12, *[SPEECH] * 26, *[TEXT] * 13]
+
+
+def test_chunks_that_are_filled_up_never_surprise():
+    spoken = [9, 30, 30, 30, 30] * 3 + [6, 30, 30, 58, 58] + [6, 58, 58, 58, 58]
+    reply = [*spoken, 5, 9, 9, 9, 9, 9, 9]
+    assert clocked(FILLED, reply) == [TEXT, *[SPEECH] * 4] * 5 + [TEXT] * 7
+    ids = torch.tensor(reply)
+    assert FILLED.text_ids(ids).tolist() == [9] * 9
+    assert FILLED.units(ids).tolist() == [10] * 14  # what fills up does not sound
+
+
+def test_a_model_that_answers_in_speech_alone():
+    layout = TokenLayout((0, 20), (20, 60), 0, 7, end_of_text=-1, end=4)
+    assert clocked(layout, [30] * 30) == [SPEECH] * 30
+    assert clocked(layout, [30, 9, 30, 30]) == [SPEECH] * 4
+
+
 @given(st.lists(st.integers(5, 59), max_size=80))
 def test_phase_and_chunk_are_consistent(tokens):
     found = places(tokens)

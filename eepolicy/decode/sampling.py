@@ -26,8 +26,8 @@ _WITHOUT_HISTORY = (
 class Sampler:
     """Processes logits, and takes the likeliest token or draws one.
 
-    A processor is called row by row where it may look at the tokens before, since rows need not be
-    equally long.  It must follow from those alone: rejected tokens are gone from them.
+    Processors that may look at the tokens before are called once for all rows that are equally long
+    and have the same ones.  They must follow from those alone: rejected tokens are gone from them.
 
     Args:
         processors: of each row of the batch, in their order.
@@ -57,8 +57,17 @@ class Sampler:
             none = torch.empty(len(logits), 0, dtype=torch.long, device=logits.device)
             return self.processors[0](none, logits)
         assert histories is not None
-        each = zip(rows, histories, logits, strict=True)
-        return torch.cat([self.processors[row](ids[None], of[None]) for row, ids, of in each])
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for place, (row, ids) in enumerate(zip(rows, histories, strict=True)):
+            key = (len(ids), *map(id, self.processors[row]))
+            alike.setdefault(key, []).append(place)
+        if len(alike) == 1:
+            return self.processors[rows[0]](torch.stack(list(histories)), logits)
+        scores = torch.empty_like(logits)
+        for places in alike.values():
+            ids = torch.stack([histories[place] for place in places])
+            scores[places] = self.processors[rows[places[0]]](ids, logits[places])
+        return scores
 
     def draw(self, scores: Tensor, rows: list[int], batch: int) -> Tensor:
         """The next tokens.
