@@ -13,7 +13,7 @@ from torch import Tensor
 
 import eepolicy
 from eepolicy import EepolicyError
-from eepolicy.models.glm_voice import AFTER, BEFORE
+from eepolicy.models import card_named
 
 CONFIG = {
     "model_type": "chatglm",
@@ -148,7 +148,13 @@ def test_its_prompt_and_its_chunks(folder):
     assert (layout.text_chunk, layout.speech_chunk, layout.end) == (13, 26, USER)
     prompt = model.encode("the and")
     text = model.tokenizer.decode(prompt)
-    assert text == BEFORE + "the and" + AFTER
+    card = card_named("glm-4-voice")
+    assert text == card.before + "the and" + card.after
+    assert text.startswith("<|system|>\nUser will provide you with a text instruction. Do it step")
+    assert (
+        "with 13 text token followed by 26 audio tokens.<|user|>\nthe and<|assistant|>stream"
+        in text
+    )
     assert prompt[0] == 273
     # byte pairs are merged as the file ranks them
     assert model.tokenizer(" the").input_ids == [259]
@@ -214,7 +220,7 @@ def broken(folder, what):
         ("layernorm", "has rmsnorm = False"),
         ("tokenizer", "is no tiktoken file"),
         ("ids", "do not belong together"),
-        ("text", "none of GLM-4-Voice"),
+        ("text", "none of glm-4-voice"),
     ],
 )
 def test_what_is_wrong_is_said(folder, what, match):

@@ -178,6 +178,8 @@ def decode(
         request.streamer.end()
     seconds = time.perf_counter() - began
     prompts = [ids[pad:].cpu() for ids, pad in zip(request.ids, request.padding, strict=True)]
+    if request.prompt.is_floating_point():  # ids alone are not what was answered
+        prompts = [ids[:0] for ids in prompts]
     outputs = [
         _output(model, prompt, reply, prefill_calls, seconds)
         for prompt, reply in zip(prompts, replies, strict=True)

@@ -87,8 +87,8 @@ class Request:
 
     Attributes:
         prompt: (rows, tokens) of ids or (rows, tokens, width) of embeddings, padded on the left.
-        ids: (rows, tokens), what processors and criteria see of the prompt; (rows, 0) where it is
-            given as embeddings.
+        ids: (rows, tokens), what processors and criteria see of the prompt; (rows, 0) where only
+            embeddings are given.
         padding: of each row, empty columns in front.
         max_new_tokens: of each row.
         ends: ids that end a reply.
@@ -162,7 +162,8 @@ def prepare(
 
     Args:
         model: the stock model.
-        ids: (rows, tokens); None where the options have `inputs_embeds`.
+        ids: (rows, tokens); None where the options have nothing but `inputs_embeds`.  Where they
+            have both, the layers are given the embeddings, and processors the ids.
         mask: (rows, tokens), 0 where a row is padded.
         end: id that ends a reply unless the options say otherwise; None for the model's own.
         max_new_tokens: of each row; None for what the options or the model's own generation config
@@ -207,7 +208,9 @@ def prepare(
             [*(rest.get("stopping_criteria") or ()), stops]
         )
         config.stop_strings = None
-    prompt = rest["inputs_embeds"] if ids is None else ids
+    embeds = rest.get("inputs_embeds")
+    prompt = ids if embeds is None else embeds
+    assert prompt is not None
     padding = _padding(mask, prompt)
     if streamer is not None and len(prompt) != 1:
         raise EepolicyError(f"a streamer follows one reply; got {len(prompt)} rows")
@@ -233,7 +236,7 @@ def prepare(
     ends = [c.eos_token_id.flatten().tolist() for c in prepared.criteria if _is_end(c)]
     longest = prepared.criteria.max_length
     return Request(
-        prompt=prepared.ids if ids is not None else prepared.arguments["inputs_embeds"],
+        prompt=prepared.ids if embeds is None else prepared.arguments["inputs_embeds"],
         ids=prepared.ids,
         padding=repeated,
         max_new_tokens=max(1, longest - prepared.ids.shape[1]),

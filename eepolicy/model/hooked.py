@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,11 +18,14 @@ from eepolicy.heads.lens import LogitLens
 from eepolicy.modality import TokenLayout
 from eepolicy.model.adapters import SLIDING, Parts, Rotation, check_parts, parts_of
 from eepolicy.policies import ExitPolicy, FullDepth
+from eepolicy.speech.wav import read_wave
 
 if TYPE_CHECKING:
     from eepolicy.decode.acceptance import Acceptance
     from eepolicy.decode.fill import Fill
     from eepolicy.decode.loop import Output
+    from eepolicy.models.card import ModelCard
+    from eepolicy.models.ears import Ears
     from eepolicy.speech.units import Units
 
 #: Largest difference from the stock logits at which a model is taken for the same one, as a share
@@ -40,6 +45,8 @@ class HookedModel:
         tokenizer: for prompts given as text.
         heads: reads tokens out at depths below full; the plain logit lens where none is given.
         vocoder: turns speech units into sound.
+        card: what stands around a question in text; the layout's ids where none is given.
+        ears: hears spoken prompts.
         parts: an adapter's, for a family that has none.
 
     Raises:
@@ -54,6 +61,8 @@ class HookedModel:
         heads: ExitHead | None = None,
         vocoder: Units | None = None,
         parts: Parts | None = None,
+        card: ModelCard | None = None,
+        ears: Ears | None = None,
     ) -> None:
         self.model = model.eval()
         self.parts = parts or parts_of(model)
@@ -61,6 +70,8 @@ class HookedModel:
         self.layout = layout or TokenLayout.text_only(model.config.vocab_size)
         self.tokenizer = tokenizer
         self.vocoder = vocoder
+        self.card = card
+        self.ears = ears
         self.lens = LogitLens(self.parts.norm, self.parts.head, self.parts.cap)
         self.heads = heads or self.lens
         self._check_parity()
@@ -229,8 +240,10 @@ class HookedModel:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise EepolicyError("a prompt in text needs a model with a tokenizer")
-            if self.layout.has_speech:
-                text = self.tokenizer(prompt, add_special_tokens=False).input_ids
+            if self.card is not None:
+                text = self._written(self.card.before + prompt + self.card.after)
+            elif self.layout.has_speech:
+                text = self._written(prompt)
                 text = [*self.layout.before_prompt, *text, *self.layout.after_prompt]
             else:
                 text = self.tokenizer(prompt).input_ids
@@ -247,10 +260,41 @@ class HookedModel:
             )
         return ids
 
+    def _written(self, text: str) -> list[int]:
+        """The ids of a text, with nothing around it."""
+        assert self.tokenizer is not None
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    @torch.no_grad()
+    def _embedded(self, prompt: str | Tensor | Path) -> tuple[Tensor, Tensor]:
+        """A prompt, spoken or not, as ids (tokens,) and embeddings (tokens, width).
+
+        The ids of what was heard only hold its place.
+        """
+        device = self.model.device
+        if not _is_spoken(prompt):
+            assert isinstance(prompt, (str, Tensor))
+            ids = self.encode(prompt).to(device)
+            return ids, self.parts.embed(ids[None])[0]
+        if self.ears is None or self.card is None:
+            raise EepolicyError(
+                f"this model hears nothing: give the question in text instead of {_short(prompt)}"
+            )
+        wave = read_wave(prompt) if isinstance(prompt, Path) else prompt
+        assert isinstance(wave, Tensor)
+        inner, heard = self.ears.listen(wave)
+        before, after = (self._written(t) for t in (self.card.before, self.card.after))
+        ids = torch.tensor([*before, *inner.tolist(), *after], device=device)
+        embedded = self.parts.embed(ids[None])[0].clone()
+        places = torch.zeros(len(ids), dtype=torch.bool, device=device)
+        places[len(before) : len(before) + len(inner)] = inner.to(device) == self.ears.patch
+        embedded[places] = heard.to(embedded)
+        return ids, embedded
+
     @overload
     def generate(
         self,
-        prompt: str | Tensor | None = None,
+        prompt: str | Tensor | Path | None = None,
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int | None = None,
         fill: Fill | str | None = None,
@@ -261,7 +305,7 @@ class HookedModel:
     @overload
     def generate(
         self,
-        prompt: Sequence[str | Tensor],
+        prompt: Sequence[str | Tensor | Path],
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int | None = None,
         fill: Fill | str | None = None,
@@ -271,7 +315,7 @@ class HookedModel:
 
     def generate(
         self,
-        prompt: str | Tensor | Sequence[str | Tensor] | None = None,
+        prompt: str | Tensor | Path | Sequence[str | Tensor | Path] | None = None,
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int | None = None,
         fill: Fill | str | None = None,
@@ -285,8 +329,9 @@ class HookedModel:
         """Answer a prompt, or several side by side, each position as deep as the policy says.
 
         Args:
-            prompt: a question in text, or ids (tokens,); a list of them is decoded as one batch, as
-                are ids (rows, tokens) that are padded on the left.
+            prompt: a question in text, or ids (tokens,); to a model with ears also a spoken one, as
+                the path of a sound file or a wave (samples,) at 16 kHz.  A list of them is decoded
+                as one batch, as are ids (rows, tokens) that are padded on the left.
             policy: a policy or its spec string; full depth where none is given.
             max_new_tokens: at most so many a reply, the end mark included; 400 where neither it nor
                 a generation config says.
@@ -331,7 +376,7 @@ class HookedModel:
         from eepolicy.decode.request import prepare
 
         ids, mask, alone = self._rows(prompt, attention_mask, options)
-        if ids is None:
+        if "inputs_embeds" in options:
             options["inputs_embeds"] = options["inputs_embeds"].to(self.model.device)
         end = self.layout.end if self.layout.has_speech else None
         outputs = decode(
@@ -347,11 +392,14 @@ class HookedModel:
 
     def _rows(
         self,
-        prompt: str | Tensor | Sequence[str | Tensor] | None,
+        prompt: str | Tensor | Path | Sequence[str | Tensor | Path] | None,
         mask: Tensor | None,
         options: dict[str, Any],
     ) -> tuple[Tensor | None, Tensor, bool]:
-        """Prompts as ids and mask, (rows, tokens) each, and whether there is one by itself."""
+        """Prompts as ids and mask, (rows, tokens) each, and whether there is one by itself.
+
+        Where one of them is spoken, the embeddings of all are put into the options.
+        """
         from eepolicy.decode.request import padded
 
         device, embedded = self.model.device, options.get("inputs_embeds")
@@ -371,13 +419,18 @@ class HookedModel:
             raise EepolicyError(
                 "an attention mask goes with ids (rows, tokens); other prompts are padded for you"
             )
-        alone = isinstance(prompt, (str, Tensor))
-        prompts = [prompt] if isinstance(prompt, (str, Tensor)) else list(prompt or ())
+        alone = isinstance(prompt, (str, Tensor, Path))
+        prompts = [prompt] if isinstance(prompt, (str, Tensor, Path)) else list(prompt or ())
         if not prompts:
             raise EepolicyError("there is no prompt")
-        ids, mask = padded(
-            [self.encode(p).to(device) for p in prompts], self._pad(options.get("pad_token_id"))
-        )
+        pad = self._pad(options.get("pad_token_id"))
+        if any(map(_is_spoken, prompts)):
+            rows, states = zip(*(self._embedded(p) for p in prompts), strict=True)
+            ids, mask = padded(rows, pad)
+            embeds = [F.pad(s, (0, 0, ids.shape[1] - len(s), 0)) for s in states]
+            options["inputs_embeds"] = torch.stack(embeds)
+            return ids, mask, alone
+        ids, mask = padded([self.encode(p).to(device) for p in prompts], pad)  # type: ignore[arg-type]
         return ids, mask, alone
 
     def _pad(self, given: int | None) -> int:
@@ -406,6 +459,16 @@ class HookedModel:
                 f"of its logits' spread (tolerance {tolerance:.0e}): "
                 "the adapter of its family does not fit"
             )
+
+
+def _is_spoken(prompt: object) -> bool:
+    """Whether a prompt is a sound file or a wave."""
+    wave = isinstance(prompt, Tensor) and prompt.ndim == 1 and prompt.is_floating_point()
+    return wave or isinstance(prompt, Path)
+
+
+def _short(prompt: object) -> str:
+    return f"{tuple(prompt.shape)} samples" if isinstance(prompt, Tensor) else repr(str(prompt))
 
 
 def _held(mask: Tensor | None, prompt: Tensor, device: torch.device) -> Tensor:

@@ -1,42 +1,86 @@
-"""Loading models: the pocket model, a folder in its format, or any causal language model."""
+"""Loading models: the pocket model, the paper's two, and any causal language model."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from eepolicy.errors import EepolicyError
 from eepolicy.model.hooked import HookedModel
+from eepolicy.models import glm_voice, step_audio
+from eepolicy.models.card import ModelCard, card_named, shipped_cards
 from eepolicy.models.checkpoint import load_text
-from eepolicy.models.glm_voice import MODEL_TYPE, load_glm_voice
+from eepolicy.models.declared import CARD, load_converted, load_declared, save_converted
+from eepolicy.models.hub import fetch, fetch_config
 from eepolicy.models.original import read_json
 from eepolicy.models.pocket import held_out, load_spoken, pocket_folder
 
-__all__ = ["held_out", "load", "pocket_folder"]
+__all__ = [
+    "ModelCard",
+    "card_named",
+    "held_out",
+    "load",
+    "pocket_folder",
+    "save_converted",
+    "shipped_cards",
+]
+
+#: checkpoints in their authors' layout: what reads them, and the card of the model
+ORIGINAL = {
+    glm_voice.MODEL_TYPE: (glm_voice.load_glm_voice, "glm-4-voice"),
+    step_audio.MODEL_TYPE: (step_audio.load_step_audio, "step-audio-2-mini"),
+}
 
 
-def load(name: str = "pocket", dtype: torch.dtype = torch.float32) -> HookedModel:
+def load(
+    name: str = "pocket",
+    dtype: torch.dtype = torch.float32,
+    card: str | Path | ModelCard | None = None,
+    **options: Any,
+) -> HookedModel:
     """Load a model, ready to decode, and to speak where it is a spoken one.
 
     Args:
-        name: `"pocket"`, a folder in its format, a folder with GLM-4-Voice as its authors publish
-            it, or any causal language model of a known family: a folder in Hugging Face format or
-            an id on the Hub, which is fetched from there.
+        name: `"pocket"`; a folder or an id on the Hugging Face Hub, which is fetched from there:
+            GLM-4-Voice and Step-Audio-2-mini as their authors publish them, what `eepolicy convert`
+            wrote, or any causal language model of a known family.
         dtype: of the weights.
+        card: how a model speaks that does not say so itself: the name of a card that ships (see
+            `eepolicy models`), a TOML file, or a `ModelCard`.
+        **options: of `from_pretrained`, such as `device_map`, `attn_implementation` and
+            `quantization_config`.
 
     Raises:
-        EepolicyError: there is no such model, or it is not whole.
+        EepolicyError: there is no such model, or it is not whole, or the card is of another one.
 
     Example:
         >>> load("pocket").depth
         20
     """
+    told = None if card is None else card_named(card)
     folder = pocket_folder() if name == "pocket" else Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
         raise EepolicyError(f"{folder} is no model: it has no config.json")
-    if folder.exists() and "speech_layout" in (folder / "config.json").read_text():
+    file = folder / "config.json" if folder.exists() else fetch_config(name)
+    config = {} if file is None else read_json(file)
+    if config.get("model_type") in ORIGINAL:
+        if options:
+            raise EepolicyError(
+                f"{name} is read weight by weight, without {', '.join(sorted(options))}: convert "
+                f"it first, with 'eepolicy convert {name} FOLDER', and load that folder"
+            )
+        read, own = ORIGINAL[config["model_type"]]
+        whole = folder if folder.exists() else fetch(name)
+        return read(whole, dtype, told or card_named(own))
+    if told is not None:
+        return load_declared(name, dtype, told, **options)
+    if "speech_layout" in config:
         return load_spoken(folder, dtype)
-    if folder.exists() and read_json(folder / "config.json").get("model_type") == MODEL_TYPE:
-        return load_glm_voice(folder, dtype)
-    return load_text(name, dtype)
+    if CARD in config:
+        return load_converted(folder, dtype, **options)
+    known = next((c for c in shipped_cards().values() if c.source == name), None)
+    if known is not None:
+        return load_declared(name, dtype, known, **options)
+    return load_text(name, dtype, **options)

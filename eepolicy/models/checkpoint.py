@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,12 +26,14 @@ UNREADABLE = (
 )
 
 
-def read_model(name: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+def read_model(name: str | Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
     """A stock model with all of its weights.
 
     Args:
         name: a folder, or an id on the Hugging Face Hub.
         dtype: of the weights.
+        **options: of `from_pretrained`, such as `device_map`, `attn_implementation` and
+            `quantization_config`.
 
     Raises:
         EepolicyError: no such checkpoint, or one that is damaged or not whole.
@@ -42,6 +45,7 @@ def read_model(name: str | Path, dtype: torch.dtype) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
     except UNREADABLE as error:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -61,24 +65,29 @@ HEADS = "heads.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
-def load_text(name: str | Path, dtype: torch.dtype = torch.float32) -> HookedModel:
+def load_text(name: str | Path, dtype: torch.dtype = torch.float32, **options: Any) -> HookedModel:
     """Hook a causal language model that writes text alone.
 
     Args:
         name: a folder, or an id on the Hugging Face Hub; a folder may be without a tokenizer, and
             prompts are then ids.
         dtype: of the weights.
+        **options: of `from_pretrained`.
 
     Raises:
         EepolicyError: no such checkpoint, one that is not whole, or a family without an adapter.
     """
-    model, tokenizer = read_model(name, dtype), None
+    model, tokenizer = read_model(name, dtype, **options), None
     if not Path(name).is_dir() or any((Path(name) / file).is_file() for file in TOKENIZERS):
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except UNREADABLE as error:
             raise EepolicyError(f"the tokenizer of {name} cannot be read: {error}") from error
-    hooked = HookedModel(model, tokenizer=tokenizer)
-    if (Path(name) / HEADS).is_file():
-        hooked.heads = load_heads(Path(name) / HEADS, hooked.lens, model)
+    return with_heads(HookedModel(model, tokenizer=tokenizer), Path(name))
+
+
+def with_heads(hooked: HookedModel, folder: Path) -> HookedModel:
+    """A model with the exit heads that its folder may hold."""
+    if (folder / HEADS).is_file():
+        hooked.heads = load_heads(folder / HEADS, hooked.lens, hooked.model)
     return hooked

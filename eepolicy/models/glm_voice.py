@@ -14,30 +14,14 @@ from transformers import GlmConfig, GlmForCausalLM, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from eepolicy.errors import EepolicyError
-from eepolicy.modality import TokenLayout
 from eepolicy.model.hooked import HookedModel
-from eepolicy.models.original import load_native, read_json
+from eepolicy.models.card import ModelCard
+from eepolicy.models.original import complete, load_native, read_json
 
 #: what the model's config.json says it is
 MODEL_TYPE = "chatglm"
-#: text and speech tokens of a chunk, as the model was trained
-TEXT_CHUNK, SPEECH_CHUNK = 13, 26
-#: speech codes, 12.5 a second
-CODES = 16_384
-#: what stands in front of a question in text, and behind it
-BEFORE = (
-    "<|system|>\nUser will provide you with a text instruction. Do it step by step. First, think "
-    "about the instruction and respond in a interleaved manner, with 13 text token followed by 26 "
-    "audio tokens.<|user|>\n"
-)
-AFTER = "<|assistant|>streaming_transcription\n"
-#: sampling of the authors' demo; the paper decodes greedily
-DEMO = {"do_sample": True, "temperature": 0.2, "top_p": 0.8}
-
 #: fields of their config, and what the native class does
 _SUPPORTED = {"rmsnorm": True, "multi_query_attention": True, "add_bias_linear": False}
-#: what the tokenizer must know
-_NEEDED = ("<|audio_0|>", "<|user|>", "<|assistant|>", "<|system|>")
 #: names of a layer's weights, theirs to ours
 _LAYER = {
     "input_layernorm.weight": "input_layernorm.weight",
@@ -155,40 +139,13 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=converted)
 
 
-def layout_of(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> TokenLayout:
-    """Chunks, ids and prompt, the ids taken from the tokenizer.
-
-    Raises:
-        EepolicyError: the tokenizer has no speech tokens.
-    """
-    known = tokenizer.get_vocab()
-    missing = [name for name in _NEEDED if name not in known]
-    if missing:
-        raise EepolicyError(f"the tokenizer has no {missing[0]}: it is none of GLM-4-Voice")
-    first = known["<|audio_0|>"]
-    codes = sum(name.startswith("<|audio_") for name in known)
-
-    def ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False).input_ids)
-
-    return TokenLayout(
-        text=(0, first),
-        speech=(first, min(first + codes, vocabulary)),
-        text_chunk=TEXT_CHUNK,
-        speech_chunk=SPEECH_CHUNK,
-        end_of_text=-1,  # the model goes on with speech alone, and says so by no token
-        end=known["<|user|>"],
-        before_prompt=ids(BEFORE),
-        after_prompt=ids(AFTER),
-    )
-
-
-def load_glm_voice(folder: Path, dtype: torch.dtype = torch.bfloat16) -> HookedModel:
+def load_glm_voice(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
     """GLM-4-Voice from a folder in its authors' layout, without a vocoder.
 
     Args:
         folder: with `config.json`, safetensors, `tokenizer.model` and `tokenizer_config.json`.
         dtype: of the weights.
+        card: how it speaks.
 
     Raises:
         EepolicyError: a file or key is missing, damaged or of another model.
@@ -198,6 +155,8 @@ def load_glm_voice(folder: Path, dtype: torch.dtype = torch.bfloat16) -> HookedM
     def ours(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         return convert(config, key, tensor)
 
-    model = load_native(GlmForCausalLM, config, folder, ours, dtype)
+    tied = frozenset({"lm_head.weight"} if config.tie_word_embeddings else ())
+    model = load_native(lambda: GlmForCausalLM(config), folder, ours, dtype, tied)
     tokenizer = read_tokenizer(folder)
-    return HookedModel(model, layout_of(tokenizer, config.vocab_size), tokenizer)
+    layout = card.layout(tokenizer, config.vocab_size)
+    return HookedModel(complete(model), layout, tokenizer, card=card)

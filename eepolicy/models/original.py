@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
 
@@ -67,38 +67,41 @@ def tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
             raise EepolicyError(f"{file} is damaged or no safetensors file: {error}") from error
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
 def load_native(
-    native: type[PreTrainedModel],
-    config: PreTrainedConfig,
+    make: Callable[[], M],
     folder: Path,
     convert: Convert,
     dtype: torch.dtype,
-) -> PreTrainedModel:
+    tied: frozenset[str] = frozenset(),
+) -> M:
     """A native model with the weights of a checkpoint in another layout.
 
     The model is made without memory and filled weight by weight, each in the wanted precision, so
-    that the weights are never held twice.
+    that the weights are never held twice.  What is no weight is still missing: see `complete`.
 
     Args:
-        native: class of the model.
-        config: its config.
+        make: the model.
         folder: of the checkpoint.
         convert: its keys and tensors to the native ones.
         dtype: of the weights.
+        tied: weights that a checkpoint need not have.
 
     Raises:
         EepolicyError: a file or key is missing, damaged, of another shape, or has no place.
     """
     with torch.device("meta"):
-        model = native(config)
+        model = make()
     wanted = dict(model.named_parameters())
     filled: set[str] = set()
     for file, key, tensor in tensors(folder):
         for name, part in convert(key, tensor):
             if name not in wanted:
                 raise EepolicyError(
-                    f"{file} holds {key}, which has no place in a {native.__name__}: it is a "
-                    "checkpoint of another model"
+                    f"{file} holds {key}, which has no place in the model that config.json "
+                    "describes: it is a checkpoint of another one"
                 )
             if part.shape != wanted[name].shape:
                 raise EepolicyError(
@@ -109,14 +112,17 @@ def load_native(
             whole = part.to(dtype).clone() if part.dtype == dtype else part.to(dtype)
             model.load_state_dict({name: whole}, strict=False, assign=True)
             filled.add(name)
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     missing = sorted(set(wanted) - filled - tied)
     if missing:
         raise EepolicyError(
             f"{folder} lacks {len(missing)} of the model's weights, {missing[0]} first: it is not "
             "whole, or of another model"
         )
-    model.tie_weights()
-    # made without memory, it has no frequencies yet
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
     return model.requires_grad_(False).eval()
+
+
+def complete(model: PreTrainedModel) -> PreTrainedModel:
+    """Ties weights and makes the frequencies of a model that was made without memory."""
+    model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    return model

@@ -10,10 +10,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from eepolicy.errors import EepolicyError
-from eepolicy.heads import load_heads
 from eepolicy.modality import TokenLayout
 from eepolicy.model.hooked import HookedModel
-from eepolicy.models.checkpoint import HEADS, UNREADABLE, read_model
+from eepolicy.models.checkpoint import UNREADABLE, read_model, with_heads
 from eepolicy.speech.units import Units
 
 
@@ -46,10 +45,7 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel
         vocoder = Units.load(folder / "units.safetensors")
     except UNREADABLE as error:
         raise EepolicyError(f"{folder} is no whole spoken model: {error}") from error
-    hooked = HookedModel(model, layout, tokenizer, vocoder=vocoder)
-    if (folder / HEADS).is_file():
-        hooked.heads = load_heads(folder / HEADS, hooked.lens, model)
-    return hooked
+    return with_heads(HookedModel(model, layout, tokenizer, vocoder=vocoder), folder)
 
 
 def held_out(split: str = "test", folder: Path | None = None) -> list[dict]:
