@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 import eepolicy
 from eepolicy import EepolicyError
-from eepolicy.models import save_converted
+from eepolicy.models import save_converted, step_audio
 from eepolicy.models.step_encoder import PIECE, EarsConfig
 from eepolicy.speech.wav import read_wave
 
@@ -442,6 +442,58 @@ def test_what_is_wrong_is_said(original, tmp_path, what, match):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(EepolicyError, match=match):
         eepolicy.load(str(tmp_path), **options)
+
+
+def test_a_checkpoint_is_looked_at_before_it_is_loaded(original, tmp_path, run):
+    out, _ = run("models", "check", str(original))
+    millions = sum(w.numel() for w in weights().values()) / 1e6
+    assert "step-audio-2-mini in its authors' layout" in out
+    assert f"{millions:,.0f} million weights" in out
+    for file in original.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    first = tmp_path / "model-00001-of-00002.safetensors"
+    save_file({k: v for k, v in load_file(first).items() if k != "adapter.conv.weight"}, first)
+    _, err = run("models", "check", str(tmp_path), code=1)
+    assert "of the model's weights, ears.shrink.weight first" in err
+    out, _ = run("models")
+    assert all(card in out for card in ("glm-4-voice", "spark-tts"))
+
+
+def test_convert_command(original, tmp_path, run):
+    to = tmp_path / "converted"
+    run("convert", str(original), str(to), "--dtype", "float32")
+    out = eepolicy.load(str(to)).generate("Hi?", max_new_tokens=8)
+    expected = eepolicy.load(str(original)).generate("Hi?", max_new_tokens=8)
+    assert out.tokens.tolist() == expected.tokens.tolist()
+    assert "a card of its own: step-audio-2-mini" in run("models", "check", str(to))[0]
+    _, err = run("convert", str(original), str(to), code=2)
+    assert "holds something" in err
+
+
+def test_sizes_of_the_real_models():
+    """From their published configs, against arithmetic: weights in millions."""
+    step = json.loads(json.dumps(CONFIG))
+    step["text_config"] |= {
+        "vocab_size": 158_720,
+        "hidden_size": 3584,
+        "intermediate_size": 18_944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
+    step["audio_encoder_config"] |= {"n_audio_state": 1280, "n_audio_head": 20}
+    step["audio_encoder_config"] |= {"n_audio_layer": 32, "llm_dim": 3584}
+    with torch.device("meta"):
+        whole = step_audio.native(step).make()
+    attention = 2 * 3584 * 3584 + 3584 + 2 * (3584 * 512 + 512)
+    layer = attention + 3 * 3584 * 18_944 + 2 * 3584
+    assert sum(p.numel() for p in whole.decoder.parameters()) == (
+        28 * layer + 2 * 158_720 * 3584 + 3584
+    )
+    block = 12 * 1280 * 1280 + (3 + 4 + 1) * 1280 + 4 * 1280
+    others = 128 * 1280 * 3 + 1280 + 2 * (3 * 1280 * 1280 + 1280) + 1500 * 1280 + 2 * 1280
+    adapter = 1280 * 2048 + 2048 + 2048 * 3584 + 3584
+    assert sum(p.numel() for p in whole.ears.parameters()) == 32 * block + others + adapter
 
 
 def test_sizes_of_the_ears_are_read_by_name():

@@ -7,11 +7,22 @@ from typing import NoReturn
 
 import typer
 
-from eepolicy.cli import compare, fit, generate, policies, probe, studies, tune
+from eepolicy.cli import compare, fit, generate, models, policies, probe, studies, tune
 from eepolicy.cli.shared import app, say
 from eepolicy.errors import EepolicyError
 
-__all__ = ["app", "compare", "fit", "generate", "main", "policies", "probe", "studies", "tune"]
+__all__ = [
+    "app",
+    "compare",
+    "fit",
+    "generate",
+    "main",
+    "models",
+    "policies",
+    "probe",
+    "studies",
+    "tune",
+]
 
 
 def main() -> NoReturn:

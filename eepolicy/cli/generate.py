@@ -13,11 +13,14 @@ from eepolicy.errors import EepolicyError
 
 @app.command()
 def generate(
-    question: Annotated[str, typer.Argument(help="a question in text")],
+    question: Annotated[str, typer.Argument(help="a question in text; with --spoken a sound file")],
     policy: Annotated[str, typer.Option(help="policy, see 'eepolicy policies'")] = "full",
     out_file: Annotated[
         Path | None, typer.Option("--out", help="write the speech here (wav)")
     ] = None,
+    spoken_question: Annotated[
+        bool, typer.Option("--spoken", help="the question is a sound file (wav, flac, ogg, mp3)")
+    ] = False,
     model: ModelOption = "pocket",
     max_new_tokens: Annotated[int, typer.Option(help="most tokens of the reply")] = 400,
     fill: FillOption = "catch_up",
@@ -35,7 +38,8 @@ def generate(
     if out_file and out_file.suffix != ".wav":
         raise EepolicyError(f"speech is written as .wav; got --out {out_file}")
     spoken = load(model)
-    output = spoken.generate(question, policy, max_new_tokens, fill=fill, accept=accept)
+    prompt = Path(question) if spoken_question else question
+    output = spoken.generate(prompt, policy, max_new_tokens, fill=fill, accept=accept)
     trace = output.trace
     full = len(trace) * spoken.depth
     out.print(output.text, highlight=False, markup=False)

@@ -39,14 +39,14 @@ ThreadsOption = Annotated[
 ]
 
 
-def load(model: str) -> HookedModel:
+def load(model: str, **options: Any) -> HookedModel:
     """Load a model without the bar that transformers shows."""
     from transformers.utils import logging
 
     import eepolicy
 
     logging.disable_progress_bar()  # loading takes a second
-    return eepolicy.load(model)
+    return eepolicy.load(model, **options)
 
 
 def progress(

@@ -27,10 +27,10 @@ __all__ = [
     "shipped_cards",
 ]
 
-#: checkpoints in their authors' layout: what reads them, and the card of the model
+#: checkpoints in their authors' layout, by model type: the module for them, and the model's card
 ORIGINAL = {
-    glm_voice.MODEL_TYPE: (glm_voice.load_glm_voice, "glm-4-voice"),
-    step_audio.MODEL_TYPE: (step_audio.load_step_audio, "step-audio-2-mini"),
+    glm_voice.MODEL_TYPE: (glm_voice, "glm-4-voice"),
+    step_audio.MODEL_TYPE: (step_audio, "step-audio-2-mini"),
 }
 
 
@@ -71,9 +71,9 @@ def load(
                 f"{name} is read weight by weight, without {', '.join(sorted(options))}: convert "
                 f"it first, with 'eepolicy convert {name} FOLDER', and load that folder"
             )
-        read, own = ORIGINAL[config["model_type"]]
+        module, own = ORIGINAL[config["model_type"]]
         whole = folder if folder.exists() else fetch(name)
-        return read(whole, dtype, told or card_named(own))
+        return module.load(whole, dtype, told or card_named(own))
     if told is not None:
         return load_declared(name, dtype, told, **options)
     if "speech_layout" in config:

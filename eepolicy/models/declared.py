@@ -15,7 +15,7 @@ from eepolicy.model.hooked import HookedModel
 from eepolicy.models.card import ModelCard
 from eepolicy.models.checkpoint import UNREADABLE, read_model, with_heads
 from eepolicy.models.ears import Ears
-from eepolicy.models.original import load_native, read_json
+from eepolicy.models.original import Native, load_native, read_json
 from eepolicy.models.step_encoder import EarsConfig, StepEars
 
 #: fields of `config.json` in a converted folder
@@ -95,7 +95,7 @@ def save_converted(model: HookedModel, folder: Path) -> None:
 
 def _ears(folder: Path, dtype: torch.dtype, told: dict[str, Any]) -> Ears:
     sizes = EarsConfig.from_dict(told["sizes"])
-    encoder = load_native(lambda: StepEars(sizes), folder, lambda k, t: [(k, t)], dtype)
+    encoder = load_native(Native(lambda: StepEars(sizes), lambda k, t: [(k, t)]), folder, dtype)
     return Ears(encoder, told["start"], told["patch"], told["end"])
 
 

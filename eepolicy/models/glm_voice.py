@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from eepolicy.errors import EepolicyError
 from eepolicy.model.hooked import HookedModel
 from eepolicy.models.card import ModelCard
-from eepolicy.models.original import complete, load_native, read_json
+from eepolicy.models.original import Native, complete, load_native, read_json
 
 #: what the model's config.json says it is
 MODEL_TYPE = "chatglm"
@@ -139,7 +140,18 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=converted)
 
 
-def load_glm_voice(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
+def native(config: dict[str, Any]) -> Native[GlmForCausalLM]:
+    """How a checkpoint becomes the native model, by its `config.json`.
+
+    Raises:
+        EepolicyError: a field is missing, or asks for what the native class does not do.
+    """
+    ours = native_config(config)
+    tied = frozenset({"lm_head.weight"} if ours.tie_word_embeddings else ())
+    return Native(lambda: GlmForCausalLM(ours), partial(convert, ours), tied)
+
+
+def load(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
     """GLM-4-Voice from a folder in its authors' layout, without a vocoder.
 
     Args:
@@ -150,13 +162,7 @@ def load_glm_voice(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedM
     Raises:
         EepolicyError: a file or key is missing, damaged or of another model.
     """
-    config = native_config(read_json(folder / "config.json"))
-
-    def ours(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-        return convert(config, key, tensor)
-
-    tied = frozenset({"lm_head.weight"} if config.tie_word_embeddings else ())
-    model = load_native(lambda: GlmForCausalLM(config), folder, ours, dtype, tied)
+    model = load_native(native(read_json(folder / "config.json")), folder, dtype)
     tokenizer = read_tokenizer(folder)
-    layout = card.layout(tokenizer, config.vocab_size)
+    layout = card.layout(tokenizer, model.config.vocab_size)
     return HookedModel(complete(model), layout, tokenizer, card=card)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -67,15 +68,49 @@ def tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
             raise EepolicyError(f"{file} is damaged or no safetensors file: {error}") from error
 
 
+def headers(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
+    """Every weight of a checkpoint with its file and key, without what is in it.
+
+    Raises:
+        EepolicyError: a file is damaged.
+    """
+    for file in shards(folder):
+        try:
+            with safe_open(file, "pt") as held:
+                for key in held.keys():  # noqa: SIM118
+                    part = held.get_slice(key)
+                    kind = getattr(torch, _DTYPES.get(part.get_dtype(), "float32"))
+                    yield file, key, torch.empty(part.get_shape(), dtype=kind, device="meta")
+        except (SafetensorError, OSError) as error:
+            raise EepolicyError(f"{file} is damaged or no safetensors file: {error}") from error
+
+
+#: kinds of numbers, as safetensors calls them
+_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8"}
+
 M = TypeVar("M", bound=nn.Module)
 
 
+@dataclass(frozen=True)
+class Native(Generic[M]):
+    """How a checkpoint in another layout becomes a native model.
+
+    Attributes:
+        make: the model, with weights to be filled.
+        convert: a key and tensor of the checkpoint to the native ones.
+        tied: weights that a checkpoint need not have.
+    """
+
+    make: Callable[[], M]
+    convert: Convert
+    tied: frozenset[str] = frozenset()
+
+
 def load_native(
-    make: Callable[[], M],
+    native: Native[M],
     folder: Path,
-    convert: Convert,
     dtype: torch.dtype,
-    tied: frozenset[str] = frozenset(),
+    read: Callable[[Path], Iterator[tuple[Path, str, Tensor]]] = tensors,
 ) -> M:
     """A native model with the weights of a checkpoint in another layout.
 
@@ -83,21 +118,20 @@ def load_native(
     that the weights are never held twice.  What is no weight is still missing: see `complete`.
 
     Args:
-        make: the model.
+        native: the model.
         folder: of the checkpoint.
-        convert: its keys and tensors to the native ones.
         dtype: of the weights.
-        tied: weights that a checkpoint need not have.
+        read: `tensors`, or `headers` to see whether all fits without reading the weights.
 
     Raises:
         EepolicyError: a file or key is missing, damaged, of another shape, or has no place.
     """
     with torch.device("meta"):
-        model = make()
+        model = native.make()
     wanted = dict(model.named_parameters())
     filled: set[str] = set()
     for file, key, tensor in tensors(folder):
-        for name, part in convert(key, tensor):
+        for name, part in native.convert(key, tensor):
             if name not in wanted:
                 raise EepolicyError(
                     f"{file} holds {key}, which has no place in the model that config.json "
@@ -112,7 +146,7 @@ def load_native(
             whole = part.to(dtype).clone() if part.dtype == dtype else part.to(dtype)
             model.load_state_dict({name: whole}, strict=False, assign=True)
             filled.add(name)
-    missing = sorted(set(wanted) - filled - tied)
+    missing = sorted(set(wanted) - filled - native.tied)
     if missing:
         raise EepolicyError(
             f"{folder} lacks {len(missing)} of the model's weights, {missing[0]} first: it is not "

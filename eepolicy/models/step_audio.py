@@ -15,7 +15,7 @@ from eepolicy.model.hooked import HookedModel
 from eepolicy.models.card import ModelCard
 from eepolicy.models.checkpoint import UNREADABLE
 from eepolicy.models.ears import Ears
-from eepolicy.models.original import complete, load_native, read_json
+from eepolicy.models.original import Native, complete, load_native, read_json
 from eepolicy.models.step_encoder import EarsConfig, StepEars
 
 #: what the model's config.json says it is
@@ -110,7 +110,18 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise EepolicyError(f"the tokenizer of {folder} cannot be read: {error}") from error
 
 
-def load_step_audio(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
+def native(config: dict[str, Any]) -> Native[_Whole]:
+    """How a checkpoint becomes the native decoder and the ears, by its `config.json`.
+
+    Raises:
+        EepolicyError: a field is missing, or asks for what the native class does not do.
+    """
+    decoder = native_config(config.get("text_config", {}))
+    ears = EarsConfig.from_dict(config.get("audio_encoder_config", {}))
+    return Native(lambda: _Whole(decoder, ears), convert)
+
+
+def load(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
     """Step-Audio-2-mini from a folder in its authors' layout, without a vocoder.
 
     Args:
@@ -121,12 +132,9 @@ def load_step_audio(folder: Path, dtype: torch.dtype, card: ModelCard) -> Hooked
     Raises:
         EepolicyError: a file or key is missing, damaged or of another model.
     """
-    config = read_json(folder / "config.json")
-    decoder = native_config(config.get("text_config", {}))
-    ears = EarsConfig.from_dict(config.get("audio_encoder_config", {}))
-    whole = load_native(lambda: _Whole(decoder, ears), folder, convert, dtype)
+    whole = load_native(native(read_json(folder / "config.json")), folder, dtype)
     tokenizer = read_tokenizer(folder)
-    layout = card.layout(tokenizer, decoder.vocab_size)
+    layout = card.layout(tokenizer, whole.decoder.config.vocab_size)
     start, patch, end = (tokenizer.convert_tokens_to_ids(name) for name in (START, PATCH, END))
     return HookedModel(
         complete(whole.decoder),

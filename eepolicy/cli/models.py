@@ -1,0 +1,86 @@
+"""`eepolicy models` and `eepolicy convert`: which models speak, and what a checkpoint is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from eepolicy.cli.shared import app, err, load, note, out
+
+models = typer.Typer(
+    help="Speech models that ship with a card, and what a checkpoint is.",
+    invoke_without_command=True,
+)
+app.add_typer(models, name="models")
+
+
+@models.callback()
+def list_models(context: typer.Context) -> None:
+    """List the speech models that ship with a card.
+
+    Example: eepolicy models check ~/checkpoints/glm-4-voice-9b
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from eepolicy.models import shipped_cards
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("card", "on the Hub", "backbone", "text : speech", "units a second", "vocoder"):
+        table.add_column(heading)
+    for card in shipped_cards().values():
+        chunks = f"{card.text_chunk} : {card.speech_chunk}" if card.text_chunk else "speech alone"
+        if card.end_of_text:
+            chunks = "text, then speech"
+        rate = "" if card.rate is None else f"{card.rate:g}"
+        table.add_row(card.name, card.source, card.model_type, chunks, rate, card.vocoder)
+    out.print(table)
+
+
+@models.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="of the checkpoint")],
+) -> None:
+    """Say what a checkpoint is, what fits, what is missing, and how much memory it takes.
+
+    Nothing is loaded. Exit status 1 where something is missing.
+
+    Example: eepolicy models check ~/checkpoints/Step-Audio-2-mini
+    """
+    from eepolicy.models.check import check as look
+
+    good = True
+    for finding in look(folder):
+        good &= finding.good
+        console, mark = (out, "✓") if finding.good else (err, "✗")
+        console.print(f"{mark} {finding.sentence}", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="GLM-4-Voice or Step-Audio-2-mini: folder or id")],
+    folder: Annotated[Path, typer.Argument(help="new folder, in Hugging Face format")],
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32")] = "bfloat16",
+) -> None:
+    """Write a model that its authors publish in a layout of their own in Hugging Face format.
+
+    It then loads with every option of transformers: on several devices, quantised.
+
+    Example: eepolicy convert zai-org/glm-4-voice-9b glm-4-voice
+    """
+    import torch
+
+    from eepolicy.errors import EepolicyError
+    from eepolicy.models import save_converted
+
+    kinds = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    if dtype not in kinds:
+        raise EepolicyError(f"--dtype is {', '.join(kinds)}; got {dtype!r}")
+    if folder.exists() and any(folder.iterdir()):
+        raise EepolicyError(f"{folder} holds something: give a new folder")
+    save_converted(load(source, dtype=kinds[dtype]), folder)
+    note(f"{folder} holds the model in Hugging Face format, {dtype}")
