@@ -459,6 +459,24 @@ def test_a_checkpoint_is_looked_at_before_it_is_loaded(original, tmp_path, run):
     assert all(card in out for card in ("glm-4-voice", "spark-tts"))
 
 
+def test_an_id_on_the_hub_is_fetched_and_read(original, tmp_path, monkeypatch):
+    """From a folder laid out as the Hub's own cache, with no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    held = tmp_path / "models--stepfun-ai--Step-Audio-2-mini"
+    (held / "snapshots").mkdir(parents=True)
+    (held / "snapshots" / "abc").symlink_to(original)
+    (held / "refs").mkdir()
+    (held / "refs" / "main").write_text("abc")
+    model = eepolicy.load("stepfun-ai/Step-Audio-2-mini")
+    expected = eepolicy.load(str(original)).generate("Hi?", max_new_tokens=8)
+    assert model.generate("Hi?", max_new_tokens=8).tokens.tolist() == expected.tokens.tolist()
+    with pytest.raises(EepolicyError, match="is no checkpoint that can be read"):
+        eepolicy.load("stepfun-ai/of-which-there-is-none")
+
+
 def test_convert_command(original, tmp_path, run):
     to = tmp_path / "converted"
     run("convert", str(original), str(to), "--dtype", "float32")
