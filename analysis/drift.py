@@ -31,6 +31,7 @@ from analysis.documents import Intervals, means, sums
 from eepolicy import HookedModel, probe
 from eepolicy.decode.loop import Output
 from eepolicy.modality import Modality
+from eepolicy.speech.vocoder import codebook_of
 
 #: fill of a run: colour and marker
 FILLS = {"catch_up": ("#009E73", "o"), "propagate": ("#E69F00", "^"), "mask": ("#CC79A7", "s")}
@@ -274,9 +275,10 @@ def trajectory_drift(model: HookedModel, out: Output, full: Output) -> dict[str,
     ours, theirs = out.units.tolist(), full.units.tolist()
     place = first_difference(out.tokens.tolist(), full.tokens.tolist())
     acoustic = float("nan")
-    if model.vocoder is not None:
-        sounds = model.vocoder.codebook.double().numpy()
-        acoustic = warped_distance(sounds[ours], sounds[theirs])
+    sounds = codebook_of(model.vocoder)
+    if sounds is not None:
+        known = sounds.double().numpy()
+        acoustic = warped_distance(known[ours], known[theirs])
     return {
         "edit_share": edit_share(ours, theirs),
         "first_difference": float("nan") if place is None else float(place),

@@ -15,8 +15,9 @@ from analysis.compare import Rater, Recognizer
 from analysis.documents import Intervals, ratios_by
 from analysis.scoring import word_errors
 from analysis.style import COLOURS, depth_axis
-from eepolicy import HookedModel, Modality, probe
+from eepolicy import EepolicyError, HookedModel, Modality, probe
 from eepolicy.decode.loop import Output
+from eepolicy.speech.vocoder import codebook_of
 
 #: what is measured: label, sums of which two columns, scale, digits
 MEASURES = {
@@ -107,8 +108,9 @@ def oracle(
         mos: speech rating.
         progress: wraps (depth, reply), to show them.
     """
-    assert model.vocoder is not None
-    sounds, first = model.vocoder.codebook, model.layout.speech[0]
+    sounds, first = codebook_of(model.vocoder), model.layout.speech[0]
+    if model.vocoder is None or sounds is None:
+        raise EepolicyError("the study needs the sounds of the units: a vocoder with a codebook")
     every = sorted({*depths, model.depth})
     result = probe(
         model, replies, depths=every, statistics=("top1",), hidden_states=every, dtype=torch.float32

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.speech.vocoder import codebook_of
 
 if TYPE_CHECKING:
     from eepolicy.modality import TokenLayout
-    from eepolicy.speech.units import Units
+    from eepolicy.speech.vocoder import Vocoder
 
 GRAMMAR = "all, exact, sampling, top:COUNT, ratio:SHARE, acoustic:DISTANCE"
 
@@ -63,7 +64,7 @@ class Acceptance(ABC):
         """What the token in place of a rejected draft is drawn from: (vocabulary,)."""
         return drafts.full[place]
 
-    def check(self, layout: TokenLayout, vocoder: Units | None) -> Acceptance:
+    def check(self, layout: TokenLayout, vocoder: Vocoder | None) -> Acceptance:
         """The rule for a model; refuses what it does not have.
 
         Raises:
@@ -132,7 +133,7 @@ class AcceptTop(Acceptance):
         count = min(self.count, drafts.full.shape[1])
         return (drafts.full.topk(count, -1).indices == drafts.tokens[:, None]).any(-1)
 
-    def check(self, layout: TokenLayout, vocoder: Units | None) -> Acceptance:
+    def check(self, layout: TokenLayout, vocoder: Vocoder | None) -> Acceptance:
         if self.count < 1:
             raise EepolicyError(f"{self!r} must keep 1 or more of the likeliest tokens")
         return self
@@ -152,7 +153,7 @@ class AcceptRatio(Acceptance):
         p = drafts.full.softmax(-1)
         return p.gather(1, drafts.tokens[:, None])[:, 0] >= self.share * p.amax(-1)
 
-    def check(self, layout: TokenLayout, vocoder: Units | None) -> Acceptance:
+    def check(self, layout: TokenLayout, vocoder: Vocoder | None) -> Acceptance:
         if not 0 <= self.share <= 1:
             raise EepolicyError(f"{self!r} needs a share from 0 to 1")
         return self
@@ -185,17 +186,18 @@ class AcceptAcoustic(Acceptance):
         near[sounds] |= (mine - other).norm(dim=-1) <= self.distance
         return near
 
-    def check(self, layout: TokenLayout, vocoder: Units | None) -> Acceptance:
+    def check(self, layout: TokenLayout, vocoder: Vocoder | None) -> Acceptance:
         if self.distance < 0:
             raise EepolicyError(f"acoustic acceptance needs a distance of 0 or more; got {self}")
         if self.codebook is not None:
             return self
-        if vocoder is None:
+        sounds = codebook_of(vocoder)
+        if sounds is None:
             raise EepolicyError(
-                "acoustic acceptance needs the sounds of the units: a model with a vocoder, or "
-                "AcceptAcoustic(distance, codebook=...)"
+                "acoustic acceptance needs the sounds of the units: a model whose vocoder has a "
+                "codebook, or AcceptAcoustic(distance, codebook=...)"
             )
-        return AcceptAcoustic(self.distance, vocoder.codebook, layout.speech[0])
+        return AcceptAcoustic(self.distance, sounds, layout.speech[0])
 
 
 _NUMBER = r"(\d*\.?\d+)"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from eepolicy.decode.loop import Output
     from eepolicy.models.card import ModelCard
     from eepolicy.models.ears import Ears
-    from eepolicy.speech.units import Units
+    from eepolicy.speech.vocoder import Vocoder
 
 #: Largest difference from the stock logits at which a model is taken for the same one, as a share
 #: of their spread.  Measured on ten families on a CPU: 0.0, since the loop makes the same calls;
@@ -59,7 +59,7 @@ class HookedModel:
         layout: TokenLayout | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         heads: ExitHead | None = None,
-        vocoder: Units | None = None,
+        vocoder: Vocoder | None = None,
         parts: Parts | None = None,
         card: ModelCard | None = None,
         ears: Ears | None = None,

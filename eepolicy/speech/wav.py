@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 from scipy.signal import resample_poly
 from torch import Tensor
 
@@ -27,11 +28,15 @@ def read_wave(path: Path) -> Tensor:
         raise EepolicyError(f"{path} holds no sound that can be read: {error}") from error
     if not len(wave):
         raise EepolicyError(f"{path} is empty: a spoken prompt needs sound")
-    mono = wave.mean(1)
+    return resampled(wave.mean(1), rate)
+
+
+def resampled(wave: NDArray[np.float32], rate: int) -> Tensor:
+    """A wave of another rate at 16 kHz: (samples,) -> (samples,)."""
     if rate != SAMPLE_RATE:
         common = math.gcd(rate, SAMPLE_RATE)
-        mono = resample_poly(mono, SAMPLE_RATE // common, rate // common)
-    return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
+        wave = resample_poly(wave, SAMPLE_RATE // common, rate // common)
+    return torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
 
 
 def write_wav(path: Path, wave: Tensor) -> None:

@@ -1,0 +1,88 @@
+"""The authors' vocoders, by stand-ins that are called as the authors' own examples call theirs."""
+
+from __future__ import annotations
+
+import io
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import LAYOUT, tiny
+
+from eepolicy import EepolicyError, HookedModel
+from eepolicy.speech.vocoder import GlmVoice, StepVoice
+
+UNITS = torch.tensor([5, 6, 7])
+
+
+def tone(rate: int) -> np.ndarray:
+    """A second at 440 Hz."""
+    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+
+
+def check(wave: torch.Tensor) -> None:
+    assert wave.shape == (16_000,)
+    # measured 4e-4, the resampling filter
+    np.testing.assert_allclose(wave[400:-400], tone(16_000)[400:-400], atol=2e-3)
+
+
+def test_the_voice_of_step_audio(monkeypatch, tmp_path):
+    class Token2wav:
+        def __init__(self, model_dir):
+            self.model_dir = model_dir
+
+        def __call__(self, tokens, prompt_wav):
+            assert (self.model_dir, tokens) == (str(tmp_path), [5, 6, 7])
+            assert prompt_wav.endswith("voice.wav")
+            out = io.BytesIO()
+            soundfile.write(out, tone(24_000), 24_000, format="WAV")
+            return out.getvalue()
+
+    module = ModuleType("token2wav")
+    module.Token2wav = Token2wav
+    monkeypatch.setitem(sys.modules, "token2wav", module)
+    voice = StepVoice(tmp_path, tmp_path / "voice.wav")
+    check(voice.decode(UNITS))
+    assert voice.decode(UNITS[:0]).shape == (0,)
+    assert voice == eval(repr(voice), {"StepVoice": StepVoice, "PosixPath": type(tmp_path)})
+
+
+def test_the_voice_of_glm(monkeypatch, tmp_path):
+    class AudioDecoder:
+        def __init__(self, config_path, flow_ckpt_path, hift_ckpt_path, device):
+            named = [config_path, flow_ckpt_path, hift_ckpt_path]
+            assert [n.rsplit("/", 1)[1] for n in named] == ["config.yaml", "flow.pt", "hift.pt"]
+            assert device == "cpu"
+
+        def token2wav(self, token, uuid, prompt_token, prompt_feat, finalize):
+            assert token.tolist() == [[5, 6, 7]]
+            assert (prompt_token.shape, prompt_feat.shape) == ((1, 0), (1, 0, 80))
+            assert finalize
+            return torch.from_numpy(tone(22_050))[None], None
+
+    module = ModuleType("flow_inference")
+    module.AudioDecoder = AudioDecoder
+    monkeypatch.setitem(sys.modules, "flow_inference", module)
+    check(GlmVoice(tmp_path, "cpu").decode(UNITS))
+
+
+def test_what_is_not_installed_is_named(tmp_path):
+    with pytest.raises(EepolicyError, match="clone https://github[.]com/stepfun-ai/Step-Audio2"):
+        StepVoice(tmp_path, tmp_path).decode(UNITS)
+    with pytest.raises(EepolicyError, match="no module 'flow_inference': clone"):
+        GlmVoice(tmp_path).decode(UNITS)
+
+
+def test_a_voice_without_a_codebook_speaks_but_measures_no_distance():
+    class Voice:
+        def decode(self, units):
+            return torch.zeros(10 * len(units))
+
+    model = HookedModel(tiny("llama"), LAYOUT, vocoder=Voice())
+    out = model.generate(torch.arange(6), max_new_tokens=20)
+    assert out.wave().shape == (10 * len(out.units),)
+    with pytest.raises(EepolicyError, match="a model whose vocoder has a codebook"):
+        model.generate(torch.arange(6), "static@3", accept="acoustic:3")
