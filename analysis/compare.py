@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,6 +45,12 @@ class Recognizer(Protocol):
     """Speech to text."""
 
     def transcribe(self, wave: Tensor) -> str: ...
+
+
+class Judge(Protocol):
+    """A transcript to a verdict from 0 to 1."""
+
+    def judge(self, question: Mapping[str, Any], reply: str) -> float: ...
 
 
 class Rater(Protocol):
@@ -92,26 +99,31 @@ def measure(
     asr: Recognizer | None,
     mos: Rater | None,
     seed: int = 0,
-) -> tuple[Record, Tensor]:
-    """The record of one reply, and its speech (samples,)."""
-    wave, trace, text = output.wave(), output.trace, output.text or ""
-    heard = asr.transcribe(wave) if asr else None
+    judge: Judge | None = None,
+) -> tuple[Record, Tensor | None]:
+    """The record of one reply, and its speech (samples,); None from a model without a vocoder.
+
+    A judge is given what was heard, or the text where nothing could be.
+    """
+    wave = output.wave() if output.model.vocoder is not None else None
+    trace, text, keys = output.trace, output.text or "", question.get("keys")
+    heard = asr.transcribe(wave) if asr and wave is not None else None
     errors, words = word_errors(text, heard) if heard is not None else (None, None)
     speech = trace.modality == Modality.SPEECH
-    rated = mos.rate(wave) if mos and len(wave) else None
+    rated = mos.rate(wave) if mos and wave is not None and len(wave) else None
     record = Record(
         question=question["question"],
         policy=policy,
         text=text,
         heard=heard,
-        right_text=is_right(text, question["keys"]),
-        right_speech=is_right(heard, question["keys"]) if heard is not None else None,
+        right_text=is_right(text, keys) if keys else None,
+        right_speech=is_right(heard, keys) if keys and heard is not None else None,
         errors=errors,
         words=words,
         mos=rated,
         ended=output.ended,
         seconds=output.seconds,
-        speech_seconds=len(wave) / SAMPLE_RATE,
+        speech_seconds=0.0 if wave is None else len(wave) / SAMPLE_RATE,
         text_tokens=int((~speech).sum()),
         speech_tokens=int(speech.sum()),
         text_layers=int(trace.depth[~speech].sum()),
@@ -122,6 +134,8 @@ def measure(
         depths=trace.depth.tolist(),
         modalities=trace.modality.tolist(),
         seed=seed,
+        spoken=bool(question.get("audio")),
+        judged=judge.judge(question, text if heard is None else heard) if judge else None,
     )
     return record, wave
 
@@ -141,6 +155,7 @@ def run(
     calibration: Sequence[Mapping[str, Any]] = (),
     asr: Recognizer | None = None,
     mos: Rater | None = None,
+    judge: Judge | None = None,
     max_new_tokens: int = 400,
     fill: str = "catch_up",
     accept: str = "all",
@@ -155,12 +170,13 @@ def run(
 
     Args:
         model: which answers.
-        questions: dicts with `question` and `keys`.
+        questions: dicts with `question`, `keys` and, where it is asked in sound, `audio`, a file.
         folder: of the run; it goes on where it stopped.
         policies: spec strings; the default rows at 0.8 of full depth where none are given.
         calibration: questions for the thresholds of the default rows.
         asr: speech recognition; without it there are no figures on speech.
         mos: speech rating.
+        judge: of the transcripts.
         max_new_tokens: most tokens of a reply.
         fill: of every policy, see `eepolicy.decode.fill`.
         accept: of every policy, see `eepolicy.decode.acceptance`.
@@ -181,7 +197,8 @@ def run(
     for spec in policies or ():
         parse_policy(spec).check(model.depth)
     options: dict[str, Any] = {"fill": fill, "accept": accept, **(sampling or {})}
-    notes = folder.open(identity(model, asr, mos, max_new_tokens) | options)
+    by = {} if judge is None else {"judge": repr(judge)}
+    notes = folder.open(identity(model, asr, mos, max_new_tokens) | options | by)
     mean_depth = round(0.8 * model.depth)
     if policies:
         rows = [FULL, *(parse_policy(s).spec for s in policies)]
@@ -207,10 +224,11 @@ def run(
     if to_do:
         model.generate(questions[0]["question"], max_new_tokens=16)  # warm up
     for i, policy, seed in progress(to_do):
-        asked = questions[i]["question"]
-        output = model.generate(asked, policy, max_new_tokens, seed=seed, **options)
-        record, wave = measure(output, questions[i], policy, asr, mos, seed)
-        if i < HEARD_ON_PAGE and seed == 0:
+        sound = questions[i].get("audio")
+        prompt: str | Path = Path(sound) if sound else questions[i]["question"]
+        output = model.generate(prompt, policy, max_new_tokens, seed=seed, **options)
+        record, wave = measure(output, questions[i], policy, asr, mos, seed, judge)
+        if i < HEARD_ON_PAGE and seed == 0 and wave is not None:
             write_wav(folder.audio / audio_name(record.question, policy), wave)
         folder.append(record)
     return rows
@@ -248,6 +266,7 @@ def _one(_: Record) -> float:
 FIGURES = (
     Figure("accuracy_speech", lambda r: r.right_speech, _one),
     Figure("accuracy_text", lambda r: r.right_text, _one),
+    Figure("judged", lambda r: r.judged, _one),
     Figure("wer", lambda r: r.errors, lambda r: r.words),
     Figure("mos", lambda r: r.mos, _one),
     Figure("text_depth", lambda r: r.text_layers, lambda r: r.text_tokens),

@@ -26,7 +26,7 @@ class Record:
         policy: spec string.
         text: of the reply.
         heard: the transcript of its speech; None without speech recognition.
-        right_text: the text holds every key phrase of the right answer.
+        right_text: the text holds every key phrase of the right answer; None where there is none.
         right_speech: the transcript does.
         errors: word errors of the transcript against the reply's own text.
         words: of that text.
@@ -44,13 +44,15 @@ class Record:
         depths: of each.
         modalities: of each place.
         seed: of the draws.
+        spoken: the question was asked in sound.
+        judged: a judge's verdict, from 0 to 1; None without a judge.
     """
 
     question: str
     policy: str
     text: str
     heard: str | None
-    right_text: bool
+    right_text: bool | None
     right_speech: bool | None
     errors: int | None
     words: int | None
@@ -68,6 +70,8 @@ class Record:
     depths: list[int] = field(repr=False)
     modalities: list[int] = field(repr=False)
     seed: int = 0
+    spoken: bool = False
+    judged: float | None = None
 
     @property
     def repeats(self) -> int:

@@ -102,7 +102,7 @@ def write_report(
     full = [records[0] for records in asked.values()]
     pictured = next((r for r in full if r.right_text), full[0]).question
     with figures():
-        curves = agreement_curves(model, full[:PROBED])
+        written = [r for r in full[:PROBED] if not r.spoken]  # what was heard has no ids to probe
         shown = [
             {
                 "title": "Quality against cost",
@@ -113,20 +113,21 @@ def write_report(
                 "file": plots.save(plots.quality_figure(results), folder.path, "quality"),
             },
             {
-                "title": "Agreement with the last layer, by depth",
-                "caption": "With the full-depth reply as history, how often each depth would have "
-                "named the same token as the last layer.",
-                "file": plots.save(
-                    plots.agreement_figure(curves, len(full[:PROBED])), folder.path, "agreement"
-                ),
-            },
-            {
                 "title": "One answer, token by token",
                 "caption": f"How deep each token of the reply to “{pictured}” went; words stand "
                 "over their tokens.",
                 "file": plots.save(_depths(model, asked[pictured]), folder.path, "depths"),
             },
         ]
+        if written:
+            curves = plots.agreement_figure(agreement_curves(model, written), len(written))
+            agreement = {
+                "title": "Agreement with the last layer, by depth",
+                "caption": "With the full-depth reply as history, how often each depth would have "
+                "named the same token as the last layer.",
+                "file": plots.save(curves, folder.path, "agreement"),
+            }
+            shown.insert(1, agreement)
     page = _template().render(
         model=repr(model),
         prompts=len(asked),
@@ -255,8 +256,13 @@ def _inline(file: Path, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def _flac(file: Path) -> str:
-    """The speech of a wav file without loss, at half its size, as an address that holds it."""
+def _flac(file: Path) -> str | None:
+    """The speech of a wav file without loss, at half its size, as an address that holds it.
+
+    None where there is none, from a model without a vocoder.
+    """
+    if not file.is_file():
+        return None
     out = BytesIO()
     soundfile.write(out, *soundfile.read(file, dtype="int16"), format="FLAC")
     return f"data:audio/flac;base64,{base64.b64encode(out.getvalue()).decode()}"

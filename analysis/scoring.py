@@ -22,10 +22,16 @@ def normalized(text: str) -> str:
     return _normalizer()(text).replace("cannot", "can not")
 
 
-def is_right(text: str, keys: Sequence[str]) -> bool:
-    """Whether every key phrase of the right answer occurs in a text, whole words only."""
+def is_right(text: str, keys: Sequence[str | Sequence[str]]) -> bool:
+    """Whether every key phrase of the right answer occurs in a text, whole words only.
+
+    Args:
+        text: of the reply.
+        keys: phrases, or lists of aliases of which any will do.
+    """
     padded = f" {normalized(text)} "
-    return all(f" {normalized(key)} " in padded for key in keys)
+    choices = ([key] if isinstance(key, str) else key for key in keys)
+    return all(any(f" {normalized(alias)} " in padded for alias in some) for some in choices)
 
 
 def word_errors(reference: str, heard: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ SPECIAL = {270: "<|endoftext|>", 271: "<|user|>", 272: "<|assistant|>", 273: "<|
 SPECIAL |= {AUDIO + i: f"<|audio_{i}|>" for i in range(40)}
 
 
-def weights() -> dict[str, Tensor]:
+def weights(layers: int = 4) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int, scale: float = 0.2, about: float = 0.0) -> Tensor:
@@ -52,7 +53,7 @@ def weights() -> dict[str, Tensor]:
         "transformer.output_layer.weight": draw(330, 32),
         "transformer.rotary_pos_emb.inv_freq": draw(2),
     }
-    for i in range(4):
+    for i in range(layers):
         layer = f"transformer.encoder.layers.{i}."
         found |= {
             layer + "input_layernorm.weight": draw(32, about=1.0),
@@ -108,23 +109,26 @@ def plain(w: dict[str, Tensor], ids: Tensor) -> Tensor:
 
 @pytest.fixture
 def folder(tmp_path):
+    write(tmp_path, weights(), CONFIG)
+    return tmp_path
+
+
+def write(folder: Path, held: dict[str, Tensor], config: dict) -> None:
     """A checkpoint folder as the authors publish theirs, in two shards."""
-    held = weights()
     keys = list(held)
     names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     parts = {names[0]: keys[: len(keys) // 2], names[1]: keys[len(keys) // 2 :]}
     for name, some in parts.items():
-        save_file({k: held[k] for k in some}, tmp_path / name)
+        save_file({k: held[k] for k in some}, folder / name)
     index = {"weight_map": {k: name for name, some in parts.items() for k in some}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text(json.dumps(config))
     merged = [b"th", b"the", b" t", b" the", b"in", b"an", b"and", b"er", b"on", b"re", b"at"]
     tokens = [bytes([i]) for i in range(256)] + merged
     lines = (base64.b64encode(t) + f" {i}".encode() for i, t in enumerate(tokens))
-    (tmp_path / "tokenizer.model").write_bytes(b"\n".join(lines))
+    (folder / "tokenizer.model").write_bytes(b"\n".join(lines))
     added = {str(i): {"content": name, "special": True} for i, name in SPECIAL.items()}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
-    return tmp_path
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
 
 
 def test_its_logits_are_the_plain_models(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ CONFIG = {
 }
 
 
-def weights() -> dict[str, Tensor]:
+def weights(layers: int = LAYERS) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int, scale: float = 0.2, about: float = 0.0) -> Tensor:
@@ -89,7 +90,7 @@ def weights() -> dict[str, Tensor]:
         "adapter.linear2.weight": draw(WIDTH, 2048, scale=0.02),
         "adapter.linear2.bias": draw(WIDTH),
     }
-    for i in range(LAYERS):
+    for i in range(layers):
         layer = f"model.layers.{i}."
         for name, rows in (("q", WIDTH), ("k", 16), ("v", 16)):
             found[f"{layer}self_attn.{name}_proj.weight"] = draw(rows, WIDTH)
@@ -230,8 +231,13 @@ def held():
 
 @pytest.fixture(scope="module")
 def original(held, tmp_path_factory):
-    """A checkpoint folder as the authors publish theirs, in two shards."""
     folder = tmp_path_factory.mktemp("step")
+    write(folder, held, CONFIG)
+    return folder
+
+
+def write(folder: Path, held: dict[str, Tensor], config: dict) -> None:
+    """A checkpoint folder as the authors publish theirs, in two shards."""
     keys = list(held)
     names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     parts = {names[0]: keys[: len(keys) // 2], names[1]: keys[len(keys) // 2 :]}
@@ -239,7 +245,7 @@ def original(held, tmp_path_factory):
         save_file({k: held[k] for k in some}, folder / name)
     index = {"weight_map": {k: name for name, some in parts.items() for k in some}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -248,7 +254,6 @@ def original(held, tmp_path_factory):
     tokenizer.add_special_tokens([*SPECIAL, *(f"<audio_{i}>" for i in range(CODES + 1))])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|EOT|>")
     fast.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

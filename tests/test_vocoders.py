@@ -70,7 +70,7 @@ def test_the_voice_of_glm(monkeypatch, tmp_path):
 
 
 def test_what_is_not_installed_is_named(tmp_path):
-    with pytest.raises(EepolicyError, match="clone https://github[.]com/stepfun-ai/Step-Audio2"):
+    with pytest.raises(EepolicyError, match=r"clone https://github\.com/stepfun-ai/Step-Audio2"):
         StepVoice(tmp_path, tmp_path).decode(UNITS)
     with pytest.raises(EepolicyError, match="no module 'flow_inference': clone"):
         GlmVoice(tmp_path).decode(UNITS)

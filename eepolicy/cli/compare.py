@@ -11,8 +11,10 @@ import typer
 from rich import box
 from rich.table import Table
 
+from eepolicy.cli.preset import PRESETS, Ears, read_tasks, run_table2
 from eepolicy.cli.shared import (
     AcceptOption,
+    DtypeOption,
     FillOption,
     ModelOption,
     ThreadsOption,
@@ -21,6 +23,7 @@ from eepolicy.cli.shared import (
     load,
     out,
     progress,
+    torch_dtype,
 )
 from eepolicy.errors import EepolicyError
 
@@ -48,6 +51,28 @@ def compare(
         int, typer.Option(help="replies of each policy to each question when sampling", min=1)
     ] = 1,
     threads: ThreadsOption = 1,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task", help="NAME=FILE: questions of your own (jsonl, csv, parquet) instead of --set"
+        ),
+    ] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint, to /v1, that judges answers")
+    ] = None,
+    judge_model: Annotated[str, typer.Option(help="that judges")] = "gpt-4o-mini",
+    judge_key: Annotated[
+        str | None, typer.Option(help="of the endpoint", envvar="EEPOLICY_JUDGE_KEY")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="spark-table2: the paper's rows of the model, on --task")
+    ] = None,
+    fit_prompts: Annotated[
+        Path | None,
+        typer.Option(help="questions, a line each, to fit the preset's exit heads on"),
+    ] = None,
+    dtype: DtypeOption = "float32",
+    max_new_tokens: Annotated[int, typer.Option(help="most tokens of a reply", min=1)] = 400,
 ) -> None:
     """Compare policies on held-out questions: table, figures, and a page to listen to.
 
@@ -55,11 +80,15 @@ def compare(
     them.
 
     Example: eepolicy compare spark:triple@14 "entropy<0.5@14" --prompts 50 --out my-report
+
+    Example: eepolicy compare --preset spark-table2 --model zai-org/glm-4-voice-9b --dtype bfloat16
+    --task triviaqa=triviaqa.jsonl --fit-prompts dialogues.txt --prompts 1000
     """
     import torch
 
     import eepolicy
     from analysis import compare as comparing
+    from analysis.judge import LlmJudge
     from analysis.records import RunFolder
     from analysis.report import write_report
     from eepolicy.models import held_out
@@ -78,30 +107,45 @@ def compare(
     ]
     for missing in notes:
         hint(missing)
-    spoken = load(model)
+    if preset is not None and preset not in PRESETS:
+        raise EepolicyError(f"presets are {', '.join(PRESETS)}; got {preset!r}")
+    if preset is not None and policies:
+        raise EepolicyError(f"the preset {preset} has policies of its own; give it none")
+    judge = None if judge_url is None else LlmJudge(judge_url, judge_model, judge_key)
+    ears = Ears(
+        None if asr.missing_asr() else asr.Whisper(threads=threads),
+        None if mos.missing_mos() else mos.DistillMos(),
+    )
+    own = read_tasks(tasks, prompts) if tasks else []
+    spoken = load(model, dtype=torch_dtype(dtype))
+    command = "eepolicy " + shlex.join(sys.argv[1:])
+    if preset is not None:
+        run_table2(spoken, own, out_folder, ears, judge, fit_prompts, max_new_tokens, command)
+        return
     folder = RunFolder(out_folder)
     source = None if model == "pocket" else Path(model)
-    everything = held_out(asked, source)
-    if prompts > len(everything):
+    everything = own or held_out(asked, source)
+    if prompts > len(everything) and not own:
         raise EepolicyError(
             f"there are {len(everything)} {asked} questions; got --prompts {prompts}"
         )
-    questions = everything[:prompts]
+    questions = everything if own else everything[:prompts]
     rows = comparing.run(
         spoken,
         questions,
         folder,
         policies=policies,
-        calibration=held_out("dev", source),
+        calibration=() if own else held_out("dev", source),
         fill=fill,
         accept=accept,
         sampling={k: v for k, v in (("temperature", temperature), ("top_p", top_p)) if v},
         seeds=seeds,
-        asr=None if asr.missing_asr() else asr.Whisper(threads=threads),
-        mos=None if mos.missing_mos() else mos.DistillMos(),
+        asr=ears.asr,
+        mos=ears.mos,
+        judge=judge,
+        max_new_tokens=max_new_tokens,
         progress=progress("replies", lambda item: item[1]),
     )
-    command = "eepolicy " + shlex.join(sys.argv[1:])
     results = write_report(spoken, rows, questions, folder, command, notes)
     out.print(_table(results))
     out.print(f"Open {out_folder / 'index.html'}", highlight=False, markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.shared import app, err, load, note, out
+from eepolicy.cli.shared import DtypeOption, app, err, load, note, out, torch_dtype
 
 models = typer.Typer(
     help="Speech models that ship with a card, and what a checkpoint is.",
@@ -64,7 +64,7 @@ def check(
 def convert(
     source: Annotated[str, typer.Argument(help="GLM-4-Voice or Step-Audio-2-mini: folder or id")],
     folder: Annotated[Path, typer.Argument(help="new folder, in Hugging Face format")],
-    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32")] = "bfloat16",
+    dtype: DtypeOption = "bfloat16",
 ) -> None:
     """Write a model that its authors publish in a layout of their own in Hugging Face format.
 
@@ -72,15 +72,10 @@ def convert(
 
     Example: eepolicy convert zai-org/glm-4-voice-9b glm-4-voice
     """
-    import torch
-
     from eepolicy.errors import EepolicyError
     from eepolicy.models import save_converted
 
-    kinds = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-    if dtype not in kinds:
-        raise EepolicyError(f"--dtype is {', '.join(kinds)}; got {dtype!r}")
     if folder.exists() and any(folder.iterdir()):
         raise EepolicyError(f"{folder} holds something: give a new folder")
-    save_converted(load(source, dtype=kinds[dtype]), folder)
+    save_converted(load(source, dtype=torch_dtype(dtype)), folder)
     note(f"{folder} holds the model in Hugging Face format, {dtype}")

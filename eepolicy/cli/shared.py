@@ -10,7 +10,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from eepolicy.errors import EepolicyError
+
 if TYPE_CHECKING:
+    import torch
+
     from eepolicy.model import HookedModel
 
 T = TypeVar("T")
@@ -37,6 +41,21 @@ AcceptOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option(help="CPU threads; for the pocket model one is fastest", min=1)
 ]
+DtypeOption = Annotated[str, typer.Option(help="of the weights: float32, bfloat16 or float16")]
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The kind of numbers that a name stands for.
+
+    Raises:
+        EepolicyError: none of those that models are loaded in.
+    """
+    import torch
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in kinds:
+        raise EepolicyError(f"--dtype is {', '.join(kinds)}; got {name!r}")
+    return kinds[name]
 
 
 def load(model: str, **options: Any) -> HookedModel:

@@ -1,0 +1,136 @@
+"""`eepolicy compare --preset spark-table2`: the paper's sixteen rows on a model's own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eepolicy.cli.shared import hint, note, out, progress
+from eepolicy.errors import EepolicyError
+
+if TYPE_CHECKING:
+    from analysis.compare import Judge
+    from eepolicy.model import HookedModel
+
+PRESETS = ("spark-table2",)
+
+
+@dataclass(frozen=True)
+class Ears:
+    """What listens, where it is installed."""
+
+    asr: Any
+    mos: Any
+
+
+def read_tasks(tasks: Sequence[str], prompts: int) -> list[dict[str, Any]]:
+    """The first questions of each task.
+
+    Args:
+        tasks: `NAME=FILE` each.
+        prompts: of each task.
+
+    Raises:
+        EepolicyError: a task that is not written so, or a file that cannot be read.
+    """
+    from analysis.tasks import read_task
+
+    found: list[dict[str, Any]] = []
+    for task in tasks:
+        name, equals, file = task.partition("=")
+        if not equals:
+            raise EepolicyError(f"a task is given as NAME=FILE; got {task!r}")
+        found += read_task(Path(file), name)[:prompts]
+    return found
+
+
+def fit_heads(
+    model: HookedModel, depths: tuple[int, ...], questions: Sequence[str], file: Path
+) -> None:
+    """Give a model heads at some depths, from a file, or fitted and kept there.
+
+    The paper's: a linear head a depth, by soft labels on the model's own replies.
+    """
+    from eepolicy.heads import fit as fitting
+    from eepolicy.heads import load_heads
+    from eepolicy.heads.replies import own_replies
+
+    if not file.is_file():
+        if len(questions) < 10:
+            raise EepolicyError(
+                f"heads are fitted on the replies to ten questions or more; got {len(questions)}: "
+                "give --fit-prompts, a file with a question a line"
+            )
+        kept = file.with_suffix(".replies.jsonl")
+        replies = own_replies(
+            model, questions, save=kept, batch=8, progress=progress("batches of replies")
+        )
+        judged = max(1, len(replies) // 10)
+        found = fitting.fit(
+            model,
+            replies[judged:],
+            replies[:judged],
+            fitting.Fitting(kind="linear", depths=depths),
+            checkpoint=file.with_suffix(".checkpoint"),
+            report=note,
+            progress=progress("steps"),
+        )
+        found.heads.save(file, model.model, found.notes)
+        for rest in (kept, file.with_suffix(".checkpoint")):
+            rest.unlink(missing_ok=True)
+    model.heads = load_heads(file, model.lens, model.model)
+
+
+def run_table2(
+    model: HookedModel,
+    questions: list[dict[str, Any]],
+    out_folder: Path,
+    ears: Ears,
+    judge: Judge | None,
+    fit_prompts: Path | None,
+    max_new_tokens: int,
+    command: str,
+) -> None:
+    """Fit what heads are missing, run the rows, print and write the table beside the paper's."""
+    from analysis import compare as comparing
+    from analysis import table2
+    from analysis.records import RunFolder, write_whole
+    from analysis.report import write_report
+
+    rows = table2.rows_of(model)
+    unknown = sorted({q["task"] for q in questions} - set(table2.TASKS))
+    if unknown or not questions:
+        raise EepolicyError(
+            f"the tasks of the table are {', '.join(table2.TASKS)}; give --task NAME=FILE of one "
+            f"or more{': got ' + unknown[0] if unknown else ''}"
+        )
+    if model.heads is model.lens:
+        asked = fit_prompts.read_text().splitlines() if fit_prompts else []
+        file = out_folder.with_name(out_folder.name + "-heads.safetensors")
+        fit_heads(model, table2.head_depths(rows), [q for q in asked if q.strip()], file)
+    assert model.card is not None
+    sampling = {k: v for k, v in model.card.sampling.items() if k != "do_sample"}
+    if rows[0].label.startswith("G"):
+        sampling = {}  # the paper decodes GLM-4-Voice greedily
+    if judge is None:
+        hint("No --judge-url: right is what holds an alias of the right answer.")
+    folder = RunFolder(out_folder)
+    ran = comparing.run(
+        model,
+        questions,
+        folder,
+        policies=[row.policy for row in rows],
+        asr=ears.asr,
+        mos=ears.mos,
+        judge=judge,
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        progress=progress("replies", lambda item: item[1]),
+    )
+    found = table2.table2(rows, questions, folder)
+    write_report(model, ran, questions, folder, command)
+    write_whole(out_folder / "table2.md", found.table())
+    out.print(found.table(), highlight=False, markup=False, soft_wrap=True)
+    note(f"The table is in {out_folder / 'table2.md'}, the report in {out_folder / 'index.html'}")
