@@ -243,7 +243,7 @@ def identity(
         "heads": digest(model.heads),
         "units": digest(model.vocoder),
         "threads": torch.get_num_threads(),
-        "speech recognition": type(asr).__name__ if asr else None,
+        "speech recognition": getattr(asr, "name", type(asr).__name__) if asr else None,
         "speech rating": type(mos).__name__ if mos else None,
         "max_new_tokens": max_new_tokens,
         "versions": {p: version(p) for p in ("eepolicy", "torch", "transformers")},

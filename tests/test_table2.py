@@ -165,7 +165,7 @@ def test_from_a_checkpoint_folder_to_the_table(name, tmp_path, run, server, monk
     from eepolicy.speech import asr, mos
 
     for module, missing in ((asr, "missing_asr"), (mos, "missing_mos")):
-        monkeypatch.setattr(module, missing, lambda: "not here")
+        monkeypatch.setattr(module, missing, lambda *_: "not here")
     source = tmp_path / "source"
     source.mkdir()
     if name == "glm-4-voice":

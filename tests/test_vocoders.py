@@ -1,4 +1,4 @@
-"""The authors' vocoders, by stand-ins that are called as the authors' own examples call theirs."""
+"""The authors' vocoders and other raters, by stand-ins called as in their own examples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from conftest import LAYOUT, tiny
 
 from eepolicy import EepolicyError, HookedModel
+from eepolicy.speech import mos
 from eepolicy.speech.vocoder import GlmVoice, StepVoice
 
 UNITS = torch.tensor([5, 6, 7])
@@ -74,6 +75,35 @@ def test_what_is_not_installed_is_named(tmp_path):
         StepVoice(tmp_path, tmp_path).decode(UNITS)
     with pytest.raises(EepolicyError, match="no module 'flow_inference': clone"):
         GlmVoice(tmp_path).decode(UNITS)
+
+
+def test_other_raters(monkeypatch):
+    class Model:
+        def predict(self, input_path):
+            wave, rate = soundfile.read(input_path)
+            assert (len(wave), rate) == (16_000, 16_000)
+            return 3.25
+
+    utmos, speechmos = ModuleType("utmosv2"), ModuleType("speechmos")
+    utmos.create_model = lambda pretrained: Model()
+    dnsmos = ModuleType("speechmos.dnsmos")
+    dnsmos.run = lambda wave, rate: {"ovrl_mos": float(np.abs(wave).max()), "p808_mos": 9.0}
+    speechmos.dnsmos = dnsmos
+    for name, module in (("utmosv2", utmos), ("speechmos", speechmos)):
+        monkeypatch.setitem(sys.modules, name, module)
+    wave = torch.from_numpy(3 * tone(16_000))
+    assert mos.RATERS["utmosv2"]().rate(wave) == 3.25
+    assert mos.RATERS["dnsmos"]().rate(wave) == 1.0  # what is louder than a file can be is cut
+    for rater in ("utmosv2", "dnsmos"):
+        assert np.isnan(mos.RATERS[rater]().rate(wave[:0]))
+
+
+def test_a_rater_that_is_missing_or_unknown_is_told(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "utmosv2", None)
+    with pytest.raises(EepolicyError, match=r"no speech rating .*UTMOSv2\.git"):
+        mos.UtmosV2()
+    _, err = run("compare", "--mos", "ear", "--out", str(tmp_path / "out"), code=2)
+    assert "speech is rated by distillmos, dnsmos, utmosv2" in err
 
 
 def test_a_voice_without_a_codebook_speaks_but_measures_no_distance():

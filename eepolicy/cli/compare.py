@@ -71,6 +71,12 @@ def compare(
         Path | None,
         typer.Option(help="questions, a line each, to fit the preset's exit heads on"),
     ] = None,
+    whisper: Annotated[
+        str | None, typer.Option(help="CTranslate2 folder or name; the packaged tiny.en if none")
+    ] = None,
+    rater: Annotated[
+        str, typer.Option("--mos", help="distillmos, dnsmos or utmosv2")
+    ] = "distillmos",
     dtype: DtypeOption = "float32",
     max_new_tokens: Annotated[int, typer.Option(help="most tokens of a reply", min=1)] = 400,
 ) -> None:
@@ -101,7 +107,7 @@ def compare(
         f"{what} not installed, its columns are empty: {missing}"
         for what, missing in (
             ("Speech recognition", asr.missing_asr()),
-            ("Speech rating", mos.missing_mos()),
+            ("Speech rating", mos.missing_mos(rater)),
         )
         if missing
     ]
@@ -113,8 +119,8 @@ def compare(
         raise EepolicyError(f"the preset {preset} has policies of its own; give it none")
     judge = None if judge_url is None else LlmJudge(judge_url, judge_model, judge_key)
     ears = Ears(
-        None if asr.missing_asr() else asr.Whisper(threads=threads),
-        None if mos.missing_mos() else mos.DistillMos(),
+        None if asr.missing_asr() else asr.Whisper(whisper, threads),
+        None if mos.missing_mos(rater) else mos.RATERS[rater](),
     )
     own = read_tasks(tasks, prompts) if tasks else []
     spoken = load(model, dtype=torch_dtype(dtype))

