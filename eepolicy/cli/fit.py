@@ -9,8 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.probe import numbers
-from eepolicy.cli.shared import app, load, note, out, progress
+from eepolicy.cli.shared import app, load, note, numbers, out, progress
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eepolicy.cli.shared import app, load, note, out, progress
+from eepolicy.cli.shared import app, load, note, numbers, out, progress
 from eepolicy.errors import EepolicyError
 
 
@@ -75,11 +75,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a text that is too long to be a name
         return False
-
-
-def numbers(depths: str) -> list[int]:
-    """Depths as they are written on the command line."""
-    try:
-        return [int(d) for d in depths.split(",")]
-    except ValueError:
-        raise EepolicyError(f"depths are numbers such as 4,8,12; got {depths!r}") from None

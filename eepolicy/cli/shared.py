@@ -112,3 +112,11 @@ def hint(sentence: str) -> None:
 def note(sentence: str) -> None:
     """What was done, beside the result."""
     out.print(sentence, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def numbers(depths: str) -> list[int]:
+    """Depths as they are written on the command line."""
+    try:
+        return [int(d) for d in depths.split(",")]
+    except ValueError:
+        raise EepolicyError(f"depths are numbers such as 4,8,12; got {depths!r}") from None

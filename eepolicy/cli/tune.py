@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eepolicy.cli.shared import ModelOption, ThreadsOption, app, load, note, out
+from eepolicy.cli.shared import ModelOption, ThreadsOption, app, load, note, numbers, out
 from eepolicy.errors import EepolicyError
 
 
@@ -21,6 +21,9 @@ def tune(
     accuracy_loss: Annotated[
         float, typer.Option(help="allowed loss of replies that are right, in points", min=0)
     ] = 5.0,
+    depths: Annotated[
+        str | None, typer.Option(help="of the exits, such as 18,16,14; down to half if none")
+    ] = None,
     confidence: Annotated[float, typer.Option(help="of the guarantee", min=0.5, max=0.999)] = 0.95,
     model: ModelOption = "pocket",
     out_file: Annotated[
@@ -59,6 +62,7 @@ def tune(
         others[:check],
         asr.Whisper(threads=threads),
         allowed,
+        candidates=tuning.chains(spoken.depth, None if depths is None else numbers(depths)),
         keep=keep,
         report=note,
     )
