@@ -40,9 +40,8 @@ Questions = Sequence[dict[str, Any]]
 #: policies and fills whose drift is shown, at a share of full depth
 EXIT = 0.7
 ORACLE_DEPTHS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-#: questions of the studies that decode or listen many times
+#: questions of the study that decodes and listens many times
 FEWER = 100
-HEARD = 60
 
 
 class Study:
@@ -153,8 +152,7 @@ class Study:
 
         def make() -> pd.DataFrame:
             outs = [
-                self.model.generate(q["question"])
-                for q in tqdm(self.questions[:HEARD], "oracle replies")
+                self.model.generate(q["question"]) for q in tqdm(self.questions, "oracle replies")
             ]
             return oracle(
                 self.model,

@@ -64,7 +64,7 @@ def load(
     if folder.exists() and not (folder / "config.json").is_file():
         raise EepolicyError(f"{folder} is no model: it has no config.json")
     file = folder / "config.json" if folder.exists() else fetch_config(name)
-    config = {} if file is None else read_json(file)
+    config = read_json(file)
     if config.get("model_type") in ORIGINAL:
         if options:
             raise EepolicyError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from eepolicy.errors import EepolicyError
 
@@ -13,12 +13,19 @@ from eepolicy.errors import EepolicyError
 FILES = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.json")
 
 
-def fetch_config(name: str) -> Path | None:
-    """The `config.json` of a model on the Hub; None where there is no such model, or no network."""
+def fetch_config(name: str) -> Path:
+    """The `config.json` of a model on the Hub.
+
+    Raises:
+        EepolicyError: there is no such model, or no network and nothing fetched before.
+    """
     try:
         return Path(hf_hub_download(name, "config.json"))
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError):
-        return None
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EepolicyError(
+            f"{name} is no checkpoint that can be read: no such folder, and not on the Hub: {why}"
+        ) from error
 
 
 def fetch(name: str) -> Path:
