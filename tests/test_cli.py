@@ -1,11 +1,31 @@
-"""The commands that look into layers and fit heads, on the pocket model."""
+"""The commands, on the pocket model; comparison and its preset have files of their own."""
 
 from __future__ import annotations
 
+import json
+import sys
+
 import pandas as pd
+import pytest
+import torch
+import transformers
 
 import eepolicy
+from eepolicy import (
+    Confidence,
+    Entropy,
+    FullDepth,
+    Margin,
+    Oracle,
+    Patience,
+    Random,
+    Saturation,
+    SparK,
+    parse_policy,
+)
+from eepolicy.cli import main
 from eepolicy.heads import load_heads, read_notes
+from eepolicy.speech import asr, mos
 
 
 def test_probe_command(run, tmp_path):
@@ -84,3 +104,60 @@ def test_drift_command(run, tmp_path):
     assert (folder / "drift.svg").exists()
     _, err = run("drift", "static@30", "--out", str(folder), code=2)
     assert "30" in err
+
+
+def test_doctor_says_what_is_there(run, monkeypatch):
+    found = json.loads(run("doctor", "--json")[0])
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["transformers"] == transformers.__version__
+    monkeypatch.setattr(asr, "missing_asr", lambda: "pip install ears")
+    found = json.loads(run("doctor", "--json")[0])
+    assert found["parts"]["speech recognition"] == "pip install ears"
+    out, _ = run("doctor", "--strict", code=1)
+    assert "pip install ears" in out
+
+
+def test_every_listed_policy_is_one(run):
+    listed = json.loads(run("policies", "--json")[0])
+    for entry in listed:
+        assert parse_policy(entry["spec"]).spec == entry["spec"]
+    names = {parse_policy(entry["spec"]).name for entry in listed}
+    kinds = {Confidence, Entropy, FullDepth, Margin, Oracle, Patience, Random, Saturation, SparK}
+    assert {kind.name for kind in kinds} <= names
+    shown, _ = run("policies")
+    assert all(entry["spec"] in shown for entry in listed)
+
+
+def test_generate_for_machines(run):
+    arguments = ("generate", "What color is snow?", "--policy", "spark:triple@14")
+    told = json.loads(run(*arguments, "--json")[0])
+    out = eepolicy.load("pocket").generate("What color is snow?", "spark:triple@14")
+    assert told["text"] == out.text
+    assert told["tokens"] == out.tokens.tolist()
+    assert told["depths"] == out.trace.depth.tolist()
+    assert told["layer_calls"] == out.trace.layer_calls.sum()
+
+
+def test_debug_shows_where_an_error_is_from(run, monkeypatch):
+    _, err = run("generate", "x", "--policy", "nope", code=2)
+    assert "Traceback" not in err
+    monkeypatch.setattr(sys, "argv", ["eepolicy", "--debug", "generate", "x", "--policy", "nope"])
+    with pytest.raises(eepolicy.EepolicyError, match="'nope' is no policy"):
+        main()
+
+
+def test_report_writes_the_page_anew(run, tmp_path, monkeypatch):
+    for module, missing in ((asr, "missing_asr"), (mos, "missing_mos")):
+        monkeypatch.setattr(module, missing, lambda *_: "not here")
+    folder = str(tmp_path / "run")
+    arguments = ("compare", "static@14", "--prompts", "2", "--out", folder)
+    results = json.loads(run(*arguments, "--max-new-tokens", "30", "--json")[0])
+    assert [r["policy"] for r in results] == ["full", "static@14"]
+    page = tmp_path / "run" / "index.html"
+    page.unlink()
+    out, _ = run("report", folder)
+    assert "2 questions, 2 policies" in out
+    assert "static@14" in page.read_text()
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    _, err = run("report", str(tmp_path), code=2)
+    assert "holds no records" in err

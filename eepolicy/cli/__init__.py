@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from eepolicy.cli import compare, fit, generate, models, policies, probe, studies, tune
+from eepolicy.cli import (
+    compare,
+    doctor,
+    fit,
+    generate,
+    models,
+    policies,
+    probe,
+    report,
+    studies,
+    tune,
+)
 from eepolicy.cli.shared import app, say
 from eepolicy.errors import EepolicyError
 
 __all__ = [
     "app",
     "compare",
+    "doctor",
     "fit",
     "generate",
     "main",
     "models",
     "policies",
     "probe",
+    "report",
     "studies",
     "tune",
 ]
 
 
+@app.callback()
+def every_command(
+    debug: Annotated[bool, typer.Option("--debug", help="show where an error is from")] = False,
+) -> None:
+    """Early exit for language models that speak."""
+
+
 def main() -> NoReturn:
     """Run the command line; errors that users are meant to see are one sentence, exit status 2."""
+    if "--debug" in sys.argv[1:2]:
+        sys.exit(app(standalone_mode=False) or 0)
     try:
         # typer gives the exit status back, or None where a command ran to its end
         code = app(standalone_mode=False) or 0
@@ -45,5 +67,5 @@ def main() -> NoReturn:
         code = error.exit_code
     if code == 130:
         kept = "; what was finished is kept, and the same command goes on"
-        say("stopped" + (kept if {"compare", "fit", "stats"} & {*sys.argv[1:2]} else ""))
+        say("stopped" + (kept if {"compare", "fit", "stats", "tune"} & {*sys.argv[1:2]} else ""))
     sys.exit(code)

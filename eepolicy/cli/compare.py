@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from eepolicy.cli.shared import (
     AcceptOption,
     DtypeOption,
     FillOption,
+    JsonOption,
     ModelOption,
     ThreadsOption,
     app,
@@ -79,6 +81,7 @@ def compare(
     ] = "distillmos",
     dtype: DtypeOption = "float32",
     max_new_tokens: Annotated[int, typer.Option(help="most tokens of a reply", min=1)] = 400,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare policies on held-out questions: table, figures, and a page to listen to.
 
@@ -153,6 +156,9 @@ def compare(
         progress=progress("replies", lambda item: item[1]),
     )
     results = write_report(spoken, rows, questions, folder, command, notes)
+    if as_json:
+        print(json.dumps(results))
+        return
     out.print(_table(results))
     out.print(f"Open {out_folder / 'index.html'}", highlight=False, markup=False, soft_wrap=True)
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eepolicy.cli.shared import AcceptOption, FillOption, ModelOption, app, load, note, out
+from eepolicy.cli.shared import (
+    AcceptOption,
+    FillOption,
+    JsonOption,
+    ModelOption,
+    app,
+    load,
+    note,
+    out,
+)
 from eepolicy.errors import EepolicyError
+
+if TYPE_CHECKING:
+    from eepolicy.decode.loop import Output
 
 
 @app.command()
@@ -25,6 +38,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="most tokens of the reply")] = 400,
     fill: FillOption = "catch_up",
     accept: AcceptOption = "all",
+    as_json: JsonOption = False,
 ) -> None:
     """Answer one question, say what was saved, write the speech.
 
@@ -42,6 +56,12 @@ def generate(
     output = spoken.generate(prompt, policy, max_new_tokens, fill=fill, accept=accept)
     trace = output.trace
     full = len(trace) * spoken.depth
+    if out_file:
+        wave = output.wave()
+        write_wav(out_file, wave)
+    if as_json:
+        print(json.dumps(_told(output, spoken.depth)))
+        return
     out.print(output.text, highlight=False, markup=False)
     note(
         f"{trace!r}; {trace.layer_calls.sum()} layer calls instead of {full} "
@@ -49,6 +69,20 @@ def generate(
         + ("" if output.ended else "; cut off before its end")
     )
     if out_file:
-        wave = output.wave()
-        write_wav(out_file, wave)
         note(f"{len(wave) / SAMPLE_RATE:.2f} s of speech in {out_file}")
+
+
+def _told(output: Output, full_depth: int) -> dict[str, Any]:
+    """A reply for machines."""
+    trace = output.trace
+    return {
+        "text": output.text,
+        "ended": output.ended,
+        "seconds": output.seconds,
+        "tokens": output.tokens.tolist(),
+        "units": output.units.tolist(),
+        "depths": trace.depth.tolist(),
+        "modalities": trace.modality.tolist(),
+        "full_depth": full_depth,
+        "layer_calls": int(trace.layer_calls.sum()),
+    }

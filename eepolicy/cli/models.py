@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.shared import DtypeOption, app, err, load, note, out, torch_dtype
+from eepolicy.cli.shared import DtypeOption, JsonOption, app, err, load, note, out, torch_dtype
 
 models = typer.Typer(
     help="Speech models that ship with a card, and what a checkpoint is.",
@@ -19,7 +21,7 @@ app.add_typer(models, name="models")
 
 
 @models.callback()
-def list_models(context: typer.Context) -> None:
+def list_models(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the speech models that ship with a card.
 
     Example: eepolicy models check ~/checkpoints/glm-4-voice-9b
@@ -28,6 +30,9 @@ def list_models(context: typer.Context) -> None:
         return
     from eepolicy.models import shipped_cards
 
+    if as_json:
+        print(json.dumps([asdict(card) for card in shipped_cards().values()]))
+        return
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("card", "on the Hub", "backbone", "text : speech", "units a second", "vocoder"):
         table.add_column(heading)

@@ -22,7 +22,6 @@ T = TypeVar("T")
 app = typer.Typer(
     help="Early exit for language models that speak.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 # a table that is piped is as wide as it needs to be
@@ -41,6 +40,7 @@ AcceptOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option(help="CPU threads; for the pocket model one is fastest", min=1)
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="for machines: JSON on stdout")]
 DtypeOption = Annotated[str, typer.Option(help="of the weights: float32, bfloat16 or float16")]
 
 

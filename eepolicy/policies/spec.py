@@ -30,6 +30,25 @@ GRAMMAR = (
     "in front of it text= or both= (else speech), or text=...,speech=..."
 )
 
+#: how each is written, what it does, and where it is from
+CATALOGUE = (
+    ("full", "every layer, always", ""),
+    ("static@16", "exits at depth 16", "Fixed of SPAR-K, 2603.09215"),
+    ("spark:even@12", "full depth and exit in turn, anew in each chunk", "SPAR-K, 2603.09215"),
+    ("spark:odd@12", "exit and full depth in turn", "SPAR-K, 2603.09215"),
+    ("spark:triple@14", "full depth and two exits in turn", "SPAR-K, 2603.09215"),
+    ("spark:FEEE~@14", "a pattern of your own; ~: running on from chunk to chunk", ""),
+    ("entropy<0.5@14", "entropy below 0.5 nats, from depth 14 on", "Conf of SPAR-K, 2603.09215"),
+    ("confidence>0.9@[14,16]", "the likeliest token has more than 0.9", "2004.07453"),
+    ("margin>0.7@14", "the two likeliest lie more than 0.7 apart", "CALM, 2207.07061"),
+    ("saturation>0.98@14", "cosine to the look before above 0.98", "CALM, 2207.07061"),
+    ("patience:3@[8,10,12,14]", "three looks in a row name the same token", "2006.04152"),
+    ("random:16.0@12", "full depth or 12 by lot, 16 on average", "a control"),
+    ("oracle@1", "the shallowest depth that names the full model's token", "not realisable"),
+    ("text=spark:even@12", "the same on text; both= on text and speech", ""),
+    ("text=static@18,speech=spark:even@12", "one for each modality", ""),
+)
+
 
 def _looked_at(text: str) -> int | tuple[int, ...]:
     if text.startswith("["):

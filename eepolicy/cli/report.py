@@ -1,0 +1,40 @@
+"""`eepolicy report`: the page of a comparison, written anew from what was measured."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eepolicy.cli.shared import ModelOption, app, load, note
+from eepolicy.errors import EepolicyError
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="of a comparison")],
+    model: ModelOption = "pocket",
+) -> None:
+    """Write table, figures and page of a comparison anew; nothing is decoded.
+
+    Example: eepolicy report my-report
+    """
+    from analysis.compare import FULL
+    from analysis.records import RunFolder
+    from analysis.report import write_report
+
+    run = RunFolder(folder)
+    done = run.records()
+    if not done:
+        raise EepolicyError(f"{folder} holds no records of a comparison")
+    rows = list(dict.fromkeys(policy for _, policy in done))
+    if FULL not in rows:
+        raise EepolicyError(f"{folder} holds no reply at full depth yet: run the comparison on")
+    rows.sort(key=lambda policy: policy != FULL)
+    questions = [{"question": q} for q in dict.fromkeys(question for question, _ in done)]
+    command = "eepolicy " + shlex.join(sys.argv[1:])
+    results = write_report(load(model), rows, questions, run, command)
+    note(f"{results[0]['prompts']} questions, {len(rows)} policies: {folder / 'index.html'}")
