@@ -81,7 +81,7 @@ class Trace:
     def __getitem__(self, which: slice | NDArray[np.bool_]) -> Trace:
         """Some of the tokens: a slice of them, or (tokens,) of bool.
 
-        Example:
+        Examples:
             >>> trace = eepolicy.load("pocket").generate("What color is snow?").trace
             >>> set(trace[trace.modality == eepolicy.Modality.TEXT].depth.tolist())
             {20}

@@ -47,6 +47,17 @@ def test_examples_are_found():
     assert sum(map(len, examples)) > 8
 
 
+def test_the_api_pages_have_every_public_name():
+    pages = "\n".join(p.read_text() for p in (ROOT / "docs" / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    for name in shown:
+        module = name if name in MODULES or name.startswith("analysis") else "eepolicy"
+        importlib.import_module(module)
+    for name in eepolicy.__all__:
+        home = getattr(eepolicy, name).__module__
+        assert f"eepolicy.{name}" in shown or home in shown, name
+
+
 def test_the_two_commands_of_the_readme_are_the_makefiles():
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     for command in ("compare", "test"):

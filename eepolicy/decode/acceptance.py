@@ -217,7 +217,7 @@ def parse_acceptance(spec: str) -> Acceptance:
     Raises:
         EepolicyError: the string is none; the message has the grammar.
 
-    Example:
+    Examples:
         >>> parse_acceptance("ratio:0.3")
         AcceptRatio(share=0.3)
     """

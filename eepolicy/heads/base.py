@@ -10,7 +10,7 @@ from torch import Tensor
 class ExitHead(ABC):
     """Reads tokens out of hidden states below full depth.
 
-    Example:
+    Examples:
         >>> class Half(eepolicy.ExitHead):
         ...     def __init__(self, lens):
         ...         self.lens = lens

@@ -100,7 +100,7 @@ def fit(
     Raises:
         EepolicyError: no replies, options that do not fit, or a checkpoint of another run.
 
-    Example:
+    Examples:
         >>> from eepolicy.heads.fit import Fitting, fit
         >>> from eepolicy.heads.replies import own_replies
         >>> model = eepolicy.load("pocket")
@@ -378,7 +378,7 @@ def fitting_memory(
         full_depth: its layers.
         longest: tokens of the longest reply.
 
-    Example:
+    Examples:
         >>> glm = dict(width=4096, vocabulary=168_960, full_depth=40)
         >>> need = fitting_memory(Fitting(), **glm)
         >>> round(sum(need.values()) / 2**30, 1)  # beside 18 GB of weights in bfloat16

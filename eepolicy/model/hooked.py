@@ -362,7 +362,7 @@ class HookedModel:
             EepolicyError: a prompt, policy or option that does not fit the model, or one that
                 cannot be honoured, such as beams.
 
-        Example:
+        Examples:
             >>> model = eepolicy.load("pocket")
             >>> model.generate("What color is snow?", "spark:triple@14").text
             'Snow is white.'

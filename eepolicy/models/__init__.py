@@ -55,7 +55,7 @@ def load(
     Raises:
         EepolicyError: there is no such model, or it is not whole, or the card is of another one.
 
-    Example:
+    Examples:
         >>> load("pocket").depth
         20
     """

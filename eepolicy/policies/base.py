@@ -120,7 +120,7 @@ class ExitPolicy(ABC):
     at which it wants to look, and decides in `exits`; `depths` is then its last resort, as a rule
     full depth.  Policies know neither the model nor the decoding: they are tested without both.
 
-    Example:
+    Examples:
         >>> class EveryOther(ExitPolicy):
         ...     def depths(self, step):
         ...         return torch.where(step.phase % 2 == 0, step.full_depth, 12)

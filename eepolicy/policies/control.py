@@ -26,7 +26,7 @@ class Random(ExitPolicy):
         on: `"speech"`, `"text"` or `"both"`.
         seed: of the lots.
 
-    Example:
+    Examples:
         >>> Random(16.0, exit_depth=12).spec
         'random:16.0@12'
     """

@@ -23,7 +23,7 @@ class Oracle(Adaptive):
         depths_looked_at: the depths, or one depth: from it on, every depth below full.
         on: `"speech"`, `"text"` or `"both"`.
 
-    Example:
+    Examples:
         >>> Oracle(1).spec
         'oracle@1'
     """

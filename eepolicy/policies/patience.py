@@ -24,7 +24,7 @@ class Patience(Adaptive):
         depths_looked_at: the depths, or one depth: from it on, every depth below full.
         on: `"speech"`, `"text"` or `"both"`.
 
-    Example:
+    Examples:
         >>> Patience(3, (8, 10, 12, 14)).spec
         'patience:3@[8,10,12,14]'
     """

@@ -36,7 +36,7 @@ class SparK(ExitPolicy):
         restart: the pattern starts anew in each chunk, as in the paper; otherwise it runs on from
             one chunk of a modality to the next.
 
-    Example:
+    Examples:
         >>> SparK("triple", exit_depth=16).spec
         'spark:triple@16'
         >>> SparK("FEEE", exit_depth=16, restart=False).spec

@@ -118,7 +118,7 @@ def parse_policy(spec: str) -> ExitPolicy:
     Raises:
         EepolicyError: the string is no spec; the message has the grammar.
 
-    Example:
+    Examples:
         >>> parse_policy("spark:even@16")
         SparK(pattern='even', exit_depth=16, on='speech', restart=True)
     """

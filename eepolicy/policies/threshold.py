@@ -44,7 +44,7 @@ class Threshold(Adaptive):
 class Entropy(Threshold):
     """Exits where the entropy (nats) falls below the threshold: Conf(l) of SPAR-K, table 2.
 
-    Example:
+    Examples:
         >>> Entropy(0.5, 26).spec
         'entropy<0.5@26'
     """
@@ -62,7 +62,7 @@ class Confidence(Threshold):
 
     The measure of Schwartz et al. 2020 (arXiv 2004.07453), there calibrated and for classifiers.
 
-    Example:
+    Examples:
         >>> Confidence(0.9, (14, 16, 18)).spec
         'confidence>0.9@[14,16,18]'
     """
@@ -80,7 +80,7 @@ class Margin(Threshold):
 
     The softmax response of CALM (arXiv 2207.07061).
 
-    Example:
+    Examples:
         >>> Margin(0.7, 14).spec
         'margin>0.7@14'
     """
@@ -99,7 +99,7 @@ class Saturation(Threshold):
     The hidden-state saturation of CALM (arXiv 2207.07061), there between neighbouring layers: look
     at every depth for that.  It needs no head to decide, but nothing can exit at the first look.
 
-    Example:
+    Examples:
         >>> Saturation(0.98, 14).spec
         'saturation>0.98@14'
     """

@@ -105,7 +105,7 @@ class ProbeResult:
     def __getitem__(self, which: slice | NDArray[Any]) -> ProbeResult:
         """Some of the tokens: a slice, (tokens,) of bool, or places.
 
-        Example:
+        Examples:
             >>> model = eepolicy.load("pocket")
             >>> result = eepolicy.probe(model, model.generate("What color is snow?"))
             >>> spoken = result[result.modality == eepolicy.Modality.SPEECH]

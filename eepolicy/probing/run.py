@@ -86,7 +86,7 @@ def probe(
         EepolicyError: inputs, depths or names that do not fit, nothing to probe, or a folder that
             holds something else.
 
-    Example:
+    Examples:
         >>> model = eepolicy.load("pocket")
         >>> out = model.generate("What color is snow?")
         >>> result = eepolicy.probe(model, out, statistics=["entropy", "top1"])
