@@ -50,7 +50,9 @@ class Recognizer(Protocol):
 class Judge(Protocol):
     """A transcript to a verdict from 0 to 1."""
 
-    def judge(self, question: Mapping[str, Any], reply: str) -> float: ...
+    def judge(
+        self, question: Mapping[str, Any], reply: str, heard: bool = True
+    ) -> float | None: ...
 
 
 class Rater(Protocol):
@@ -135,7 +137,9 @@ def measure(
         modalities=trace.modality.tolist(),
         seed=seed,
         spoken=bool(question.get("audio")),
-        judged=judge.judge(question, text if heard is None else heard) if judge else None,
+        judged=judge.judge(question, text if heard is None else heard, heard is not None)
+        if judge
+        else None,
     )
     return record, wave
 
@@ -190,6 +194,8 @@ def run(
     Raises:
         EepolicyError: a policy that does not fit, or a folder of another run.
     """
+    if len({q["question"] for q in questions}) < len(questions):
+        raise EepolicyError("a question is asked twice: records are told apart by their questions")
     if seeds > 1 and not sampling:
         raise EepolicyError(
             f"greedy decoding gives one reply, whatever the seed: got {seeds} seeds and no sampling"
@@ -213,13 +219,21 @@ def run(
             rows[-1:-1] = adaptive_policies(model, asked, mean_depth, progress)
         folder.note(default_rows=rows)
     rows = list(dict.fromkeys(rows))
-    done = {(r.question, r.policy, r.seed) for held in folder.records().values() for r in held}
+    folder.note(rows=rows)
+    kept = [r for held in folder.records().values() for r in held]
+    done = {(r.question, r.policy, r.seed, r.spoken) for r in kept}
     to_do = [
         (i, rows[(i + turn) % len(rows)], seed)
         for i, question in enumerate(questions)
         for seed in range(seeds)
         for turn in range(len(rows))
-        if (question["question"], rows[(i + turn) % len(rows)], seed) not in done
+        if (
+            question["question"],
+            rows[(i + turn) % len(rows)],
+            seed,
+            bool(question.get("audio")),
+        )
+        not in done
     ]
     if to_do:
         model.generate(questions[0]["question"], max_new_tokens=16)  # warm up
@@ -240,6 +254,8 @@ def identity(
     """What must be the same for records to belong together."""
     return {
         "model": fingerprint(model.model),
+        "numbers": f"{model.model.dtype} on {model.model.device.type}",
+        "card": model.card.name if model.card else None,
         "heads": digest(model.heads),
         "units": digest(model.vocoder),
         "threads": torch.get_num_threads(),
@@ -295,18 +311,26 @@ def _columns(figure: Figure, records: Sequence[Sequence[Record]]) -> tuple[np.nd
 def answered(
     rows: Sequence[str], questions: Sequence[Mapping[str, Any]], folder: RunFolder
 ) -> dict[str, list[list[Record]]]:
-    """What every policy has answered, with every seed: by question, a list a policy.
+    """What every policy has answered, with the seeds that all have: by question, a list a policy.
 
     Raises:
         EepolicyError: there is no such question.
     """
     done = folder.records()
-    held = {q["question"]: [done.get((q["question"], p), []) for p in rows] for q in questions}
-    most = max((len(replies) for each in held.values() for replies in each), default=0)
-    found = {q: each for q, each in held.items() if min(map(len, each)) == most > 0}
-    if not found:
+    held: dict[str, list[dict[int, Record]]] = {}
+    for question in (q["question"] for q in questions):
+        each = [{r.seed: r for r in done.get((question, policy), [])} for policy in rows]
+        if set.intersection(*(set(by_seed) for by_seed in each)):
+            held[question] = each
+    if not held:
         raise EepolicyError(f"{folder.path} holds no question that every policy has answered yet")
-    return found
+    # the seeds that all of them have, so that every question counts the same
+    seeds = set.intersection(*(set(by_seed) for each in held.values() for by_seed in each))
+    return {
+        q: [[by_seed[seed] for seed in sorted(seeds)] for by_seed in each]
+        for q, each in held.items()
+        if seeds
+    }
 
 
 def table(

@@ -18,7 +18,7 @@ RIGHT = """A voice assistant was asked a question. Decide whether its answer is 
 
 Question: {question}
 Right answers, any of which will do: {answers}
-Its answer, as heard by speech recognition: {reply}
+Its answer, {how}: {reply}
 
 Spelling that speech recognition may have got wrong does not matter. Reply with one word, yes or \
 no."""
@@ -27,7 +27,7 @@ RATED = """A voice assistant was given an instruction. Rate its answer from 1 (u
 (excellent) for help, relevance, accuracy and depth.
 
 Instruction: {question}
-Its answer, as heard by speech recognition: {reply}
+Its answer, {how}: {reply}
 
 Reply with the number alone."""
 #: tries before a judge is given up, and seconds between the first two; each pause is twice the last
@@ -53,31 +53,35 @@ class LlmJudge:
     def __repr__(self) -> str:
         return f"LlmJudge({self.url!r}, {self.model!r})"  # the key is nobody's business
 
-    def judge(self, question: Mapping[str, Any], reply: str) -> float:
+    def judge(self, question: Mapping[str, Any], reply: str, heard: bool = True) -> float | None:
         """The verdict on a reply: 0 or 1 for wrong and right, or a rating from 0.1 to 1.
+
+        None where the judge gives none, so that one odd word does not stop a run.
 
         Args:
             question: dict with `question` and `keys`.
-            reply: its transcript.
+            reply: its transcript, or its text.
+            heard: it is a transcript.
 
         Raises:
-            EepolicyError: the endpoint does not answer, or gives no verdict.
+            EepolicyError: the endpoint does not answer.
         """
         if not reply.strip():
             return 0.0 if question.get("keys") else 0.1
         keys = question.get("keys")
         answers = "; ".join(k if isinstance(k, str) else " / ".join(k) for k in keys or ())
         form = RIGHT if keys else RATED
-        said = self._ask(form.format(question=question["question"], answers=answers, reply=reply))
-        if keys:
-            word = re.search(r"\b(yes|no)\b", said.lower())
-            if word:
-                return float(word[1] == "yes")
-        else:
-            number = re.search(r"\b(10|[1-9])\b", said)
-            if number:
-                return int(number[1]) / 10
-        raise EepolicyError(f"{self!r} gave no verdict: {said[:80]!r}")
+        how = "as heard by speech recognition" if heard else "in writing"
+        said = self._ask(
+            form.format(question=question["question"], answers=answers, reply=reply, how=how)
+        )
+        pattern = r"\b(yes|no)\b" if keys else r"\b(10|[1-9])\b"
+        # what it begins with, or else what it comes to in the end
+        first = re.match(r"\W*" + pattern, said.lower())
+        verdicts = [first[1]] if first else re.findall(pattern, said.lower())
+        if not verdicts:
+            return None
+        return float(verdicts[-1] == "yes") if keys else int(verdicts[-1]) / 10
 
     def _ask(self, prompt: str) -> str:
         body = {

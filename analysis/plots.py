@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.records import Record
 from analysis.style import COLOURS, family
+from eepolicy.errors import EepolicyError
 from eepolicy.modality import Modality
 
 Rows = Sequence[Mapping[str, Any]]
@@ -22,7 +23,8 @@ QUALITIES = {
     "wer": ("word error rate (%)", 100.0, "lower is better"),
     "accuracy_speech": ("right in the speech (%)", 100.0, "higher is better"),
     "accuracy_text": ("right in the text (%)", 100.0, "higher is better"),
-    "mos": ("DistillMOS (1 to 5)", 1.0, "higher is better"),
+    "judged": ("judge's verdict (%)", 100.0, "higher is better"),
+    "mos": ("estimated MOS (1 to 5)", 1.0, "higher is better"),
 }
 COSTS = {"speech_depth": "mean speech depth (layers)", "seconds": "seconds a reply"}
 
@@ -92,9 +94,20 @@ def pareto(costs: Sequence[float], values: Sequence[float], higher: bool) -> lis
     return front
 
 
+def qualities(rows: Rows) -> list[str]:
+    """The qualities that were measured, keys of `QUALITIES`."""
+    return [q for q in QUALITIES if any(r.get(q) is not None for r in rows)]
+
+
 def quality_figure(rows: Rows) -> Figure:
-    """Every quality that was measured, against speech depth and against seconds."""
-    measured = [q for q in QUALITIES if any(r[q] is not None for r in rows)]
+    """Every quality that was measured, against speech depth and against seconds.
+
+    Raises:
+        EepolicyError: none was.
+    """
+    measured = qualities(rows)
+    if not measured:
+        raise EepolicyError("no quality was measured: nothing was heard, judged, or has an answer")
     figure, axes = plt.subplots(
         len(COSTS), len(measured), figsize=(3.2 * len(measured), 5.6), squeeze=False
     )

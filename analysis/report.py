@@ -32,6 +32,7 @@ from eepolicy.probing import probe
 COLUMNS = {
     "accuracy_speech": ("right in speech, %", 100.0, 1),
     "accuracy_text": ("right in text, %", 100.0, 1),
+    "judged": ("judged, %", 100.0, 1),
     "wer": ("WER, %", 100.0, 1),
     "mos": ("MOS", 1.0, 2),
     "text_depth": ("text depth", 1.0, 2),
@@ -65,7 +66,7 @@ def agreement_curves(
 
 
 #: whose differences are tested in `results.md`
-TESTED = ("accuracy_speech", "accuracy_text", "wer", "seconds")
+TESTED = ("accuracy_speech", "accuracy_text", "judged", "wer", "seconds")
 
 
 def write_report(
@@ -105,20 +106,22 @@ def write_report(
         written = [r for r in full[:PROBED] if not r.spoken]  # what was heard has no ids to probe
         shown = [
             {
-                "title": "Quality against cost",
-                "caption": "One mark a policy, bars its 95 % interval: against the mean depth of "
-                "speech tokens (above; marks moved apart by a tenth of a layer, so that bars can "
-                "be told) and the seconds that were really spent (below). Dotted: what nothing "
-                "else beats in both, intervals aside.",
-                "file": plots.save(plots.quality_figure(results), folder.path, "quality"),
-            },
-            {
                 "title": "One answer, token by token",
                 "caption": f"How deep each token of the reply to “{pictured}” went; words stand "
                 "over their tokens.",
                 "file": plots.save(_depths(model, asked[pictured]), folder.path, "depths"),
             },
         ]
+        if plots.qualities(results):
+            quality = {
+                "title": "Quality against cost",
+                "caption": "One mark a policy, bars its 95 % interval: against the mean depth of "
+                "speech tokens (above; marks moved apart by a tenth of a layer, so that bars can "
+                "be told) and the seconds that were really spent (below). Dotted: what nothing "
+                "else beats in both, intervals aside.",
+                "file": plots.save(plots.quality_figure(results), folder.path, "quality"),
+            }
+            shown.insert(0, quality)
         if written:
             curves = plots.agreement_figure(agreement_curves(model, written), len(written))
             agreement = {
@@ -127,14 +130,14 @@ def write_report(
                 "named the same token as the last layer.",
                 "file": plots.save(curves, folder.path, "agreement"),
             }
-            shown.insert(1, agreement)
+            shown.insert(len(shown) - 1, agreement)
     page = _template().render(
         model=repr(model),
         prompts=len(asked),
         seeds=results[0]["seeds"],
         notes=notes,
-        heads=[heading for heading, _, _ in COLUMNS.values()],
-        rows=[{"policy": r["policy"], "cells": _row(r)} for r in results],
+        heads=[heading for heading, _, _ in columns(results).values()],
+        rows=[{"policy": r["policy"], "cells": _row(r, columns(results))} for r in results],
         figures=[f | {"file": _inline(folder.path / f["file"], "image/png")} for f in shown],
         questions=[
             {
@@ -157,6 +160,12 @@ def write_report(
     return results
 
 
+def columns(results: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, float, int]]:
+    """The columns of a table; the judge's only where there was one."""
+    judged = any(row["judged"] is not None for row in results)
+    return {n: column for n, column in COLUMNS.items() if judged or n != "judged"}
+
+
 def _template() -> Any:
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     return Environment(loader=loader, autoescape=True).get_template("report.html")
@@ -164,12 +173,12 @@ def _template() -> Any:
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """The table for a README: each figure with its interval, then the differences to full depth."""
-    headings = ["policy", *(heading for heading, _, _ in COLUMNS.values())]
+    headings = ["policy", *(heading for heading, _, _ in columns(results).values())]
     tables = []
     for parts in (("value", "interval"), ("difference",)):
         lines = [" | ".join(headings), " | ".join(["---"] * len(headings))]
         for row in results:
-            cells = [" ".join(c[p] for p in parts if p in c) for c in _row(row)]
+            cells = [" ".join(c[p] for p in parts if p in c) for c in _row(row, columns(results))]
             if any(cells):
                 lines.append(" | ".join([f"`{row['policy']}`", *cells]))
         tables.append("\n".join(f"| {line} |" for line in lines))
@@ -179,7 +188,7 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _power(results: Sequence[Mapping[str, Any]]) -> str:
     """What the differences are worth: p, and how many prompts would tell them apart."""
-    shown = {n: heading for n, (heading, _, _) in COLUMNS.items() if n in TESTED}
+    shown = {n: heading for n, (heading, _, _) in columns(results).items() if n in TESTED}
     lines = [
         "Paired sign-flip tests against full depth, not adjusted for being many; in brackets how "
         "many prompts would find a difference as large as the one seen four times of five (a rough "
@@ -214,7 +223,7 @@ def latex(results: Sequence[Mapping[str, Any]]) -> str:
         r"\midrule",
     ]
     for row in results:
-        cells = dict(zip(COLUMNS, _row(row), strict=True))
+        cells = dict(zip(COLUMNS, _row(row, COLUMNS), strict=True))
         name = r"\texttt{" + re.sub(r"([_&%#{}])", r"\\\1", row["policy"]) + "}"
         values = " & ".join(cells[n]["value"] for n in held)
         spread = " & ".join(r"\tiny " + cells[n].get("interval", "") for n in held)
@@ -230,9 +239,11 @@ def _csv(results: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _row(row: Mapping[str, Any]) -> list[dict[str, str]]:
+def _row(
+    row: Mapping[str, Any], shown_columns: Mapping[str, tuple[str, float, int]]
+) -> list[dict[str, str]]:
     cells = []
-    for name, (_, scale, digits) in COLUMNS.items():
+    for name, (_, scale, digits) in shown_columns.items():
         if row[name] is None:
             cells.append({"value": "not measured"})
             continue
@@ -300,9 +311,7 @@ def _listen(records: Sequence[Record], folder: RunFolder, full_depth: int) -> li
                 "seconds": f"{record.seconds:.2f}",
                 "text": record.text,
                 "text_mark": marks[record.right_text],
-                "heard": "speech recognition not installed"
-                if record.heard is None
-                else record.heard,
+                "heard": "not heard" if record.heard is None else record.heard,
                 "heard_mark": marks[record.right_speech],
                 "file": _flac(folder.audio / audio_name(record.question, record.policy)),
                 "tokens": len(record.tokens),

@@ -11,7 +11,7 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 @lru_cache(maxsize=1)
 def _normalizer() -> EnglishTextNormalizer:
-    return EnglishTextNormalizer({})  # no British spellings occur in a closed vocabulary
+    return EnglishTextNormalizer({})  # British spellings stay as they are
 
 
 def normalized(text: str) -> str:

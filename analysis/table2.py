@@ -157,9 +157,10 @@ class Table2:
             ours = [self.scores[task][row.policy] for task in self.tasks]
             whole = self.whole[row.policy]
             cells = [row.label, f"`{row.policy}`"]
-            pairs = zip(
-                [*ours, self.means[row.policy]], [*theirs, sum(theirs) / len(theirs)], strict=True
-            )
+            # ours is the mean of the tasks that have a score, and so is the paper's beside it
+            scored = [t for t, own in zip(theirs, ours, strict=True) if not math.isnan(own[0])]
+            mean = sum(scored) / len(scored) if scored else math.nan
+            pairs = zip([*ours, self.means[row.policy]], [*theirs, mean], strict=True)
             cells += [f"{_interval(own)} ({paper:.2f})" for own, paper in pairs]
             for name, scale, digits, paper in (
                 ("mos", 1.0, 2, row.mos),
@@ -201,10 +202,11 @@ def table2(
     kept = answered(policies, questions, folder)
     every = [r for each in kept.values() for replies in each for r in replies]
     judged = any(r.judged is not None for r in every)
-    heard = any(r.right_speech is not None for r in every)
+    heard = any(r.heard is not None for r in every)
     name = "judged" if judged else "right_speech" if heard else "right_text"
     scored = {
-        "judged": "the judge's, on what was heard (AlpacaEval: its rating from 1 to 10, times ten)",
+        "judged": f"the judge's, on what was {'heard' if heard else 'written'} (AlpacaEval: its "
+        "rating from 1 to 10, times ten)",
         "right_speech": "an alias of the right answer occurs in what was heard",
         "right_text": "an alias of the right answer occurs in the text, as nothing was heard",
     }[name]

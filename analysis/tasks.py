@@ -36,6 +36,8 @@ def read_task(file: Path, name: str | None = None) -> list[dict[str, Any]]:
     """
     found = []
     for number, row in enumerate(_rows(file), start=1):
+        if not isinstance(row, Mapping):
+            raise EepolicyError(f"{file} is no list of questions: entry {number} is {row!r}")
         question = next((row[f] for f in QUESTION if isinstance(row.get(f), str)), None)
         audio = row.get("audio")
         if question is None:
@@ -65,9 +67,9 @@ def _rows(file: Path) -> Iterable[Mapping[str, Any]]:
             lines = file.read_text(encoding="utf-8").splitlines()
             return [json.loads(line) for line in lines if line.strip()]
         if file.suffix == ".json":
-            return json.loads(file.read_text(encoding="utf-8"))
+            return list(json.loads(file.read_text(encoding="utf-8")))
         if file.suffix == ".csv":
-            return pd.read_csv(file).to_dict("records")
+            return pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")
         if file.suffix == ".parquet":
             return pd.read_parquet(file).to_dict("records")
     except (OSError, ValueError, ImportError) as error:
@@ -79,11 +81,13 @@ def _keys(row: Mapping[str, Any]) -> list[Any] | None:
     """Phrases of which all must occur, each a phrase or a list of which any does."""
     for field in ANSWER:
         held = row.get(field)
-        if isinstance(held, str):
-            return [held]
         if isinstance(held, Mapping):
-            held = [held.get("value"), *(held.get("aliases") or ())]
-            return [[alias for alias in held if alias]]
-        if isinstance(held, (list, np.ndarray)) and len(held):  # Parquet makes arrays of lists
-            return list(held) if field == "keys" else [[str(alias) for alias in held]]
+            aliases = held.get("aliases")
+            held = [held.get("value"), *(() if aliases is None else aliases)]
+        if isinstance(held, (str, int, float)) and str(held):
+            return [str(held)]
+        if isinstance(held, (list, np.ndarray)):  # Parquet makes arrays of lists
+            some = [str(alias) for alias in held if alias is not None and str(alias)]
+            if some:
+                return list(some) if field == "keys" else [some]
     return None

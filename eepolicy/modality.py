@@ -143,8 +143,8 @@ class ChunkClock:
         self.produced[produced] += 1
         if produced != self.modality:
             if layout.end_of_text < 0 < layout.text_chunk:
-                # no token says that the text is over: speech does, where text is due
-                self.last = Modality.SPEECH if produced == Modality.SPEECH else None
+                # no token says that a modality is over: the other does, where it is due
+                self.last = produced if self.last is None else None
             self._turn(produced)
         self.phase += 1
         if token == layout.end_of_text:

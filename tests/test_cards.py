@@ -70,6 +70,7 @@ def test_a_card_makes_a_stock_model_speak(folder):
         (("[", "("), "is no model card"),
         (("<end>", "<stop>"), "the tokenizer has no <stop>: it is none of toy"),
         (("<u{i}>", "<v{i}>"), "the tokenizer has no <v0>"),
+        (("<u{i}>", "<u0>"), "unit has {i} where its number stands; got '<u0>'"),
         (('"<u{i}>"', "45"), "20 speech tokens of toy are ids 45 to 64 of 60"),
     ],
 )

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import eepolicy
 from eepolicy import (
@@ -159,5 +160,14 @@ def test_report_writes_the_page_anew(run, tmp_path, monkeypatch):
     assert "2 questions, 2 policies" in out
     assert "static@14" in page.read_text()
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    eepolicy.load("pocket").model.save_pretrained(tmp_path / "other")
+    other = load_file(tmp_path / "other" / "model.safetensors")
+    other["model.norm.weight"] += 1
+    save_file(other, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    del config["speech_layout"]
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    _, err = run("report", folder, "--model", str(tmp_path / "other"), code=2)
+    assert "holds a run of another model" in err
     _, err = run("report", str(tmp_path), code=2)
     assert "holds no records" in err

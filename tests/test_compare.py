@@ -103,6 +103,8 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
 def test_seeds_of_a_question_count_as_one(spoken, tmp_path):
     folder = RunFolder(tmp_path / "run")
     options = {"policies": ["static@3"], "max_new_tokens": 12, "sampling": {"temperature": 2.0}}
+    with pytest.raises(EepolicyError, match="a question is asked twice"):
+        run(spoken, QUESTIONS[:1] * 2, folder, max_new_tokens=12)
     with pytest.raises(EepolicyError, match="got 2 seeds and no sampling"):
         run(spoken, QUESTIONS[:2], folder, seeds=2, max_new_tokens=12)
     run(spoken, QUESTIONS[:2], folder, **options)
@@ -121,6 +123,9 @@ def test_seeds_of_a_question_count_as_one(spoken, tmp_path):
     own = [r for (_, policy), replies in done.items() if policy == "static@3" for r in replies]
     layers, tokens = sum(r.speech_layers for r in own), sum(r.speech_tokens for r in own)
     assert static["speech_depth"] == pytest.approx(layers / tokens)
+    # more prompts with fewer seeds: all prompts count, with the seed that they share
+    run(spoken, QUESTIONS[:3], folder, **options)
+    assert [(r["prompts"], r["seeds"]) for r in table(rows, QUESTIONS, folder)] == [(3, 1)] * 2
     results = write_report(spoken, rows, QUESTIONS[:2], folder, "eepolicy compare")
     assert results[1]["layer_calls"] == pytest.approx(sum(r.layer_calls for r in own) / 6)
 

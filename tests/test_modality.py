@@ -85,6 +85,12 @@ def test_chunks_that_are_filled_up_never_surprise():
     assert FILLED.units(ids).tolist() == [10] * 14  # what fills up does not sound
 
 
+def test_a_reply_in_text_alone_is_followed():
+    """As Step-Audio-2-mini answers where no speech was asked for; one place is expected wrongly."""
+    assert clocked(FILLED, [9] * 12) == [TEXT, SPEECH, *[TEXT] * 10]
+    assert clocked(FILLED, [9] * 4 + [30] * 4 + [9, 30])[4:] == [TEXT, *[SPEECH] * 3, TEXT, SPEECH]
+
+
 def test_a_model_that_answers_in_speech_alone():
     layout = TokenLayout((0, 20), (20, 60), 0, 7, end_of_text=-1, end=4)
     assert clocked(layout, [30] * 30) == [SPEECH] * 30

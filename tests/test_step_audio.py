@@ -348,6 +348,8 @@ def test_a_spoken_prompt_stands_where_the_template_has_it(model, tmp_path):
     both = model.generate([file, "Hi?"], "spark:triple@2", max_new_tokens=12)
     alone = [model.generate(p, "spark:triple@2", max_new_tokens=12) for p in (file, "Hi?")]
     assert [o.tokens.tolist() for o in both] == [o.tokens.tolist() for o in alone]
+    assert both[0].prompt.numel() == 0  # what was written keeps its prompt
+    assert both[1].prompt.tolist() == model.encode("Hi?").tolist()
 
 
 def test_exits_follow_the_chunks(model):
@@ -398,6 +400,8 @@ def test_sound_that_cannot_be_read_is_refused(model, tmp_path, hooked_text):
             model.generate(tmp_path / name)
     with pytest.raises(EepolicyError, match=r"a wave is \(samples,\) at 16 kHz; got \(0,\)"):
         model.generate(torch.zeros(0))
+    with pytest.raises(EepolicyError, match="100 samples at 16 kHz are too short to be heard"):
+        model.generate(torch.zeros(100))
     with pytest.raises(EepolicyError, match="this model hears nothing"):
         hooked_text.generate(tmp_path / "empty.wav")
 
@@ -449,11 +453,15 @@ def test_what_is_wrong_is_said(original, tmp_path, what, match):
         eepolicy.load(str(tmp_path), **options)
 
 
-def test_a_checkpoint_is_looked_at_before_it_is_loaded(original, tmp_path, run):
+def test_a_checkpoint_is_looked_at_before_it_is_loaded(original, tmp_path, run, monkeypatch):
+    def never(folder):
+        raise AssertionError("no weight is read")
+
+    monkeypatch.setattr("eepolicy.models.original.tensors", never)
     out, _ = run("models", "check", str(original))
-    millions = sum(w.numel() for w in weights().values()) / 1e6
+    gigabytes = 4 * sum(w.numel() for w in weights().values()) / 1e9
     assert "step-audio-2-mini in its authors' layout" in out
-    assert f"{millions:,.0f} million weights" in out
+    assert f"{gigabytes:.3f} GB in float32" in out
     for file in original.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     first = tmp_path / "model-00001-of-00002.safetensors"
@@ -461,7 +469,7 @@ def test_a_checkpoint_is_looked_at_before_it_is_loaded(original, tmp_path, run):
     _, err = run("models", "check", str(tmp_path), code=1)
     assert "of the model's weights, ears.shrink.weight first" in err
     out, _ = run("models")
-    assert all(card in out for card in ("glm-4-voice", "spark-tts"))
+    assert all(card in out for card in ("glm-4-voice", "orpheus-3b"))
 
 
 def test_an_id_on_the_hub_is_fetched_and_read(original, tmp_path, monkeypatch):

@@ -18,8 +18,8 @@ import test_step_audio
 from analysis import judge as judging
 from analysis.judge import LlmJudge
 from analysis.scoring import is_right
-from analysis.table2 import ROWS, TASKS, head_depths
-from analysis.tasks import read_task
+from analysis.table2 import ROWS, head_depths
+from analysis.tasks import _keys, read_task
 from eepolicy import EepolicyError, parse_policy
 
 
@@ -50,6 +50,11 @@ def test_tasks_as_they_are_published(tmp_path):
         csv.writer(out).writerows([("Questions", "Answer"), ("What is H2O?", "water")])
     assert read_task(tmp_path / "llama.csv", "llamaquestions")[0]["task"] == "llamaquestions"
     assert read_task(tmp_path / "llama.csv")[0]["keys"] == ["water"]
+    array = np.array(["Ann", "Ann Lee"], dtype=object)  # as Parquet gives lists
+    assert _keys({"answers": array}) == [["Ann", "Ann Lee"]]
+    assert _keys({"answer": {"value": "Ann", "aliases": array}}) == [["Ann", "Ann", "Ann Lee"]]
+    assert _keys({"answer": 4}) == _keys({"Answer": "4"}) == ["4"]
+    assert _keys({"answer": ""}) is None
     if find_spec("pyarrow"):
         pd.DataFrame({"question": ["Who?"], "answers": [["Ann"]]}).to_parquet(
             tmp_path / "w.parquet"
@@ -64,6 +69,7 @@ def test_tasks_as_they_are_published(tmp_path):
         ("a.jsonl", '{"question": "Who?", "audio": "none.wav"}', "asked in none.wav, which is not"),
         ("a.jsonl", "no json", "cannot be read"),
         ("a.jsonl", "", "holds no question"),
+        ("a.json", '{"Data": []}', "is no list of questions: entry 1 is 'Data'"),
         ("a.txt", "", "questions come from .jsonl"),
     ],
 )
@@ -138,8 +144,30 @@ def test_the_judge(server, monkeypatch):
     with pytest.raises(EepolicyError, match="does not answer: HTTP Error 401"):
         LlmJudge(server.url, "some-model", key="wrong").judge(known, "Ann")
     assert len(server.asked) == before + 1  # refused once is refused
-    with pytest.raises(EepolicyError, match="gave no verdict: 'hm'"):
-        judge.judge(known, "odd")
+    assert judge.judge(known, "odd") is None  # no verdict does not stop a run
+    judge.judge(known, "Ann", heard=False)
+    prompts = [a["body"]["messages"][0]["content"] for a in server.asked]
+    assert "in writing" in prompts[-1]
+    assert "as heard by speech recognition" in prompts[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "rated", "right"),
+    [
+        ("8", 0.8, None),
+        ("I rate it 1 to 10 as usual: 8.", 0.8, None),
+        ("10 out of 10", 1.0, None),
+        ("Yes.", None, 1.0),
+        ("There is no mistake: yes", None, 1.0),
+        ("No, yes is not what was asked", None, 0.0),
+        ("Correct.", None, None),
+    ],
+)
+def test_verdicts_as_judges_write_them(said, rated, right, monkeypatch):
+    monkeypatch.setattr(LlmJudge, "_ask", lambda *_: said)
+    judge = LlmJudge("http://nowhere", "some-model")
+    assert judge.judge({"question": "A tree?"}, "oak") == rated
+    assert judge.judge({"question": "Who?", "keys": ["Ann"]}, "Ann") == right
 
 
 def test_the_papers_rows():
@@ -149,7 +177,6 @@ def test_the_papers_rows():
         assert rows[0].speech_depth == rows[0].text_depth == full
         for row in rows:
             parse_policy(row.policy).check(full)
-            assert row.label.split("(")[0][0] in "SG"
     assert head_depths(ROWS["step-audio-2-mini"]) == (22, 25, 26, 27)
     assert head_depths(ROWS["glm-4-voice"]) == (33, 35, 36, 37, 38, 39)
     means = [sum(row.scores) / 4 for rows in ROWS.values() for row in rows]
@@ -214,8 +241,9 @@ def test_what_the_preset_needs_is_told(run, tmp_path):
         (["static@3", "--preset", "spark-table2"], "has policies of its own"),
         (["--task", "file.jsonl"], "a task is given as NAME=FILE"),
         (["--preset", "spark-table2"], "this model is neither"),
+        (["--preset", "spark-table2", "--seeds", "2"], "decodes as the paper: without --fill"),
+        (["static@3", "--vocoder", "folder"], "--vocoder is for glm-4-voice"),
         (["--dtype", "int4"], "--dtype is float32"),
     ):
         _, err = run("compare", *arguments, "--out", str(tmp_path / "out"), code=2)
         assert match in " ".join(err.split())
-    assert TASKS[0] == "alpacaeval"

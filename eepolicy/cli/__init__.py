@@ -67,5 +67,6 @@ def main() -> NoReturn:
         code = error.exit_code
     if code == 130:
         kept = "; what was finished is kept, and the same command goes on"
-        say("stopped" + (kept if {"compare", "fit", "stats", "tune"} & {*sys.argv[1:2]} else ""))
+        goes_on = {"compare", "fit", "stats"} & {*sys.argv[1:2]} or "--keep" in sys.argv
+        say("stopped" + (kept if goes_on else ""))
     sys.exit(code)

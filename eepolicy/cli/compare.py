@@ -12,7 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.preset import PRESETS, Ears, read_tasks, run_table2
+from eepolicy.cli.preset import PRESETS, Ears, give_voice, read_tasks, run_table2
 from eepolicy.cli.shared import (
     AcceptOption,
     DtypeOption,
@@ -80,7 +80,16 @@ def compare(
         str, typer.Option("--mos", help="distillmos, dnsmos or utmosv2")
     ] = "distillmos",
     dtype: DtypeOption = "float32",
-    max_new_tokens: Annotated[int, typer.Option(help="most tokens of a reply", min=1)] = 400,
+    device: Annotated[str, typer.Option(help="that the model runs on: cpu, cuda ...")] = "cpu",
+    vocoder: Annotated[
+        Path | None, typer.Option(help="checkpoint of the authors' vocoder, for the paper's models")
+    ] = None,
+    voice: Annotated[
+        Path | None, typer.Option(help="sound file of the voice of step-audio-2-mini")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="most tokens of a reply; 400, 2048 in the preset", min=1)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare policies on held-out questions: table, figures, and a page to listen to.
@@ -109,7 +118,7 @@ def compare(
     notes = [
         f"{what} not installed, its columns are empty: {missing}"
         for what, missing in (
-            ("Speech recognition", asr.missing_asr()),
+            ("Speech recognition", asr.missing_asr(whisper)),
             ("Speech rating", mos.missing_mos(rater)),
         )
         if missing
@@ -120,16 +129,36 @@ def compare(
         raise EepolicyError(f"presets are {', '.join(PRESETS)}; got {preset!r}")
     if preset is not None and policies:
         raise EepolicyError(f"the preset {preset} has policies of its own; give it none")
+    plain = (fill, accept, temperature, top_p, seeds) == ("catch_up", "all", None, None, 1)
+    if preset is not None and not plain:
+        raise EepolicyError(
+            f"the preset {preset} decodes as the paper: without --fill, --accept, --temperature, "
+            "--top-p and --seeds"
+        )
     judge = None if judge_url is None else LlmJudge(judge_url, judge_model, judge_key)
     ears = Ears(
-        None if asr.missing_asr() else asr.Whisper(whisper, threads),
+        None if asr.missing_asr(whisper) else asr.Whisper(whisper, threads),
         None if mos.missing_mos(rater) else mos.RATERS[rater](),
     )
     own = read_tasks(tasks, prompts) if tasks else []
     spoken = load(model, dtype=torch_dtype(dtype))
+    spoken.to(device)
+    give_voice(spoken, vocoder, voice)
     command = "eepolicy " + shlex.join(sys.argv[1:])
     if preset is not None:
-        run_table2(spoken, own, out_folder, ears, judge, fit_prompts, max_new_tokens, command)
+        results = run_table2(
+            spoken,
+            own,
+            out_folder,
+            ears,
+            judge,
+            fit_prompts,
+            max_new_tokens or 2048,
+            command,
+            notes,
+        )
+        if as_json:
+            print(json.dumps(results))
         return
     folder = RunFolder(out_folder)
     source = None if model == "pocket" else Path(model)
@@ -152,7 +181,7 @@ def compare(
         asr=ears.asr,
         mos=ears.mos,
         judge=judge,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or 400,
         progress=progress("replies", lambda item: item[1]),
     )
     results = write_report(spoken, rows, questions, folder, command, notes)
@@ -164,7 +193,7 @@ def compare(
 
 
 def _table(results: list[dict[str, Any]]) -> Table:
-    from analysis.report import COLUMNS
+    from analysis.report import columns
 
     shown = Table(
         title=f"{results[0]['prompts']} prompts; 95 % intervals in the report",
@@ -172,12 +201,12 @@ def _table(results: list[dict[str, Any]]) -> Table:
         padding=(0, 1, 0, 0),
     )
     shown.add_column("policy", no_wrap=True)
-    for heading, _, _ in COLUMNS.values():
+    for heading, _, _ in columns(results).values():
         shown.add_column(heading, justify="right", min_width=5)
     for row in results:
         cells = [
             "–" if row[name] is None else f"{scale * row[name]:.{digits}f}"
-            for name, (_, scale, digits) in COLUMNS.items()
+            for name, (_, scale, digits) in columns(results).items()
         ]
         shown.add_row(row["policy"], *cells)
     return shown

@@ -38,8 +38,6 @@ def list_models(context: typer.Context, as_json: JsonOption = False) -> None:
         table.add_column(heading)
     for card in shipped_cards().values():
         chunks = f"{card.text_chunk} : {card.speech_chunk}" if card.text_chunk else "speech alone"
-        if card.end_of_text:
-            chunks = "text, then speech"
         rate = "" if card.rate is None else f"{card.rate:g}"
         table.add_row(card.name, card.source, card.model_type, chunks, rate, card.vocoder)
     out.print(table)

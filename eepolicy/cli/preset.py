@@ -42,8 +42,40 @@ def read_tasks(tasks: Sequence[str], prompts: int) -> list[dict[str, Any]]:
         name, equals, file = task.partition("=")
         if not equals:
             raise EepolicyError(f"a task is given as NAME=FILE; got {task!r}")
-        found += read_task(Path(file), name)[:prompts]
+        asked = {q["question"] for q in found}
+        own = read_task(Path(file), name)[:prompts]
+        new = [q for q in own if q["question"] not in asked]
+        if len(new) < len(own):
+            hint(f"{len(own) - len(new)} questions of {name} are of an earlier task, left out here")
+        found += new
     return found
+
+
+def give_voice(model: HookedModel, vocoder: Path | None, voice: Path | None) -> None:
+    """Give a model of the paper its authors' voice.
+
+    Args:
+        model: with a card.
+        vocoder: folder of the vocoder's checkpoint.
+        voice: sound file of the voice to speak with, for Step-Audio-2-mini.
+
+    Raises:
+        EepolicyError: a model of another kind, or no voice to speak with.
+    """
+    from eepolicy.speech.vocoder import GlmVoice, StepVoice
+
+    if vocoder is None:
+        return
+    name = model.card.name if model.card else None
+    if name == "glm-4-voice":
+        model.vocoder = GlmVoice(vocoder, model.model.device.type)
+    elif name == "step-audio-2-mini" and voice is not None:
+        model.vocoder = StepVoice(vocoder, voice)
+    else:
+        raise EepolicyError(
+            "--vocoder is for glm-4-voice, and with --voice for step-audio-2-mini; this model is "
+            f"{name or 'neither'}"
+        )
 
 
 def fit_heads(
@@ -57,6 +89,7 @@ def fit_heads(
     from eepolicy.heads import load_heads
     from eepolicy.heads.replies import own_replies
 
+    file.parent.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
         if len(questions) < 10:
             raise EepolicyError(
@@ -92,7 +125,8 @@ def run_table2(
     fit_prompts: Path | None,
     max_new_tokens: int,
     command: str,
-) -> None:
+    notes: Sequence[str],
+) -> list[dict[str, Any]]:
     """Fit what heads are missing, run the rows, print and write the table beside the paper's."""
     from analysis import compare as comparing
     from analysis import table2
@@ -114,8 +148,15 @@ def run_table2(
     sampling = {k: v for k, v in model.card.sampling.items() if k != "do_sample"}
     if rows[0].label.startswith("G"):
         sampling = {}  # the paper decodes GLM-4-Voice greedily
+    told = list(notes)
     if judge is None:
-        hint("No --judge-url: right is what holds an alias of the right answer.")
+        told.append("No --judge-url: right is what holds an alias of the right answer.")
+    if model.vocoder is None:
+        told.append(
+            "The model has no vocoder (--vocoder): nothing is heard, and judged is what it wrote."
+        )
+    for sentence in told[len(notes) :]:
+        hint(sentence)
     folder = RunFolder(out_folder)
     ran = comparing.run(
         model,
@@ -130,7 +171,8 @@ def run_table2(
         progress=progress("replies", lambda item: item[1]),
     )
     found = table2.table2(rows, questions, folder)
-    write_report(model, ran, questions, folder, command)
     write_whole(out_folder / "table2.md", found.table())
+    results = write_report(model, ran, questions, folder, command, told)
     out.print(found.table(), highlight=False, markup=False, soft_wrap=True)
     note(f"The table is in {out_folder / 'table2.md'}, the report in {out_folder / 'index.html'}")
+    return results

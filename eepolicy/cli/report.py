@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from eepolicy.cli.shared import ModelOption, app, load, note
+from eepolicy.cli.shared import DtypeOption, ModelOption, app, load, note, torch_dtype
 from eepolicy.errors import EepolicyError
 
 
@@ -17,6 +18,7 @@ from eepolicy.errors import EepolicyError
 def report(
     folder: Annotated[Path, typer.Argument(help="of a comparison")],
     model: ModelOption = "pocket",
+    dtype: DtypeOption = "float32",
 ) -> None:
     """Write table, figures and page of a comparison anew; nothing is decoded.
 
@@ -25,16 +27,21 @@ def report(
     from analysis.compare import FULL
     from analysis.records import RunFolder
     from analysis.report import write_report
+    from eepolicy.heads.fingerprint import fingerprint
 
     run = RunFolder(folder)
     done = run.records()
     if not done:
         raise EepolicyError(f"{folder} holds no records of a comparison")
-    rows = list(dict.fromkeys(policy for _, policy in done))
+    held = json.loads((folder / "run.json").read_text())
+    rows = held["notes"].get("rows") or list(dict.fromkeys(policy for _, policy in done))
     if FULL not in rows:
         raise EepolicyError(f"{folder} holds no reply at full depth yet: run the comparison on")
+    spoken = load(model, dtype=torch_dtype(dtype))
+    if fingerprint(spoken.model) != held["identity"]["model"]:
+        raise EepolicyError(f"{folder} holds a run of another model than {model}: give --model")
     rows.sort(key=lambda policy: policy != FULL)
     questions = [{"question": q} for q in dict.fromkeys(question for question, _ in done)]
     command = "eepolicy " + shlex.join(sys.argv[1:])
-    results = write_report(load(model), rows, questions, run, command)
+    results = write_report(spoken, rows, questions, run, command)
     note(f"{results[0]['prompts']} questions, {len(rows)} policies: {folder / 'index.html'}")

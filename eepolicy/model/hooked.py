@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -375,7 +376,7 @@ class HookedModel:
         from eepolicy.decode.loop import decode
         from eepolicy.decode.request import prepare
 
-        ids, mask, alone = self._rows(prompt, attention_mask, options)
+        ids, mask, alone, spoken = self._rows(prompt, attention_mask, options)
         if "inputs_embeds" in options:
             options["inputs_embeds"] = options["inputs_embeds"].to(self.model.device)
         end = self.layout.end if self.layout.has_speech else None
@@ -388,6 +389,13 @@ class HookedModel:
             seed,
             {"hidden_states": "all"} if record is True else None if record is False else record,
         )
+        if ids is not None and any(spoken):  # a row that was written keeps its prompt
+            times = len(outputs) // len(spoken)
+            rows = [ids[i][mask[i].bool()].cpu() for i in range(len(spoken))]
+            outputs = [
+                o if spoken[i // times] else replace(o, prompt=rows[i // times])
+                for i, o in enumerate(outputs)
+            ]
         return outputs[0] if alone and len(outputs) == 1 else outputs
 
     def _rows(
@@ -395,8 +403,8 @@ class HookedModel:
         prompt: str | Tensor | Path | Sequence[str | Tensor | Path] | None,
         mask: Tensor | None,
         options: dict[str, Any],
-    ) -> tuple[Tensor | None, Tensor, bool]:
-        """Prompts as ids and mask, (rows, tokens) each, and whether there is one by itself.
+    ) -> tuple[Tensor | None, Tensor, bool, list[bool]]:
+        """Prompts as ids and mask, (rows, tokens) each; whether it is one; which are spoken.
 
         Where one of them is spoken, the embeddings of all are put into the options.
         """
@@ -411,10 +419,10 @@ class HookedModel:
                 raise EepolicyError(
                     f"inputs_embeds is (rows, tokens, {width}); got {tuple(embedded.shape)}"
                 )
-            return None, _held(mask, embedded, device), len(embedded) == 1
+            return None, _held(mask, embedded, device), len(embedded) == 1, []
         if isinstance(prompt, Tensor) and prompt.ndim == 2 and len(prompt):
             ids = torch.stack([self.encode(row) for row in prompt]).to(device)
-            return ids, _held(mask, ids, device), len(ids) == 1
+            return ids, _held(mask, ids, device), len(ids) == 1, []
         if mask is not None:
             raise EepolicyError(
                 "an attention mask goes with ids (rows, tokens); other prompts are padded for you"
@@ -424,20 +432,29 @@ class HookedModel:
         if not prompts:
             raise EepolicyError("there is no prompt")
         pad = self._pad(options.get("pad_token_id"))
-        if any(map(_is_spoken, prompts)):
+        spoken = [_is_spoken(p) for p in prompts]
+        if any(spoken):
             rows, states = zip(*(self._embedded(p) for p in prompts), strict=True)
             ids, mask = padded(rows, pad)
             embeds = [F.pad(s, (0, 0, ids.shape[1] - len(s), 0)) for s in states]
             options["inputs_embeds"] = torch.stack(embeds)
-            return ids, mask, alone
+            return ids, mask, alone, spoken
         ids, mask = padded([self.encode(p).to(device) for p in prompts], pad)  # type: ignore[arg-type]
-        return ids, mask, alone
+        return ids, mask, alone, spoken
 
     def _pad(self, given: int | None) -> int:
         """The id in front of the shorter prompts: nothing attends to it, but processors see it."""
         own = getattr(self.tokenizer, "pad_token_id", None)
         found = (given, own, self.model.generation_config.pad_token_id)
         return next((pad for pad in found if pad is not None), 0)
+
+    def to(self, device: str | torch.device) -> HookedModel:
+        """Move the model, its heads and its ears to a device."""
+        self.model.to(device)
+        for part in (self.heads, getattr(self.ears, "encoder", None)):
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+        return self
 
     def unwrap(self) -> PreTrainedModel:
         """The stock model, which was never changed but for its evaluation mode."""

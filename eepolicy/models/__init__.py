@@ -75,11 +75,11 @@ def load(
         whole = folder if folder.exists() else fetch(name)
         return module.load(whole, dtype, told or card_named(own))
     if told is not None:
-        return load_declared(name, dtype, told, **options)
+        return load_declared(folder if folder.exists() else name, dtype, told, **options)
     if "speech_layout" in config:
-        return load_spoken(folder, dtype)
+        return load_spoken(folder if folder.exists() else fetch(name), dtype)
     if CARD in config:
-        return load_converted(folder, dtype, **options)
+        return load_converted(folder if folder.exists() else fetch(name), dtype, **options)
     known = next((c for c in shipped_cards().values() if c.source == name), None)
     if known is not None:
         return load_declared(name, dtype, known, **options)

@@ -74,6 +74,9 @@ class ModelCard:
         unknown = sorted(set(held) - names)
         if unknown:
             raise EepolicyError(f"it has {unknown[0]!r}; a card has {', '.join(sorted(names))}")
+        unit = held.get("unit", 0)
+        if isinstance(unit, str) and "{i}" not in unit:
+            raise EepolicyError(f"unit has {{i}} where its number stands; got {unit!r}")
         for name in ("codes", "text_chunk", "speech_chunk"):
             if not isinstance(held.get(name) or 0, int):
                 raise EepolicyError(f"{name} is a whole number; got {held[name]!r}")
@@ -81,6 +84,10 @@ class ModelCard:
             return cls(**held | {"silent": tuple(held.get("silent", ()))})
         except TypeError as error:
             raise EepolicyError(f"it is not whole: {error}") from error
+
+    def _unit(self, number: int) -> str:
+        """The name of a speech token."""
+        return str(self.unit).replace("{i}", str(number))
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> TokenLayout:
         """The model's chunks and ids.
@@ -108,9 +115,8 @@ class ModelCard:
             first, codes = self.unit, self.codes or vocabulary - self.unit
             last = first + codes - 1
         else:
-            name = self.unit.format
-            codes = self.codes or next(i for i in count() if name(i=i) not in known)
-            first, last = id_of(name(i=0)), id_of(name(i=max(codes, 1) - 1))
+            codes = self.codes or next(i for i in count() if self._unit(i) not in known)
+            first, last = id_of(self._unit(0)), id_of(self._unit(max(codes, 1) - 1))
         if last - first != codes - 1 or last >= vocabulary:
             raise EepolicyError(
                 f"the {codes} speech tokens of {self.name} are ids {first} to {last} of "

@@ -15,7 +15,7 @@ from eepolicy.model.adapters import ADAPTERS
 from eepolicy.models import ORIGINAL
 from eepolicy.models.card import ModelCard, shipped_cards
 from eepolicy.models.checkpoint import TOKENIZERS, UNREADABLE
-from eepolicy.models.declared import CARD, _tokenizer
+from eepolicy.models.declared import CARD, EARS_FOLDER, _tokenizer
 from eepolicy.models.original import headers, load_native, read_json
 
 
@@ -73,7 +73,8 @@ def _stock(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
         known = ", ".join(sorted(ADAPTERS))
         yield Finding(False, f"model type {kind!r} has no adapter; there are {known}")
     try:
-        weights = [tensor for _, _, tensor in headers(folder)]
+        parts = [folder, *(f for f in [folder / EARS_FOLDER] if f.is_dir())]
+        weights = [tensor for part in parts for _, _, tensor in headers(part)]
         stock = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         yield _memory(sum(t.numel() for t in weights), stock)
     except (EepolicyError, *UNREADABLE) as error:
@@ -117,7 +118,7 @@ def _memory(weights: int, config: PreTrainedConfig) -> Finding:
     cached = 2 * config.num_hidden_layers * heads * size
     return Finding(
         True,
-        f"{weights / 1e6:,.0f} million weights: {2 * weights / 1e9:.2f} GB in bfloat16, "
-        f"{4 * weights / 1e9:.2f} GB in float32; keys and values {2 * cached / 1e3:.0f} kB a token "
+        f"{weights / 1e6:,.1f} million weights: {2 * weights / 1e9:.3f} GB in bfloat16, "
+        f"{4 * weights / 1e9:.3f} GB in float32; keys and values {2 * cached / 1e3:.0f} kB a token "
         "in bfloat16",
     )

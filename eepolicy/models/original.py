@@ -130,7 +130,7 @@ def load_native(
         model = native.make()
     wanted = dict(model.named_parameters())
     filled: set[str] = set()
-    for file, key, tensor in tensors(folder):
+    for file, key, tensor in read(folder):
         for name, part in native.convert(key, tensor):
             if name not in wanted:
                 raise EepolicyError(

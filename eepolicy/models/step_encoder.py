@@ -114,12 +114,16 @@ class StepEars(nn.Module):
             (tokens, width of the decoder) each.
 
         Raises:
-            EepolicyError: the wave is empty, or has more than one channel.
+            EepolicyError: the wave is empty or too short, or has more than one channel.
         """
         if wave.ndim != 1 or not len(wave):
             raise EepolicyError(f"a wave is (samples,) at 16 kHz; got {tuple(wave.shape)}")
         like = self.norm.weight
-        return [
+        heard = [
             self(self.mels(piece).to(device=like.device, dtype=like.dtype))
             for piece in wave.split(PIECE)
         ]
+        heard = [piece for piece in heard if len(piece)]
+        if not heard:
+            raise EepolicyError(f"{len(wave)} samples at 16 kHz are too short to be heard")
+        return heard

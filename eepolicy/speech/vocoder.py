@@ -47,8 +47,8 @@ def _authors(module: str, source: str, packages: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise EepolicyError(
-            f"no module {error.name!r}: clone {source}, put its folder on PYTHONPATH, and run "
-            f"'pip install {packages}'"
+            f"no module {error.name!r}: clone {source}, put its folder on PYTHONPATH, and install "
+            f"what it needs: {packages}"
         ) from error
 
 
@@ -77,7 +77,7 @@ class StepVoice:
             module = _authors(
                 "token2wav",
                 "https://github.com/stepfun-ai/Step-Audio2",
-                "s3tokenizer onnxruntime hyperpyyaml diffusers",
+                "torchaudio s3tokenizer onnxruntime hyperpyyaml diffusers",
             )
             self._held["speak"] = module.Token2wav(str(self.folder))
         sound = self._held["speak"](units.tolist(), prompt_wav=str(self.voice))
@@ -113,7 +113,7 @@ class GlmVoice:
             module = _authors(
                 "flow_inference",
                 "https://github.com/zai-org/GLM-4-Voice with its submodules",
-                "hyperpyyaml matcha-tts",
+                "torchaudio hyperpyyaml matcha-tts",
             )
             files = [str(self.folder / name) for name in ("config.yaml", "flow.pt", "hift.pt")]
             self._held["speak"] = module.AudioDecoder(*files, device=self.device)
