@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,7 @@ from analysis import judge as judging
 from analysis.judge import LlmJudge
 from analysis.scoring import is_right
 from analysis.table2 import ROWS, head_depths
-from analysis.tasks import _keys, read_task
+from analysis.tasks import _keys, read_task, spoken
 from eepolicy import EepolicyError, parse_policy
 
 
@@ -77,6 +79,40 @@ def test_a_task_that_cannot_be_read_is_told(tmp_path, name, text, match):
     (tmp_path / name).write_text(text)
     with pytest.raises(EepolicyError, match=match):
         read_task(tmp_path / name)
+
+
+def test_a_program_asks_the_questions(tmp_path):
+    script = tmp_path / "say.py"
+    script.write_text(
+        "import sys, numpy, soundfile\n"
+        "soundfile.write(sys.argv[2], numpy.ones(160 * len(sys.argv[1])) / 2, 16_000)\n"
+    )
+    command = f"{sys.executable} {script} {{text}} {{file}}"
+    questions = [{"question": q, "audio": a} for q, a in (("Who; $(ls)?", None), ("It?", "it.wav"))]
+    first, second = spoken(questions, command, tmp_path / "asked")
+    assert soundfile.info(first["audio"]).frames == 160 * len("Who; $(ls)?")
+    assert second["audio"] == "it.wav"
+    script.unlink()  # what has been spoken is not spoken again
+    assert spoken(questions[:1], command, tmp_path / "asked") == [first]
+    with pytest.raises(EepolicyError, match="did not speak 'Me'"):
+        spoken([{"question": "Me"}], command, tmp_path / "asked")
+    with pytest.raises(EepolicyError, match=r"has \{text\} and \{file\} in it"):
+        spoken(questions, "flite", tmp_path / "asked")
+
+
+def test_data_sets_on_the_hub(monkeypatch):
+    def load_dataset(identity, config, split):
+        assert (identity, config, split) == ("some/qa", "rc", "validation")
+        return [{"question": "Who?", "answer": {"value": "Ann", "aliases": ["Lee"]}}]
+
+    module = ModuleType("datasets")
+    module.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    [found] = read_task("hf:some/qa:rc:validation", "triviaqa")
+    assert found["keys"] == [["Ann", "Lee"]]
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(EepolicyError, match="pip install datasets"):
+        read_task("hf:some/qa")
 
 
 def test_any_alias_is_right():

@@ -56,8 +56,13 @@ def compare(
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            "--task", help="NAME=FILE: questions of your own (jsonl, csv, parquet) instead of --set"
+            "--task",
+            help="NAME=FILE: questions of your own (jsonl, csv, parquet, hf:ID:CONFIG:SPLIT)",
         ),
+    ] = None,
+    tts: Annotated[
+        str | None,
+        typer.Option(help="asks in sound: a command with {text} and {file}, for a model with ears"),
     ] = None,
     judge_url: Annotated[
         str | None, typer.Option(help="OpenAI-compatible endpoint, to /v1, that judges answers")
@@ -109,6 +114,7 @@ def compare(
     from analysis.judge import LlmJudge
     from analysis.records import RunFolder
     from analysis.report import write_report
+    from analysis.tasks import spoken as speak_tasks
     from eepolicy.models import held_out
     from eepolicy.speech import asr, mos
 
@@ -141,6 +147,9 @@ def compare(
         None if mos.missing_mos(rater) else mos.RATERS[rater](),
     )
     own = read_tasks(tasks, prompts) if tasks else []
+    if tts is not None:
+        sounds = out_folder.with_name(out_folder.name + "-questions")
+        own = speak_tasks(own or held_out(asked, None)[:prompts], tts, sounds)
     spoken = load(model, dtype=torch_dtype(dtype))
     spoken.to(device)
     give_voice(spoken, vocoder, voice)

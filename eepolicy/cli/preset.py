@@ -43,7 +43,7 @@ def read_tasks(tasks: Sequence[str], prompts: int) -> list[dict[str, Any]]:
         if not equals:
             raise EepolicyError(f"a task is given as NAME=FILE; got {task!r}")
         asked = {q["question"] for q in found}
-        own = read_task(Path(file), name)[:prompts]
+        own = read_task(file, name)[:prompts]
         new = [q for q in own if q["question"] not in asked]
         if len(new) < len(own):
             hint(f"{len(own) - len(new)} questions of {name} are of an earlier task, left out here")
