@@ -12,12 +12,13 @@ compare: $(VENV)/.speech
 	$(BIN)/eepolicy compare --out $(REPORT)
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2
 	$(BIN)/python -m pytest -m slow
 
-test-all: $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2 lint
+test-all: $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2 $(VENV)/.docs lint
+	$(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev

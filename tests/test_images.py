@@ -33,7 +33,7 @@ def quality() -> Figure:
             value = 0.5 + 0.1 * i if "depth" not in figure.name else 20 - i
             row |= {figure.name: value, f"{figure.name}_low": value - 0.05}
             row |= {f"{figure.name}_high": value + 0.05}
-        rows.append(row | {"mos": None})
+        rows.append(row | {"mos": None, "judged": None})
     return quality_figure(rows)
 
 

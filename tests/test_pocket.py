@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -142,12 +145,13 @@ def test_compare_command_resumes_and_reports(run, tmp_path):
     assert page.count("<audio") == 6
     for name in ("quality", "agreement", "depths"):
         assert (folder / f"{name}.png").stat().st_size > 5_000
-        assert f"{name}.png" in page
+        held = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+        assert f"data:image/png;base64,{held}" in page
     assert len(list((folder / "audio").glob("*.wav"))) == 6
 
 
 def test_without_ears_it_says_what_to_install(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(asr, "missing_asr", lambda: "install the ears")
+    monkeypatch.setattr(asr, "missing_asr", lambda *_: "install the ears")
     monkeypatch.setattr(mos, "missing_mos", lambda rater: None)
     monkeypatch.setitem(mos.RATERS, "distillmos", lambda: None)
     folder = tmp_path / "report"
@@ -165,10 +169,14 @@ def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
     question = eepolicy.held_out("test")[0]["question"]
     assert question in html.unescape(page)
     name = audio_name(question, "static@16")
-    assert name in page
-    played, _ = soundfile.read(tmp_path / "report" / "audio" / name)
+    file, _ = soundfile.read(tmp_path / "report" / "audio" / name)
     spoken = eepolicy.load("pocket").generate(question, "static@16").wave()
-    assert len(played) == len(spoken)
+    assert len(file) == len(spoken)
+    full, static = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
+    played, rate = soundfile.read(io.BytesIO(base64.b64decode(static)))
+    assert rate == 16_000
+    np.testing.assert_array_equal(played, file)  # without loss
+    assert full != static
 
 
 @pytest.mark.parametrize(
@@ -211,7 +219,8 @@ def test_mistakes_in_python_get_a_sentence(pocket):
         (lambda: pocket.generate(torch.zeros(2, 3, 4, dtype=torch.long)), "one row of ids"),
         (lambda: pocket.generate(torch.tensor([99_999])), "ids are 0 to 5119"),
         (lambda: pocket.generate([1, 7, 12]), "a question in text, or a row of ids; got 1"),
-        (lambda: pocket.generate(torch.tensor([1.0])), "a question in text, or a row of ids"),
+        (lambda: pocket.generate(torch.tensor([[1.0]])), "a question in text, or a row of ids"),
+        (lambda: pocket.generate(torch.tensor([1.0])), "this model hears nothing"),
         (lambda: pocket.generate([]), "there is no prompt"),
         (lambda: pocket.generate("Hi", 7), "a policy is an ExitPolicy or a spec string"),
         (lambda: pocket.generate("Hi", "static@30"), "the model has depths 1 to 20"),
