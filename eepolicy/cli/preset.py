@@ -134,7 +134,7 @@ def run_table2(
     from analysis.report import write_report
 
     rows = table2.rows_of(model)
-    unknown = sorted({q["task"] for q in questions} - set(table2.TASKS))
+    unknown = sorted({q.get("task", "held-out") for q in questions} - set(table2.TASKS))
     if unknown or not questions:
         raise EepolicyError(
             f"the tasks of the table are {', '.join(table2.TASKS)}; give --task NAME=FILE of one "
