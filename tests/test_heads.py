@@ -300,3 +300,15 @@ def test_own_replies_are_the_models(stock, tmp_path):
         own_replies(hooked, questions, max_new_tokens=24, save=file)
     with pytest.raises(EepolicyError, match="to other questions"):
         own_replies(hooked, ["dog", "a house", "is"], max_new_tokens=25, save=file)
+
+
+def test_heads_go_where_their_model_goes():
+    hooked = HookedModel(tiny("llama"))
+    hooked.heads = LinearHead.untrained(hooked.lens, (2, 3), width=32, rank=4, seed=0)
+    assert hooked.to("meta") is hooked
+    held = [part for each in hooked.heads.parameters.values() for part in each]
+    assert {part.device.type for part in held} == {"meta"}
+    assert hooked.logits(torch.zeros(1, 32, device="meta"), 2).device.type == "meta"
+    over = hooked.heads.over((0, 20)).to(torch.zeros(1, device="meta", dtype=torch.float16))
+    assert over.ids == (0, 20)
+    assert over.head.parameters["weight"][0].dtype == torch.float16

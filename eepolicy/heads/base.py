@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
 class ExitHead(ABC):
@@ -32,6 +33,10 @@ class ExitHead(ABC):
         """
         return self.logits(hidden, depth)[..., ids]
 
+    def to(self, like: Tensor | PreTrainedModel) -> ExitHead:
+        """The same head on a device, in a precision; one without parameters is on all of them."""
+        return self
+
     def over(self, ids: tuple[int, int]) -> Over:
         """The head over a half-open range of ids, such as `model.layout.speech`."""
         return Over(self, ids)
@@ -54,6 +59,9 @@ class Over(ExitHead):
 
     def __repr__(self) -> str:
         return f"Over({self.head!r}, {self.ids})"
+
+    def to(self, like: Tensor | PreTrainedModel) -> Over:
+        return Over(self.head.to(like), self.ids)
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.head.logits_over(hidden, depth, slice(*self.ids))

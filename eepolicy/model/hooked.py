@@ -451,9 +451,10 @@ class HookedModel:
     def to(self, device: str | torch.device) -> HookedModel:
         """Move the model, its heads and its ears to a device."""
         self.model.to(device)
-        for part in (self.heads, getattr(self.ears, "encoder", None)):
-            if isinstance(part, torch.nn.Module):
-                part.to(device)
+        self.heads = self.heads.to(self.model)
+        encoder = getattr(self.ears, "encoder", None)
+        if isinstance(encoder, torch.nn.Module):
+            encoder.to(device)
         return self
 
     def unwrap(self) -> PreTrainedModel:
