@@ -320,17 +320,14 @@ def answered(
     held: dict[str, list[dict[int, Record]]] = {}
     for question in (q["question"] for q in questions):
         each = [{r.seed: r for r in done.get((question, policy), [])} for policy in rows]
-        if set.intersection(*(set(by_seed) for by_seed in each)):
+        if set.intersection(*map(set, each)):
             held[question] = each
-    if not held:
-        raise EepolicyError(f"{folder.path} holds no question that every policy has answered yet")
     # the seeds that all of them have, so that every question counts the same
-    seeds = set.intersection(*(set(by_seed) for each in held.values() for by_seed in each))
-    return {
-        q: [[by_seed[seed] for seed in sorted(seeds)] for by_seed in each]
-        for q, each in held.items()
-        if seeds
-    }
+    having = [set(by_seed) for each in held.values() for by_seed in each]
+    seeds = sorted(set.intersection(*having)) if having else []
+    if not seeds:
+        raise EepolicyError(f"{folder.path} holds no question that every policy has answered yet")
+    return {q: [[by_seed[s] for s in seeds] for by_seed in each] for q, each in held.items()}
 
 
 def table(
