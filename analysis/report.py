@@ -131,13 +131,14 @@ def write_report(
                 "file": plots.save(curves, folder.path, "agreement"),
             }
             shown.insert(len(shown) - 1, agreement)
+    measured = columns(results)
     page = _template().render(
         model=repr(model),
         prompts=len(asked),
         seeds=results[0]["seeds"],
         notes=notes,
-        heads=[heading for heading, _, _ in columns(results).values()],
-        rows=[{"policy": r["policy"], "cells": _row(r, columns(results))} for r in results],
+        heads=[heading for heading, _, _ in measured.values()],
+        rows=[{"policy": r["policy"], "cells": _row(r, measured)} for r in results],
         figures=[f | {"file": _inline(folder.path / f["file"], "image/png")} for f in shown],
         questions=[
             {
@@ -173,12 +174,13 @@ def _template() -> Any:
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """The table for a README: each figure with its interval, then the differences to full depth."""
-    headings = ["policy", *(heading for heading, _, _ in columns(results).values())]
+    measured = columns(results)
+    headings = ["policy", *(heading for heading, _, _ in measured.values())]
     tables = []
     for parts in (("value", "interval"), ("difference",)):
         lines = [" | ".join(headings), " | ".join(["---"] * len(headings))]
         for row in results:
-            cells = [" ".join(c[p] for p in parts if p in c) for c in _row(row, columns(results))]
+            cells = [" ".join(c[p] for p in parts if p in c) for c in _row(row, measured)]
             if any(cells):
                 lines.append(" | ".join([f"`{row['policy']}`", *cells]))
         tables.append("\n".join(f"| {line} |" for line in lines))

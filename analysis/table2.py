@@ -88,6 +88,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
     ),
 }
 
+#: cards of the models that the paper decodes greedily; it samples with the others
+GREEDY = ("glm-4-voice",)
+
 
 def rows_of(model: HookedModel) -> tuple[Row, ...]:
     """The paper's rows of a model.

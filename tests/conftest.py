@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -106,6 +109,17 @@ def tiny(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreT
                 # Gemma adds one to the weight of its norms
                 parameter.normal_(0.0 if "gemma" in family else 1.0, 0.3)
     return model.to(dtype).eval()
+
+
+def write_shards(folder: Path, held: dict[str, Tensor]) -> None:
+    """Weights in two files with an index, as large checkpoints are published."""
+    keys = list(held)
+    names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    parts = {names[0]: keys[: len(keys) // 2], names[1]: keys[len(keys) // 2 :]}
+    for name, some in parts.items():
+        save_file({k: held[k] for k in some}, folder / name)
+    index = {"weight_map": {k: name for name, some in parts.items() for k in some}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:

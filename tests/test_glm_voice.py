@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -115,13 +116,7 @@ def folder(tmp_path):
 
 def write(folder: Path, held: dict[str, Tensor], config: dict) -> None:
     """A checkpoint folder as the authors publish theirs, in two shards."""
-    keys = list(held)
-    names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-    parts = {names[0]: keys[: len(keys) // 2], names[1]: keys[len(keys) // 2 :]}
-    for name, some in parts.items():
-        save_file({k: held[k] for k in some}, folder / name)
-    index = {"weight_map": {k: name for name, some in parts.items() for k in some}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    write_shards(folder, held)
     (folder / "config.json").write_text(json.dumps(config))
     merged = [b"th", b"the", b" t", b" the", b"in", b"an", b"and", b"er", b"on", b"re", b"at"]
     tokens = [bytes([i]) for i in range(256)] + merged

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import write_shards
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -238,13 +239,7 @@ def original(held, tmp_path_factory):
 
 def write(folder: Path, held: dict[str, Tensor], config: dict) -> None:
     """A checkpoint folder as the authors publish theirs, in two shards."""
-    keys = list(held)
-    names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-    parts = {names[0]: keys[: len(keys) // 2], names[1]: keys[len(keys) // 2 :]}
-    for name, some in parts.items():
-        save_file({k: held[k] for k in some}, folder / name)
-    index = {"weight_map": {k: name for name, some in parts.items() for k in some}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    write_shards(folder, held)
     (folder / "config.json").write_text(json.dumps(config))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))

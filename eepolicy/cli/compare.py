@@ -210,12 +210,13 @@ def _table(results: list[dict[str, Any]]) -> Table:
         padding=(0, 1, 0, 0),
     )
     shown.add_column("policy", no_wrap=True)
-    for heading, _, _ in columns(results).values():
+    measured = columns(results)
+    for heading, _, _ in measured.values():
         shown.add_column(heading, justify="right", min_width=5)
     for row in results:
         cells = [
             "–" if row[name] is None else f"{scale * row[name]:.{digits}f}"
-            for name, (_, scale, digits) in columns(results).items()
+            for name, (_, scale, digits) in measured.items()
         ]
         shown.add_row(row["policy"], *cells)
     return shown

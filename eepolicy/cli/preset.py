@@ -145,17 +145,16 @@ def run_table2(
         file = out_folder.with_name(out_folder.name + "-heads.safetensors")
         fit_heads(model, table2.head_depths(rows), [q for q in asked if q.strip()], file)
     assert model.card is not None
-    sampling = {k: v for k, v in model.card.sampling.items() if k != "do_sample"}
-    if rows[0].label.startswith("G"):
-        sampling = {}  # the paper decodes GLM-4-Voice greedily
-    told = list(notes)
+    greedy = model.card.name in table2.GREEDY
+    sampling = {} if greedy else {k: v for k, v in model.card.sampling.items() if k != "do_sample"}
+    told = []
     if judge is None:
         told.append("No --judge-url: right is what holds an alias of the right answer.")
     if model.vocoder is None:
         told.append(
             "The model has no vocoder (--vocoder): nothing is heard, and judged is what it wrote."
         )
-    for sentence in told[len(notes) :]:
+    for sentence in told:
         hint(sentence)
     folder = RunFolder(out_folder)
     ran = comparing.run(
@@ -172,7 +171,7 @@ def run_table2(
     )
     found = table2.table2(rows, questions, folder)
     write_whole(out_folder / "table2.md", found.table())
-    results = write_report(model, ran, questions, folder, command, told)
+    results = write_report(model, ran, questions, folder, command, [*notes, *told])
     out.print(found.table(), highlight=False, markup=False, soft_wrap=True)
     note(f"The table is in {out_folder / 'table2.md'}, the report in {out_folder / 'index.html'}")
     return results

@@ -14,8 +14,8 @@ from eepolicy.errors import EepolicyError
 from eepolicy.model.adapters import ADAPTERS
 from eepolicy.models import ORIGINAL
 from eepolicy.models.card import ModelCard, shipped_cards
-from eepolicy.models.checkpoint import TOKENIZERS, UNREADABLE
-from eepolicy.models.declared import CARD, EARS_FOLDER, _tokenizer
+from eepolicy.models.checkpoint import TOKENIZERS, UNREADABLE, read_tokenizer
+from eepolicy.models.declared import CARD, EARS_FOLDER
 from eepolicy.models.original import headers, load_native, read_json
 
 
@@ -92,7 +92,7 @@ def _stock(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
 def _cards(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
     """The cards whose tokens a tokenizer has."""
     try:
-        tokenizer = _tokenizer(folder)
+        tokenizer = read_tokenizer(folder)
     except EepolicyError as error:
         yield Finding(False, str(error))
         return

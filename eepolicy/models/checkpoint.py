@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from eepolicy.errors import EepolicyError
 from eepolicy.heads import load_heads
@@ -79,11 +84,23 @@ def load_text(name: str | Path, dtype: torch.dtype = torch.float32, **options: A
     """
     model, tokenizer = read_model(name, dtype, **options), None
     if not Path(name).is_dir() or any((Path(name) / file).is_file() for file in TOKENIZERS):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        except UNREADABLE as error:
-            raise EepolicyError(f"the tokenizer of {name} cannot be read: {error}") from error
+        tokenizer = read_tokenizer(name)
     return with_heads(HookedModel(model, tokenizer=tokenizer), Path(name))
+
+
+def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, without code of its own.
+
+    Args:
+        name: a folder, or an id on the Hugging Face Hub.
+
+    Raises:
+        EepolicyError: it is missing or damaged.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise EepolicyError(f"the tokenizer of {name} cannot be read: {error}") from error
 
 
 def with_heads(hooked: HookedModel, folder: Path) -> HookedModel:

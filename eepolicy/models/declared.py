@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from eepolicy.errors import EepolicyError
 from eepolicy.model.hooked import HookedModel
 from eepolicy.models.card import ModelCard
-from eepolicy.models.checkpoint import UNREADABLE, read_model, with_heads
+from eepolicy.models.checkpoint import read_model, read_tokenizer, with_heads
 from eepolicy.models.ears import Ears
 from eepolicy.models.original import Native, load_native, read_json
 from eepolicy.models.step_encoder import EarsConfig, StepEars
@@ -38,7 +37,7 @@ def load_declared(
         EepolicyError: the checkpoint is not whole, or the card is of another model.
     """
     model = read_model(name, dtype, **options)
-    tokenizer = _tokenizer(name)
+    tokenizer = read_tokenizer(name)
     layout = card.layout(tokenizer, model.config.vocab_size)
     told = getattr(model.config, EARS, None)
     ears = None if told is None else _ears(Path(name) / EARS_FOLDER, dtype, told)
@@ -97,10 +96,3 @@ def _ears(folder: Path, dtype: torch.dtype, told: dict[str, Any]) -> Ears:
     sizes = EarsConfig.from_dict(told["sizes"])
     encoder = load_native(Native(lambda: StepEars(sizes), lambda k, t: [(k, t)]), folder, dtype)
     return Ears(encoder, told["start"], told["patch"], told["end"])
-
-
-def _tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except UNREADABLE as error:
-        raise EepolicyError(f"the tokenizer of {name} cannot be read: {error}") from error

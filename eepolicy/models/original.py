@@ -59,13 +59,7 @@ def tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
     Raises:
         EepolicyError: a file is damaged.
     """
-    for file in shards(folder):
-        try:
-            with safe_open(file, "pt") as held:
-                for key in held.keys():  # noqa: SIM118
-                    yield file, key, held.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise EepolicyError(f"{file} is damaged or no safetensors file: {error}") from error
+    return _each(folder, lambda held, key: held.get_tensor(key))
 
 
 def headers(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
@@ -74,13 +68,22 @@ def headers(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
     Raises:
         EepolicyError: a file is damaged.
     """
+
+    def empty(held: Any, key: str) -> Tensor:
+        part = held.get_slice(key)
+        kind = getattr(torch, _DTYPES.get(part.get_dtype(), "float32"))
+        return torch.empty(part.get_shape(), dtype=kind, device="meta")
+
+    return _each(folder, empty)
+
+
+def _each(folder: Path, take: Callable[[Any, str], Tensor]) -> Iterator[tuple[Path, str, Tensor]]:
+    """What is taken of each weight, with its file and key."""
     for file in shards(folder):
         try:
             with safe_open(file, "pt") as held:
                 for key in held.keys():  # noqa: SIM118
-                    part = held.get_slice(key)
-                    kind = getattr(torch, _DTYPES.get(part.get_dtype(), "float32"))
-                    yield file, key, torch.empty(part.get_shape(), dtype=kind, device="meta")
+                    yield file, key, take(held, key)
         except (SafetensorError, OSError) as error:
             raise EepolicyError(f"{file} is damaged or no safetensors file: {error}") from error
 
