@@ -40,9 +40,6 @@ Questions = Sequence[dict[str, Any]]
 #: policies and fills whose drift is shown, at a share of full depth
 EXIT = 0.7
 ORACLE_DEPTHS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-#: questions of the studies that decode or listen many times
-FEWER = 100
-HEARD = 60
 
 
 class Study:
@@ -70,12 +67,13 @@ class Study:
             "questions": f"{len(self.questions)} {asked.hexdigest()[:12]}",
         }
         file = self.work / "study.json"
-        if file.exists() and json.loads(file.read_text()) != told:
+        if not file.exists():
+            file.write_text(json.dumps(told))
+        elif json.loads(file.read_text()) != told:
             raise EepolicyError(
                 f"{self.work} holds measurements of another model, other heads or other questions; "
                 "take another folder"
             )
-        file.write_text(json.dumps(told))
 
     def write(self, name: str, table: str, figure: Figure | None = None) -> None:
         """A table as Markdown, and a figure as SVG and PNG."""
@@ -152,10 +150,8 @@ class Study:
         depths = [round(q * self.model.depth) for q in ORACLE_DEPTHS]
 
         def make() -> pd.DataFrame:
-            outs = [
-                self.model.generate(q["question"])
-                for q in tqdm(self.questions[:HEARD], "oracle replies")
-            ]
+            asked = tqdm(self.questions, "oracle replies")
+            outs = [self.model.generate(q["question"]) for q in asked]
             return oracle(
                 self.model,
                 outs,
@@ -175,7 +171,7 @@ class Study:
         def make() -> pd.DataFrame:
             return dial(
                 self.model,
-                self.questions[:FEWER],
+                self.questions,
                 policy,
                 asr=asr.Whisper(),
                 progress=_shown("dial"),
