@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from analysis.calibrate import matched_policy
+from analysis.documents import as_columns
 from analysis.intervals import Interval, paired_difference, ratio
 from analysis.records import Record, RunFolder
 from analysis.scoring import is_right, word_errors
@@ -397,5 +398,4 @@ def _tested(
 
 
 def _cells(name: str, interval: Interval) -> dict[str, float | None]:
-    cells = {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return {k: v if np.isfinite(v) else None for k, v in cells.items()}
+    return {k: v if np.isfinite(v) else None for k, v in as_columns({name: interval}).items()}

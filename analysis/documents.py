@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.intervals import resampled_weights
+from analysis.intervals import Interval, resampled_weights
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +38,15 @@ class Intervals:
         if np.isnan(value):
             return "–"
         return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def as_columns(found: Mapping[str, Interval | Intervals]) -> dict[str, float]:
+    """Single estimates by name as columns of a table: `name`, `name_low` and `name_high` each."""
+    columns: dict[str, float] = {}
+    for name, one in found.items():
+        ends = (("", one.value), ("_low", one.low), ("_high", one.high))
+        columns |= {f"{name}{end}": float(value) for end, value in ends}
+    return columns
 
 
 def sums(values: ArrayLike, document: NDArray[np.int64]) -> tuple[Floats, Floats]:

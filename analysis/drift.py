@@ -27,7 +27,7 @@ from analysis.divergences import (
     first_difference,
     warped_distance,
 )
-from analysis.documents import Intervals, means, sums
+from analysis.documents import Intervals, as_columns, means, sums
 from eepolicy import HookedModel, probe
 from eepolicy.decode.loop import Output
 from eepolicy.modality import Modality
@@ -42,6 +42,20 @@ STATE = DIVERGENCES | {
     "cosine": "cosine with the full model's last hidden state",
 }
 
+
+#: column of the table: heading, factor, digits
+COLUMNS = {
+    "refresh_kl": ("speech at a refresh: KL, nats", 1.0, 4),
+    "refresh_top1": ("same likeliest token, %", 100.0, 1),
+    "refresh_state": ("distance of the hidden state, % of its norm", 100.0, 1),
+    "text_kl": ("text: KL, nats", 1.0, 4),
+    "below_kl": ("speech below: KL, nats", 1.0, 3),
+    "below_drifted": ("of it drifted", 1.0, 3),
+    "below_top1": ("same likeliest token, %", 100.0, 1),
+    "same": ("replies the same, %", 100.0, 0),
+    "edit_share": ("units edited, %", 100.0, 1),
+    "acoustic": ("acoustic distance", 1.0, 2),
+}
 
 #: what is nothing where nothing drifts
 ZERO = ("kl", "js", "drifted", "state")
@@ -107,33 +121,41 @@ class Drift:
         of it stands in the column behind.  A schedule with one exit depth reads nothing there that
         is missing, so that drift shows at full depth: at refreshes, and in text.
         """
-        lines = [
-            "| policy | fill | speech at a refresh: KL, nats | same likeliest token, % | distance "
-            "of the hidden state, % of its norm | text: KL, nats | speech below: KL, nats | of it "
-            "drifted | same likeliest token, % | replies the same, % | units edited, % | acoustic "
-            "distance |",
-            "|---" * 12 + "|",
-        ]
+        headings = ["policy", "fill", *(heading for heading, _, _ in COLUMNS.values())]
+        lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
         for policy, fill in self.runs:
-            spoken = self.spoken(policy, fill)
-            whole, below = spoken[spoken.since_refresh == 0], spoken[spoken.since_refresh > 0]
-            chosen = (self.tokens.policy == policy) & (self.tokens.fill == fill)
-            text = self.tokens[chosen & (self.tokens.modality == "text")]
-            replies = self.replies[(self.replies.policy == policy) & (self.replies.fill == fill)]
-            cells = [
-                _mean(whole, "kl").text(digits=4),
-                _mean(whole, "top1").text(digits=1, scale=100),
-                _mean(whole, "state").text(digits=1, scale=100),
-                _mean(text, "kl").text(digits=4),
-                _mean(below, "kl").text(digits=3),
-                _mean(below, "drifted").text(digits=3),
-                _mean(below, "top1").text(digits=1, scale=100),
-                _mean(replies, "same").text(digits=0, scale=100),
-                _mean(replies, "edit_share").text(digits=1, scale=100),
-                _mean(replies, "acoustic").text(digits=2),
+            found = self.summary(policy, fill)
+            shown = [
+                found[name].text(digits=digits, scale=scale)
+                for name, (_, scale, digits) in COLUMNS.items()
             ]
-            lines.append(f"| `{policy}` | {fill} | " + " | ".join(cells) + " |")
+            lines.append(f"| `{policy}` | {fill} | {' | '.join(shown)} |")
         return "\n".join(lines)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """What `table` shows, a row a run: `policy`, `fill`, `x`, `x_low` and `x_high`."""
+        rows = [{"policy": p, "fill": f} | as_columns(self.summary(p, f)) for p, f in self.runs]
+        return pd.DataFrame(rows)
+
+    def summary(self, policy: str, fill: str) -> dict[str, Intervals]:
+        """The figures of a run, see `COLUMNS`: means over tokens or replies; nan for none."""
+        spoken = self.spoken(policy, fill)
+        whole, below = spoken[spoken.since_refresh == 0], spoken[spoken.since_refresh > 0]
+        chosen = (self.tokens.policy == policy) & (self.tokens.fill == fill)
+        text = self.tokens[chosen & (self.tokens.modality == "text")]
+        replies = self.replies[(self.replies.policy == policy) & (self.replies.fill == fill)]
+        return {
+            "refresh_kl": _mean(whole, "kl"),
+            "refresh_top1": _mean(whole, "top1"),
+            "refresh_state": _mean(whole, "state"),
+            "text_kl": _mean(text, "kl"),
+            "below_kl": _mean(below, "kl"),
+            "below_drifted": _mean(below, "drifted"),
+            "below_top1": _mean(below, "top1"),
+            "same": _mean(replies, "same"),
+            "edit_share": _mean(replies, "edit_share"),
+            "acoustic": _mean(replies, "acoustic"),
+        }
 
     def figure(self, measure: str = "kl") -> Figure:
         """The saw-tooth: a measure along the speech chunk, a panel a policy, a line a fill."""

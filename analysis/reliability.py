@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.documents import sums
+from analysis.documents import as_columns, sums
 from analysis.intervals import Interval, resampled_weights
 from analysis.style import COLOURS, depth_axis
 from analysis.testing import superiority
@@ -57,6 +58,17 @@ class Reliability:
         last = [cell for n in names for cell in (f"{self.ideal[n]:.3f}", "–")]
         lines.append("| the last layer itself | " + " | ".join(last) + " |")
         return "\n".join(lines)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a modality and depth: `ece`, `ece_low`, `ece_high`, `auc` alike, and `ideal`."""
+        rows = [
+            {"modality": name, "depth": int(depth)}
+            | as_columns({"ece": self.ece[name][i], "auc": self.auc[name][i]})
+            | {"ideal": self.ideal[name]}
+            for name in self.ece
+            for i, depth in enumerate(self.depths)
+        ]
+        return pd.DataFrame(rows)
 
     def figure(self, depth: int) -> Figure:
         """The reliability diagram of a depth, and both errors by depth."""

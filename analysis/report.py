@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
-import csv
 import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from io import BytesIO, StringIO
+from importlib.util import find_spec
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import soundfile
 import torch
 from jinja2 import Environment, FileSystemLoader
@@ -79,7 +80,8 @@ def write_report(
 ) -> list[dict[str, Any]]:
     """Write `results.json`, `.csv`, `.md` and `.tex`, the figures and `index.html`.
 
-    The page holds its figures and its speech in itself, so that it can be sent as one file.
+    Where pyarrow is installed, `results.parquet` too.  The page holds its figures and its speech in
+    itself, so that it can be sent as one file.
 
     Args:
         model: that answered.
@@ -94,7 +96,10 @@ def write_report(
     """
     results = table(rows, questions, folder)
     write_whole(folder.path / "results.json", json.dumps(results, indent=1))
-    write_whole(folder.path / "results.csv", _csv(results))
+    frame = _frame(results)
+    write_whole(folder.path / "results.csv", frame.to_csv(index=False))
+    if find_spec("pyarrow"):
+        write_whole(folder.path / "results.parquet", frame.to_parquet(index=False))
     write_whole(folder.path / "results.md", markdown(results))
     write_whole(folder.path / "results.tex", latex(results))
     asked = {
@@ -233,12 +238,10 @@ def latex(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _csv(results: Sequence[Mapping[str, Any]]) -> str:
-    out = StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(results[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(results)
-    return out.getvalue()
+def _frame(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The table for programs; a column of which nothing was measured holds numbers too."""
+    frame = pd.DataFrame(results)
+    return frame.astype({name: float for name in frame if frame[name].isna().all()})
 
 
 def _row(

@@ -10,9 +10,11 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from analysis.documents import as_columns
 from analysis.intervals import Interval
 from analysis.style import COLOURS
 from eepolicy import Document, TokenLayout
@@ -70,6 +72,15 @@ class Sequences:
                 cells.append(f"{value:.{digits}f}{interval}")
             lines.append(f"| {label} | {' | '.join(cells)} |")
         return "\n".join(lines)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a figure, see `FIGURES`: `text`, `text_low`, `text_high`, and so on."""
+        rows = [
+            {"figure": figure}
+            | as_columns({name: all_of[figure] for name, all_of in self.figures.items()})
+            for figure in FIGURES
+        ]
+        return pd.DataFrame(rows)
 
     def figure(self) -> Figure:
         """How types grow with tokens, and frequency against rank."""

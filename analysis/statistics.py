@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.documents import Intervals, means, sums
+from analysis.documents import Intervals, as_columns, means, sums
 from analysis.style import COLOURS, depth_axis
 from analysis.testing import holm, paired_effect, sign_flip, superiority
 from eepolicy import Modality, ProbeResult
@@ -86,6 +86,19 @@ class TokenStatistics:
                     f"{100 * row.superiority:.0f} | {_p(row.p_holm)} |"
                 )
         return "\n".join(lines)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """`tests` behind what they compare: a row a measure and depth.
+
+        Means over tokens are `text` and `speech`, their intervals `text_low`, `text_high` ...
+        """
+        place = {int(depth): i for i, depth in enumerate(self.depths)}
+        rows = [
+            {"measure": measure, "depth": depth}
+            | as_columns({m: found[place[depth]] for m, found in self.levels[measure].items()})
+            for measure, depth in self.tests.index
+        ]
+        return pd.concat([pd.DataFrame(rows), self.tests.reset_index(drop=True)], axis=1)
 
     def figure(self) -> Figure:
         """Every measure by depth, bands 95 % intervals; and the saturation depths."""

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from analysis.compare import Recognizer, identity
-from analysis.documents import means
+from analysis.documents import as_columns, means
 from analysis.records import write_whole
 from analysis.scoring import is_right, word_errors
 from eepolicy import EepolicyError, HookedModel
@@ -220,14 +220,8 @@ def tune(
     best = "full" if good.empty else str(good.policy[good.calls.idxmin()])
     seen = _loss(heard(best, check), heard("full", check))
     one = np.ones(len(seen))
-    checked = {"calls": float(seen.calls.sum() / seen.tokens.sum())}
-    for name in ("wer_loss", "accuracy_loss"):
-        found = means(seen[name].to_numpy(), one)
-        checked |= {
-            name: float(found.value),
-            f"{name}_low": float(found.low),
-            f"{name}_high": float(found.high),
-        }
+    losses = {x: means(seen[x].to_numpy(), one) for x in ("wer_loss", "accuracy_loss")}
+    checked = {"calls": float(seen.calls.sum() / seen.tokens.sum())} | as_columns(losses)
     return Tuned(best, table, checked)
 
 

@@ -30,6 +30,7 @@ from transformers import (
 import eepolicy
 from eepolicy import HookedModel, TokenLayout
 from eepolicy.cli import main
+from eepolicy.cli.shared import out
 
 # tiny models run fastest on one thread, and a busy machine then slows them least
 torch.set_num_threads(1)
@@ -166,6 +167,7 @@ def run(monkeypatch, capsys):
 
     def command(*arguments: str, code: int = 0) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["eepolicy", *arguments])
+        monkeypatch.setattr(out, "stderr", False)  # as in a new process
         with pytest.raises(SystemExit) as end:
             main()
         written = capsys.readouterr()

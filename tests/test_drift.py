@@ -136,6 +136,11 @@ def test_catch_up_leaves_no_drift_behind(family):
     assert full.first_difference.isna().all()
     table = found.table().splitlines()
     assert len(table) == 2 + len(runs)
+    rows = found.to_pandas()
+    assert list(zip(rows.policy, rows.fill, strict=True)) == runs
+    assert rows.refresh_kl[1] == pytest.approx(rough[rough.since_refresh == 0].kl.mean())
+    assert rows.below_top1[0] == pytest.approx(exact[~whole].top1.mean())
+    assert rows.same[2] == 1
     by = found.by("phase", "kl", "spark:triple@3", "catch_up")
     assert by.value[0] == pytest.approx(exact[exact.phase == 0].kl.mean(), abs=1e-12)
     assert (by.low <= by.value + 1e-12).all()

@@ -264,7 +264,8 @@ def test_from_a_checkpoint_folder_to_the_table(name, tmp_path, run, server, monk
     assert all(json.loads(r)["judged"] is not None for r in records)
     assert (tmp_path / "out-heads.safetensors").is_file()
     before = len(server.asked)
-    again, _ = run("compare", *arguments)  # the heads are there, and all is done
+    results, again = run("compare", *arguments, "--json")  # the heads are there, and all is done
+    assert {r["policy"] for r in json.loads(results)} == {row.policy for row in ROWS[name]}
     assert [x for x in again.splitlines() if x.startswith("|")] == [
         x for x in out.splitlines() if x.startswith("|")
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from eepolicy.cli.shared import (
     load,
     out,
     progress,
+    tell,
     torch_dtype,
 )
 from eepolicy.errors import EepolicyError
@@ -167,7 +167,7 @@ def compare(
             notes,
         )
         if as_json:
-            print(json.dumps(results))
+            tell(results)
         return
     folder = RunFolder(out_folder)
     source = None if model == "pocket" else Path(model)
@@ -195,7 +195,7 @@ def compare(
     )
     results = write_report(spoken, rows, questions, folder, command, notes)
     if as_json:
-        print(json.dumps(results))
+        tell(results)
         return
     out.print(_table(results))
     out.print(f"Open {out_folder / 'index.html'}", highlight=False, markup=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.shared import JsonOption, app, out
+from eepolicy.cli.shared import JsonOption, app, out, tell
 
 PACKAGES = ("eepolicy", "torch", "transformers", "numpy", "safetensors", "matplotlib")
 
@@ -29,7 +28,7 @@ def doctor(
     found = examine()
     missing = {name: part for name, part in found["parts"].items() if part}
     if as_json:
-        print(json.dumps(found))
+        tell(found)
     else:
         for name, what in {**found["versions"], **found["machine"]}.items():
             out.print(f"{name:14} {what}", highlight=False, markup=False)
@@ -68,7 +67,7 @@ def examine() -> dict[str, Any]:
             "voice of GLM-4-Voice": lacking(
                 ("flow_inference",), "clone github.com/zai-org/GLM-4-Voice, put it on PYTHONPATH"
             ),
-            "tasks in Parquet": lacking(("pyarrow",), "pip install pyarrow"),
+            "tasks and results in Parquet": lacking(("pyarrow",), "pip install pyarrow"),
             "models over devices": lacking(("accelerate",), "pip install accelerate"),
         },
     }

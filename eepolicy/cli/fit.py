@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.shared import app, load, note, numbers, out, progress
+from eepolicy.cli.shared import JsonOption, app, load, note, numbers, out, progress, tell
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def fit(
     ] = 0.1,
     max_new_tokens: Annotated[int, typer.Option(help="most tokens of a reply", min=1)] = 300,
     seed: Annotated[int, typer.Option(help="a seed gives one file")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Fit a head for each depth on the model's own full-depth replies.
 
@@ -90,16 +91,31 @@ def fit(
     found.heads.save(out_file, fitted_on.model, found.notes)
     for file in (kept, checkpoint):
         file.unlink(missing_ok=True)
+    if as_json:
+        told = {k: found.notes[k] for k in ("fitting", "replies", "held_out_replies", "epochs")}
+        tell({"model": model, **told, "results": _rows(found), "files": [out_file]})
+        return
     out.print(_table(found))
     note(f"heads are in {out_file}; a model folder takes them as heads.safetensors")
+
+
+def _rows(found: Fitted) -> list[dict[str, Any]]:
+    """What the heads bring, a row a depth."""
+    values = {
+        f"{name}_{when}": found.notes[when][name]
+        for name in ("kl", "agreement")
+        for when in ("before", "after")
+    }
+    return [
+        {"depth": depth} | {name: each[i] for name, each in values.items()}
+        for i, depth in enumerate(found.heads.depths)
+    ]
 
 
 def _table(found: Fitted) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, title="on held-out replies, the plain lens and the heads")
     for heading in ("depth", "KL before", "KL after", "agreement before", "agreement after"):
         shown.add_column(heading, justify="right")
-    before, after = found.notes["before"], found.notes["after"]
-    for i, depth in enumerate(found.heads.depths):
-        values = [d[name][i] for name in ("kl", "agreement") for d in (before, after)]
+    for depth, *values in (row.values() for row in _rows(found)):
         shown.add_row(str(depth), *(f"{v:.3f}" for v in values))
     return shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,17 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.shared import DtypeOption, JsonOption, app, err, load, note, out, torch_dtype
+from eepolicy.cli.shared import (
+    DtypeOption,
+    JsonOption,
+    app,
+    err,
+    load,
+    note,
+    out,
+    tell,
+    torch_dtype,
+)
 
 models = typer.Typer(
     help="Speech models that ship with a card, and what a checkpoint is.",
@@ -31,7 +40,7 @@ def list_models(context: typer.Context, as_json: JsonOption = False) -> None:
     from eepolicy.models import shipped_cards
 
     if as_json:
-        print(json.dumps([asdict(card) for card in shipped_cards().values()]))
+        tell([asdict(card) for card in shipped_cards().values()])
         return
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("card", "on the Hub", "backbone", "text : speech", "units a second", "vocoder"):

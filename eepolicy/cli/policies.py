@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.shared import JsonOption, app, note, out
+from eepolicy.cli.shared import JsonOption, app, note, out, tell
 
 
 @app.command("policies")
@@ -20,7 +18,7 @@ def list_policies(as_json: JsonOption = False) -> None:
 
     if as_json:
         keys = ("spec", "what", "from")
-        print(json.dumps([dict(zip(keys, entry, strict=True)) for entry in CATALOGUE]))
+        tell([dict(zip(keys, entry, strict=True)) for entry in CATALOGUE])
         return
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("written", "policy", "from"):

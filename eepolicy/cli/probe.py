@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eepolicy.cli.shared import app, load, note, numbers, out, progress
+from eepolicy.cli.shared import JsonOption, app, load, note, numbers, out, progress, tell
 from eepolicy.errors import EepolicyError
 
 
@@ -33,6 +33,7 @@ def probe(
         Path | None, typer.Option(help="write layers.png and heatmap.png to this folder")
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="write a row a depth and token here")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Read every layer out, at every token.
 
@@ -57,7 +58,9 @@ def probe(
         top_k=top_k,
         save=save,
     )
-    out.print(str(result), highlight=False, markup=False, soft_wrap=True)
+    files = [file for file in (save, csv) if file]
+    if not as_json:
+        out.print(str(result), highlight=False, markup=False, soft_wrap=True)
     if save:
         note(f"the arrays are in {save}")
     if csv:
@@ -65,9 +68,23 @@ def probe(
         note(f"a table is in {csv}")
     if plot:
         plot.mkdir(parents=True, exist_ok=True)
-        result.plot.layers().savefig(plot / "layers.png", dpi=150)
-        result.plot.heatmap().savefig(plot / "heatmap.png", dpi=150)
+        for name in ("layers", "heatmap"):
+            files.append(plot / f"{name}.png")
+            getattr(result.plot, name)().savefig(files[-1], dpi=150)
         note(f"pictures are in {plot}")
+    if as_json:
+        tell(
+            {
+                "model": model,
+                "reply": reply,
+                "lens": lens,
+                "full_depth": result.full_depth,
+                "documents": len(documents),
+                "tokens": len(result),
+                "results": result.by_modality().reset_index(),
+                "files": files,
+            }
+        )
 
 
 def _is_file(path: Path) -> bool:

@@ -10,7 +10,16 @@ from typing import Annotated
 
 import typer
 
-from eepolicy.cli.shared import DtypeOption, ModelOption, app, load, note, torch_dtype
+from eepolicy.cli.shared import (
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    app,
+    load,
+    note,
+    tell,
+    torch_dtype,
+)
 from eepolicy.errors import EepolicyError
 
 
@@ -19,6 +28,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="of a comparison")],
     model: ModelOption = "pocket",
     dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
 ) -> None:
     """Write table, figures and page of a comparison anew; nothing is decoded.
 
@@ -44,4 +54,9 @@ def report(
     questions = [{"question": q} for q in dict.fromkeys(question for question, _ in done)]
     command = "eepolicy " + shlex.join(sys.argv[1:])
     results = write_report(spoken, rows, questions, run, command)
+    if as_json:
+        kinds = ("results.*", "*.png", "*.svg", "index.html")
+        files = [file for kind in kinds for file in sorted(folder.glob(kind))]
+        tell({"model": model, "folder": folder, "results": results, "files": files})
+        return
     note(f"{results[0]['prompts']} questions, {len(rows)} policies: {folder / 'index.html'}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -40,7 +42,20 @@ AcceptOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option(help="CPU threads; for the pocket model one is fastest", min=1)
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="for machines: JSON on stdout")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="compile the layers first: seconds once, then faster")
+]
+
+
+def _leave_stdout(as_json: bool) -> bool:
+    """With --json stdout is the document's alone: what is said to people goes to stderr."""
+    out.stderr = as_json
+    return as_json
+
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", callback=_leave_stdout, help="for machines: JSON on stdout")
+]
 DtypeOption = Annotated[str, typer.Option(help="of the weights: float32, bfloat16 or float16")]
 
 
@@ -97,6 +112,22 @@ def progress(
                 bar.advance(task)
 
     return shown
+
+
+def tell(document: Any) -> None:
+    """The result for machines, as one line on stdout; what is not finite becomes null.
+
+    Args:
+        document: of what JSON has, numbers of numpy, paths, and tables, a record a row.
+    """
+    written = json.dumps(document, default=_plain)
+    print(json.dumps(json.loads(written, parse_constant=lambda _: None)))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict("records")
+    return value.item() if hasattr(value, "item") else os.fspath(value)
 
 
 def say(sentence: str) -> None:

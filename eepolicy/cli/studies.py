@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eepolicy.cli.shared import ModelOption, app, load, note, out, progress
+from eepolicy.cli.shared import JsonOption, ModelOption, app, load, note, out, progress, tell
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def stats(
     lens: Annotated[
         bool, typer.Option(help="the plain logit lens in place of fitted heads")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What layers know of speech and of text, whether confidence serves, how tokens repeat.
 
@@ -60,10 +61,28 @@ def stats(
     tokens = token_statistics(result)
     sure = reliability(result)
     sequences = sequence_statistics(by_modality(spoken.layout, replies))
-    _write(out_folder, "statistics", tokens.table(), tokens.figure)
     depth = round(0.7 * spoken.depth)
-    _write(out_folder, "reliability", sure.table(), lambda: sure.figure(depth))
-    _write(out_folder, "sequences", sequences.table(), sequences.figure)
+    files = [
+        out_folder / "replies.jsonl",
+        out_folder / "probe",
+        *_write(out_folder, "statistics", tokens.table(), tokens.figure),
+        *_write(out_folder, "reliability", sure.table(), lambda: sure.figure(depth)),
+        *_write(out_folder, "sequences", sequences.table(), sequences.figure),
+    ]
+    if as_json:
+        tell(
+            {
+                "model": model,
+                "prompts": prompts,
+                "lens": lens,
+                "tokens": tokens.tokens,
+                "statistics": tokens.to_pandas(),
+                "reliability": sure.to_pandas(),
+                "sequences": sequences.to_pandas(),
+                "files": files,
+            }
+        )
+        return
     out.print(tokens.table(), highlight=False, markup=False, soft_wrap=True)
     note(f"tables, figures and the probe are in {out_folder}")
 
@@ -79,6 +98,7 @@ def drift(
     prompts: PromptsOption = 24,
     out_folder: OutOption = Path("drift"),
     model: ModelOption = "pocket",
+    as_json: JsonOption = False,
 ) -> None:
     """What drifts between refreshes: on the same tokens, and from the same prompt.
 
@@ -91,9 +111,13 @@ def drift(
     runs = [(p, f) for p in chosen for f in fill or list(drifting.FILLS)]
     out_folder.mkdir(parents=True, exist_ok=True)
     found = drifting.drift(spoken, questions, runs, progress=progress("batches", _run))
-    _write(out_folder, "drift", found.table(), lambda: found.figure("kl"))
-    found.tokens.to_csv(out_folder / "tokens.csv", index=False)
-    found.replies.to_csv(out_folder / "replies.csv", index=False)
+    files = _write(out_folder, "drift", found.table(), lambda: found.figure("kl"))
+    for name, rows in (("tokens", found.tokens), ("replies", found.replies)):
+        files.append(out_folder / f"{name}.csv")
+        rows.to_csv(files[-1], index=False)
+    if as_json:
+        tell({"model": model, "prompts": prompts, "results": found.to_pandas(), "files": files})
+        return
     out.print(found.table(), highlight=False, markup=False, soft_wrap=True)
     note(f"tables and figures are in {out_folder}")
 
@@ -115,11 +139,14 @@ def _asked(model: str, prompts: int) -> tuple[HookedModel, list[str]]:
     return spoken, [q["question"] for q in everything[:prompts]]
 
 
-def _write(folder: Path, name: str, table: str, figure: Callable[[], Figure]) -> None:
+def _write(folder: Path, name: str, table: str, figure: Callable[[], Figure]) -> list[Path]:
+    """Write a table and its figure; gives the files."""
     from analysis.style import figures
 
-    (folder / f"{name}.md").write_text(table + "\n")
+    text, *pictures = files = [folder / f"{name}.{kind}" for kind in ("md", "svg", "png")]
+    text.write_text(table + "\n")
     with figures():
         drawn = figure()
-        drawn.savefig(folder / f"{name}.svg")
-        drawn.savefig(folder / f"{name}.png", dpi=150)
+        for file in pictures:
+            drawn.savefig(file, dpi=150)
+    return files

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from eepolicy.cli.shared import ModelOption, ThreadsOption, app, load, note, numbers, out
+from eepolicy.cli.shared import (
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    app,
+    load,
+    note,
+    numbers,
+    out,
+    tell,
+)
 from eepolicy.errors import EepolicyError
 
 
@@ -33,6 +44,7 @@ def tune(
         Path | None, typer.Option(help="folder of what was heard; a stopped search goes on from it")
     ] = None,
     threads: ThreadsOption = 1,
+    as_json: JsonOption = False,
 ) -> None:
     """Search schedules for the deepest saving within a loss, with a guarantee.
 
@@ -66,7 +78,6 @@ def tune(
         keep=keep,
         report=note,
     )
-    out.print(found.table(), highlight=False, markup=False, soft_wrap=True)
     seen = found.checked
     summary = (
         f"{found.best}: {seen['calls']:.2f} layer calls a token; on {check} other questions WER "
@@ -75,6 +86,21 @@ def tune(
         f"{-100 * seen['accuracy_loss']:+.1f} [{-100 * seen['accuracy_loss_high']:+.1f}, "
         f"{-100 * seen['accuracy_loss_low']:+.1f}] points"
     )
-    out.print(summary, highlight=False, markup=False, soft_wrap=True)
     if out_file:
         out_file.write_text(f"{found.table()}\n\n{summary}\n")
+    if as_json:
+        tell(
+            {
+                "model": model,
+                "prompts": prompts,
+                "check": check,
+                "allowed": asdict(allowed),
+                "best": found.best,
+                "checked": seen,
+                "results": found.tried,
+                "files": [file for file in (out_file, keep) if file],
+            }
+        )
+        return
+    for told in (found.table(), summary):
+        out.print(told, highlight=False, markup=False, soft_wrap=True)
