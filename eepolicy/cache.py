@@ -30,6 +30,7 @@ class ColumnCache:
         self._values: list[Tensor | None] = [None] * layers
         self._to: tuple[Tensor | None, int, int, Tensor | None] = (None, 0, 0, None)
         self._store_only = False
+        self._columns: tuple[tuple[int, int], Tensor] | None = None
 
     def address(
         self,
@@ -72,9 +73,7 @@ class ColumnCache:
         """
         if self._keys[layer_idx] is None:
             for held, new in ((self._keys, keys), (self._values, values)):
-                held[layer_idx] = new.new_zeros(
-                    self.rows, new.shape[1], self.capacity, new.shape[3]
-                )
+                held[layer_idx] = self._empty(new)
         known = self._put(self._keys[layer_idx], keys), self._put(self._values[layer_idx], values)
         if self._store_only:
             raise Stored
@@ -99,7 +98,7 @@ class ColumnCache:
         for held in (self._keys, self._values):
             for index, old in enumerate(held):
                 if old is not None:
-                    new = old.new_zeros(self.rows, *old.shape[1:])
+                    new = self._empty(old)
                     new[:, :, :end] = old[rows, :, :end]
                     held[index] = new
 
@@ -110,6 +109,49 @@ class ColumnCache:
             raise IndexError(f"layer {index} holds nothing yet")
         return keys[:, :, :end], values[:, :, :end]
 
+    def lend(self, index: int) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What a layer attends to, for someone who writes the new columns into it himself.
+
+        Args:
+            index: the layer, from 0.
+
+        Returns:
+            Keys and values of the active rows up to the last column, (active, heads, end, d) each,
+            and the new columns, (columns,); None where there is nothing yet, or where only some of
+            the columns are new.
+        """
+        keys, values = self._keys[index], self._values[index]
+        rows, start, end, fresh = self._to
+        if keys is None or values is None or fresh is not None or self._store_only:
+            return None
+        if self._columns is None or self._columns[0] != (start, end):
+            self._columns = ((start, end), torch.arange(start, end, device=keys.device))
+        keys, values = keys[:, :, :end], values[:, :, :end]
+        if rows is not None:
+            keys, values = self._gathered(keys, rows), self._gathered(values, rows)
+        if len(keys) == 1:  # the stride of a single row would tell of the capacity
+            keys, values = keys[0][None], values[0][None]
+        return keys, values, self._columns[1]
+
+    def take_back(self, index: int, keys: Tensor, values: Tensor) -> None:
+        """What was lent, with the new columns in it."""
+        rows, start, end, _ = self._to
+        if rows is not None:
+            for held, lent in ((self._keys[index], keys), (self._values[index], values)):
+                assert held is not None
+                held[rows, :, start:end] = lent[:, :, start:end]
+
+    def _empty(self, like: Tensor) -> Tensor:
+        """Room for a layer: (rows, heads, capacity, d), heads of a column side by side."""
+        return _room(like, self.rows, self.capacity)[:, :, : self.capacity]
+
+    @staticmethod
+    def _gathered(held: Tensor, rows: Tensor) -> Tensor:
+        """Some rows of what is held, laid out as it is: (active, heads, end, d)."""
+        found = _room(held, len(rows), held.shape[2])[:, :, : held.shape[2]]
+        torch.index_select(held, 0, rows, out=found)
+        return found
+
     def _put(self, held: Tensor | None, new: Tensor) -> Tensor:
         assert held is not None
         rows, start, end, fresh = self._to
@@ -119,3 +161,12 @@ class ColumnCache:
         if rows is not None:
             held[rows, :, start:end] = there
         return known
+
+
+def _room(like: Tensor, rows: int, columns: int) -> Tensor:
+    """Zeros for a layer's keys or values: (rows, heads, columns + 1, d).
+
+    There is one column more than is used, so that what is used never fills the rows: a kernel that
+    was compiled for the one case would not do for the other.
+    """
+    return like.new_zeros(rows, columns + 1, like.shape[1], like.shape[3]).transpose(1, 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from eepolicy.cli.shared import (
     AcceptOption,
+    CompileOption,
     FillOption,
     JsonOption,
     ModelOption,
@@ -17,6 +17,7 @@ from eepolicy.cli.shared import (
     load,
     note,
     out,
+    tell,
 )
 from eepolicy.errors import EepolicyError
 
@@ -38,6 +39,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="most tokens of the reply")] = 400,
     fill: FillOption = "catch_up",
     accept: AcceptOption = "all",
+    compiled: CompileOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer one question, say what was saved, write the speech.
@@ -53,14 +55,16 @@ def generate(
         raise EepolicyError(f"speech is written as .wav; got --out {out_file}")
     spoken = load(model)
     prompt = Path(question) if spoken_question else question
-    output = spoken.generate(prompt, policy, max_new_tokens, fill=fill, accept=accept)
+    output = spoken.generate(
+        prompt, policy, max_new_tokens, fill=fill, accept=accept, compile=compiled
+    )
     trace = output.trace
     full = len(trace) * spoken.depth
     if out_file:
         wave = output.wave()
         write_wav(out_file, wave)
     if as_json:
-        print(json.dumps(_told(output, spoken.depth)))
+        tell(_told(output, spoken.depth))
         return
     out.print(output.text, highlight=False, markup=False)
     note(

@@ -14,6 +14,7 @@ from eepolicy.cache import ColumnCache, Stored
 from eepolicy.decode.fill import Fill
 from eepolicy.decode.record import Recorder
 from eepolicy.model.adapters import Rotation
+from eepolicy.model.compiled import CompiledLayers
 from eepolicy.model.hooked import HookedModel
 
 
@@ -74,8 +75,11 @@ class Batch:
         capacity: int,
         fill: Fill | None = None,
         recorder: Recorder | None = None,
+        layers: CompiledLayers | None = None,
     ) -> None:
         self.model = model
+        self._run_layer = (layers or model).run_layer
+        self.read = (layers or model).logits
         self.padding = list(padding)
         self.cache = ColumnCache(model.depth, len(padding), capacity)
         self.capacity = capacity
@@ -137,7 +141,7 @@ class Batch:
             elif self._reached is not None:  # what is left out differs between layers
                 masks = self._masks(block.rows, width, layer)
             self.cache.address(rows, self.columns - width, self.columns, self._fresh(block))
-            block.hidden = self.model.run_layer(layer, block.hidden, rotations, masks, self.cache)
+            block.hidden = self._run_layer(layer, block.hidden, rotations, masks, self.cache)
             for row, own in zip(block.rows, missing, strict=True):
                 self.done[row][layer] = self.columns
                 self.calls[row] += 1
@@ -335,7 +339,8 @@ class Batch:
         if not self._shifted():
             newest = slice(self.columns - width, self.columns)
             return {
-                k: (cos[:, newest], sin[:, newest]) for k, (cos, sin) in self._rotations.items()
+                k: (cos[0, newest][None], sin[0, newest][None])
+                for k, (cos, sin) in self._rotations.items()
             }
         at = self._positions(rows, self.columns - width, self.columns)
         return {k: (cos[0][at], sin[0][at]) for k, (cos, sin) in self._rotations.items()}

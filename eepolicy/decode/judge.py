@@ -102,7 +102,7 @@ class Judge:
             hidden: (drafts, width) at full depth.
         """
         count, tokens = len(reply.drafts), reply.tokens
-        logits = self.batch.model.logits(hidden, self.batch.model.depth)
+        logits = self.batch.read(hidden, self.batch.model.depth)
         before = range(len(tokens) - count, len(tokens))
         asked = self.sampler.needs_history
         histories = [self.history(row, tokens[:i]) for i in before] if asked else None

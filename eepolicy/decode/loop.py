@@ -20,6 +20,7 @@ from eepolicy.decode.request import Request
 from eepolicy.decode.sampling import Sampler
 from eepolicy.decode.step import take_step
 from eepolicy.errors import EepolicyError
+from eepolicy.model.compiled import CompiledLayers
 from eepolicy.model.hooked import HookedModel
 from eepolicy.policies import ExitPolicy, Step, parse_policy
 from eepolicy.trace import Trace
@@ -96,6 +97,7 @@ def decode(
     accept: Acceptance | None = None,
     seed: int = 0,
     record: dict[str, Any] | None = None,
+    layers: CompiledLayers | None = None,
 ) -> list[Output]:
     """Decode replies side by side; see `HookedModel.generate`.
 
@@ -114,7 +116,8 @@ def decode(
     # a judge bounds what waits by itself, so as to see all of it
     unbounded = Fill() if accept.judges else fill
     recorder = None if plan is None else Recorder(rows)
-    batch = Batch(model, request.padding, request.prompt.shape[1] + most, unbounded, recorder)
+    room = request.prompt.shape[1] + most
+    batch = Batch(model, request.padding, room, unbounded, recorder, layers)
     batch.prefill(request.prompt[:, :-1])
     prefill_calls = batch.calls[0]
     replies = [Reply(model.layout, model.depth, request.ends) for _ in range(rows)]

@@ -152,7 +152,7 @@ class _Climb:
         if len(group.places) < len(self.here):
             at = [self.here.index(place) for place in group.places]
             hidden = hidden[torch.tensor(at, device=hidden.device)]
-        group.seen = LazyReadout(depth, hidden, self.batch.model.logits, group.seen)
+        group.seen = LazyReadout(depth, hidden, self.batch.read, group.seen)
         return group.seen
 
     def caught_up(self, places: list[int]) -> dict[int, Tensor]:
@@ -175,12 +175,12 @@ class _Hindsight:
     """For a policy that asks the full model first: every layer has run before the first look."""
 
     def __init__(self, batch: Batch, block: Block, stops: list[int]) -> None:
-        self.model = batch.model
+        self.model, self.read = batch.model, batch.read
         self.states: dict[int, Tensor] = {}
         for depth in sorted({*stops, self.model.depth}):
             batch.run(block, depth)
             self.states[depth] = block.hidden[:, -1]
-        self.full = LazyReadout(self.model.depth, block.hidden[:, -1], self.model.logits)
+        self.full = LazyReadout(self.model.depth, block.hidden[:, -1], self.read)
         self.full.logits  # noqa: B018 - read once, for all rows
 
     def look(self, depth: int, group: _Group) -> LazyReadout:
@@ -192,7 +192,7 @@ class _Hindsight:
         group.seen = LazyReadout(
             depth,
             self.states[depth][torch.tensor(group.places)],
-            self.model.logits,
+            self.read,
             group.seen,
             full,
         )

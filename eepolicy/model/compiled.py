@@ -1,0 +1,299 @@
+"""The layers of a model, compiled: one kernel for all that are built alike."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from eepolicy.cache import ColumnCache
+from eepolicy.model.adapters import Rotation
+
+if TYPE_CHECKING:
+    from eepolicy.model.hooked import HookedModel
+
+#: columns of a block beyond which the stock kernels are as fast: prompts are not compiled
+WIDEST = 16
+#: vectors, on a CPU, up to which a product with a weight is bound by reading the weight
+FEW = 8
+#: largest difference from the layers as they are, as a share of the hidden states' largest number.
+#: Measured: 1e-6 in float32 (sums are taken in another order), 8e-3 in bfloat16
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+class CompiledLayers:
+    """Runs a model's layers, as `HookedModel.run_layer` does, by code that `torch.compile` makes.
+
+    One layer is compiled and is handed the parameters of the others, so that a policy may stop
+    after any of them, and the work is done once: for each of one row or several, and one column or
+    several.  Blocks that do not fit (prompts, rows that miss different columns) run as before.
+
+    Args:
+        model: whose layers.
+
+    Attributes:
+        kernels: that were compiled so far.
+    """
+
+    def __init__(self, model: HookedModel) -> None:
+        self.model = model
+        self.kernels = 0
+        self._layers = [_tensors(layer) for layer in model.parts.layers]
+        self._alike = [_first_alike(model.parts.layers, i) for i in range(model.depth)]
+        self._run = {i: self._compile(_runner(model.parts.layers[i])) for i in {*self._alike}}
+        self._products = self._compile(_product)
+        #: kinds of inputs that have a kernel, and those that get none
+        self._seen: set[tuple] = set()
+        self._refused: set[tuple] = set()
+        self._broken = False
+
+    def __repr__(self) -> str:
+        return f"CompiledLayers({self.kernels} kernels for {len(self._layers)} layers)"
+
+    def run_layer(
+        self,
+        index: int,
+        hidden: Tensor,
+        rotations: dict[str, Rotation],
+        masks: dict[str, Tensor | None],
+        cache: ColumnCache,
+    ) -> Tensor:
+        """Run one layer; see `HookedModel.run_layer`."""
+        lent = None
+        if hidden.shape[1] <= WIDEST and not self._broken:
+            lent = cache.lend(index)
+        if lent is None:
+            return self.model.run_layer(index, hidden, rotations, masks, cache)
+        kind = self.model.parts.attention[index]
+        out = self._compiled(index, (hidden, rotations.get(kind), masks[kind], *lent))
+        if out is None:
+            return self.model.run_layer(index, hidden, rotations, masks, cache)
+        cache.take_back(index, *lent[:2])
+        return out
+
+    def _compiled(self, index: int, given: tuple) -> Tensor | None:
+        """A layer's output, where there is a kernel for such inputs, or one can be made."""
+        hidden, _, mask, keys, *_ = given
+        first = self._alike[index]
+        looks = None if mask is None else mask.shape[:-1]
+        shape = (first, hidden.shape, hidden.stride(), keys.stride(), looks)
+        if shape in self._refused:
+            return None
+        run, tensors = self._run[first], self._layers[index]
+        if shape in self._seen:
+            try:  # inputs of this kind were looked over before: only tell the kernels apart
+                with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
+                    return run(tensors, *given)
+            except RuntimeError:  # none of them is for it
+                self._seen.discard(shape)
+        _mark(given)
+        try:
+            out = run(tensors, *given)
+        except Exception as error:
+            if "recompile" in f"{type(error).__name__} {error}".lower():
+                self._refused.add(shape)
+            else:
+                self._give_up(error)
+            return None
+        self._seen.add(shape)
+        return out
+
+    def logits(self, hidden: Tensor, depth: int) -> Tensor:
+        """Read out hidden states at a depth; see `HookedModel.logits`."""
+        if self._broken:
+            return self.model.logits(hidden, depth)
+        with _few_rows(hidden, self._products):
+            return self.model.logits(hidden, depth)
+
+    @torch.no_grad()
+    def check(self) -> bool:
+        """Compile, and compare each layer with the stock one.
+
+        Returns:
+            Whether they agree.  Where they do not, or nothing can be compiled here, a warning says
+            why, and the layers run as they are.
+        """
+        model, config = self.model, self.model.model.config
+        generator = torch.Generator().manual_seed(0)
+        before, newest = (
+            torch.randn(1, columns, config.hidden_size, generator=generator) for columns in (2, 1)
+        )
+        stock, ours = (ColumnCache(model.depth, 1, 3) for _ in range(2))
+        for index in range(model.depth):
+            for cache in (stock, ours):
+                self._step(model.run_layer, index, before, 0, cache)
+            right = self._step(model.run_layer, index, newest, 2, stock)
+            left = self._step(self.run_layer, index, newest, 2, ours)
+            if self._broken:
+                return False
+            error = ((left - right).abs().max() / right.abs().max()).item()
+            if not error <= TOLERANCE.get(model.model.dtype, 0.0):
+                self._give_up(f"layer {index + 1} differs by {error:.1e} when it is compiled")
+                return False
+        return True
+
+    def _step(
+        self, run: Callable[..., Tensor], index: int, states: Tensor, start: int, cache: ColumnCache
+    ) -> Tensor:
+        """Some columns of the check through one layer."""
+        like, end = self.model.model, start + states.shape[1]
+        rotations = self.model.rotations(end)
+        here = {
+            k: (cos[0, start:][None], sin[0, start:][None]) for k, (cos, sin) in rotations.items()
+        }
+        masks = self.model.block_masks(end - start, start)
+        cache.address(None, start, end)
+        return run(index, states.to(like.device, like.dtype), here, masks, cache)
+
+    def _compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A function, compiled when it is called."""
+        own = FunctionType(
+            # dynamo makes eight kernels of a code object at most: each model has its own
+            function.__code__.replace(co_name=f"{function.__name__}_{id(self)}"),
+            function.__globals__,
+            argdefs=function.__defaults__,
+            closure=function.__closure__,
+        )
+        return torch.compile(own, fullgraph=True, backend=self._backend)
+
+    def _backend(self, graph: Any, inputs: Any) -> Any:
+        from torch._inductor.compile_fx import compile_fx
+
+        self.kernels += 1
+        return compile_fx(graph, inputs)
+
+    def _give_up(self, why: object) -> None:
+        self._broken = True
+        told = str(why).strip().splitlines()
+        warnings.warn(
+            f"compile=True is left aside, the layers run as they are: {told[0] if told else why!r}",
+            stacklevel=2,
+        )
+
+
+class _Columns:
+    """Keys and values of one layer, as a stock attention layer takes them."""
+
+    def __init__(self, keys: Tensor, values: Tensor, at: Tensor) -> None:
+        self.keys, self.values, self.at = keys, values, at
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        self.keys.index_copy_(2, self.at, keys)
+        self.values.index_copy_(2, self.at, values)
+        return self.keys, self.values
+
+
+class _FewRows(TorchFunctionMode):
+    """Products of few vectors with a weight as sums, which the compiler joins with what is around.
+
+    A CPU's library for products reads the weight at half the speed of memory for one vector, and
+    at a third of that for two or three (`python -m benchmarks.products`).
+    """
+
+    def __init__(self, product: Callable[..., Tensor]) -> None:
+        self.product = product
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func is F.linear and not kwargs:
+            return self.product(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def _product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., width) with (out, width): (..., out)."""
+    product = (vectors.unsqueeze(-2) * weight).sum(-1)
+    return product if bias is None else product + bias
+
+
+def _few_rows(hidden: Tensor, product: Callable[..., Tensor]) -> AbstractContextManager[Any]:
+    few = hidden.device.type == "cpu" and hidden.numel() // hidden.shape[-1] <= FEW
+    return _FewRows(product) if few else nullcontext()
+
+
+def _mark(given: tuple) -> None:
+    """Say which sizes change from call to call, so that one kernel is made for all of them."""
+    hidden, rotation, mask, keys, values, at = given
+    for tensor in (hidden, *(rotation or ()), mask, keys, values, at):
+        if tensor is None:
+            continue
+        for dim, size in enumerate(tensor.shape[: max(1, tensor.ndim - 1)]):
+            own = tensor is keys or tensor is values
+            if size > 1 and not (own and dim == 1):
+                torch._dynamo.maybe_mark_dynamic(tensor, dim)
+    if mask is not None:
+        torch._dynamo.maybe_mark_dynamic(mask, mask.ndim - 1)
+
+
+def _runner(layer: nn.Module) -> Callable[..., Tensor]:
+    """A layer as a function of its parameters and of all that `run_layer` hands it."""
+    layer = _hollow(layer)
+
+    def run(
+        tensors: dict[str, Tensor],
+        hidden: Tensor,
+        rotation: Rotation | None,
+        mask: Tensor | None,
+        keys: Tensor,
+        values: Tensor,
+        at: Tensor,
+    ) -> Tensor:
+        arguments: dict[str, Any] = {} if rotation is None else {"position_embeddings": rotation}
+        arguments |= {
+            "attention_mask": mask,
+            "past_key_values": _Columns(keys, values, at),
+            "use_cache": True,
+        }
+        with _few_rows(hidden, _product):
+            out = functional_call(layer, tensors, (hidden,), arguments)
+        return out[0] if isinstance(out, tuple) else out
+
+    return run
+
+
+def _hollow(layer: nn.Module) -> nn.Module:
+    """A layer as this one, with nothing in its parameters: those are handed to it."""
+    empty = {id(t): torch.empty_like(t, device="meta") for t in _tensors(layer).values()}
+    parameters = {id(p) for p in layer.parameters()}
+    return copy.deepcopy(
+        layer, {i: nn.Parameter(t, False) if i in parameters else t for i, t in empty.items()}
+    )
+
+
+def _tensors(layer: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+
+
+def _first_alike(layers: Any, index: int) -> int:
+    """The first layer that is built as this one."""
+    return next(i for i in range(index + 1) if _build(layers[i]) == _build(layers[index]))
+
+
+def _build(layer: nn.Module) -> list:
+    """What a layer is made of, but for its numbers and its place."""
+    plain = (bool, int, float, str, type(None))
+    tensors = [(name, t.shape, t.dtype) for name, t in _tensors(layer).items()]
+    settings = [
+        (
+            name,
+            type(part),
+            sorted(
+                (k, v) for k, v in vars(part).items() if isinstance(v, plain) and k != "layer_idx"
+            ),
+        )
+        for name, part in layer.named_modules()
+    ]
+    return [tensors, settings]
