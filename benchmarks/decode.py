@@ -1,7 +1,7 @@
 """Decoding times, taken in turns in one run.
 
     python -m benchmarks.decode [--model FOLDER] [--prompts 8] [--rounds 3] [--batch 1 8]
-        [--write docs/benchmarks.md]
+        [--compile] [--write docs/benchmarks.md]
 
 Full depth through our loop against the stock `generate`, each policy against full depth, and
 lossless self-speculation against transformers' own: milliseconds a token, the ratio turn by turn
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 
 import eepolicy
 from eepolicy.decode.batch import Batch
+from eepolicy.model.compiled import CompiledLayers
 
 #: policies, and their exit depths as shares of the model's
 POLICIES = (
@@ -80,13 +81,15 @@ def stock(model: eepolicy.HookedModel, **options: Any) -> Callable:
     return decode
 
 
-def unit_costs(model: eepolicy.HookedModel, rows: int, length: int = 60) -> tuple[float, float]:
+def unit_costs(
+    model: eepolicy.HookedModel, rows: int, layers_of: CompiledLayers | None, length: int = 60
+) -> tuple[float, float]:
     """Seconds of a layer call on one position a row, and of a head call, `length` tokens in."""
     layers, heads = [], []
     first, behind = model.layout.speech if model.layout.has_speech else model.layout.text
     ids = torch.randint(first, behind, (rows, length + 40))
     with torch.no_grad():
-        batch = Batch(model, [0] * rows, ids.shape[1])
+        batch = Batch(model, [0] * rows, ids.shape[1], layers=layers_of)
         batch.prefill(ids[:, :length])
         for column in range(length, ids.shape[1]):
             block = batch.enter(ids[:, column], list(range(rows)))
@@ -94,7 +97,7 @@ def unit_costs(model: eepolicy.HookedModel, rows: int, length: int = 60) -> tupl
             batch.run(block, model.depth)
             layers.append((time.perf_counter() - began) / model.depth)
             began = time.perf_counter()
-            model.logits(block.hidden[:, -1], model.depth - 1).argmax(-1)
+            batch.read(block.hidden[:, -1], model.depth - 1).argmax(-1)
             heads.append(time.perf_counter() - began)
     return float(np.median(layers)), float(np.median(heads))
 
@@ -113,7 +116,7 @@ def measure(ways: Sequence[Timed], questions: Sequence[str], batch: int, rounds:
     return {name: np.array(rows) for name, rows in found.items()}
 
 
-def report(found: dict, costs: tuple[float, float], batch: int, layers: int) -> list[str]:
+def report(found: dict, costs: tuple[float, float], layers: int) -> list[str]:
     """The table of one batch size, as Markdown."""
     layer, head = costs
     lines = [
@@ -148,6 +151,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, nargs="*", default=[1])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="once more with compile=True")
     parser.add_argument("--write", type=Path, help="write the tables here as well")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -175,7 +179,8 @@ def main() -> None:
         "",
         f"    python -m benchmarks.decode --model {name} --prompts {args.prompts} "
         f"--max-new-tokens {args.max_new_tokens} --rounds {args.rounds} "
-        f"--batch {' '.join(map(str, args.batch))} --threads {args.threads}",
+        f"--batch {' '.join(map(str, args.batch))} --threads {args.threads}"
+        + (" --compile" if args.compile else ""),
         "",
         "*Promised*: the speed-up that the layer calls and head calls a token would give if each "
         "cost what it costs on one position a row. *Harvest*: measured divided by promised.",
@@ -190,9 +195,22 @@ def main() -> None:
         if batch == 1:  # the stock self-speculation takes one row alone
             assisted = stock(model, assistant_early_exit=early, **most)
             ways.append(Timed(f"stock assistant_early_exit={early}", assisted))
-        costs = unit_costs(model, batch)
+        costs = unit_costs(model, batch, None)
         found = measure(ways, questions, batch, args.rounds)
-        page += ["", f"## Batch {batch}", "", *report(found, costs, batch, model.depth)]
+        page += ["", f"## Batch {batch}", "", *report(found, costs, model.depth)]
+        made = model._compiled() if args.compile else None
+        if made is None:
+            continue
+        ways = [
+            Timed("full", ours(model, "full", compile=True, **most)),
+            Timed("full, not compiled", ours(model, "full", **most)),
+            Timed("stock generate", stock(model, **most)),
+            *(Timed(policy, ours(model, policy, compile=True, **most)) for policy in policies),
+        ]
+        found = measure(ways, questions, batch, args.rounds)  # compiles while it warms up
+        costs = unit_costs(model, batch, made)
+        page += ["", f"## Batch {batch}, compiled", ""]
+        page += [f"{made.kernels} kernels so far.", "", *report(found, costs, model.depth)]
     text = "\n".join(page) + "\n"
     print(text)
     if args.write:
