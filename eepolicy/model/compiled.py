@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,11 @@ class CompiledLayers:
         self.kernels = 0
         self._layers = [_tensors(layer) for layer in model.parts.layers]
         self._alike = [_first_alike(model.parts.layers, i) for i in range(model.depth)]
-        self._run = {i: self._compile(_runner(model.parts.layers[i])) for i in {*self._alike}}
+        self._run = {
+            (index, few): self._compile(_runner(model.parts.layers[index], few))
+            for index in {*self._alike}
+            for few in (False, True)
+        }
         self._products = self._compile(_product)
         #: kinds of inputs that have a kernel, and those that get none
         self._seen: set[tuple] = set()
@@ -88,7 +92,7 @@ class CompiledLayers:
         shape = (first, hidden.shape, hidden.stride(), keys.stride(), looks)
         if shape in self._refused:
             return None
-        run, tensors = self._run[first], self._layers[index]
+        run, tensors = self._run[first, _is_few(hidden)], self._layers[index]
         if shape in self._seen:
             try:  # inputs of this kind were looked over before: only tell the kernels apart
                 with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
@@ -111,7 +115,7 @@ class CompiledLayers:
         """Read out hidden states at a depth; see `HookedModel.logits`."""
         if self._broken:
             return self.model.logits(hidden, depth)
-        with _few_rows(hidden, self._products):
+        with _FewRows(self._products) if _is_few(hidden) else nullcontext():
             return self.model.logits(hidden, depth)
 
     @torch.no_grad()
@@ -197,8 +201,7 @@ class _Columns:
 class _FewRows(TorchFunctionMode):
     """Products of few vectors with a weight as sums, which the compiler joins with what is around.
 
-    A CPU's library for products reads the weight at half the speed of memory for one vector, and
-    at a third of that for two or three (`python -m benchmarks.products`).
+    A CPU's library for products takes longer for them than reading the weight does.
     """
 
     def __init__(self, product: Callable[..., Tensor]) -> None:
@@ -218,9 +221,8 @@ def _product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     return product if bias is None else product + bias
 
 
-def _few_rows(hidden: Tensor, product: Callable[..., Tensor]) -> AbstractContextManager[Any]:
-    few = hidden.device.type == "cpu" and hidden.numel() // hidden.shape[-1] <= FEW
-    return _FewRows(product) if few else nullcontext()
+def _is_few(hidden: Tensor) -> bool:
+    return hidden.device.type == "cpu" and hidden.numel() // hidden.shape[-1] <= FEW
 
 
 def _mark(given: tuple) -> None:
@@ -237,7 +239,7 @@ def _mark(given: tuple) -> None:
         torch._dynamo.maybe_mark_dynamic(mask, mask.ndim - 1)
 
 
-def _runner(layer: nn.Module) -> Callable[..., Tensor]:
+def _runner(layer: nn.Module, few: bool) -> Callable[..., Tensor]:
     """A layer as a function of its parameters and of all that `run_layer` hands it."""
     layer = _hollow(layer)
 
@@ -256,7 +258,7 @@ def _runner(layer: nn.Module) -> Callable[..., Tensor]:
             "past_key_values": _Columns(keys, values, at),
             "use_cache": True,
         }
-        with _few_rows(hidden, _product):
+        with _FewRows(_product) if few else nullcontext():
             out = functional_call(layer, tensors, (hidden,), arguments)
         return out[0] if isinstance(out, tuple) else out
 
