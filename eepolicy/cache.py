@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -81,11 +80,12 @@ class ColumnCache:
 
     def grow(self, capacity: int) -> None:
         """Make room for more columns."""
+        before, self.capacity = self.capacity, capacity
         for held in (self._keys, self._values):
-            held[:] = [
-                t if t is None else F.pad(t, (0, 0, 0, capacity - self.capacity)) for t in held
-            ]
-        self.capacity = capacity
+            for index, old in enumerate(held):
+                if old is not None:
+                    held[index] = new = self._empty(old)
+                    new[:, :, :before] = old
 
     def keep(self, rows: Tensor, end: int) -> None:
         """Forget all other rows, so that none has to be gathered any more.
