@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from eepolicy.cli import (
+    bench,
     compare,
     doctor,
     fit,
@@ -24,6 +25,7 @@ from eepolicy.errors import EepolicyError
 
 __all__ = [
     "app",
+    "bench",
     "compare",
     "doctor",
     "fit",

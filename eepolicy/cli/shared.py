@@ -145,9 +145,9 @@ def note(sentence: str) -> None:
     out.print(sentence, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def numbers(depths: str) -> list[int]:
-    """Depths as they are written on the command line."""
+def numbers(written: str, what: str = "depths", like: str = "4,8,12") -> list[int]:
+    """Depths, or other numbers, as they are written on the command line."""
     try:
-        return [int(d) for d in depths.split(",")]
+        return [int(n) for n in written.split(",")]
     except ValueError:
-        raise EepolicyError(f"depths are numbers such as 4,8,12; got {depths!r}") from None
+        raise EepolicyError(f"{what} are numbers such as {like}; got {written!r}") from None

@@ -1,0 +1,310 @@
+"""Decoding times of policies, taken in turns in one run, beside what the machine allows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import eepolicy
+from analysis.limits import Sizes, least_seconds, measure_machine
+from eepolicy.decode.batch import Batch
+from eepolicy.decode.request import padded
+from eepolicy.errors import EepolicyError
+from eepolicy.model.compiled import CompiledLayers
+
+#: policies that are timed where none are named, and their exit depths as shares of the model's
+USUAL = (
+    ("static", 0.8),
+    ("static", 0.5),
+    ("spark:even", 0.6),
+    ("spark:triple", 0.7),
+    ("spark:triple", 0.5),
+)
+EARLY = 0.7  # the share, of self-speculation
+AHEAD = 4  # drafts of it that may go unjudged
+COLUMNS = 40  # that the cost of a call is the median of
+
+
+@dataclass
+class Turn:
+    """What one batch of replies took.
+
+    Attributes:
+        seconds: a token, of the batch: its time divided by the tokens of all rows.
+        layer_calls: a token and row; nan where it is not known.
+        readouts: likewise.
+        least: seconds a token in which the machine could have done it, see `least_seconds`.
+    """
+
+    seconds: float
+    layer_calls: float
+    readouts: float
+    least: float
+
+
+@dataclass
+class Way:
+    """One way of decoding, and its turns."""
+
+    name: str
+    decode: Callable[[list[torch.Tensor]], Turn]
+    turns: list[Turn] = field(default_factory=list)
+
+    def column(self, what: str) -> NDArray[np.float64]:
+        """One figure of all turns: (turns,)."""
+        return np.array([getattr(turn, what) for turn in self.turns])
+
+
+@dataclass
+class Bench:
+    """Times decoding on one model.
+
+    Args:
+        model: that decodes.
+        prompts: ids of each, (tokens,).
+        max_new_tokens: of a reply.
+        exactly: replies do not end before.
+        rounds: turns of each way on each batch.
+        compiled: with compiled layers, beside full depth without.
+    """
+
+    model: eepolicy.HookedModel
+    prompts: Sequence[torch.Tensor]
+    max_new_tokens: int
+    exactly: bool = False
+    rounds: int = 2
+    compiled: bool = False
+
+    def run(
+        self,
+        policies: Sequence[str],
+        rows: int,
+        stock: bool = True,
+        progress: Callable[[Iterable[Any]], Iterator[Any]] = iter,
+    ) -> list[dict[str, Any]]:
+        """Time policies and full depth in batches of some rows.
+
+        Args:
+            policies: spec strings.
+            rows: of a batch.
+            stock: time transformers' own `generate` as well, and its self-speculation against ours.
+            progress: wraps the turns.
+
+        Returns:
+            One record a way of decoding, full depth first.  `ratio` is its speed against full
+            depth, turn by turn: quartiles and median.  `promised` is the ratio that its layer
+            calls and head calls would give at what each costs on one position a row; `harvest` is
+            the measured one as a share of it; `of_limit` the least time the machine allows as a
+            share of the measured one.
+        """
+        self.machine, self.sizes = measure_machine(self.model), Sizes.of(self.model)
+        layers = self.model._compiled() if self.compiled else None
+        ways = list(self._ways(policies, rows, stock))
+        batches = [self.prompts[i : i + rows] for i in range(0, len(self.prompts), rows)]
+        for way in ways:
+            way.decode(list(batches[0]))  # what is made once is made now
+        layer, head = call_costs(self.model, rows, layers, max(map(len, self.prompts)))
+        turns = [(turn, batch) for turn in range(self.rounds) for batch in batches]
+        for turn, batch in progress(turns):
+            for i in range(len(ways)):
+                way = ways[(i + turn) % len(ways)]
+                way.turns.append(way.decode(list(batch)))
+        full = ways[0].column("seconds")
+        return [
+            self._record(way, full, layer, head)
+            | {"rows": rows, "kernels": layers.kernels if layers else 0}
+            for way in ways
+        ]
+
+    def _ways(self, policies: Sequence[str], rows: int, stock: bool) -> Iterator[Way]:
+        """Ways of decoding, full depth first."""
+        plain: dict[str, Any] = {"compile": True} if self.compiled else {}
+        yield Way("full", self._ours("full", **plain))
+        if self.compiled:
+            yield Way("full, not compiled", self._ours("full"))
+        if stock:
+            yield Way("stock generate", self._stock())
+        for policy in policies:
+            yield Way(policy, self._ours(policy, **plain))
+        if not stock or self.compiled:
+            return
+        early = round(EARLY * self.model.depth)
+        bare = eepolicy.wrap(self.model.model, self.model.layout, self.model.tokenizer)
+        drafts, fill = f"both=static@{early}", eepolicy.Fill(max_pending=AHEAD)
+        draft = self._ours(drafts, bare, accept="exact", fill=fill)
+        yield Way(f"{drafts}, accept=exact", draft)
+        if rows == 1:  # the stock one takes a row alone
+            name = f"stock assistant_early_exit={early}"
+            yield Way(name, self._stock(assistant_early_exit=early))
+
+    def _ours(
+        self, policy: str, model: eepolicy.HookedModel | None = None, **options: Any
+    ) -> Callable[[list[torch.Tensor]], Turn]:
+        """Our loop."""
+        model = model or self.model
+        options |= self._lengths()
+
+        def decode(prompts: list[torch.Tensor]) -> Turn:
+            began = time.perf_counter()
+            outs = model.generate(prompts, policy, **options)
+            seconds = time.perf_counter() - began
+            traces = [out.trace for out in outs]
+            tokens = sum(map(len, traces))
+            least = least_seconds(traces, [len(p) for p in prompts], self.sizes, self.machine)
+            return Turn(
+                seconds / tokens,
+                sum(t.layer_calls.sum() for t in traces) / tokens,
+                sum(t.readouts.sum() for t in traces) / tokens,
+                least / tokens,
+            )
+
+        return decode
+
+    def _stock(self, **options: Any) -> Callable[[list[torch.Tensor]], Turn]:
+        """Transformers' own `generate`, greedy."""
+        model = self.model.model
+        options |= self._lengths()
+
+        def decode(prompts: list[torch.Tensor]) -> Turn:
+            ids, mask = padded([p.to(model.device) for p in prompts], 0)
+            began = time.perf_counter()
+            out = model.generate(ids, attention_mask=mask, do_sample=False, **options)
+            replies = out[:, ids.shape[1] :].tolist()
+            seconds = time.perf_counter() - began
+            end = model.generation_config.eos_token_id
+            tokens = sum(r.index(end) + 1 if end in r else len(r) for r in replies)
+            return Turn(seconds / tokens, np.nan, np.nan, np.nan)
+
+        return decode
+
+    def _lengths(self) -> dict[str, int]:
+        most = {"max_new_tokens": self.max_new_tokens}
+        return most | {"min_new_tokens": self.max_new_tokens} if self.exactly else most
+
+    def _record(
+        self, way: Way, full: NDArray[np.float64], layer: float, head: float
+    ) -> dict[str, Any]:
+        seconds = way.column("seconds")
+        low, middle, high = np.percentile(full / seconds, [25, 50, 75])
+        calls, readouts = way.column("layer_calls").mean(), way.column("readouts").mean()
+        promised = (self.model.depth * layer + head) / (calls * layer + readouts * head)
+        return {
+            "decoding": way.name,
+            "layer_calls": calls,
+            "readouts": readouts,
+            "seconds": float(np.median(seconds)),
+            "ratio": middle,
+            "ratio_low": low,
+            "ratio_high": high,
+            "promised": promised,
+            "harvest": middle / promised,
+            "least_seconds": float(np.median(way.column("least"))),
+            "of_limit": float(np.median(way.column("least") / seconds)),
+            "turns": seconds.tolist(),
+            "layer_seconds": layer,
+            "head_seconds": head,
+        }
+
+
+def usual_policies(model: eepolicy.HookedModel) -> list[str]:
+    """Policies to time where none are named, at depths that the model has.
+
+    The last one looks at three depths and exits at none, which is what looking costs.
+    """
+    on = "" if model.layout.has_speech else "text="
+    found = [f"{on}{policy}@{round(share * model.depth)}" for policy, share in USUAL]
+    looks = ",".join(str(round(share * model.depth)) for share in (0.5, 0.65, 0.8))
+    return [*found, f"{on}confidence>1.0@[{looks}]"]
+
+
+def prompts_of(
+    model: eepolicy.HookedModel, questions: Sequence[str], tokens: int | None = None
+) -> list[torch.Tensor]:
+    """Questions as ids, (tokens,) each.
+
+    Args:
+        model: that is asked.
+        questions: in text.
+        tokens: of each prompt, which is repeated and cut from the left for it; as long as it is
+            where none is given.
+    """
+    prompts = [model.encode(question) for question in questions]
+    if tokens is None:
+        return prompts
+    if tokens < 1:
+        raise EepolicyError(f"a prompt has one token or more; got {tokens}")
+    return [p.repeat(-(-tokens // len(p)))[-tokens:] for p in prompts]
+
+
+@torch.no_grad()
+def call_costs(
+    model: eepolicy.HookedModel, rows: int, layers: CompiledLayers | None, tokens: int
+) -> tuple[float, float]:
+    """Seconds of a layer call on one position a row, and of a head call, `tokens` columns in."""
+    of_layers, of_heads = [], []
+    first, behind = model.layout.speech if model.layout.has_speech else model.layout.text
+    ids = torch.randint(first, behind, (rows, tokens + COLUMNS)).to(model.model.device)
+    batch = Batch(model, [0] * rows, ids.shape[1], layers=layers)
+    batch.prefill(ids[:, :tokens])
+    for column in range(tokens, ids.shape[1]):
+        block = batch.enter(ids[:, column], list(range(rows)))
+        began = time.perf_counter()
+        batch.run(block, model.depth)
+        _settle(model)
+        of_layers.append((time.perf_counter() - began) / model.depth)
+        began = time.perf_counter()
+        batch.read(block.hidden[:, -1], model.depth - 1).argmax(-1)
+        _settle(model)
+        of_heads.append(time.perf_counter() - began)
+    return float(np.median(of_layers)), float(np.median(of_heads))
+
+
+def _settle(model: eepolicy.HookedModel) -> None:
+    """Wait until the device has done what it was told."""
+    if model.model.device.type == "cuda":
+        torch.cuda.synchronize(model.model.device)
+
+
+HEADINGS = (
+    "decoding",
+    "layer calls a token",
+    "ms a token",
+    "speed against `full`, median [quartiles]",
+    "promised",
+    "harvest",
+    "limit, ms",
+    "share of it",
+)
+
+
+def cells(record: dict[str, Any]) -> list[str]:
+    """A record as it is shown, under `HEADINGS`."""
+    shown = [
+        f"{record['layer_calls']:.2f}",
+        f"{1e3 * record['seconds']:.2f}",
+        f"{record['ratio']:.2f} [{record['ratio_low']:.2f}, {record['ratio_high']:.2f}]",
+        f"{record['promised']:.2f}",
+        f"{record['harvest']:.2f}",
+        f"{1e3 * record['least_seconds']:.2f}",
+        f"{100 * record['of_limit']:.0f} %",
+    ]
+    return [record["decoding"], *("–" if "nan" in cell else cell for cell in shown)]
+
+
+def markdown(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The table of one batch size, with what a call costs in front of it."""
+    first = records[0]
+    costs = f"{1e3 * first['layer_seconds']:.3f} ms, a head call {1e3 * first['head_seconds']:.3f}"
+    made = f"  {first['kernels']} kernels so far." if first["kernels"] else ""
+    rows = [[f"`{name}`", *more] for name, *more in map(cells, records)]
+    return [
+        f"A layer call costs {costs} ms.{made}",
+        "",
+        *(f"| {' | '.join(row)} |" for row in (HEADINGS, ["---"] * len(HEADINGS), *rows)),
+    ]

@@ -1,0 +1,149 @@
+"""`eepolicy bench`: what policies save in seconds, here, and what the machine would allow."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from eepolicy.cli.shared import (
+    CompileOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    app,
+    load,
+    note,
+    numbers,
+    out,
+    progress,
+    tell,
+    torch_dtype,
+)
+from eepolicy.errors import EepolicyError
+
+
+@app.command()
+def bench(
+    policies: Annotated[
+        list[str] | None, typer.Argument(help="policies; some usual ones where none are given")
+    ] = None,
+    model: ModelOption = "pocket",
+    prompts: Annotated[int, typer.Option(help="held-out questions", min=1)] = 8,
+    rounds: Annotated[int, typer.Option(help="turns of each policy on each batch", min=1)] = 2,
+    batch: Annotated[str, typer.Option(help="rows side by side, one or several: 1,8")] = "1",
+    context: Annotated[
+        int | None, typer.Option(help="tokens of a prompt: questions are repeated for it", min=2)
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="most tokens of a reply", min=1)] = 400,
+    exactly: Annotated[
+        bool, typer.Option("--exactly", help="no reply ends before; so it is for a text model")
+    ] = False,
+    stock: Annotated[bool, typer.Option(help="time transformers' own generate as well")] = True,
+    compiled: CompileOption = False,
+    threads: ThreadsOption = 1,
+    dtype: DtypeOption = "float32",
+    device: Annotated[str, typer.Option(help="that the model runs on: cpu, cuda ...")] = "cpu",
+    write: Annotated[
+        Path | None, typer.Option("--out", help="write the tables here as well (.md)")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time policies against full depth and the stock generate, in turns in one run.
+
+    Beside each time stands what the machine would allow: the weights, keys and values that must be
+    read, at the speed at which it reads, or the products, at the speed at which it multiplies.  A
+    run that is stopped keeps nothing: times of another run do not compare.
+
+    Example: eepolicy bench spark:triple@14 static@10 --batch 1,8 --compile
+    """
+    import torch
+    import transformers
+
+    import eepolicy
+    from analysis import bench as benching
+    from eepolicy.models import held_out
+
+    for spec in policies or ():
+        eepolicy.parse_policy(spec)
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()  # its self-speculation warns of its own options
+    spoken = load(model, dtype=torch_dtype(dtype))
+    spoken.to(device)
+    known = held_out("test")
+    if prompts > len(known):
+        raise EepolicyError(f"there are {len(known)} test questions; got --prompts {prompts}")
+    asked = benching.prompts_of(spoken, [q["question"] for q in known[:prompts]], context)
+    exactly = exactly or context is not None or not spoken.layout.has_speech
+    named = list(policies or benching.usual_policies(spoken))
+    sizes = numbers(batch, "rows of a batch", "1,8")
+    results, pages = [], []
+    for rows in sizes:
+        timing = benching.Bench(spoken, asked, max_new_tokens, exactly, rounds, compiled)
+        found = timing.run(named, rows, stock, progress(f"turns of {rows} rows"))
+        results += found
+        gigabytes, gigaflops = timing.machine.bytes_per_second / 1e9, timing.machine.flops / 1e9
+        limits = f"The machine reads {gigabytes:.1f} GB/s and multiplies {gigaflops:.0f} GFLOP/s."
+        title = f"Batch {rows}, compiled" if compiled else f"Batch {rows}"
+        pages += ["", f"## {title}", "", limits, *benching.markdown(found)]
+        if not as_json:
+            note(limits)
+            out.print(_table(title, [benching.cells(r) for r in found], benching.HEADINGS))
+    about = {
+        "model": Path(model).name,
+        "layers": spoken.depth,
+        "prompts": prompts,
+        "prompt_tokens": sum(map(len, asked)) / len(asked),
+        "max_new_tokens": max_new_tokens,
+        "exactly": exactly,
+        "rounds": rounds,
+        "compiled": compiled,
+        "threads": threads,
+        "dtype": dtype,
+        "device": device,
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if write:
+        write.write_text("\n".join([*_heading(about), *pages]) + "\n")
+    if as_json:
+        tell(about | {"results": results})
+
+
+def _table(title: str, rows: list[list[str]], headings: tuple[str, ...]) -> Table:
+    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, heading in enumerate(headings):
+        shown.add_column(heading.replace("`", ""), justify="right" if i else "left", no_wrap=not i)
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def _heading(about: dict[str, Any]) -> list[str]:
+    """What was measured, for a page."""
+    length = "exactly" if about["exactly"] else "at most"
+    return [
+        f"# Decoding {about['model']}" + (", compiled" if about["compiled"] else ""),
+        "",
+        f"{about['layers']} layers, {about['dtype']}, {about['prompts']} prompts of "
+        f"{about['prompt_tokens']:.0f} tokens on average, {length} {about['max_new_tokens']} "
+        f"tokens a reply, {about['rounds']} rounds, {about['threads']} thread(s), torch "
+        f"{about['torch']}, transformers {about['transformers']}. All ways take turns on the same "
+        "prompts in one run.",
+        "",
+        "    eepolicy " + shlex.join(sys.argv[1:]),
+        "",
+        "*Promised*: the speed-up that the layer calls and head calls a token would give if each "
+        "cost what it costs on one position a row. *Harvest*: measured divided by promised. "
+        "*Limit*: the time in which the machine could read, once a step, the weights, keys and "
+        "values that the step needs, or multiply, whichever takes longer; *share of it*: limit "
+        "divided by measured.",
+    ]

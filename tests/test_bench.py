@@ -1,0 +1,190 @@
+"""Timing: what is counted, what is promised, what the machine would allow."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import LAYERS, LAYOUT, tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis import bench as benching
+from analysis.limits import Machine, Sizes, least_seconds, measure_machine
+from eepolicy import EepolicyError, HookedModel, Trace
+from eepolicy.decode.batch import Batch
+
+COUNTS = ("layer_calls", "layer_positions", "readouts")
+
+
+def trace(counts):
+    """A trace with (tokens, 3) of counts."""
+    columns = dict.fromkeys(Trace.__dataclass_fields__, np.zeros(len(counts), dtype=np.int64))
+    columns |= dict(zip(COUNTS, np.array(counts).reshape(-1, 3).T, strict=True))
+    return Trace(**columns | {"full_depth": LAYERS, "prefill_layer_calls": LAYERS})
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(1, 9),
+            st.lists(st.tuples(*[st.integers(0, 9)] * 3), min_size=1, max_size=6),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    machine=st.builds(Machine, st.floats(1, 1e3), st.floats(1, 1e3)),
+    sizes=st.builds(Sizes, *[st.floats(1, 1e3)] * 5, st.floats(0, 1), st.integers(0, 8)),
+)
+def test_least_time_is_that_of_each_step(rows, machine, sizes):
+    """Against a loop over steps and rows, with what each must read or multiply."""
+    prompts, counts = zip(*rows, strict=True)
+    expected = 0.0
+    fed = sum(prompts) - len(prompts)
+    if fed:
+        reading = LAYERS * sizes.layer_bytes / machine.bytes_per_second
+        expected += max(reading, LAYERS * fed * sizes.layer_flops / machine.flops)
+    for step in range(max(map(len, counts))):
+        here = [(p, c[step]) for p, c in rows if step < len(c)]
+        read = max(c[0] for _, c in here) * sizes.layer_bytes
+        read += max(c[2] for _, c in here) * sizes.head_bytes
+        for prompt, (calls, _, _) in here:
+            columns = prompt + step
+            seen = (1 - sizes.sliding) * columns + sizes.sliding * min(columns, sizes.window)
+            read += calls * seen * sizes.column_bytes
+        multiplied = sum(c[1] for _, c in here) * sizes.layer_flops
+        multiplied += sum(c[2] for _, c in here) * sizes.head_flops
+        expected += max(read / machine.bytes_per_second, multiplied / machine.flops)
+    found = least_seconds([trace(c) for c in counts], prompts, sizes, machine)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_sizes_are_those_of_the_model(hooked, stock):
+    sizes = Sizes.of(hooked)
+    layers = sum(p.numel() for layer in hooked.parts.layers for p in layer.parameters())
+    assert LAYERS * sizes.layer_bytes == 4 * layers
+    assert sizes.layer_flops == 2 * layers / LAYERS
+    assert sizes.head_bytes == 4 * stock.get_output_embeddings().weight.numel()
+    assert sizes.head_flops == 2 * stock.get_output_embeddings().weight.numel()
+    batch = Batch(hooked, [0], 3)
+    with torch.no_grad():
+        batch.prefill(torch.arange(3)[None])
+    held = batch.cache.layer(0, 3)
+    assert sizes.column_bytes == sum(t.numel() * t.element_size() for t in held) / 3
+    whole = [kind == "full_attention" for kind in hooked.parts.attention]
+    assert sizes.sliding == 1 - sum(whole) / LAYERS
+
+
+def test_machine_reads_about_as_fast_as_a_sum():
+    model = HookedModel(tiny("llama"), layout=LAYOUT)
+    found = measure_machine(model)
+    memory, square = torch.ones(20_000_000), torch.ones(1024, 1024)
+    began = time.perf_counter()
+    memory.sum()
+    read = memory.numel() * 4 / (time.perf_counter() - began)
+    began = time.perf_counter()
+    square @ square
+    multiplied = 2 * 1024**3 / (time.perf_counter() - began)
+    # tens of times is what a busy machine and a cache make of it; a wrong unit would be thousands
+    assert 0.02 < found.bytes_per_second / read < 200
+    assert 0.02 < found.flops / multiplied < 50
+
+
+@pytest.fixture
+def timed() -> benching.Bench:
+    model = HookedModel(tiny("qwen2"), layout=LAYOUT)
+    prompts = [torch.arange(1, n) for n in (4, 7, 5)]
+    return benching.Bench(model, prompts, 6, exactly=True, rounds=3)
+
+
+def test_records_follow_from_the_turns(timed):
+    seen = []
+
+    def progress(turns):
+        seen.extend(turns)
+        return iter(seen)
+
+    records = timed.run(["both=static@2", "both=spark:even@1"], 2, progress=progress)
+    assert len(seen) == 3 * 2  # rounds of two batches, the last with one row
+    names = [r["decoding"] for r in records]
+    assert names[:2] == ["full", "stock generate"]
+    assert names[-1] == "both=static@4, accept=exact"
+    full, _, static, even, _ = records
+    for record in records:
+        ratios = np.divide(full["turns"], record["turns"])
+        quartiles = [record["ratio_low"], record["ratio"], record["ratio_high"]]
+        np.testing.assert_allclose(quartiles, np.percentile(ratios, [25, 50, 75]))
+        assert record["seconds"] == np.median(record["turns"])
+        assert len(record["turns"]) == 6
+    assert full["layer_calls"] == LAYERS
+    assert full["promised"] == full["harvest"] == 1
+    assert static["layer_calls"] == 2
+    lengths = {"max_new_tokens": 6, "min_new_tokens": 6}
+    outs = timed.model.generate(timed.prompts, "both=spark:even@1", **lengths)
+    by_hand = [
+        np.mean([o.trace.layer_calls.mean() for o in outs[i:j]]) for i, j in ((0, 2), (2, 3))
+    ]
+    assert even["layer_calls"] == pytest.approx(np.mean(by_hand))
+    layer, head = full["layer_seconds"], full["head_seconds"]
+    assert static["promised"] == pytest.approx((LAYERS * layer + head) / (2 * layer + head))
+    assert static["harvest"] == static["ratio"] / static["promised"]
+    assert all(0 < r["of_limit"] < 1 for r in (full, static, even))
+
+
+def test_self_speculation_is_timed_where_the_stock_one_runs(timed):
+    """The stock one takes a row alone, and nothing of it is compiled."""
+    timed.machine, timed.sizes = Machine(1e9, 1e9), Sizes.of(timed.model)
+    for rows, more in ((1, 1), (2, 0)):
+        ways = list(timed._ways(["both=static@2"], rows, stock=True))
+        assert len(ways) == 4 + more
+    timed = replace(timed, compiled=True)
+    assert [w.name for w in timed._ways([], 1, stock=False)] == ["full", "full, not compiled"]
+
+
+def test_prompts_are_repeated_to_a_length(pocket):
+    question = "What color is snow?"
+    plain = benching.prompts_of(pocket, [question])[0]
+    assert plain.equal(pocket.encode(question))
+    long = benching.prompts_of(pocket, [question], 40)[0]
+    assert len(long) == 40
+    assert long[-len(plain) :].equal(plain)
+    assert benching.prompts_of(pocket, [question], 3)[0].equal(plain[-3:])
+    with pytest.raises(EepolicyError, match="one token or more"):
+        benching.prompts_of(pocket, [question], 0)
+
+
+def test_bench_command(run, tmp_path):
+    page = tmp_path / "page.md"
+    arguments = ["--prompts", "2", "--rounds", "1", "--max-new-tokens", "12", "--context", "20"]
+    out, _ = run("bench", "static@10", *arguments, "--batch", "1,2", "--out", str(page), "--json")
+    found = json.loads(out)
+    assert found["prompt_tokens"] == 20
+    assert found["exactly"]
+    assert [r["rows"] for r in found["results"]] == [1] * 5 + [2] * 4
+    static = next(r for r in found["results"] if r["decoding"] == "static@10")
+    assert 10 < static["layer_calls"] < 20
+    text = page.read_text()
+    assert "## Batch 2" in text
+    assert text.count("| `static@10` |") == 2
+    out, _ = run("bench", "static@10", *arguments, "--no-stock")
+    assert "The machine reads" in out
+    assert "stock" not in out
+    for wrong, message in (
+        (["nonsense"], "nonsense"),
+        (["--batch", "many"], "rows of a batch are numbers"),
+        (["--prompts", "100000"], "test questions"),
+    ):
+        _, told = run("bench", *wrong, code=2)
+        assert message in told
+
+
+def test_usual_policies_fit_the_model(pocket, hooked):
+    from eepolicy.decode.loop import as_policy
+
+    for model in (pocket, HookedModel(hooked.model)):
+        for spec in benching.usual_policies(model):
+            as_policy(spec, model.depth)
