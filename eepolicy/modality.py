@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -81,7 +82,7 @@ class TokenLayout:
         Raises:
             EepolicyError: the id is in neither range.
         """
-        if self.speech[0] <= token < self.speech[1]:
+        if self._is_unit(token):
             return Modality.SPEECH
         if self.text[0] <= token < self.text[1]:
             return Modality.TEXT
@@ -98,6 +99,18 @@ class TokenLayout:
         """The speech units among the ids, counted from 0: (tokens,) -> (units,)."""
         units = ids[self.is_speech(ids)] - self.speech[0]
         return units if self.codes is None else units[units < self.codes]
+
+    def ids_in_speech(self, ends: Collection[int]) -> list[tuple[int, int]]:
+        """Half-open ranges of the ids that a place in a chunk of speech may hold.
+
+        Args:
+            ends: ids that end a reply.
+        """
+        marks = sorted({*ends, self.end_of_speech})
+        return [self.speech, *((m, m + 1) for m in marks if m >= 0 and not self._is_unit(m))]
+
+    def _is_unit(self, token: int) -> bool:
+        return self.speech[0] <= token < self.speech[1]
 
     def text_ids(self, ids: Tensor) -> Tensor:
         """The text among the ids, without the end marks: (tokens,) -> (text tokens,)."""

@@ -168,6 +168,11 @@ def test_rules_by_hand():
         ({"fill": "copy"}, "a fill is catch_up, propagate, mask; got 'copy'"),
         ({"fill": Fill(max_pending=0)}, "max_pending is 1 or more"),
         ({"fill": Fill("mask", 3)}, "for catch_up alone"),
+        ({"fill": Fill("mask", along=0.5)}, "along is a share, 0 to 1, and for catch_up alone"),
+        ({"fill": Fill(along=1.5)}, "along is a share, 0 to 1"),
+        ({"accept": "exact", "fill": Fill(along=0.5)}, "leave nothing waiting"),
+        ({"accept": "exact", "narrow": True}, "narrow reads speech out over its own ids"),
+        ({"policy": "oracle@1", "narrow": True}, "narrow reads speech out over its own ids"),
     ],
 )
 def test_mistakes_get_a_sentence(options, sentence):

@@ -8,7 +8,7 @@ import torch
 from conftest import FAMILIES, LAYERS, LAYOUT, layers_of, plain_lens, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import DynamicCache
+from transformers import DynamicCache, LogitsProcessor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from eepolicy import (
@@ -16,6 +16,7 @@ from eepolicy import (
     Confidence,
     EepolicyError,
     Entropy,
+    ExitHead,
     ExitPolicy,
     Fill,
     FullDepth,
@@ -123,6 +124,24 @@ def test_a_row_does_not_depend_on_its_neighbours_with_other_fills(stock, hooked,
             assert np.array_equal(getattr(out.trace, name), getattr(alone.trace, name)), name
 
 
+@pytest.mark.parametrize("along", [0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "policy", ["random:4.0@2", "text=static@5,speech=margin>0.1@[2,4]", "entropy<2.5@2"]
+)
+def test_rows_that_come_along_say_the_same(hooked, policy, along):
+    """What stays behind decides nothing but the costs: with 0 rows of a step run equally deep."""
+    alone = hooked.generate(PROMPTS, policy, max_new_tokens=40)
+    together = hooked.generate(PROMPTS, policy, max_new_tokens=40, fill=Fill(along=along))
+    for left, right in zip(together, alone, strict=True):
+        assert left.tokens.tolist() == right.tokens.tolist()
+        for name in ("depth", "readouts", "since_refresh"):
+            assert np.array_equal(getattr(left.trace, name), getattr(right.trace, name)), name
+    if along == 0:
+        steps = min(len(out.trace) for out in together)
+        calls = np.stack([out.trace.layer_calls[:steps] for out in together])
+        assert (calls == calls[0]).all()
+
+
 class ByPlace(ExitPolicy):
     """A depth for each place in the reply."""
 
@@ -214,15 +233,16 @@ def test_no_more_positions_wait_than_may(stock, hooked, cap):
     seed=st.integers(0, 10_000),
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     dtype=st.sampled_from([torch.float32, torch.float64]),
+    along=st.none() | st.floats(0, 1),
 )
-def test_keys_and_values_after_a_catch_up(family, seed, lengths, dtype):
+def test_keys_and_values_after_a_catch_up(family, seed, lengths, dtype, along):
     """Whatever exits happened, after a catch-up each row's cache is the stock model's."""
     model = tiny(family, seed % 7, dtype=dtype)
     hooked = HookedModel(model, layout=LAYOUT)
     generator = torch.Generator().manual_seed(seed)
     padding = [max(lengths) - n for n in lengths]
     ids = torch.randint(60, (len(lengths), max(lengths) + 9), generator=generator)
-    batch = Batch(hooked, padding, ids.shape[1])
+    batch = Batch(hooked, padding, ids.shape[1], Fill(along=along))
     policy, rows = RandomDepths(seed), list(range(len(lengths)))
     with torch.no_grad():
         batch.prefill(ids[:, : max(lengths) - 1])
@@ -300,10 +320,12 @@ def test_trace_counts_what_really_ran(stock, hooked, policy):
     assert [*deepest, depth] == trace.depth.tolist()
 
 
-def test_a_batch_counts_what_really_ran(stock, hooked):
+@pytest.mark.parametrize("along", [None, 0.0, 0.4])
+def test_a_batch_counts_what_really_ran(stock, hooked, along):
     """A call of a layer counts for every row that took part in it, and no row more took part."""
     with LayerCounter(stock) as counter:
-        outs = hooked.generate(PROMPTS, RandomDepths(3), max_new_tokens=40)
+        fill = Fill(along=along)
+        outs = hooked.generate(PROMPTS, RandomDepths(3), max_new_tokens=40, fill=fill)
     decoded = counter.calls[LAYERS:]
     assert sum(out.trace.layer_calls.sum() for out in outs) == sum(rows for _, rows, _ in decoded)
 
@@ -442,3 +464,58 @@ def test_a_trace_is_sliced_and_becomes_a_table(hooked):
     assert len(frame) == len(trace)
     by_modality = frame.groupby("modality").depth.mean()
     assert by_modality["speech"] == trace.mean_depth("speech")
+
+
+class OnlySpeech(LogitsProcessor):
+    """What `narrow` does, by hand: where a chunk of speech goes on, nothing else may follow."""
+
+    def __call__(self, input_ids, scores):
+        reply = input_ids[0, len(PROMPT) :]
+        clock = ChunkClock(LAYOUT)
+        for token in reply.tolist():
+            clock.advance(token)
+        if clock.modality == Modality.TEXT:
+            return scores
+        allowed = [*range(*LAYOUT.speech), LAYOUT.end]
+        only = torch.full_like(scores, -torch.inf)
+        only[:, allowed] = scores[:, allowed]
+        return only
+
+
+@pytest.mark.parametrize("policy", ["full", "both=static@3", "spark:triple@2"])
+def test_narrow_reads_what_a_mask_would_leave(hooked, policy):
+    options = {"max_new_tokens": 60, "temperature": 1.5, "seed": 3}
+    plain = hooked.generate(PROMPT, policy, **options)
+    masked = hooked.generate(PROMPT, policy, logits_processor=[OnlySpeech()], **options)
+    narrow = hooked.generate(PROMPT, policy, narrow=True, **options)
+    assert narrow.tokens.tolist() == masked.tokens.tolist()
+    assert narrow.tokens.tolist() != plain.tokens.tolist()  # else the mask would have done nothing
+    for name, value in vars(masked.trace).items():
+        assert np.array_equal(getattr(narrow.trace, name), value), name
+
+
+def test_narrow_pays_for_the_ids_of_speech_alone(hooked):
+    over, whole = [], []
+    lens = hooked.heads
+
+    class Counting(ExitHead):
+        def logits(self, hidden, depth):
+            whole.append(len(hidden))
+            return lens.logits(hidden, depth)
+
+        def logits_over(self, hidden, depth, ids):
+            over.append((len(hidden), ids.start, ids.stop))
+            return lens.logits_over(hidden, depth, ids)
+
+    hooked.heads = Counting()
+    outs = hooked.generate(PROMPTS, "both=static@2", max_new_tokens=40, narrow=True)
+    modality = np.concatenate([out.trace.modality for out in outs])
+    assert sum(whole) == (modality == Modality.TEXT).sum()
+    by_range = dict.fromkeys((tuple(ids) for _, *ids in over), 0)
+    for rows, *ids in over:
+        by_range[tuple(ids)] += rows
+    speech = (modality == Modality.SPEECH).sum()
+    assert by_range == {LAYOUT.speech: speech, (LAYOUT.end, LAYOUT.end + 1): speech}
+    for prompt, out in zip(PROMPTS, outs, strict=True):
+        alone = hooked.generate(prompt, "both=static@2", max_new_tokens=40, narrow=True)
+        assert alone.tokens.tolist() == out.tokens.tolist()

@@ -59,6 +59,8 @@ class Batch:
         capacity: columns to make room for; more is made where they do not suffice.
         fill: what becomes of the keys and values above an exit; catch-up where none is given.
         recorder: is told of every token that is fed after the prompt, and of every layer it runs.
+        layers: run in place of the model's own.
+        in_speech: ranges of ids that speech is read out over; all where none are given.
 
     Attributes:
         done: `done[row][layer]`, columns that need the layer no more.
@@ -76,10 +78,12 @@ class Batch:
         fill: Fill | None = None,
         recorder: Recorder | None = None,
         layers: CompiledLayers | None = None,
+        in_speech: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.model = model
         self._run_layer = (layers or model).run_layer
         self.read = (layers or model).logits
+        self.in_speech = in_speech
         self.padding = list(padding)
         self.cache = ColumnCache(model.depth, len(padding), capacity)
         self.capacity = capacity

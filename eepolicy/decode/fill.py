@@ -20,10 +20,15 @@ class Fill:
             arXiv 2207.07061).  `"mask"`: nobody attends to what is missing.
         max_pending: of catch-up, positions that may wait; a step that would leave more waiting runs
             on to full depth after its exit.
+        along: of catch-up in a batch, None or 0 to 1: a row that has exited comes along with those
+            that go on, instead of waiting, while they are at least this share of the rows in the
+            layers; with 0 always, which is to synchronise on the deepest.  Tokens stay the same,
+            but what a row pays depends on its neighbours.
     """
 
     way: str = "catch_up"
     max_pending: int | None = None
+    along: float | None = None
 
     def check(self) -> None:
         """Refuse what is no fill.
@@ -37,4 +42,9 @@ class Fill:
             raise EepolicyError(
                 f"max_pending is 1 or more, and for catch_up alone; got {self.max_pending} "
                 f"with {self.way}"
+            )
+        if self.along is not None and (self.way != "catch_up" or not 0 <= self.along <= 1):
+            raise EepolicyError(
+                f"along is a share, 0 to 1, and for catch_up alone; got {self.along} with "
+                f"{self.way}"
             )

@@ -98,6 +98,7 @@ def decode(
     seed: int = 0,
     record: dict[str, Any] | None = None,
     layers: CompiledLayers | None = None,
+    narrow: bool = False,
 ) -> list[Output]:
     """Decode replies side by side; see `HookedModel.generate`.
 
@@ -107,7 +108,7 @@ def decode(
     policy, fill = as_policy(policy, model.depth), fill or Fill()
     fill.check()
     accept = (accept or AcceptAll()).check(model.layout, model.vocoder)
-    _check(model, policy, fill, accept, request)
+    _check(model, policy, fill, accept, request, narrow)
     # what does not fit is said before the work, not after it
     plan = None if record is None else plan_of(model, record)
     began = time.perf_counter()
@@ -117,7 +118,8 @@ def decode(
     unbounded = Fill() if accept.judges else fill
     recorder = None if plan is None else Recorder(rows)
     room = request.prompt.shape[1] + most
-    batch = Batch(model, request.padding, room, unbounded, recorder, layers)
+    in_speech = model.layout.ids_in_speech(request.ends) if narrow else ()
+    batch = Batch(model, request.padding, room, unbounded, recorder, layers, in_speech)
     batch.prefill(request.prompt[:, :-1])
     prefill_calls = batch.calls[0]
     replies = [Reply(model.layout, model.depth, request.ends) for _ in range(rows)]
@@ -196,7 +198,12 @@ def decode(
 
 
 def _check(
-    model: HookedModel, policy: ExitPolicy, fill: Fill, accept: Acceptance, request: Request
+    model: HookedModel,
+    policy: ExitPolicy,
+    fill: Fill,
+    accept: Acceptance,
+    request: Request,
+    narrow: bool,
 ) -> None:
     """Refuse what does not go together."""
     if policy.on == "speech" and not model.layout.has_speech:
@@ -208,6 +215,16 @@ def _check(
         raise EepolicyError(
             f"{accept!r} judges what a catch-up computed; with the fill {fill.way!r} and "
             f"{policy!r} there is nothing to judge"
+        )
+    if accept.judges and fill.along is not None:
+        raise EepolicyError(
+            f"{accept!r} judges what waits, and rows that come along leave nothing waiting: use it "
+            f"without along={fill.along}"
+        )
+    if narrow and (accept.judges or not policy.realisable or not model.layout.has_speech):
+        raise EepolicyError(
+            "narrow reads speech out over its own ids: it goes neither with a model of text alone "
+            f"nor with what asks the full model ({policy!r}, {accept!r})"
         )
     if accept.greedy_only and request.draws:
         raise EepolicyError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from eepolicy.decode.batch import Batch, Block
 from eepolicy.decode.readout import LazyReadout
 from eepolicy.errors import EepolicyError
+from eepolicy.modality import Modality
 from eepolicy.policies import ExitPolicy, Step
 
 
@@ -53,7 +56,7 @@ def take_step(
             raise EepolicyError(
                 f"{policy!r} gave depth {limit}, but the model has depths 1 to {full}"
             )
-    groups = _groups(policy, step, limits)
+    groups = _groups(policy, step, limits, batch.in_speech)
     stops = sorted({*limits, *(look for group in groups for look in group.looks)})
     block = batch.enter(tokens, rows)
     way = _Climb(batch, block) if policy.realisable else _Hindsight(batch, block, stops)
@@ -82,14 +85,24 @@ def take_step(
 
 @dataclass
 class _Group:
-    """Rows that look at the same depths: their places in the step, and what they saw last."""
+    """Rows that look at the same depths.
+
+    Attributes:
+        looks: the depths below their limits.
+        places: of the rows in the step.
+        over: ranges of ids that they read out; all where there are none.
+        seen: what they saw last.
+    """
 
     looks: tuple[int, ...]
     places: list[int]
+    over: Sequence[tuple[int, int]] = ()
     seen: LazyReadout | None = None
 
 
-def _groups(policy: ExitPolicy, step: Step, limits: list[int]) -> list[_Group]:
+def _groups(
+    policy: ExitPolicy, step: Step, limits: list[int], in_speech: Sequence[tuple[int, int]]
+) -> list[_Group]:
     """Each row looks where it would look by itself, whatever its neighbours do."""
     found: dict[tuple[int, ...], _Group] = {}
     modality = step.modality.tolist()  # what is asked of a look may depend on it
@@ -98,8 +111,9 @@ def _groups(policy: ExitPolicy, step: Step, limits: list[int]) -> list[_Group]:
         if list(looks) != sorted(set(looks)) or min(looks, default=1) < 1:
             raise EepolicyError(f"{policy!r} looks at depths {looks}: they must rise from 1")
         below = tuple(look for look in looks if look < limit)
-        key = (modality[place], *below) if below else ()
-        found.setdefault(key, _Group(below, [])).places.append(place)
+        key = (modality[place], *below) if below or in_speech else ()
+        over = in_speech if modality[place] == Modality.SPEECH else ()
+        found.setdefault(key, _Group(below, [], over)).places.append(place)
     return list(found.values())
 
 
@@ -139,11 +153,12 @@ class _Taking:
 
 
 class _Climb:
-    """Rows on their way up."""
+    """Rows on their way up, and those that have left and come along."""
 
     def __init__(self, batch: Batch, block: Block) -> None:
         self.batch, self.block = batch, block
         self.here = list(range(len(block.rows)))
+        self.along: set[int] = set()
 
     def look(self, depth: int, group: _Group) -> LazyReadout:
         """What a group sees at a depth."""
@@ -152,7 +167,8 @@ class _Climb:
         if len(group.places) < len(self.here):
             at = [self.here.index(place) for place in group.places]
             hidden = hidden[torch.tensor(at, device=hidden.device)]
-        group.seen = LazyReadout(depth, hidden, self.batch.read, group.seen)
+        read = partial(self.batch.read, over=group.over) if group.over else self.batch.read
+        group.seen = LazyReadout(depth, hidden, read, group.seen)
         return group.seen
 
     def caught_up(self, places: list[int]) -> dict[int, Tensor]:
@@ -163,10 +179,14 @@ class _Climb:
 
     def drop(self, places: list[int]) -> None:
         """Rows that have left."""
-        if len(places) == len(self.here):
+        self.along |= {*places}
+        stay = [i for i, place in enumerate(self.here) if place not in self.along]
+        if not stay:
             self.batch.leave(self.block)
             return
-        stay = [i for i, place in enumerate(self.here) if place not in places]
+        share = self.batch.fill.along
+        if share is not None and len(stay) >= share * len(self.here):
+            return
         self.batch.leave(self.block.select([i for i in range(len(self.here)) if i not in stay]))
         self.block, self.here = self.block.select(stay), [self.here[i] for i in stay]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 WIDEST = 16
 #: vectors, on a CPU, up to which a product with a weight is bound by reading the weight
 FEW = 8
+#: rows of a weight from which that pays: below, calling the kernel takes longer
+NARROWEST = 32
 #: largest difference from the layers as they are, as a share of the hidden states' largest number.
 #: Measured: 1e-6 in float32 (sums are taken in another order), 8e-3 in bfloat16
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -111,12 +113,11 @@ class CompiledLayers:
         self._seen.add(shape)
         return out
 
-    def logits(self, hidden: Tensor, depth: int) -> Tensor:
+    def logits(self, hidden: Tensor, depth: int, over: Sequence[tuple[int, int]] = ()) -> Tensor:
         """Read out hidden states at a depth; see `HookedModel.logits`."""
-        if self._broken:
-            return self.model.logits(hidden, depth)
-        with _FewRows(self._products) if _is_few(hidden) else nullcontext():
-            return self.model.logits(hidden, depth)
+        few = _is_few(hidden) and not self._broken
+        with _FewRows(self._products) if few else nullcontext():
+            return self.model.logits(hidden, depth, over)
 
     @torch.no_grad()
     def check(self) -> bool:
@@ -210,7 +211,7 @@ class _FewRows(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if func is F.linear and not kwargs:
+        if func is F.linear and not kwargs and len(args[1]) >= NARROWEST:
             return self.product(*args)
         return func(*args, **(kwargs or {}))
 

@@ -217,12 +217,25 @@ class HookedModel:
             hidden = self.run_layer(index, hidden, rotations, masks)
             yield hidden
 
-    def logits(self, hidden: Tensor, depth: int) -> Tensor:
+    def logits(self, hidden: Tensor, depth: int, over: Sequence[tuple[int, int]] = ()) -> Tensor:
         """What is read out of hidden states at a depth: (..., width) -> (..., vocabulary).
 
         At full depth this is the model's own norm and head, below it the exit head.
+
+        Args:
+            hidden: after so many layers.
+            depth: the layers.
+            over: half-open ranges of ids that alone are read out, for the price of their rows of
+                the output embedding; all others get the least number there is.  None for all ids.
         """
         head = self.lens if depth == self.depth else self.heads
+        if over:
+            least = torch.finfo(hidden.dtype).min
+            some = hidden.new_full((*hidden.shape[:-1], self.model.config.vocab_size), least)
+            for first, behind in over:
+                ids = slice(first, behind)
+                some[..., ids] = head.logits_over(hidden, depth, ids)
+            return some
         logits = head.logits(hidden, depth)
         if logits.shape[-1] != self.model.config.vocab_size:
             raise EepolicyError(
@@ -328,6 +341,7 @@ class HookedModel:
         seed: int = 0,
         record: bool | dict[str, Any] = False,
         compile: bool = False,
+        narrow: bool = False,
         **options: Any,
     ) -> Output | list[Output]:
         """Answer a prompt, or several side by side, each position as deep as the policy says.
@@ -355,6 +369,9 @@ class HookedModel:
             compile: run the layers by code that `torch.compile` makes of them, in a few seconds at
                 the first call: the same tokens, but for ties within rounding, in less time.  Where
                 that cannot be, a warning says why, and nothing else changes.
+            narrow: read speech out over the speech ids and the marks that end it alone, where the
+                alternation says that speech follows: cheaper by the rest of the vocabulary, and
+                another distribution, in which no text can interrupt a chunk of speech.
             **options: of the stock `generate`, with its defaults: `do_sample`, `temperature`,
                 `top_p`, `top_k`, `repetition_penalty`, `num_return_sequences`, `inputs_embeds` in
                 place of a prompt, `generation_config`, `logits_processor`, `stopping_criteria`,
@@ -395,6 +412,7 @@ class HookedModel:
             seed,
             {"hidden_states": "all"} if record is True else None if record is False else record,
             self._compiled() if compile else None,
+            narrow,
         )
         if ids is not None and any(spoken):  # a row that was written keeps its prompt
             times = len(outputs) // len(spoken)
