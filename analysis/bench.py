@@ -28,7 +28,7 @@ USUAL = (
 )
 EARLY = 0.7  # the share, of self-speculation
 AHEAD = 4  # drafts of it that may go unjudged
-COLUMNS = 40  # that the cost of a call is the median of
+STEPS = 40  # that the cost of a call is the median of
 
 
 @dataclass
@@ -83,29 +83,26 @@ class Bench:
 
     def run(
         self,
-        policies: Sequence[str],
+        ways: Sequence[Way],
         rows: int,
-        stock: bool = True,
         progress: Callable[[Iterable[Any]], Iterator[Any]] = iter,
     ) -> list[dict[str, Any]]:
-        """Time policies and full depth in batches of some rows.
+        """Time ways of decoding in batches of some rows, in turns.
 
         Args:
-            policies: spec strings.
+            ways: see `ways` and `ours`; the first is what the others are compared with.
             rows: of a batch.
-            stock: time transformers' own `generate` as well, and its self-speculation against ours.
             progress: wraps the turns.
 
         Returns:
-            One record a way of decoding, full depth first.  `ratio` is its speed against full
-            depth, turn by turn: quartiles and median.  `promised` is the ratio that its layer
-            calls and head calls would give at what each costs on one position a row; `harvest` is
-            the measured one as a share of it; `of_limit` the least time the machine allows as a
-            share of the measured one.
+            One record a way.  `ratio` is its speed against the first, turn by turn: quartiles and
+            median.  `promised` is the ratio to full depth that its layer calls and head calls
+            would give at what each costs on one position a row; `harvest` is the measured one as a
+            share of it; `of_limit` the least time the machine allows as a share of the measured
+            one.
         """
         self.machine, self.sizes = measure_machine(self.model), Sizes.of(self.model)
         layers = self.model._compiled() if self.compiled else None
-        ways = list(self._ways(policies, rows, stock))
         batches = [self.prompts[i : i + rows] for i in range(0, len(self.prompts), rows)]
         for way in ways:
             way.decode(list(batches[0]))  # what is made once is made now
@@ -115,44 +112,59 @@ class Bench:
             for i in range(len(ways)):
                 way = ways[(i + turn) % len(ways)]
                 way.turns.append(way.decode(list(batch)))
-        full = ways[0].column("seconds")
+        first = ways[0].column("seconds")
         return [
-            self._record(way, full, layer, head)
+            self._record(way, first, layer, head)
             | {"rows": rows, "kernels": layers.kernels if layers else 0}
             for way in ways
         ]
 
-    def _ways(self, policies: Sequence[str], rows: int, stock: bool) -> Iterator[Way]:
-        """Ways of decoding, full depth first."""
-        plain: dict[str, Any] = {"compile": True} if self.compiled else {}
-        yield Way("full", self._ours("full", **plain))
+    def ways(self, policies: Sequence[str], rows: int, stock: bool = True) -> list[Way]:
+        """Full depth and policies.
+
+        Args:
+            policies: spec strings.
+            rows: of a batch.
+            stock: transformers' own `generate` as well, and its self-speculation against ours.
+        """
+        found = [self.ours("full")]
         if self.compiled:
-            yield Way("full, not compiled", self._ours("full"))
+            found.append(self.ours("full", "full, not compiled", compile=False))
         if stock:
-            yield Way("stock generate", self._stock())
-        for policy in policies:
-            yield Way(policy, self._ours(policy, **plain))
+            found.append(Way("stock generate", self._stock()))
+        found += [self.ours(policy) for policy in policies]
         if not stock or self.compiled:
-            return
+            return found
         early = round(EARLY * self.model.depth)
-        bare = eepolicy.wrap(self.model.model, self.model.layout, self.model.tokenizer)
         drafts, fill = f"both=static@{early}", eepolicy.Fill(max_pending=AHEAD)
-        draft = self._ours(drafts, bare, accept="exact", fill=fill)
-        yield Way(f"{drafts}, accept=exact", draft)
+        name = f"{drafts}, accept=exact"
+        bare = eepolicy.wrap(self.model.model, self.model.layout, self.model.tokenizer)
+        found.append(self.ours(drafts, name, bare, accept="exact", fill=fill))
         if rows == 1:  # the stock one takes a row alone
             name = f"stock assistant_early_exit={early}"
-            yield Way(name, self._stock(assistant_early_exit=early))
+            found.append(Way(name, self._stock(assistant_early_exit=early)))
+        return found
 
-    def _ours(
-        self, policy: str, model: eepolicy.HookedModel | None = None, **options: Any
-    ) -> Callable[[list[torch.Tensor]], Turn]:
-        """Our loop."""
-        model = model or self.model
-        options |= self._lengths()
+    def ours(
+        self,
+        policy: str,
+        name: str | None = None,
+        model: eepolicy.HookedModel | None = None,
+        **options: Any,
+    ) -> Way:
+        """A policy in our loop.
+
+        Args:
+            policy: its spec string.
+            name: to show; the policy where none is given.
+            model: that decodes, in place of the one at hand.
+            **options: of `generate`.
+        """
+        model, used = model or self.model, {"compile": self.compiled} | self._lengths() | options
 
         def decode(prompts: list[torch.Tensor]) -> Turn:
             began = time.perf_counter()
-            outs = model.generate(prompts, policy, **options)
+            outs = model.generate(prompts, policy, **used)
             seconds = time.perf_counter() - began
             traces = [out.trace for out in outs]
             tokens = sum(map(len, traces))
@@ -164,7 +176,7 @@ class Bench:
                 least / tokens,
             )
 
-        return decode
+        return Way(name or policy, decode)
 
     def _stock(self, **options: Any) -> Callable[[list[torch.Tensor]], Turn]:
         """Transformers' own `generate`, greedy."""
@@ -188,10 +200,10 @@ class Bench:
         return most | {"min_new_tokens": self.max_new_tokens} if self.exactly else most
 
     def _record(
-        self, way: Way, full: NDArray[np.float64], layer: float, head: float
+        self, way: Way, first: NDArray[np.float64], layer: float, head: float
     ) -> dict[str, Any]:
         seconds = way.column("seconds")
-        low, middle, high = np.percentile(full / seconds, [25, 50, 75])
+        low, middle, high = np.percentile(first / seconds, [25, 50, 75])
         calls, readouts = way.column("layer_calls").mean(), way.column("readouts").mean()
         promised = (self.model.depth * layer + head) / (calls * layer + readouts * head)
         return {
@@ -244,12 +256,16 @@ def prompts_of(
 
 @torch.no_grad()
 def call_costs(
-    model: eepolicy.HookedModel, rows: int, layers: CompiledLayers | None, tokens: int
+    model: eepolicy.HookedModel,
+    rows: int,
+    layers: CompiledLayers | None,
+    tokens: int,
+    steps: int = STEPS,
 ) -> tuple[float, float]:
     """Seconds of a layer call on one position a row, and of a head call, `tokens` columns in."""
     of_layers, of_heads = [], []
     first, behind = model.layout.speech if model.layout.has_speech else model.layout.text
-    ids = torch.randint(first, behind, (rows, tokens + COLUMNS)).to(model.model.device)
+    ids = torch.randint(first, behind, (rows, tokens + steps)).to(model.model.device)
     batch = Batch(model, [0] * rows, ids.shape[1], layers=layers)
     batch.prefill(ids[:, :tokens])
     for column in range(tokens, ids.shape[1]):

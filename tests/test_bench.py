@@ -108,7 +108,8 @@ def test_records_follow_from_the_turns(timed):
         seen.extend(turns)
         return iter(seen)
 
-    records = timed.run(["both=static@2", "both=spark:even@1"], 2, progress=progress)
+    ways = timed.ways(["both=static@2", "both=spark:even@1"], 2)
+    records = timed.run(ways, 2, progress)
     assert len(seen) == 3 * 2  # rounds of two batches, the last with one row
     names = [r["decoding"] for r in records]
     assert names[:2] == ["full", "stock generate"]
@@ -137,12 +138,10 @@ def test_records_follow_from_the_turns(timed):
 
 def test_self_speculation_is_timed_where_the_stock_one_runs(timed):
     """The stock one takes a row alone, and nothing of it is compiled."""
-    timed.machine, timed.sizes = Machine(1e9, 1e9), Sizes.of(timed.model)
     for rows, more in ((1, 1), (2, 0)):
-        ways = list(timed._ways(["both=static@2"], rows, stock=True))
-        assert len(ways) == 4 + more
+        assert len(timed.ways(["both=static@2"], rows)) == 4 + more
     timed = replace(timed, compiled=True)
-    assert [w.name for w in timed._ways([], 1, stock=False)] == ["full", "full, not compiled"]
+    assert [w.name for w in timed.ways([], 1, stock=False)] == ["full", "full, not compiled"]
 
 
 def test_prompts_are_repeated_to_a_length(pocket):

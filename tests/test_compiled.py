@@ -86,6 +86,8 @@ def test_blocks_run_as_they_do_uncompiled(llama, seed):
         ("both=static@2", {"fill": Fill(max_pending=3)}),
         ("both=static@2", {"accept": "exact", "fill": Fill(max_pending=3)}),
         ("both=entropy<2@2", {}),
+        ("both=random:4.0@2", {"fill": Fill(along=0.4)}),
+        ("spark:triple@2", {"narrow": True}),
         ("both=entropy<2@2", {"temperature": 0.8, "seed": 3}),
     ],
     ids=str,

@@ -87,7 +87,8 @@ def bench(
     results, pages = [], []
     for rows in sizes:
         timing = benching.Bench(spoken, asked, max_new_tokens, exactly, rounds, compiled)
-        found = timing.run(named, rows, stock, progress(f"turns of {rows} rows"))
+        ways = timing.ways(named, rows, stock)
+        found = timing.run(ways, rows, progress(f"turns of {rows} rows"))
         results += found
         gigabytes, gigaflops = timing.machine.bytes_per_second / 1e9, timing.machine.flops / 1e9
         limits = f"The machine reads {gigabytes:.1f} GB/s and multiplies {gigaflops:.0f} GFLOP/s."

@@ -1,0 +1,145 @@
+"""What some choices of decoding cost and bring, one changed at a time, in turns in one run.
+
+    python -m benchmarks.choices [--prompts 16] [--rounds 2] [--threads 1] [--write FILE.md]
+
+Rows at mixed depths (waiting, coming along, synchronised), looking at three depths, speech read out
+over its own ids, and the fills; each with the layers as they are and compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import eepolicy
+from analysis.bench import Bench, Way, prompts_of
+from eepolicy import Fill
+
+ROWS = 8
+#: rows of a step exit by lot, the first in one of two places, the second in one of ten
+MIXED = ("random:15.0@10", "random:19.0@10", "random:11.0@10", "entropy<1.0@10", "spark:triple@10")
+
+
+def batches(bench: Bench) -> dict[str, list[Way]]:
+    """Rows that have exited: synchronised with the deepest, or coming along, or waiting."""
+    shares = (("with the deepest", 0.0), ("with a quarter", 0.25), ("with half", 0.5))
+    return {
+        policy: [
+            *(bench.ours(policy, f"come along {s}", fill=Fill(along=a)) for s, a in shares),
+            bench.ours(policy, "wait"),
+        ]
+        for policy in MIXED
+    }
+
+
+def looks(bench: Bench) -> dict[str, list[Way]]:
+    """A policy that looks at three depths and exits at none."""
+    return {"full": [bench.ours(p) for p in ("full", "confidence>1.0@[10,13,16]")]}
+
+
+def narrow(bench: Bench) -> dict[str, list[Way]]:
+    """Speech read out over all ids, and over its own."""
+    return {
+        policy: [
+            bench.ours(policy, "all ids"),
+            bench.ours(policy, "the ids of speech", narrow=True),
+        ]
+        for policy in ("full", "spark:triple@10", "static@10")
+    }
+
+
+def fills(bench: Bench) -> dict[str, list[Way]]:
+    """What becomes of missing keys and values."""
+    ways = ("catch_up", "propagate", "mask")
+    return {
+        policy: [bench.ours(policy, way, fill=way) for way in ways]
+        for policy in ("spark:triple@10", "static@10")
+    }
+
+
+#: heading: its ways, rows of a batch
+CHOICES = {
+    "Rows at mixed depths, batch 8": (batches, ROWS),
+    "Looking at three depths": (looks, 1),
+    "Speech over its own ids": (narrow, 1),
+    "Fills": (fills, 1),
+}
+
+
+def table(policy: str, records: Sequence[dict[str, Any]]) -> list[str]:
+    """Ways of one policy, against the first of them."""
+    rows = [
+        [
+            r["decoding"],
+            f"{r['layer_calls']:.2f}",
+            f"{r['readouts']:.2f}",
+            f"{1e3 * r['seconds']:.2f}",
+            f"{r['ratio']:.2f} [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}]",
+        ]
+        for r in records
+    ]
+    headings = ["", "layer calls a token", "head calls", "ms a token", "speed, median [quartiles]"]
+    lines = [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)]
+    head = f"A head call took {1e3 * records[0]['head_seconds']:.2f} ms."
+    return ["", f"`{policy}`. {head}", "", *lines]
+
+
+def same_tokens(model: eepolicy.HookedModel, prompts: Sequence[torch.Tensor]) -> str:
+    """How often reading speech out over its own ids changes a reply."""
+    same, units = 0, 0
+    for prompt in prompts:
+        plain, other = (model.generate(prompt, "spark:triple@10", narrow=n) for n in (False, True))
+        same += plain.tokens.tolist() == other.tokens.tolist()
+        units += len(plain.units)
+    return (
+        f"Of {len(prompts)} replies of `spark:triple@10`, {units} units, {same} are the same token "
+        "for token."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", type=Path, help="write the page here as well")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = eepolicy.load("pocket")
+    questions = [q["question"] for q in eepolicy.held_out("test")]
+    prompts = prompts_of(model, questions[: args.prompts])
+    page = [
+        "# Choices and their costs",
+        "",
+        f"The pocket model, {args.prompts} held-out questions, {args.rounds} rounds, "
+        f"{args.threads} thread(s), torch {torch.__version__}. The ways of a table take turns on "
+        "the same questions; speed is against its first row.",
+        "",
+        f"    python -m benchmarks.choices --prompts {args.prompts} --rounds {args.rounds} "
+        f"--threads {args.threads}",
+    ]
+    for heading, (choice, rows) in CHOICES.items():
+        for compiled in (False, True):
+            page += [
+                "",
+                f"## {heading}{', compiled' if compiled else ''}",
+                "",
+                choice.__doc__ or "",
+            ]
+            bench = Bench(model, prompts, 400, rounds=args.rounds, compiled=compiled)
+            for policy, ways in choice(bench).items():
+                page += table(policy, bench.run(ways, rows))
+                print("\n".join(page[-8:]), flush=True)
+        if choice is narrow:
+            asked = prompts_of(model, questions[:100])
+            page += ["", same_tokens(model, asked)]
+    if args.write:
+        args.write.write_text("\n".join(page) + "\n")
+
+
+if __name__ == "__main__":
+    main()
