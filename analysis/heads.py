@@ -117,6 +117,9 @@ def head_gain(
 
 def _values(result: ProbeResult, measure: str) -> NDArray[np.float64]:
     """A measure below full depth: (depths, tokens)."""
+    values: NDArray[np.float64]
     if measure == "gap":
-        return (result.entropy - result.entropy[-1])[:-1]
-    return getattr(result, measure)[:-1].astype(float)
+        values = result.entropy - result.entropy[-1]
+    else:
+        values = getattr(result, measure).astype(float)
+    return values[:-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,16 +122,11 @@ def least_seconds(
         sizes: of the model.
         machine: that decodes.
     """
-    steps = max(map(len, traces))
-    calls, positions, readouts, columns = (
-        _stacked([f(t, n) for t, n in zip(traces, prompts, strict=True)], steps)
-        for f in (
-            lambda t, n: t.layer_calls,
-            lambda t, n: t.layer_positions,
-            lambda t, n: t.readouts,
-            lambda t, n: t.layer_calls * sizes.reach(n + np.arange(len(t))),
-        )
-    )
+    calls = _stacked([t.layer_calls for t in traces])
+    positions = _stacked([t.layer_positions for t in traces])
+    readouts = _stacked([t.readouts for t in traces])
+    reached = [sizes.reach(n + np.arange(len(t))) for t, n in zip(traces, prompts, strict=True)]
+    columns = calls * _stacked(reached)
     read = (
         calls.max(0) * sizes.layer_bytes
         + readouts.max(0) * sizes.head_bytes
@@ -144,6 +140,7 @@ def least_seconds(
     return float(np.maximum(read / machine.bytes_per_second, multiplied / machine.flops).sum())
 
 
-def _stacked(rows: Sequence[NDArray], steps: int) -> NDArray:
+def _stacked(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Rows of different lengths, with zeros behind the shorter: (rows, steps)."""
+    steps = max(map(len, rows))
     return np.stack([np.pad(row, (0, steps - len(row))) for row in rows])

@@ -125,7 +125,7 @@ class RunFolder:
             self.audio.mkdir()
             return {}
         try:
-            held = json.loads(file.read_text())
+            held: dict[str, dict[str, Any]] = json.loads(file.read_text())
             before, notes = held["identity"], held["notes"]
         except (ValueError, KeyError, TypeError) as error:
             raise EepolicyError(

@@ -130,7 +130,8 @@ def reliability(result: ProbeResult, resamples: int = 200) -> Reliability:
 
 def _place(sure: NDArray[np.float64]) -> NDArray[np.int64]:
     """Bin of each confidence, of equal width."""
-    return np.minimum((sure * BINS).astype(int), BINS - 1)
+    places: NDArray[np.int64] = np.minimum((sure * BINS).astype(int), BINS - 1)
+    return places
 
 
 def _bins(sure: NDArray[np.float64], agree: NDArray[np.float64]) -> NDArray[np.float64]:

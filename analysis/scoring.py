@@ -19,7 +19,8 @@ def normalized(text: str) -> str:
 
     Whisper's rules, and "cannot" as they write "can't".
     """
-    return _normalizer()(text).replace("cannot", "can not")
+    plain: str = _normalizer()(text)
+    return plain.replace("cannot", "can not")
 
 
 def is_right(text: str, keys: Sequence[str | Sequence[str]]) -> bool:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -193,7 +194,7 @@ def conditional_bits(pairs: Sequence[tuple[int, int]]) -> float:
     return entropy_bits(Counter(pairs)) - entropy_bits(Counter(a for a, _ in pairs))
 
 
-def entropy_bits(counts: Counter) -> float:
+def entropy_bits(counts: Counter[Any]) -> float:
     """Entropy in bits with Miller and Madow's correction, (types - 1) / (2 tokens) nats."""
     array = np.array(list(counts.values()), float)
     if not len(array):

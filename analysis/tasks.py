@@ -116,7 +116,10 @@ def _on_hub(source: str) -> Iterable[Mapping[str, Any]]:
         ) from error
     identity, config, split = [*source.removeprefix(HUB).split(":"), "", ""][:3]
     try:
-        return load_dataset(identity, config or None, split=split or "test")
+        rows: Iterable[Mapping[str, Any]] = load_dataset(
+            identity, config or None, split=split or "test"
+        )
+        return rows
     except (OSError, ValueError) as error:
         raise EepolicyError(f"{source} cannot be read: {error}") from error
 
@@ -129,9 +132,9 @@ def _rows(file: Path) -> Iterable[Mapping[str, Any]]:
         if file.suffix == ".json":
             return list(json.loads(file.read_text(encoding="utf-8")))
         if file.suffix == ".csv":
-            return pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")
+            return list(pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records"))
         if file.suffix == ".parquet":
-            return pd.read_parquet(file).to_dict("records")
+            return list(pd.read_parquet(file).to_dict("records"))
     except (OSError, ValueError, ImportError) as error:
         raise EepolicyError(f"{file} cannot be read: {error}") from error
     raise EepolicyError(f"questions come from .jsonl, .json, .csv or .parquet; got {file}")

@@ -35,7 +35,8 @@ def sign_flip(differences: ArrayLike, resamples: int = 99_999, seed: int = 0) ->
         count = min(PATTERNS, resamples - start)
         signs = 2.0 * rng.integers(0, 2, (count, len(flat))) - 1.0
         extreme += (np.abs(signs @ flat) >= observed).sum(0)
-    return ((1 + extreme) / (1 + resamples)).reshape(array.shape[1:])
+    p: Floats = ((1 + extreme) / (1 + resamples)).reshape(array.shape[1:])
+    return p
 
 
 def holm(p: ArrayLike) -> Floats:
@@ -53,7 +54,8 @@ def paired_effect(differences: ArrayLike) -> Floats:
     """Cohen's d, the mean of paired differences over their deviation: (documents, ...) -> (...)."""
     array = np.asarray(differences, float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nanmean(array, 0) / np.nanstd(array, 0, ddof=1)
+        effect: Floats = np.nanmean(array, 0) / np.nanstd(array, 0, ddof=1)
+    return effect
 
 
 def superiority(first: ArrayLike, second: ArrayLike) -> float:

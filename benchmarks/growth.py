@@ -18,6 +18,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.lines import Line2D
 from scipy.stats import linregress
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -197,7 +198,7 @@ def draw(found: Sequence[Curve], measured: Sequence[np.ndarray], path: Path) -> 
         axes.flat[-1].axis("off")
         ax = axes.flat[0]
         marks = [
-            plt.Line2D(
+            Line2D(
                 [], [], marker="o", ls="", ms=4, color="#D55E00", label="measured, a sweep each"
             ),
             *ax.lines[:2],

@@ -181,7 +181,8 @@ def turn(process: subprocess.Popen[str]) -> dict[str, float]:
     assert process.stdout is not None
     process.stdin.write("go\n")
     process.stdin.flush()
-    return json.loads(process.stdout.readline())
+    measured: dict[str, float] = json.loads(process.stdout.readline())
+    return measured
 
 
 def stop(process: subprocess.Popen[str]) -> None:

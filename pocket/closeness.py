@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from pocket.questions import OPENINGS, words
 
@@ -23,7 +24,7 @@ def plain(text: str) -> str:
     return re.sub(r"^(yes|no) ", "", " ".join(words(bare(text))))
 
 
-def inside(test: list[dict], train: list[dict], of: str) -> int:
+def inside(test: list[dict[str, Any]], train: list[dict[str, Any]], of: str) -> int:
     """How many test sentences stand, as or inside a longer one, in training texts.
 
     Args:
@@ -36,7 +37,7 @@ def inside(test: list[dict], train: list[dict], of: str) -> int:
     return sum(f" {plain(p['answer'])} " in trained for p in test)
 
 
-def by_place(test: list[dict]) -> int:
+def by_place(test: list[dict[str, Any]]) -> int:
     """How many test questions give their answer away by its place."""
     return sum(
         p["kind"] in BY_PLACE or (p["kind"] in OFFERED and " or " in p["question"]) for p in test

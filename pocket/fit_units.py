@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def readings(units: Units, wave: torch.Tensor) -> list[list[int]]:
     return found
 
 
-def fit(sets: dict[str, list[dict]], waves: dict[str, np.ndarray]) -> Units:
+def fit(sets: dict[str, list[dict[str, Any]]], waves: dict[str, np.ndarray]) -> Units:
     """K-means over the patches of some training answers."""
     answers = list(dict.fromkeys(p["answer"] for p in sets["train"]))
     chosen = random.Random(0).sample(answers, FITTED_ON)

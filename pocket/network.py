@@ -71,7 +71,7 @@ class TrainingForward:
     def __init__(self, model: LlamaForCausalLM, dtype: torch.dtype, compiled: bool) -> None:
         self.config: LlamaConfig = model.config
         self.dtype = dtype
-        named = dict(model.named_parameters())
+        named: dict[str, Tensor] = dict(model.named_parameters())
         self.masters = {n: p for n, p in named.items() if n != "lm_head.weight"}
         self.working = {n: p.detach().to(dtype).requires_grad_() for n, p in self.masters.items()}
         # one compilation for each of the few shapes that batches have
@@ -117,4 +117,5 @@ class TrainingForward:
 def check_parity(model: LlamaForCausalLM, ids: Tensor) -> float:
     """Largest difference of the logits from the stock model's, both in float32."""
     lean = TrainingForward(model, torch.float32, compiled=False)
-    return (lean.logits(lean.hidden(ids)) - model(ids).logits).abs().max().item()
+    stock: Tensor = model(ids).logits
+    return (lean.logits(lean.hidden(ids)) - stock).abs().max().item()

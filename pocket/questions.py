@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from pocket import world as w
 from pocket.suites import dialogue, facts, language, reasoning
@@ -35,7 +36,7 @@ class Pair:
     keys: tuple[str, ...]
     fact: str = ""
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """The pair as plain JSON types, without its fact."""
         return {k: v for k, v in asdict(self).items() if k != "fact"} | {"keys": list(self.keys)}
 

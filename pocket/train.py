@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,9 @@ def config() -> LlamaConfig:
 
 
 def examples(
-    pairs: list[dict], units: dict[str, list[list[int]]], tokenizer: PreTrainedTokenizerFast
+    pairs: list[dict[str, Any]],
+    units: dict[str, list[list[int]]],
+    tokenizer: PreTrainedTokenizerFast,
 ) -> list[Example]:
     """Pairs and the readings of their answers' speech as token sequences."""
     found = []
@@ -168,7 +171,7 @@ class Trainer:
         #: what must be the same for a checkpoint to be gone on with
         self.recipe = {"steps": steps, "seed": seed, "data": data, "init": init and digest(init)}
         self.step, self.best, self.bad, self.seconds = 0, math.inf, 0, 0.0
-        self.log: list[dict] = []
+        self.log: list[dict[str, Any]] = []
         self.model = LlamaForCausalLM(config())
         if init is not None:
             self.model.load_state_dict(LlamaForCausalLM.from_pretrained(init).state_dict())

@@ -315,7 +315,8 @@ class Batch:
 
     @property
     def _device(self) -> torch.device:
-        return self.model.model.device
+        device: torch.device = self.model.model.device
+        return device
 
     def _grow(self, capacity: int) -> None:
         """Make room for more columns."""

@@ -55,14 +55,16 @@ class Sampler:
         logits = logits.to(torch.float32, copy=True)  # processors may write into them
         if not self.needs_history:
             none = torch.empty(len(logits), 0, dtype=torch.long, device=logits.device)
-            return self.processors[0](none, logits)
+            scores: Tensor = self.processors[0](none, logits)
+            return scores
         assert histories is not None
         alike: dict[tuple[int, ...], list[int]] = {}
         for place, (row, ids) in enumerate(zip(rows, histories, strict=True)):
             key = (len(ids), *map(id, self.processors[row]))
             alike.setdefault(key, []).append(place)
         if len(alike) == 1:
-            return self.processors[rows[0]](torch.stack(list(histories)), logits)
+            scores = self.processors[rows[0]](torch.stack(list(histories)), logits)
+            return scores
         scores = torch.empty_like(logits)
         for places in alike.values():
             ids = torch.stack([histories[place] for place in places])

@@ -178,7 +178,7 @@ class _Run:
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must share to be gone on from."""
-        return json.loads(
+        plain: dict[str, Any] = json.loads(
             json.dumps(
                 {
                     "model": fingerprint(self.model.model),
@@ -187,6 +187,7 @@ class _Run:
                 }
             )
         )
+        return plain
 
     def judge(self) -> dict[str, list[float]]:
         """KL from the last layer and agreement on the held-out replies, by depth."""

@@ -120,7 +120,8 @@ def read_notes(path: str | Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["heads"])
+            found: dict[str, Any] = json.loads((file.metadata() or {})["heads"])
+            return found
     except (SafetensorError, KeyError, OSError, ValueError) as error:
         raise EepolicyError(f"{path} is no file of heads: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,7 +66,7 @@ def own_replies(
     return found
 
 
-def _read(file: Path, told: dict) -> list[Document]:
+def _read(file: Path, told: dict[str, Any]) -> list[Document]:
     """The replies of a file; a line that was cut off is taken off it."""
     if not file.exists():
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,10 +74,12 @@ def _gemma(model: PreTrainedModel) -> Parts:
     cap = model.config.final_logit_softcapping
 
     def capped(logits: Tensor) -> Tensor:
-        return torch.tanh(logits / cap) * cap
+        out: Tensor = torch.tanh(logits / cap) * cap
+        return out
 
     def by_kind(like: Tensor, positions: Tensor, kind: str) -> Rotation:
-        return rotary(like, positions, kind)
+        rotation: Rotation = rotary(like, positions, kind)
+        return rotation
 
     return Parts(
         **vars(parts)
@@ -153,5 +156,5 @@ def check_parts(model: PreTrainedModel, parts: Parts) -> None:
             )
 
 
-def _dicts(of: dict) -> list[dict]:
+def _dicts(of: dict[str, Any]) -> list[dict[str, Any]]:
     return [v for v in of.values() if isinstance(v, dict)]

@@ -58,8 +58,8 @@ class CompiledLayers:
         }
         self._products = self._compile(_product)
         #: kinds of inputs that have a kernel, and those that get none
-        self._seen: set[tuple] = set()
-        self._refused: set[tuple] = set()
+        self._seen: set[tuple[object, ...]] = set()
+        self._refused: set[tuple[object, ...]] = set()
         self._broken = False
 
     def __repr__(self) -> str:
@@ -86,7 +86,7 @@ class CompiledLayers:
         cache.take_back(index, *lent[:2])
         return out
 
-    def _compiled(self, index: int, given: tuple) -> Tensor | None:
+    def _compiled(self, index: int, given: tuple[Any, ...]) -> Tensor | None:
         """A layer's output, where there is a kernel for such inputs, or one can be made."""
         hidden, _, mask, keys, *_ = given
         first = self._alike[index]
@@ -209,7 +209,11 @@ class _FewRows(TorchFunctionMode):
         self.product = product
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is F.linear and not kwargs and len(args[1]) >= NARROWEST:
             return self.product(*args)
@@ -226,7 +230,7 @@ def _is_few(hidden: Tensor) -> bool:
     return hidden.device.type == "cpu" and hidden.numel() // hidden.shape[-1] <= FEW
 
 
-def _mark(given: tuple) -> None:
+def _mark(given: tuple[Any, ...]) -> None:
     """Say which sizes change from call to call, so that one kernel is made for all of them."""
     hidden, rotation, mask, keys, values, at = given
     for tensor in (hidden, *(rotation or ()), mask, keys, values, at):
@@ -260,7 +264,7 @@ def _runner(layer: nn.Module, few: bool) -> Callable[..., Tensor]:
             "use_cache": True,
         }
         with _FewRows(_product) if few else nullcontext():
-            out = functional_call(layer, tensors, (hidden,), arguments)
+            out: Tensor | tuple[Tensor, ...] = functional_call(layer, tensors, (hidden,), arguments)
         return out[0] if isinstance(out, tuple) else out
 
     return run
@@ -285,7 +289,7 @@ def _first_alike(layers: Any, index: int) -> int:
     return next(i for i in range(index + 1) if _build(layers[i]) == _build(layers[index]))
 
 
-def _build(layer: nn.Module) -> list:
+def _build(layer: nn.Module) -> list[object]:
     """What a layer is made of, but for its numbers and its place."""
     plain = (bool, int, float, str, type(None))
     tensors = [(name, t.shape, t.dtype) for name, t in _tensors(layer).items()]

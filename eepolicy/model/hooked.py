@@ -192,7 +192,7 @@ class HookedModel:
         """
         kind = self.parts.attention[index]
         arguments: dict[str, Any] = {"position_embeddings": rotations[kind]} if rotations else {}
-        out = self.parts.layers[index](
+        out: Tensor | tuple[Tensor, ...] = self.parts.layers[index](
             hidden,
             attention_mask=masks[kind],
             past_key_values=cache,
@@ -279,7 +279,8 @@ class HookedModel:
     def _written(self, text: str) -> list[int]:
         """The ids of a text, with nothing around it."""
         assert self.tokenizer is not None
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
 
     @torch.no_grad()
     def _embedded(self, prompt: str | Tensor | Path) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,8 @@ def load(
             )
         module, own = ORIGINAL[config["model_type"]]
         whole = folder if folder.exists() else fetch(name)
-        return module.load(whole, dtype, told or card_named(own))
+        model: HookedModel = module.load(whole, dtype, told or card_named(own))
+        return model
     if told is not None:
         return load_declared(folder if folder.exists() else name, dtype, told, **options)
     if "speech_layout" in config:

@@ -102,7 +102,7 @@ class ModelCard:
         Raises:
             EepolicyError: the tokenizer lacks a token, or its speech tokens do not lie together.
         """
-        known = tokenizer.get_vocab()
+        known: dict[str, int] = tokenizer.get_vocab()
 
         def id_of(token: str | int) -> int:
             if isinstance(token, int):

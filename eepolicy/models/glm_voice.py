@@ -102,7 +102,7 @@ def convert(config: GlmConfig, key: str, tensor: Tensor) -> Iterator[tuple[str, 
         yield prefix + _LAYER.get(rest, rest), tensor
 
 
-class _Converter(TikTokenConverter):
+class _Converter(TikTokenConverter):  # type: ignore[misc]  # transformers' types are skipped
     """Reads the file itself: tiktoken's reader keeps a copy by name and would miss a change."""
 
     @staticmethod

@@ -28,7 +28,8 @@ def read_json(file: Path) -> dict[str, Any]:
         EepolicyError: it is missing or damaged.
     """
     try:
-        return json.loads(file.read_text())
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
     except (OSError, ValueError) as error:
         raise EepolicyError(f"{file} cannot be read: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -48,7 +49,7 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel
     return with_heads(HookedModel(model, layout, tokenizer, vocoder=vocoder), folder)
 
 
-def held_out(split: str = "test", folder: Path | None = None) -> list[dict]:
+def held_out(split: str = "test", folder: Path | None = None) -> list[dict[str, Any]]:
     """Questions to a pocket model whose answers it was never trained on, behind any opening.
 
     Args:
@@ -61,7 +62,7 @@ def held_out(split: str = "test", folder: Path | None = None) -> list[dict]:
     """
     path = (folder or pocket_folder()) / "held_out.json"
     try:
-        sets = json.loads(path.read_text())
+        sets: dict[str, list[dict[str, Any]]] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise EepolicyError(f"{path} holds no questions: {error}") from error
     if split not in sets:

@@ -83,12 +83,13 @@ class StepEars(nn.Module):
         extract = WhisperFeatureExtractor(feature_size=self.config.n_mels)
         wave = F.pad(piece.float().cpu(), (0, SILENCE)).numpy()
         found = extract(wave, sampling_rate=SAMPLE_RATE, padding=False, return_tensors="pt")
-        return found.input_features[0]
+        mels: Tensor = found.input_features[0]
+        return mels
 
     def forward(self, mels: Tensor) -> Tensor:
         """Encode one piece: (mels, frames) -> (tokens, width of the decoder)."""
         frames = mels.shape[1]
-        hidden = F.gelu(self.conv2(F.gelu(self.conv1(mels[None])))).transpose(1, 2)
+        hidden: Tensor = F.gelu(self.conv2(F.gelu(self.conv1(mels[None])))).transpose(1, 2)
         hidden = hidden + self.positions.weight[: hidden.shape[1]]
         # the last two frames are no speech; every other frame has a place in the layers
         heard = torch.arange(frames, device=mels.device)[(frames + 1) % 2 :: 2] < frames - 2

@@ -90,7 +90,8 @@ def _one(spec: str, whole: str) -> ExitPolicy:
             return build(*match.groups())
     if name := re.match(r"[a-z_]+", spec):
         for offered in entry_points(group=GROUP, name=name[0]):
-            return offered.load()(spec[name.end() :])
+            policy: ExitPolicy = offered.load()(spec[name.end() :])
+            return policy
     raise EepolicyError(f"{whole!r} is no policy; a policy is one of: {GRAMMAR}")
 
 

@@ -127,7 +127,8 @@ class ProbeResult:
     @property
     def normalised_entropy(self) -> NDArray[np.float32]:
         """Entropy as a share of what a uniform distribution has: (depths, tokens)."""
-        return self.entropy / np.log(self.vocabulary)
+        share: NDArray[np.float32] = self.entropy / np.log(self.vocabulary)
+        return share
 
     @property
     def saturation_depth(self) -> NDArray[np.int64]:

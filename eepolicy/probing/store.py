@@ -137,7 +137,7 @@ def read_progress(path: Path) -> dict[str, Any]:
         EepolicyError: there is none that can be read.
     """
     try:
-        found = json.loads((path / PROGRESS).read_text())
+        found: dict[str, Any] = json.loads((path / PROGRESS).read_text())
         if not {"identity", "documents", "readouts", "seen"} <= found.keys():
             raise ValueError(f"{PROGRESS} is of another kind")
         return found
