@@ -104,6 +104,26 @@ def test_replies_are_those_of_the_layers_as_they_are(llama, prompts, policy, opt
     assert not made._broken
 
 
+@torch.no_grad()
+def test_fills_leave_the_rest_of_a_layer_away(llama, monkeypatch):
+    """Keys and values as those of the stock layers, which are not called for them."""
+    stored = []
+    for layers in (None, llama._compiled()):
+        batch = Batch(llama, [0, 2], 9, Fill("propagate"), layers=layers)
+        batch.prefill(torch.arange(14).reshape(2, 7))
+        if layers is not None:
+            monkeypatch.delattr(HookedModel, "fill_layer")
+            for layer in llama.parts.layers[2:]:
+                monkeypatch.setattr(layer, "forward", None)
+        for token in (8, 9):
+            block = batch.enter(torch.tensor([token, 30 + token]), [0, 1])
+            batch.run(block, 2)
+            batch.leave(block)
+        stored.append([batch.cache.layer(i, 9) for i in range(LAYERS)])
+    for plain, ours in zip(*stored, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
+
+
 def test_records_are_kept_of_compiled_layers(llama):
     plain, ours = (
         llama.generate(QUESTION, "spark:triple@2", 15, record=True, compile=on).record

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eepolicy.cache import ColumnCache, Stored
+from eepolicy.cache import ColumnCache
 from eepolicy.decode.fill import Fill
 from eepolicy.decode.record import Recorder
 from eepolicy.model.adapters import Rotation
@@ -82,6 +81,7 @@ class Batch:
     ) -> None:
         self.model = model
         self._run_layer = (layers or model).run_layer
+        self._fill_layer = (layers or model).fill_layer
         self.read = (layers or model).logits
         self.in_speech = in_speech
         self.padding = list(padding)
@@ -254,12 +254,10 @@ class Batch:
     def _propagate(self, block: Block) -> None:
         """Make the keys and values of the layers above from the hidden state of the exit."""
         rotations = self._rotated(block.rows, 1)
-        unmasked = dict.fromkeys(self.model.parts.attention)
         rows = self._index(block.rows)
         for layer in range(block.depth, self.model.depth):
             self.cache.address(rows, self.columns - 1, self.columns, store_only=True)
-            with suppress(Stored):
-                self.model.run_layer(layer, block.hidden, rotations, unmasked, self.cache)
+            self._fill_layer(layer, block.hidden, rotations, self.cache)
         for row in block.rows:
             self.filled[row] += self.model.depth - block.depth
 

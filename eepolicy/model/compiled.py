@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from eepolicy.model.adapters import Rotation
 
 if TYPE_CHECKING:
     from eepolicy.model.hooked import HookedModel
+
+T = TypeVar("T")
 
 #: columns of a block beyond which the stock kernels are as fast: prompts are not compiled
 WIDEST = 16
@@ -51,11 +53,10 @@ class CompiledLayers:
         self.kernels = 0
         self._layers = [_tensors(layer) for layer in model.parts.layers]
         self._alike = [_first_alike(model.parts.layers, i) for i in range(model.depth)]
-        self._run = {
-            (index, few): self._compile(_runner(model.parts.layers[index], few))
-            for index in {*self._alike}
-            for few in (False, True)
-        }
+        kinds = [(index, few) for index in {*self._alike} for few in (False, True)]
+        parts = model.parts.layers
+        self._run = {(i, few): self._compile(_runner(parts[i], few)) for i, few in kinds}
+        self._fill = {(i, few): self._compile(_filler(parts[i], few)) for i, few in kinds}
         self._products = self._compile(_product)
         #: kinds of inputs that have a kernel, and those that get none
         self._seen: set[tuple[object, ...]] = set()
@@ -80,28 +81,55 @@ class CompiledLayers:
         if lent is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
         kind = self.model.parts.attention[index]
-        out = self._compiled(index, (hidden, rotations.get(kind), masks[kind], *lent))
+        mask, keys = masks[kind], lent[0]
+        looks = None if mask is None else mask.shape[:-1]
+        given = (hidden, rotations.get(kind), mask, *lent)
+        out: Tensor | None = self._compiled(self._run, index, given, (keys.stride(), looks))
         if out is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
         cache.take_back(index, *lent[:2])
         return out
 
-    def _compiled(self, index: int, given: tuple[Any, ...]) -> Tensor | None:
-        """A layer's output, where there is a kernel for such inputs, or one can be made."""
-        hidden, _, mask, keys, *_ = given
-        first = self._alike[index]
-        looks = None if mask is None else mask.shape[:-1]
-        shape = (first, hidden.shape, hidden.stride(), keys.stride(), looks)
+    def fill_layer(
+        self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: ColumnCache
+    ) -> None:
+        """Store the keys and values of one layer; see `HookedModel.fill_layer`."""
+        made = None
+        if not self._broken:
+            rotation = rotations.get(self.model.parts.attention[index])
+            made = self._compiled(self._fill, index, (hidden, rotation), ())
+        if made is None:
+            self.model.fill_layer(index, hidden, rotations, cache)
+        else:
+            cache.store(index, *made)
+
+    def _compiled(
+        self,
+        runs: dict[tuple[int, bool], Callable[..., Any]],
+        index: int,
+        given: tuple[Any, ...],
+        more: tuple[object, ...],
+    ) -> Any:
+        """What a layer makes, where there is a kernel for such inputs, or one can be made.
+
+        Args:
+            runs: what is compiled.
+            index: the layer, from 0.
+            given: to it, hidden states first.
+            more: what tells inputs apart beside the shape of the hidden states.
+        """
+        hidden, first = given[0], self._alike[index]
+        shape = (runs is self._fill, first, hidden.shape, hidden.stride(), *more)
         if shape in self._refused:
             return None
-        run, tensors = self._run[first, _is_few(hidden)], self._layers[index]
+        run, tensors = runs[first, _is_few(hidden)], self._layers[index]
         if shape in self._seen:
             try:  # inputs of this kind were looked over before: only tell the kernels apart
                 with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
                     return run(tensors, *given)
             except RuntimeError:  # none of them is for it
                 self._seen.discard(shape)
-        _mark(given)
+        _mark(*given)
         try:
             out = run(tensors, *given)
         except Exception as error:
@@ -159,7 +187,7 @@ class CompiledLayers:
         cache.address(None, start, end)
         return run(index, states.to(like.device, like.dtype), here, masks, cache)
 
-    def _compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _compile(self, function: Callable[..., T]) -> Callable[..., T]:
         """A function, compiled when it is called."""
         own = FunctionType(
             # dynamo makes eight kernels of a code object at most: each model has its own
@@ -199,6 +227,19 @@ class _Columns:
         return self.keys, self.values
 
 
+class _Caught:
+    """Keys and values that an attention layer made, and nothing before them."""
+
+    keys: Tensor
+    values: Tensor
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = keys, values
+        return keys, values
+
+
 class _FewRows(TorchFunctionMode):
     """Products of few vectors with a weight as sums, which the compiler joins with what is around.
 
@@ -230,9 +271,15 @@ def _is_few(hidden: Tensor) -> bool:
     return hidden.device.type == "cpu" and hidden.numel() // hidden.shape[-1] <= FEW
 
 
-def _mark(given: tuple[Any, ...]) -> None:
+def _mark(
+    hidden: Tensor,
+    rotation: Rotation | None,
+    mask: Tensor | None = None,
+    keys: Tensor | None = None,
+    values: Tensor | None = None,
+    at: Tensor | None = None,
+) -> None:
     """Say which sizes change from call to call, so that one kernel is made for all of them."""
-    hidden, rotation, mask, keys, values, at = given
     for tensor in (hidden, *(rotation or ()), mask, keys, values, at):
         if tensor is None:
             continue
@@ -268,6 +315,26 @@ def _runner(layer: nn.Module, few: bool) -> Callable[..., Tensor]:
         return out[0] if isinstance(out, tuple) else out
 
     return run
+
+
+def _filler(layer: nn.Module, few: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A layer's keys and values as a function of its parameters and what it is given.
+
+    Nobody asks for what the layer makes of them, so the compiler leaves all of that away.
+    """
+    layer = _hollow(layer)
+
+    def fill(
+        tensors: dict[str, Tensor], hidden: Tensor, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor]:
+        arguments: dict[str, Any] = {} if rotation is None else {"position_embeddings": rotation}
+        caught = _Caught()
+        arguments |= {"attention_mask": None, "past_key_values": caught, "use_cache": True}
+        with _FewRows(_product) if few else nullcontext():
+            functional_call(layer, tensors, (hidden,), arguments)
+        return caught.keys, caught.values
+
+    return fill
 
 
 def _hollow(layer: nn.Module) -> nn.Module:

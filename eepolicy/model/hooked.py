@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eepolicy.cache import ColumnCache
+from eepolicy.cache import ColumnCache, Stored
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
@@ -200,6 +201,21 @@ class HookedModel:
             **arguments,
         )
         return out[0] if isinstance(out, tuple) else out
+
+    def fill_layer(
+        self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: ColumnCache
+    ) -> None:
+        """Store what one layer makes of hidden states as keys and values, and run no further.
+
+        Args:
+            index: the layer, from 0.
+            hidden: (rows, 1, width).
+            rotations: of the tokens' positions, by kind of attention.
+            cache: addressed with `store_only`.
+        """
+        with suppress(Stored):
+            unmasked = dict.fromkeys(self.parts.attention)
+            self.run_layer(index, hidden, rotations, unmasked, cache)
 
     def hidden_states(self, ids: Tensor) -> Iterator[Tensor]:
         """The hidden state after each layer, before any norm, one by one.
