@@ -166,6 +166,8 @@ def run(
     accept: str = "all",
     sampling: Mapping[str, float] | None = None,
     seeds: int = 1,
+    compile: bool = False,
+    narrow: bool = False,
     progress: Progress = iter,
 ) -> list[str]:
     """Ask every policy every question and keep what was measured.
@@ -187,6 +189,8 @@ def run(
         accept: of every policy, see `eepolicy.decode.acceptance`.
         sampling: `temperature`, `top_p` and so on, see `HookedModel.generate`; greedy without.
         seeds: replies of each policy to each question; a question's replies count as one.
+        compile: decode with compiled layers, made before the clock starts.
+        narrow: read speech out over its own ids, see `HookedModel.generate`.
         progress: wraps what is still to be done, to show it.
 
     Returns:
@@ -204,6 +208,7 @@ def run(
     for spec in policies or ():
         parse_policy(spec).check(model.depth)
     options: dict[str, Any] = {"fill": fill, "accept": accept, **(sampling or {})}
+    options |= {name: True for name, on in (("compile", compile), ("narrow", narrow)) if on}
     by = {} if judge is None else {"judge": repr(judge)}
     notes = folder.open(identity(model, asr, mos, max_new_tokens) | options | by)
     mean_depth = round(0.8 * model.depth)
@@ -237,7 +242,8 @@ def run(
         not in done
     ]
     if to_do:
-        model.generate(questions[0]["question"], max_new_tokens=16)  # warm up
+        for policy in rows if compile else rows[:1]:  # warm up; each may need kernels of its own
+            model.generate(questions[0]["question"], policy, max_new_tokens=32, **options)
     for i, policy, seed in progress(to_do):
         sound = questions[i].get("audio")
         prompt: str | Path = Path(sound) if sound else questions[i]["question"]

@@ -182,3 +182,19 @@ def test_exact_acceptance_gives_every_row_the_answers_of_full_depth(spoken, tmp_
     assert len(done) == 9
     with pytest.raises(EepolicyError, match="accept"):
         run(spoken, QUESTIONS[:3], folder, policies=two, max_new_tokens=20, accept="all")
+
+
+@pytest.mark.parametrize("how", ["narrow", pytest.param("compile", marks=pytest.mark.slow)])
+def test_replies_are_decoded_as_asked(spoken, tmp_path, how):
+    folder, options = RunFolder(tmp_path / "run"), {"policies": ["static@3"], "max_new_tokens": 30}
+    run(spoken, QUESTIONS[:2], folder, **options, **{how: True})
+    plain = RunFolder(tmp_path / "plain")
+    run(spoken, QUESTIONS[:2], plain, **options)
+    for (question, policy), (record,) in folder.records().items():
+        again = spoken.generate(question, policy, 30, **{how: True})
+        assert record.tokens == again.tokens.tolist()
+    if how == "compile":
+        for key, (record,) in plain.records().items():
+            assert record.tokens == folder.records()[key][0].tokens
+    with pytest.raises(EepolicyError, match=how):
+        run(spoken, QUESTIONS[:2], plain, **options, **{how: True})

@@ -14,10 +14,12 @@ from rich.table import Table
 from eepolicy.cli.preset import PRESETS, Ears, give_voice, read_tasks, run_table2
 from eepolicy.cli.shared import (
     AcceptOption,
+    CompileOption,
     DtypeOption,
     FillOption,
     JsonOption,
     ModelOption,
+    NarrowOption,
     ThreadsOption,
     app,
     hint,
@@ -95,6 +97,8 @@ def compare(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="most tokens of a reply; 400, 2048 in the preset", min=1)
     ] = None,
+    compiled: CompileOption = False,
+    narrow: NarrowOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare policies on held-out questions: table, figures, and a page to listen to.
@@ -136,10 +140,11 @@ def compare(
     if preset is not None and policies:
         raise EepolicyError(f"the preset {preset} has policies of its own; give it none")
     plain = (fill, accept, temperature, top_p, seeds) == ("catch_up", "all", None, None, 1)
+    plain = plain and not (compiled or narrow)
     if preset is not None and not plain:
         raise EepolicyError(
             f"the preset {preset} decodes as the paper: without --fill, --accept, --temperature, "
-            "--top-p and --seeds"
+            "--top-p, --seeds, --compile and --narrow"
         )
     judge = None if judge_url is None else LlmJudge(judge_url, judge_model, judge_key)
     ears = Ears(
@@ -187,6 +192,8 @@ def compare(
         accept=accept,
         sampling={k: v for k, v in (("temperature", temperature), ("top_p", top_p)) if v},
         seeds=seeds,
+        compile=compiled,
+        narrow=narrow,
         asr=ears.asr,
         mos=ears.mos,
         judge=judge,

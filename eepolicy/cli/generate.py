@@ -13,6 +13,7 @@ from eepolicy.cli.shared import (
     FillOption,
     JsonOption,
     ModelOption,
+    NarrowOption,
     app,
     load,
     note,
@@ -40,6 +41,7 @@ def generate(
     fill: FillOption = "catch_up",
     accept: AcceptOption = "all",
     compiled: CompileOption = False,
+    narrow: NarrowOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer one question, say what was saved, write the speech.
@@ -56,7 +58,13 @@ def generate(
     spoken = load(model)
     prompt = Path(question) if spoken_question else question
     output = spoken.generate(
-        prompt, policy, max_new_tokens, fill=fill, accept=accept, compile=compiled
+        prompt,
+        policy,
+        max_new_tokens,
+        fill=fill,
+        accept=accept,
+        compile=compiled,
+        narrow=narrow,
     )
     trace = output.trace
     full = len(trace) * spoken.depth

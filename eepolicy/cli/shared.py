@@ -45,6 +45,9 @@ ThreadsOption = Annotated[
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="compile the layers first: seconds once, then faster")
 ]
+NarrowOption = Annotated[
+    bool, typer.Option("--narrow", help="read speech out over its own ids alone: cheaper")
+]
 
 
 def _leave_stdout(as_json: bool) -> bool:
