@@ -147,7 +147,7 @@ class Bench:
 
     def ours(
         self,
-        policy: str,
+        policy: str | eepolicy.ExitPolicy,
         name: str | None = None,
         model: eepolicy.HookedModel | None = None,
         **options: Any,
@@ -155,8 +155,8 @@ class Bench:
         """A policy in our loop.
 
         Args:
-            policy: its spec string.
-            name: to show; the policy where none is given.
+            policy: it, or its spec string.
+            name: to show; the policy's where none is given.
             model: that decodes, in place of the one at hand.
             **options: of `generate`.
         """
@@ -176,7 +176,7 @@ class Bench:
                 least / tokens,
             )
 
-        return Way(name or policy, decode)
+        return Way(name or str(policy), decode)
 
     def _stock(self, **options: Any) -> Callable[[list[torch.Tensor]], Turn]:
         """Transformers' own `generate`, greedy."""

@@ -1,4 +1,4 @@
-"""The probe against other lens libraries, where they are installed: `pip install -e ".[peers]"`."""
+"""The probe and the decoder against other libraries, where the extra `peers` is installed."""
 
 from __future__ import annotations
 
@@ -92,3 +92,19 @@ def test_transformer_lens_reads_the_same_out(tmp_path):
             result.hidden_states[index], theirs.reshape(len(IDS), -1), atol=2e-5
         )
     np.testing.assert_allclose(result.entropy[-1], entropy(logits[0]), atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_economize_gives_the_same_tokens(stock):
+    """Fixed and falling depths, CALM with its fill, cycles, lossless drafts: all that is timed."""
+    pytest.importorskip("economize")
+    from benchmarks.peers import works
+
+    stock.generation_config.eos_token_id = None  # their leanest call knows no end
+    model, replies = HookedModel(stock), []
+    for work, (theirs, policy, options) in works(model, 12).items():
+        for prompt in (IDS, IDS.flip(0)):
+            ours = model.generate(prompt, policy, 12, **options)
+            assert [ours.tokens.tolist()] == theirs([prompt]), work
+            replies.append((work, ours.trace.layer_calls.tolist()))
+    assert len({str(calls) for _, calls in replies}) > 5  # the works differ

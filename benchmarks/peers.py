@@ -1,0 +1,205 @@
+"""Decoding beside economize: the same model, prompts, threads and layers, in turns in one run.
+
+    pip install economize==0.3.2
+    python -m benchmarks.peers FOLDER/SmolLM2-135M-Instruct [--batch 1] [--write FILE.md]
+
+Each table holds one kind of work: its decoder, ours, and ours compiled.  economize reads the first
+token out of the prompt's full-depth pass, so our policies run the first position at full depth too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import eepolicy
+from analysis.bench import Bench, Turn, Way, prompts_of
+from eepolicy.policies import ExitPolicy, Readout, Step
+
+PROMPT = 40  # tokens
+EXIT = 0.7  # of the depth
+
+
+#: prompts, (tokens,) each, to the tokens of their replies
+Reply = Callable[[list[Tensor]], list[list[int]]]
+
+
+class Work(NamedTuple):
+    """Their decoder, our policy, our options."""
+
+    theirs: Reply
+    policy: str | ExitPolicy
+    options: dict[str, Any] = {}  # noqa: RUF012 - a named tuple's default, never written to
+
+
+@dataclass(frozen=True)
+class First(ExitPolicy):
+    """The first position of a reply at full depth, then another policy."""
+
+    inner: ExitPolicy
+    on: str = "text"
+
+    def depths(self, step: Step) -> Tensor:
+        return torch.where(step.position == 0, step.full_depth, self.inner.depths(step))
+
+    def looks(self, step: Step) -> tuple[int, ...]:
+        return () if bool((step.position == 0).all()) else self.inner.looks(step)
+
+    def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
+        return self.inner.exits(step, depth, readout)
+
+
+@dataclass(frozen=True)
+class Falling(ExitPolicy):
+    """A depth that falls from full to a least one over some tokens, as SkipDecode's budget does."""
+
+    least: int
+    over: int
+    on: str = "text"
+
+    def depths(self, step: Step) -> Tensor:
+        share = ((step.position - 1) / self.over).clamp(0, 1)
+        return (step.full_depth - share * (step.full_depth - self.least)).round().long()
+
+
+def theirs(
+    model: eepolicy.HookedModel, tokens: int, *techniques: Any, decoding: Any = None
+) -> Reply:
+    """Their leanest call: without processors and ends."""
+    import economize
+
+    applied = economize.apply(model.model, *techniques, decoding=decoding)
+    return lambda prompts: [r.tokens.tolist() for r in applied.decode_batch(prompts, tokens)]
+
+
+def timed(reply: Reply) -> Way:
+    """Their decoder, beside ours."""
+
+    def decode(prompts: list[Tensor]) -> Turn:
+        began = time.perf_counter()
+        replies = reply(prompts)
+        seconds = time.perf_counter() - began
+        return Turn(seconds / sum(map(len, replies)), np.nan, np.nan, np.nan)
+
+    return Way("economize", decode)
+
+
+def works(model: eepolicy.HookedModel, tokens: int) -> dict[str, Work]:
+    """The same work in both libraries, by what it is.
+
+    Args:
+        model: of text alone.
+        tokens: of a reply.
+    """
+    from economize import DecodeConfig
+    from economize.techniques.dynamic_depth import CalmConfig, SkipDecodeConfig
+    from economize.techniques.early_exit import EarlyExitConfig
+
+    full, depth = model.depth, round(EXIT * model.depth)
+    third, late, half = round(full / 3), round(0.8 * full), full // 2
+    static = SkipDecodeConfig(max_layers=depth, min_layers=depth, skip="top")
+    fall = SkipDecodeConfig(max_layers=full, min_layers=third, warmup=0, decay=tokens, skip="top")
+    softmax = CalmConfig(confidence="softmax", threshold=0.5, min_layer=late)
+    state = CalmConfig(confidence="state", threshold=0.98, min_layer=half)
+    early = EarlyExitConfig(exit_layer=depth, head="shared")
+    draft = eepolicy.Fill(max_pending=4)
+
+    def other(*techniques: Any) -> Reply:
+        return theirs(model, tokens, *techniques)
+
+    def cycle(length: int, lossless: bool) -> Reply:
+        config = DecodeConfig(cycle_length=length, lossless=lossless)
+        return theirs(model, tokens, early, decoding=config)
+
+    def first(spec: str) -> ExitPolicy:
+        return First(eepolicy.parse_policy(spec))
+
+    filled = {"fill": "propagate"}
+    return {
+        "every layer": Work(other(), "full"),
+        f"{depth} layers (SkipDecode of one depth)": Work(
+            other(static), first(f"text=static@{depth}")
+        ),
+        f"from {full} layers to {third} (SkipDecode)": Work(
+            other(fall), First(Falling(third, tokens))
+        ),
+        f"margin > 0.5 from depth {late} on (CALM)": Work(
+            other(softmax), first(f"text=margin>0.5@{late}"), filled
+        ),
+        f"saturation > 0.98 from depth {half} on (CALM)": Work(
+            other(state), first(f"text=saturation>0.98@{half - 1}"), filled
+        ),
+        f"full depth and {depth} in turn": Work(cycle(2, False), f"text=spark:even@{depth}"),
+        f"full depth and two of {depth}": Work(cycle(3, False), f"text=spark:triple@{depth}"),
+        f"lossless, four drafts of depth {depth}": Work(
+            cycle(5, True), f"both=static@{depth}", {"accept": "exact", "fill": draft}
+        ),
+    }
+
+
+def table(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Ways of one kind of work, against economize."""
+    rows = [
+        [
+            r["decoding"],
+            "–" if np.isnan(r["layer_calls"]) else f"{r['layer_calls']:.2f}",
+            f"{1e3 * r['seconds']:.2f}",
+            f"{r['ratio']:.2f} [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}]",
+        ]
+        for r in records
+    ]
+    headings = ["", "layer calls a token", "ms a token", "speed, median [quartiles]"]
+    return [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="folder of a text model")
+    parser.add_argument("--tokens", type=int, default=32, help="of a reply")
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", type=Path, help="write the page here as well")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    loaded = eepolicy.load(args.model)
+    model = eepolicy.wrap(loaded.model, loaded.layout, loaded.tokenizer)
+    questions = [q["question"] for q in eepolicy.held_out("test")[: args.prompts]]
+    bench = Bench(model, prompts_of(model, questions, PROMPT), args.tokens, True, args.rounds)
+    name = Path(args.model).name
+    page = [
+        "# Decoding beside economize",
+        "",
+        f"`{name}`, {model.depth} layers, {args.prompts} prompts of {PROMPT} tokens, {args.tokens} "
+        f"tokens a reply, batch {args.batch}, {args.rounds} rounds, {args.threads} thread(s), "
+        f"float32, torch {torch.__version__}, economize {version('economize')}. Each table is one "
+        "kind of work; its ways take turns on the same prompts in one run, and run the same layers "
+        "on the newest position. Speed is against economize.",
+        "",
+        f"    python -m benchmarks.peers {name} --prompts {args.prompts} --tokens {args.tokens} "
+        f"--rounds {args.rounds} --batch {args.batch} --threads {args.threads}",
+    ]
+    for work, (other, policy, options) in works(model, args.tokens).items():
+        ways = [
+            timed(other),
+            bench.ours(policy, "eepolicy", **options),
+            bench.ours(policy, "eepolicy, compiled", compile=True, **options),
+        ]
+        page += ["", f"## {work[0].upper()}{work[1:]}", "", *table(bench.run(ways, args.batch))]
+        print("\n".join(page[-7:]), flush=True)
+    if args.write:
+        args.write.write_text("\n".join(page) + "\n")
+
+
+if __name__ == "__main__":
+    main()
