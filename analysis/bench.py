@@ -133,7 +133,7 @@ class Bench:
         if stock:
             found.append(Way("stock generate", self._stock()))
         found += [self.ours(policy) for policy in policies]
-        if not stock or self.compiled:
+        if not stock:
             return found
         early = round(EARLY * self.model.depth)
         drafts, fill = f"both=static@{early}", eepolicy.Fill(max_pending=AHEAD)

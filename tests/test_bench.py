@@ -137,7 +137,7 @@ def test_records_follow_from_the_turns(timed):
 
 
 def test_self_speculation_is_timed_where_the_stock_one_runs(timed):
-    """The stock one takes a row alone, and nothing of it is compiled."""
+    """The stock one takes a row alone."""
     for rows, more in ((1, 1), (2, 0)):
         assert len(timed.ways(["both=static@2"], rows)) == 4 + more
     timed = replace(timed, compiled=True)
