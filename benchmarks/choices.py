@@ -25,7 +25,7 @@ MIXED = ("random:15.0@10", "random:11.0@10", "entropy<1.0@10", "spark:triple@10"
 
 
 def batches(bench: Bench) -> dict[str, list[Way]]:
-    """Rows that have exited come along with the deepest, or with a quarter that goes on, or wait."""
+    """Rows that have exited come along with any that go on, or with a quarter of them, or wait."""
     shares = (("always", 0.0), ("with a quarter", 0.25))
     return {
         policy: [
