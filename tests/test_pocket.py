@@ -265,7 +265,8 @@ def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
 def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(pocket_folder(), folder)
-    weights = load_file(folder / "model.safetensors")
+    # copies: the file, which safetensors may have mapped, is written over
+    weights = {name: part.clone() for name, part in load_file(folder / "model.safetensors").items()}
     del weights["model.layers.7.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(eepolicy.EepolicyError, match=r"lacks 1 .*layers\.7\.mlp\.up_proj"):

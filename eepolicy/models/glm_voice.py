@@ -12,7 +12,7 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor
 from transformers import GlmConfig, GlmForCausalLM, PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers.convert_slow_tokenizer import TikTokenConverter, bytes_to_unicode
 
 from eepolicy.errors import EepolicyError
 from eepolicy.model.hooked import HookedModel
@@ -105,11 +105,26 @@ def convert(config: GlmConfig, key: str, tensor: Tensor) -> Iterator[tuple[str, 
 class _Converter(TikTokenConverter):  # type: ignore[misc]  # transformers' types are skipped
     """Reads the file itself: tiktoken's reader keeps a copy by name and would miss a change."""
 
-    @staticmethod
-    def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
+    def extract_vocab_merges_from_model(
+        self, tiktoken_url: str
+    ) -> tuple[dict[str, int], list[tuple[str, str]]]:
         lines = Path(tiktoken_url).read_bytes().splitlines()
         pairs = (line.split() for line in lines if line)
-        return {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+        ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+        shown = bytes_to_unicode()
+        names = {token: "".join(shown[byte] for byte in token) for token in ranks}
+        halves = (
+            (token[:i], token[i:], rank)
+            for token, rank in ranks.items()
+            for i in range(1, len(token))
+        )
+        merges = sorted(
+            (rank, ranks[left], ranks[right], names[left], names[right])
+            for left, right, rank in halves
+            if left in ranks and right in ranks
+        )
+        vocabulary = {names[token]: rank for token, rank in ranks.items()}
+        return vocabulary, [(left, right) for *_, left, right in merges]
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -123,7 +138,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not file.is_file():
         raise EepolicyError(f"{folder} has no tokenizer.model")
     try:
-        converted = _Converter(vocab_file=str(file)).converted()
+        converted = _Converter(vocab_file=str(file), extra_special_tokens=()).converted()
     except Exception as error:
         raise EepolicyError(f"{file} is no tiktoken file: {error}") from error
     by_id = {int(i): token["content"] for i, token in added.items()}
