@@ -234,7 +234,8 @@ def test_tune_command(run, tmp_path, monkeypatch):
 
 def test_doctor_says_what_is_there(run, monkeypatch):
     found = json.loads(run("doctor", "--json")[0])
-    assert found["versions"]["torch"] == torch.__version__
+    # a wheel may leave the build it is for out of its metadata
+    assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["versions"]["transformers"] == transformers.__version__
     monkeypatch.setattr(asr, "missing_asr", lambda: "pip install ears")
     found = json.loads(run("doctor", "--json")[0])

@@ -13,9 +13,10 @@ import pytest
 import torch
 from conftest import FAMILIES, LAYERS, LAYOUT, tiny
 
-from eepolicy import Fill, HookedModel
+from eepolicy import ExitPolicy, Fill, HookedModel
 from eepolicy.decode.batch import Batch
 from eepolicy.model.compiled import WIDEST
+from eepolicy.policies import Step
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"),
@@ -139,13 +140,39 @@ def test_kernels_are_few_and_made_once():
     """Other prompts, lengths, depths and policies come by with those that are there."""
     model = HookedModel(tiny("llama", 1), layout=LAYOUT)
     model.generate(QUESTION, "spark:triple@3", 20, compile=True)
+    other = torch.tensor([9, 7, 6, 5, 4, 3, 2])
+    model.generate(other, "static@4", 30, compile=True)  # a whole chunk waits: many vectors
     made = kernels(model)
-    assert 2 <= made <= 5  # one column or several; the head, for one vector or several
+    assert 3 <= made <= 6  # one column, several or many; the head, for one vector or several
     for policy in ("spark:even@2", "static@4", "both=entropy<2@1"):
-        for prompt in (QUESTION, torch.tensor([9, 7, 6, 5, 4, 3, 2])):
+        for prompt in (QUESTION, other):
             model.generate(prompt, policy, 30, compile=True)
     assert kernels(model) == made
     assert not model._compiled()._refused
+
+
+class ByRow(ExitPolicy):
+    """Rows part at every step, with blocks of all widths behind them."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def depths(self, step: Step) -> torch.Tensor:
+        draw = random.Random(self.seed + int(step.position[0]))
+        return torch.tensor([draw.randint(1, LAYERS) for _ in step.position])
+
+
+def test_whatever_rows_do_kernels_stay_few_and_silent(capfd):
+    model = HookedModel(tiny("llama", 5), layout=LAYOUT)
+    for seed in range(3):
+        policy = ByRow(seed)
+        plain, ours = (
+            model.generate(RAGGED, policy, 25, min_new_tokens=25, compile=on)
+            for on in (False, True)
+        )
+        assert [o.tokens.tolist() for o in ours] == [o.tokens.tolist() for o in plain]
+    assert kernels(model) <= 20  # eight of a layer for few vectors, eight for many, and products
+    assert capfd.readouterr().err == ""
 
 
 def test_prompts_are_not_compiled(llama):

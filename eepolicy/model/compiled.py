@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -84,7 +85,8 @@ class CompiledLayers:
         kind = self.model.parts.attention[index]
         mask, keys = masks[kind], lent[0]
         looks = None if mask is None else mask.shape[:-1]
-        given = (hidden, rotations.get(kind), mask, *lent)
+        # a part of a wider block would have strides of its own, and so a kernel
+        given = (hidden.contiguous(), rotations.get(kind), mask, *lent)
         out: Tensor | None = self._compiled(self._run, index, given, (keys.stride(), looks))
         if out is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
@@ -132,7 +134,8 @@ class CompiledLayers:
                 self._seen.discard(shape)
         _mark(*given)
         try:
-            out = run(tensors, *given)
+            with _quiet():
+                out = run(tensors, *given)
         except Exception as error:
             if "recompile" in f"{type(error).__name__} {error}".lower():
                 self._refused.add(shape)
@@ -270,6 +273,18 @@ def _product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 def _is_few(hidden: Tensor) -> bool:
     return hidden.device.type == "cpu" and hidden.numel() // hidden.shape[-1] <= FEW
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the compiler's own lines where it makes no more kernels, as is expected."""
+    log = logging.getLogger("torch._dynamo.convert_frame")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _mark(
