@@ -20,8 +20,9 @@ from analysis.bench import Bench, Way, prompts_of
 from eepolicy import Fill
 
 ROWS = 8
-#: rows of a step exit by lot, in one of two places or nine of ten, or as each is sure, or as one
-MIXED = ("random:15.0@10", "random:11.0@10", "entropy<1.0@10", "spark:triple@10")
+#: where rows part: one exits where it is sure, one by the clock of its own chunks
+MIXED = ("entropy<1.0@10", "spark:triple@10")
+ASKED = 30  # questions that are answered with and without text among the ids of speech
 
 
 def batches(bench: Bench) -> dict[str, list[Way]]:
@@ -48,7 +49,7 @@ def narrow(bench: Bench) -> dict[str, list[Way]]:
             bench.ours(policy, "all ids"),
             bench.ours(policy, "the ids of speech", narrow=True),
         ]
-        for policy in ("full", "spark:triple@10", "static@10")
+        for policy in ("full", "static@10")
     }
 
 
@@ -135,7 +136,7 @@ def main() -> None:
                 page += table(policy, bench.run(ways, rows))
                 print("\n".join(page[-8:]), flush=True)
         if choice is narrow:
-            asked = prompts_of(model, questions[:100])
+            asked = prompts_of(model, questions[:ASKED])
             page += ["", same_tokens(model, asked)]
     if args.write:
         args.write.write_text("\n".join(page) + "\n")
