@@ -28,7 +28,7 @@ T = TypeVar("T")
 WIDEST = 16
 #: vectors, on a CPU, up to which a product with a weight is written as sums.  Measured, as a share
 #: of the library's time: 0.3 to 0.9 for four vectors, 0.7 to 1.2 for six, 0.8 to 1.6 for eight;
-#: whole replies in batches of eight took as long either way on SmolLM2, and 0.85 on the pocket model
+#: whole replies in batches of eight took the same on SmolLM2, and 0.85 on the pocket model
 FEW = 8
 #: rows of a weight from which that pays: below, calling the kernel takes longer
 NARROWEST = 32
