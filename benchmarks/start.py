@@ -72,7 +72,7 @@ def main() -> None:
     page = [
         "# Before the first token",
         "",
-        f"The pocket model, one thread, torch {torch.__version__}, {args.rounds} fresh processes "
+        f"The pocket model, one thread, torch {torch.__version__}, {args.rounds} fresh process(es) "
         "each, in turns; torch itself is imported before the clock starts.",
         "",
         f"    python -m benchmarks.start --rounds {args.rounds}",

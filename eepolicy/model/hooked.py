@@ -383,9 +383,10 @@ class HookedModel:
             record: keep in `Output.record` what every layer that really ran said of each token,
                 those of a catch-up included, and its hidden states; or a dict of what to measure
                 and keep, as `eepolicy.probe` takes it.
-            compile: run the layers by code that `torch.compile` makes of them, in a few seconds at
-                the first call: the same tokens, but for ties within rounding, in less time.  Where
-                that cannot be, a warning says why, and nothing else changes.
+            compile: run the layers by code that `torch.compile` makes of them at the first call,
+                which takes seconds, and some twenty where nothing was left on the disk before: the
+                same tokens, but for ties within rounding, in less time.  Where that cannot be, a
+                warning says why, and nothing else changes.
             narrow: read speech out over the speech ids and the marks that end it alone, where the
                 alternation says that speech follows: cheaper by the rest of the vocabulary, and
                 another distribution, in which no text can interrupt a chunk of speech.
