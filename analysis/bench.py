@@ -171,8 +171,8 @@ class Bench:
             least = least_seconds(traces, [len(p) for p in prompts], self.sizes, self.machine)
             return Turn(
                 seconds / tokens,
-                sum(t.layer_calls.sum() for t in traces) / tokens,
-                sum(t.readouts.sum() for t in traces) / tokens,
+                sum(float(t.layer_calls.sum()) for t in traces) / tokens,
+                sum(float(t.readouts.sum()) for t in traces) / tokens,
                 least / tokens,
             )
 

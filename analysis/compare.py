@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.calibrate import matched_policy
@@ -302,7 +303,9 @@ FIGURES = (
 )
 
 
-def _columns(figure: Figure, records: Sequence[Sequence[Record]]) -> tuple[np.ndarray, np.ndarray]:
+def _columns(
+    figure: Figure, records: Sequence[Sequence[Record]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Numerators and denominators (prompts,), summed over a prompt's seeds.
 
     A reply without the figure counts nothing.
@@ -380,7 +383,7 @@ def table(
     return made
 
 
-def influences(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+def influences(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
     """What each prompt adds to a ratio of sums, to the first order: (prompts,), their mean is it.
 
     For means these are the values themselves; prompts that count nothing have nan.
@@ -392,7 +395,8 @@ def influences(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 
 
 def _tested(
-    own: tuple[np.ndarray, np.ndarray], full: tuple[np.ndarray, np.ndarray]
+    own: tuple[NDArray[np.float64], NDArray[np.float64]],
+    full: tuple[NDArray[np.float64], NDArray[np.float64]],
 ) -> tuple[float | None, float | None]:
     """P of a paired sign-flip test against full depth, and prompts that 80 % power would take."""
     both = (own[1] > 0) & (full[1] > 0)

@@ -49,7 +49,7 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Inte
     drawn = resampled_weights(len(top), seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = (drawn @ top) / (drawn @ bottom)
-    return _summary(top.sum() / bottom.sum(), resampled)
+    return _summary(float(top.sum()) / float(bottom.sum()), resampled)
 
 
 def paired_difference(
@@ -66,4 +66,5 @@ def paired_difference(
     drawn = resampled_weights(len(t1), seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = (drawn @ t1) / (drawn @ b1) - (drawn @ t2) / (drawn @ b2)
-    return _summary(t1.sum() / b1.sum() - t2.sum() / b2.sum(), resampled)
+    first, second = float(t1.sum()) / float(b1.sum()), float(t2.sum()) / float(b2.sum())
+    return _summary(first - second, resampled)

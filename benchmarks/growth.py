@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 from scipy.stats import linregress
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -137,7 +138,7 @@ def curves(compiled: bool) -> tuple[list[Curve], Machine]:
     ], machine
 
 
-def measure(found: Sequence[Curve]) -> list[np.ndarray]:
+def measure(found: Sequence[Curve]) -> list[NDArray[np.float64]]:
     """Seconds of each curve: (values, sweeps)."""
     seconds: dict[tuple[int, int], list[float]] = defaultdict(list)
     points = [(c, v) for c, curve in enumerate(found) for v in curve.values]
@@ -152,14 +153,14 @@ def measure(found: Sequence[Curve]) -> list[np.ndarray]:
     ]
 
 
-def fitted(curve: Curve, seconds: np.ndarray) -> tuple[float, float, float]:
+def fitted(curve: Curve, seconds: NDArray[np.float64]) -> tuple[float, float, float]:
     """Seconds more for each one more, half the width of its 95 % interval, and seconds at none."""
     x = np.repeat(curve.values, seconds.shape[1])
     line = linregress(x, seconds.ravel())
     return float(line.slope), 1.96 * float(line.stderr), float(line.intercept)
 
 
-def table(found: Sequence[Curve], measured: Sequence[np.ndarray]) -> list[str]:
+def table(found: Sequence[Curve], measured: Sequence[NDArray[np.float64]]) -> list[str]:
     """Points and slopes, as Markdown."""
     lines = [
         "| grows with | cost of | points, ms | µs for one more ± 95 % | at none, ms "
@@ -180,7 +181,7 @@ def table(found: Sequence[Curve], measured: Sequence[np.ndarray]) -> list[str]:
     return lines
 
 
-def draw(found: Sequence[Curve], measured: Sequence[np.ndarray], path: Path) -> None:
+def draw(found: Sequence[Curve], measured: Sequence[NDArray[np.float64]], path: Path) -> None:
     """Points, fitted lines, and the lines of reading alone."""
     with figures():
         figure, axes = plt.subplots(2, 3, figsize=(10, 5.6), layout="constrained")

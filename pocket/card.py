@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
 
 from analysis.intervals import Interval, paired_difference
 from analysis.records import Record, RunFolder
@@ -33,7 +34,9 @@ from pocket.closeness import bare, by_place, inside
 PROBED = 60
 
 
-def by_layer(model: HookedModel, records: list[Record], heads: ExitHead) -> dict[str, np.ndarray]:
+def by_layer(
+    model: HookedModel, records: list[Record], heads: ExitHead
+) -> dict[str, NDArray[np.float64]]:
     """Agreement with the last layer and entropy (nats) by depth: `text agreement`: (depths,)."""
     result = probe(
         model, (r.document(model) for r in records), heads=heads, statistics=("top1", "entropy")

@@ -14,6 +14,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pocket.questions import Pair, split
@@ -37,9 +38,9 @@ def rate_of(answer: str) -> float:
     return random.Random(answer).choice(RATES)
 
 
-def read_waves(folder: Path) -> dict[str, np.ndarray]:
+def read_waves(folder: Path) -> dict[str, NDArray[np.int16]]:
     """The speech of each answer, (samples,) int16."""
-    waves: dict[str, np.ndarray] = {}
+    waves: dict[str, NDArray[np.int16]] = {}
     for path in sorted(folder.glob("*.npz")):
         file = np.load(path)
         parts = np.split(file["flat"], np.cumsum(file["lengths"])[:-1])
@@ -47,7 +48,7 @@ def read_waves(folder: Path) -> dict[str, np.ndarray]:
     return waves
 
 
-def write_waves(path: Path, answers: list[str], waves: list[np.ndarray]) -> None:
+def write_waves(path: Path, answers: list[str], waves: list[NDArray[np.int16]]) -> None:
     """One file of speech, whole or not at all."""
     part = path.with_suffix(".part")
     with part.open("wb") as file:

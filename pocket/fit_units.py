@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ OFFSETS = (0, FRAMES // 2)  # frames; the shifted grid is a second reading of th
 FITTED_ON = 3000  # answers
 
 
-def as_wave(samples: np.ndarray) -> torch.Tensor:
+def as_wave(samples: NDArray[np.int16]) -> torch.Tensor:
     """16-bit samples as (samples,) in -1..1."""
     return torch.from_numpy(samples.astype(np.float32) / 32767)
 
@@ -46,7 +47,7 @@ def readings(units: Units, wave: torch.Tensor) -> list[list[int]]:
     return found
 
 
-def fit(sets: dict[str, list[dict[str, Any]]], waves: dict[str, np.ndarray]) -> Units:
+def fit(sets: dict[str, list[dict[str, Any]]], waves: dict[str, NDArray[np.int16]]) -> Units:
     """K-means over the patches of some training answers."""
     answers = list(dict.fromkeys(p["answer"] for p in sets["train"]))
     chosen = random.Random(0).sample(answers, FITTED_ON)

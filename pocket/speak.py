@@ -6,9 +6,11 @@ import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from eepolicy.speech.mel import SAMPLE_RATE
 
@@ -26,7 +28,7 @@ _SCRIPT = """
 """
 
 
-def trimmed(wave: np.ndarray, floor: float = 0.01, margin: float = 0.05) -> np.ndarray:
+def trimmed(wave: NDArray[Any], floor: float = 0.01, margin: float = 0.05) -> NDArray[Any]:
     """The wave without its silent ends.
 
     Args:
@@ -39,7 +41,7 @@ def trimmed(wave: np.ndarray, floor: float = 0.01, margin: float = 0.05) -> np.n
     return wave[max(loud[0] - keep, 0) : loud[-1] + keep]
 
 
-def _speak_batch(batch: list[tuple[str, float]]) -> list[np.ndarray]:
+def _speak_batch(batch: list[tuple[str, float]]) -> list[NDArray[Any]]:
     with tempfile.TemporaryDirectory() as folder:
         lines = [_SCRIPT.format(rate=SAMPLE_RATE)]
         for i, (text, rate) in enumerate(batch):
@@ -53,7 +55,7 @@ def _speak_batch(batch: list[tuple[str, float]]) -> list[np.ndarray]:
 
 def speak(
     texts: list[str], rates: list[float], workers: int = 2, batch: int = 200
-) -> list[np.ndarray]:
+) -> list[NDArray[Any]]:
     """Speak texts, each at its rate.
 
     Args:

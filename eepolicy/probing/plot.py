@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import Modality
@@ -117,7 +118,7 @@ class Plots:
             self._write(axes, result, values)
         return figure
 
-    def _write(self, axes: Axes, result: ProbeResult, values: np.ndarray) -> None:
+    def _write(self, axes: Axes, result: ProbeResult, values: NDArray[Any]) -> None:
         """Write the likeliest tokens into the cells, where they are short."""
         middle = (np.nanmin(values) + np.nanmax(values)) / 2
         for row, ids in enumerate(result.top1):
@@ -133,7 +134,7 @@ class Plots:
                         color="white" if values[row, column] < middle else "black",
                     )
 
-    def _line(self, panel: Axes, values: np.ndarray, modality: Modality, share: bool) -> None:
+    def _line(self, panel: Axes, values: NDArray[Any], modality: Modality, share: bool) -> None:
         middle = np.nanmean(values, 1) if share else np.nanmedian(values, 1)
         colour = COLOURS[modality]
         panel.plot(

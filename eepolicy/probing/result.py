@@ -229,4 +229,5 @@ def _middle(values: NDArray[Any], median: bool = False) -> NDArray[np.float64]:
     """Mean or median over the tokens that have a value: (depths, tokens) -> (depths,)."""
     known = np.ma.masked_invalid(np.where(values < 0, np.nan, values) if median else values)
     middle = np.ma.median(known, axis=1) if median else known.mean(axis=1)
-    return np.ma.filled(middle.astype(float), np.nan)
+    filled: NDArray[np.float64] = np.ma.filled(middle.astype(float), np.nan)
+    return filled
