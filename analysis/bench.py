@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 import eepolicy
-from analysis.limits import Sizes, least_seconds, measure_machine
+from analysis.limits import Machine, Sizes, least_seconds, measure_machine
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.request import padded
 from eepolicy.errors import EepolicyError
@@ -81,6 +82,16 @@ class Bench:
     rounds: int = 2
     compiled: bool = False
 
+    @cached_property
+    def machine(self) -> Machine:
+        """What the device can do, measured once a bench."""
+        return measure_machine(self.model)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """What the model's parts read and multiply."""
+        return Sizes.of(self.model)
+
     def run(
         self,
         ways: Sequence[Way],
@@ -101,7 +112,6 @@ class Bench:
             share of it; `of_limit` the least time the machine allows as a share of the measured
             one.
         """
-        self.machine, self.sizes = measure_machine(self.model), Sizes.of(self.model)
         layers = self.model._compiled() if self.compiled else None
         batches = [self.prompts[i : i + rows] for i in range(0, len(self.prompts), rows)]
         for way in ways:
@@ -287,30 +297,40 @@ def _settle(model: eepolicy.HookedModel) -> None:
         torch.cuda.synchronize(model.model.device)
 
 
-HEADINGS = (
-    "decoding",
-    "layer calls a token",
-    "ms a token",
-    "speed against `full`, median [quartiles]",
-    "promised",
-    "harvest",
-    "limit, ms",
-    "share of it",
-)
+#: a figure of a record: as it is shown
+SHOWN: dict[str, Callable[[dict[str, Any]], str]] = {
+    "layer_calls": lambda r: f"{r['layer_calls']:.2f}",
+    "readouts": lambda r: f"{r['readouts']:.2f}",
+    "seconds": lambda r: f"{1e3 * r['seconds']:.2f}",
+    "ratio": lambda r: f"{r['ratio']:.2f} [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}]",
+    "promised": lambda r: f"{r['promised']:.2f}",
+    "harvest": lambda r: f"{r['harvest']:.2f}",
+    "least_seconds": lambda r: f"{1e3 * r['least_seconds']:.2f}",
+    "of_limit": lambda r: f"{100 * r['of_limit']:.0f} %",
+}
+#: the figures of `eepolicy bench`: their headings
+HEADINGS = {
+    "layer_calls": "layer calls a token",
+    "seconds": "ms a token",
+    "ratio": "speed against `full`, median [quartiles]",
+    "promised": "promised",
+    "harvest": "harvest",
+    "least_seconds": "limit, ms",
+    "of_limit": "share of it",
+}
 
 
-def cells(record: dict[str, Any]) -> list[str]:
-    """A record as it is shown, under `HEADINGS`."""
-    shown = [
-        f"{record['layer_calls']:.2f}",
-        f"{1e3 * record['seconds']:.2f}",
-        f"{record['ratio']:.2f} [{record['ratio_low']:.2f}, {record['ratio_high']:.2f}]",
-        f"{record['promised']:.2f}",
-        f"{record['harvest']:.2f}",
-        f"{1e3 * record['least_seconds']:.2f}",
-        f"{100 * record['of_limit']:.0f} %",
-    ]
+def cells(record: dict[str, Any], figures: Iterable[str] = tuple(HEADINGS)) -> list[str]:
+    """A way's name and its figures as they are shown, a dash for what is not known."""
+    shown = [SHOWN[figure](record) for figure in figures]
     return [record["decoding"], *("–" if "nan" in cell else cell for cell in shown)]
+
+
+def pipes(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table in Markdown."""
+    headings = list(headings)
+    lines = (headings, ["---"] * len(headings), *rows)
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def markdown(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -322,5 +342,5 @@ def markdown(records: Sequence[dict[str, Any]]) -> list[str]:
     return [
         f"A layer call costs {costs} ms.{made}",
         "",
-        *(f"| {' | '.join(row)} |" for row in (HEADINGS, ["---"] * len(HEADINGS), *rows)),
+        *pipes(["decoding", *HEADINGS.values()], rows),
     ]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import eepolicy
-from analysis.bench import Bench, Way, prompts_of
+from analysis.bench import Bench, Way, cells, pipes, prompts_of
 from eepolicy import Fill
 
 ROWS = 8
@@ -73,20 +73,10 @@ CHOICES = {
 
 def table(policy: str, records: Sequence[dict[str, Any]]) -> list[str]:
     """Ways of one policy, against the first of them."""
-    rows = [
-        [
-            r["decoding"],
-            f"{r['layer_calls']:.2f}",
-            f"{r['readouts']:.2f}",
-            f"{1e3 * r['seconds']:.2f}",
-            f"{r['ratio']:.2f} [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}]",
-        ]
-        for r in records
-    ]
+    rows = [cells(r, ("layer_calls", "readouts", "seconds", "ratio")) for r in records]
     headings = ["", "layer calls a token", "head calls", "ms a token", "speed, median [quartiles]"]
-    lines = [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)]
     head = f"A head call took {1e3 * records[0]['head_seconds']:.2f} ms."
-    return ["", f"`{policy}`. {head}", "", *lines]
+    return ["", f"`{policy}`. {head}", "", *pipes(headings, rows)]
 
 
 def same_tokens(model: eepolicy.HookedModel, prompts: Sequence[torch.Tensor]) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import eepolicy
-from analysis.bench import Bench, Turn, Way, prompts_of
+from analysis.bench import Bench, Turn, Way, cells, pipes, prompts_of
 from eepolicy.policies import ExitPolicy, Readout, Step
 
 PROMPT = 40  # tokens
@@ -148,17 +148,9 @@ def works(model: eepolicy.HookedModel, tokens: int) -> dict[str, Work]:
 
 def table(records: Sequence[dict[str, Any]]) -> list[str]:
     """Ways of one kind of work, against economize."""
-    rows = [
-        [
-            r["decoding"],
-            "–" if np.isnan(r["layer_calls"]) else f"{r['layer_calls']:.2f}",
-            f"{1e3 * r['seconds']:.2f}",
-            f"{r['ratio']:.2f} [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}]",
-        ]
-        for r in records
-    ]
+    rows = [cells(r, ("layer_calls", "seconds", "ratio")) for r in records]
     headings = ["", "layer calls a token", "ms a token", "speed, median [quartiles]"]
-    return [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)]
+    return pipes(headings, rows)
 
 
 def main() -> None:

@@ -175,6 +175,8 @@ def test_bench_command(run, tmp_path):
     for wrong, message in (
         (["nonsense"], "nonsense"),
         (["--batch", "many"], "rows of a batch are numbers"),
+        (["--batch", "1,0"], "one row or more; got --batch 1,0"),
+        (["--out", str(tmp_path / "none" / "page.md")], "there is no folder"),
         (["--prompts", "100000"], "test questions"),
     ):
         _, told = run("bench", *wrong, code=2)

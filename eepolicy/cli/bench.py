@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +74,11 @@ def bench(
 
     for spec in policies or ():
         eepolicy.parse_policy(spec)
+    sizes = numbers(batch, "rows of a batch", "1,8")
+    if min(sizes) < 1:
+        raise EepolicyError(f"a batch has one row or more; got --batch {batch}")
+    if write and not write.parent.is_dir():
+        raise EepolicyError(f"there is no folder {write.parent} to write {write.name} to")
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()  # its self-speculation warns of its own options
     spoken = load(model, dtype=torch_dtype(dtype))
@@ -83,7 +89,6 @@ def bench(
     asked = benching.prompts_of(spoken, [q["question"] for q in known[:prompts]], context)
     exactly = exactly or context is not None or not spoken.layout.has_speech
     named = list(policies or benching.usual_policies(spoken))
-    sizes = numbers(batch, "rows of a batch", "1,8")
     results, pages = [], []
     for rows in sizes:
         timing = benching.Bench(spoken, asked, max_new_tokens, exactly, rounds, compiled)
@@ -96,7 +101,7 @@ def bench(
         pages += ["", f"## {title}", "", limits, *benching.markdown(found)]
         if not as_json:
             note(limits)
-            out.print(_table(title, [benching.cells(r) for r in found], benching.HEADINGS))
+            out.print(_table(title, map(benching.cells, found), benching.HEADINGS.values()))
     about = {
         "model": Path(model).name,
         "layers": spoken.depth,
@@ -119,10 +124,11 @@ def bench(
         tell(about | {"results": results})
 
 
-def _table(title: str, rows: list[list[str]], headings: tuple[str, ...]) -> Table:
+def _table(title: str, rows: Iterable[list[str]], headings: Iterable[str]) -> Table:
     shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, heading in enumerate(headings):
-        shown.add_column(heading.replace("`", ""), justify="right" if i else "left", no_wrap=not i)
+    shown.add_column("decoding", no_wrap=True)
+    for heading in headings:
+        shown.add_column(heading.replace("`", ""), justify="right")
     for row in rows:
         shown.add_row(*row)
     return shown
