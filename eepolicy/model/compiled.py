@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from eepolicy.model.hooked import HookedModel
 
 T = TypeVar("T")
+#: of vectors (..., width) with a weight (out, width) and a bias, if any: (..., out)
+Product = Callable[..., Tensor]
 
 #: columns of a block beyond which the stock kernels are as fast: prompts are not compiled
 WIDEST = 16
@@ -30,6 +32,14 @@ WIDEST = 16
 #: of the library's time: 0.3 to 0.9 for four vectors, 0.7 to 1.2 for six, 0.8 to 1.6 for eight;
 #: whole replies in batches of eight took the same on SmolLM2, and 0.85 on the pocket model
 FEW = 8
+#: vectors, on a CPU, up to which each number of them has kernels of its own: a refresh is of few
+EXACT = 4
+#: numbers of vectors that stay in the cache next to the processor (half of 32 KiB: two processes
+#: may share it), so that a row of a weight meets all of them before the next one is read.  Measured
+#: for three vectors of 576: 1.0 of the time of one, and 1.5 where they take turns
+NEAR = 3600
+#: rows of a weight that meet one vector after the other where those do not stay so near
+BLOCK = 32
 #: rows of a weight from which that pays: below, calling the kernel takes longer
 NARROWEST = 32
 #: largest difference from the layers as they are, as a share of the hidden states' largest number.
@@ -56,11 +66,8 @@ class CompiledLayers:
         self.kernels = 0
         self._layers = [_tensors(layer) for layer in model.parts.layers]
         self._alike = [_first_alike(model.parts.layers, i) for i in range(model.depth)]
-        kinds = [(index, few) for index in {*self._alike} for few in (False, True)]
-        parts = model.parts.layers
-        self._run = {(i, few): self._compile(_runner(parts[i], few)) for i, few in kinds}
-        self._fill = {(i, few): self._compile(_filler(parts[i], few)) for i, few in kinds}
-        self._products = self._compile(_product)
+        #: what is compiled: from what, for which layer and inputs
+        self._made: dict[tuple[object, ...], Callable[..., Any]] = {}
         #: kinds of inputs that have a kernel, and those that get none
         self._seen: set[tuple[object, ...]] = set()
         self._refused: set[tuple[object, ...]] = set()
@@ -88,7 +95,7 @@ class CompiledLayers:
         looks = None if mask is None else mask.shape[:-1]
         # a part of a wider block would have strides of its own, and so a kernel
         given = (hidden.contiguous(), rotations.get(kind), mask, *lent)
-        out: Tensor | None = self._compiled(self._run, index, given, (keys.stride(), looks))
+        out: Tensor | None = self._compiled(_runner, index, given, (keys.stride(), looks))
         if out is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
         cache.take_back(index, *lent[:2])
@@ -101,7 +108,7 @@ class CompiledLayers:
         made = None
         if not self._broken:
             rotation = rotations.get(self.model.parts.attention[index])
-            made = self._compiled(self._fill, index, (hidden, rotation), ())
+            made = self._compiled(_filler, index, (hidden, rotation), ())
         if made is None:
             self.model.fill_layer(index, hidden, rotations, cache)
         else:
@@ -109,7 +116,7 @@ class CompiledLayers:
 
     def _compiled(
         self,
-        runs: dict[tuple[int, bool], Callable[..., Any]],
+        make: Callable[[nn.Module, Product | None], Callable[..., Any]],
         index: int,
         given: tuple[Any, ...],
         more: tuple[object, ...],
@@ -117,23 +124,26 @@ class CompiledLayers:
         """What a layer makes, where there is a kernel for such inputs, or one can be made.
 
         Args:
-            runs: what is compiled.
+            make: makes what is compiled of a layer.
             index: the layer, from 0.
             given: to it, hidden states first.
             more: what tells inputs apart beside the shape of the hidden states.
         """
         hidden, first = given[0], self._alike[index]
-        shape = (runs is self._fill, first, hidden.shape, hidden.stride(), *more)
+        shape = (make, first, hidden.shape, hidden.stride(), *more)
         if shape in self._refused:
             return None
-        run, tensors = runs[first, _is_few(hidden)], self._layers[index]
+        product = _product_of(hidden)
+        exact = hidden.shape if product is _near_product else None
+        layer, tensors = self.model.parts.layers[first], self._layers[index]
+        run = self._kernel(lambda: make(layer, product), (make, first, product, exact))
         if shape in self._seen:
             try:  # inputs of this kind were looked over before: only tell the kernels apart
                 with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
                     return run(tensors, *given)
             except RuntimeError:  # none of them is for it
                 self._seen.discard(shape)
-        _mark(*given)
+        _mark(exact is not None, *given)
         try:
             with _quiet():
                 out = run(tensors, *given)
@@ -148,9 +158,19 @@ class CompiledLayers:
 
     def logits(self, hidden: Tensor, depth: int, over: Sequence[tuple[int, int]] = ()) -> Tensor:
         """Read out hidden states at a depth; see `HookedModel.logits`."""
-        few = _is_few(hidden) and not self._broken
-        with _FewRows(self._products) if few else nullcontext():
+        with nullcontext() if self._broken else _Products(self._head_product):
             return self.model.logits(hidden, depth, over)
+
+    def _head_product(self, vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What a head makes of some vectors."""
+        product = _product_of(vectors)
+        if product is None:
+            return F.linear(vectors, weight, bias)
+        exact = vectors.shape if product is _near_product else None
+        if exact is None:
+            _mark(False, vectors, None)
+        run = self._kernel(lambda: product, (product, weight.shape, exact))
+        return run(vectors, weight, bias)
 
     @torch.no_grad()
     def check(self) -> bool:
@@ -192,11 +212,19 @@ class CompiledLayers:
         cache.address(None, start, end)
         return run(index, states.to(like.device, like.dtype), here, masks, cache)
 
+    def _kernel(
+        self, make: Callable[[], Callable[..., T]], key: tuple[object, ...]
+    ) -> Callable[..., T]:
+        """What was compiled under a key, or a function that is compiled when it is called."""
+        if key not in self._made:
+            self._made[key] = self._compile(make())
+        return self._made[key]
+
     def _compile(self, function: Callable[..., T]) -> Callable[..., T]:
         """A function, compiled when it is called."""
         own = FunctionType(
-            # dynamo makes eight kernels of a code object at most: each model has its own
-            function.__code__.replace(co_name=f"{function.__name__}_{id(self)}"),
+            # dynamo makes eight kernels of a code object at most: each has its own
+            function.__code__.replace(co_name=f"{function.__name__}_{id(self)}_{len(self._made)}"),
             function.__globals__,
             argdefs=function.__defaults__,
             closure=function.__closure__,
@@ -245,13 +273,14 @@ class _Caught:
         return keys, values
 
 
-class _FewRows(TorchFunctionMode):
-    """Products of few vectors with a weight as sums, which the compiler joins with what is around.
+class _Products(TorchFunctionMode):
+    """Products with a weight, written in another way.
 
-    A CPU's library for products takes longer for them than reading the weight does.
+    A CPU's library for products takes longer for few vectors than reading the weight does; written
+    as sums, the compiler joins them with what is around.
     """
 
-    def __init__(self, product: Callable[..., Tensor]) -> None:
+    def __init__(self, product: Product) -> None:
         self.product = product
 
     def __torch_function__(
@@ -266,14 +295,32 @@ class _FewRows(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _product_of(hidden: Tensor) -> Product | None:
+    """How products of so many vectors are written; None where the library's are as fast."""
+    vectors = hidden.numel() // hidden.shape[-1]
+    if hidden.device.type != "cpu" or vectors > FEW:
+        return None
+    return _near_product if vectors <= EXACT else _product
+
+
 def _product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(..., width) with (out, width): (..., out)."""
-    product = (vectors.unsqueeze(-2) * weight).sum(-1)
+    """(..., width) with (out, width): (..., out).  Blocks of the weight meet the vectors in turn."""
+    out, width = weight.shape
+    block = BLOCK if out % BLOCK == 0 else out
+    blocks = weight.view(-1, 1, block, width)
+    product = (vectors.reshape(-1, 1, width) * blocks).sum(-1)  # (blocks, vectors, block)
+    product = product.transpose(0, 1).reshape(*vectors.shape[:-1], out)
     return product if bias is None else product + bias
 
 
-def _is_few(hidden: Tensor) -> bool:
-    return hidden.device.type == "cpu" and hidden.numel() // hidden.shape[-1] <= FEW
+def _near_product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., width) with (out, width): (..., out).  Rows of the weight meet all vectors at once."""
+    if vectors.numel() > NEAR:
+        return _product(vectors, weight, bias)
+    product = (weight.unsqueeze(1) * vectors.reshape(-1, vectors.shape[-1])).sum(-1)
+    # stacked, and not transposed: the compiler would lay out all that follows that way too
+    product = torch.stack(product.unbind(1)).view(*vectors.shape[:-1], len(weight))
+    return product if bias is None else product + bias
 
 
 @contextmanager
@@ -289,6 +336,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _mark(
+    exact: bool,
     hidden: Tensor,
     rotation: Rotation | None,
     mask: Tensor | None = None,
@@ -296,19 +344,23 @@ def _mark(
     values: Tensor | None = None,
     at: Tensor | None = None,
 ) -> None:
-    """Say which sizes change from call to call, so that one kernel is made for all of them."""
-    for tensor in (hidden, *(rotation or ()), mask, keys, values, at):
-        if tensor is None:
-            continue
-        for dim, size in enumerate(tensor.shape[: max(1, tensor.ndim - 1)]):
-            own = tensor is keys or tensor is values
-            if size > 1 and not (own and dim == 1):
-                torch._dynamo.maybe_mark_dynamic(tensor, dim)
+    """Say which sizes change from call to call, so that one kernel is made for all of them.
+
+    `exact`: the numbers of rows and columns do not, what is remembered does.
+    """
+    changing: list[tuple[Tensor | None, range]] = [(keys, range(2, 3)), (values, range(2, 3))]
     if mask is not None:
-        torch._dynamo.maybe_mark_dynamic(mask, mask.ndim - 1)
+        changing.append((mask, range(mask.ndim - 1 if exact else 0, mask.ndim)))
+    if not exact:
+        changing += [(keys, range(1)), (values, range(1)), (at, range(1))]
+        changing += [(t, range(t.ndim - 1)) for t in (hidden, *(rotation or ()))]
+    for tensor, dims in changing:
+        for dim in dims if tensor is not None else ():
+            if tensor is not None and tensor.shape[dim] > 1:
+                torch._dynamo.maybe_mark_dynamic(tensor, dim)
 
 
-def _runner(layer: nn.Module, few: bool) -> Callable[..., Tensor]:
+def _runner(layer: nn.Module, product: Product | None) -> Callable[..., Tensor]:
     """A layer as a function of its parameters and of all that `run_layer` hands it."""
     layer = _hollow(layer)
 
@@ -327,14 +379,14 @@ def _runner(layer: nn.Module, few: bool) -> Callable[..., Tensor]:
             "past_key_values": _Columns(keys, values, at),
             "use_cache": True,
         }
-        with _FewRows(_product) if few else nullcontext():
+        with _Products(product) if product else nullcontext():
             out: Tensor | tuple[Tensor, ...] = functional_call(layer, tensors, (hidden,), arguments)
         return out[0] if isinstance(out, tuple) else out
 
     return run
 
 
-def _filler(layer: nn.Module, few: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+def _filler(layer: nn.Module, product: Product | None) -> Callable[..., tuple[Tensor, Tensor]]:
     """A layer's keys and values as a function of its parameters and what it is given.
 
     Nobody asks for what the layer makes of them, so the compiler leaves all of that away.
@@ -347,7 +399,7 @@ def _filler(layer: nn.Module, few: bool) -> Callable[..., tuple[Tensor, Tensor]]
         arguments: dict[str, Any] = {} if rotation is None else {"position_embeddings": rotation}
         caught = _Caught()
         arguments |= {"attention_mask": None, "past_key_values": caught, "use_cache": True}
-        with _FewRows(_product) if few else nullcontext():
+        with _Products(product) if product else nullcontext():
             functional_call(layer, tensors, (hidden,), arguments)
         return caught.keys, caught.values
 
