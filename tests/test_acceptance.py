@@ -70,6 +70,21 @@ def test_a_judged_row_does_not_depend_on_its_neighbours(hooked, accept):
                 assert np.array_equal(getattr(out.trace, name), value), name
 
 
+def test_drafts_that_are_due_together_are_judged_together(stock, hooked):
+    """Rows that are alike cost no more blocks and no more head calls than one of them."""
+    options = dict(max_new_tokens=20, accept="exact", fill=Fill(max_pending=3))
+    counts = []
+    for rows in (1, 3):
+        heads = []
+        handle = stock.lm_head.register_forward_pre_hook(lambda *_, heads=heads: heads.append(1))
+        with LayerCounter(stock) as counter:
+            hooked.generate([PROMPTS[0]] * rows, "both=static@2", **options)
+        handle.remove()
+        counts.append((len(counter.calls), len(heads)))
+        assert {taking_part for _, taking_part, _ in counter.calls} == {rows}
+    assert counts[0] == counts[1]
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("policy", ["spark:triple@2", "both=static@1"])
 @pytest.mark.parametrize(

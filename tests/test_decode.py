@@ -284,6 +284,17 @@ class LayerCounter:
             handle.remove()
 
 
+def test_rows_that_leave_at_several_depths_are_read_out_at_once(stock, hooked):
+    heads = []
+    handle = stock.lm_head.register_forward_pre_hook(lambda _, args: heads.append(len(args[0])))
+    outs = hooked.generate(PROMPTS, RandomDepths(5), 20)
+    handle.remove()
+    steps = max(len(out.tokens) for out in outs)
+    at = [[int(out.trace.depth[i]) for out in outs if i < len(out.tokens)] for i in range(steps)]
+    assert any(len(set(depths)) > 1 for depths in at)
+    assert heads == [len(depths) for depths in at]
+
+
 @pytest.mark.parametrize(
     "policy",
     [

@@ -174,19 +174,28 @@ class Batch:
         for row in block.rows:
             self.done[row][block.depth :] = [self.columns] * (self.model.depth - block.depth)
 
-    def flush(self, row: int) -> Tensor:
-        """Run all that waits of a row up to full depth: gives its hidden states, (columns, width).
+    def flush(self, rows: list[int]) -> dict[int, Tensor]:
+        """Run all that waits of some rows, rising, up to full depth.
 
-        Only for rows whose newest position waits.
+        Only for rows whose newest position waits.  Those that wait at one depth run together.
+
+        Returns:
+            Hidden states of what waited, (columns, width), by row.
         """
-        assert self._waiting is not None
-        depth = next(i for i, done in enumerate(self.done[row]) if done < self.columns)
-        missing = self.columns - self.done[row][depth]
-        columns = slice(self.columns - missing, self.columns)
-        hidden = self._waiting[self._places([row]), columns]
-        block = Block([row], hidden, [missing], depth)
-        self.run(block, self.model.depth)
-        return block.hidden[0]
+        states: dict[int, Tensor] = {}
+        at: dict[int, list[int]] = {}
+        for row in rows:
+            depth = next(i for i, done in enumerate(self.done[row]) if done < self.columns)
+            at.setdefault(depth, []).append(row)
+        for depth, here in at.items():
+            missing = [self.columns - self.done[row][depth] for row in here]
+            columns = slice(self.columns - max(missing), self.columns)
+            hidden = self._waited(self._index(here), columns)
+            block = Block(here, hidden, missing, depth)
+            self.run(block, self.model.depth)
+            own = zip(here, block.hidden, block.missing, strict=True)
+            states |= {row: hidden[-count:] for row, hidden, count in own}
+        return states
 
     def keep(self, rows: list[int]) -> None:
         """Forget all other rows, which have ended."""

@@ -11,6 +11,7 @@ from eepolicy.decode.acceptance import Acceptance, Drafts
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.reply import Reply
 from eepolicy.decode.sampling import Sampler
+from eepolicy.decode.step import Taken
 
 
 class Judge:
@@ -39,79 +40,85 @@ class Judge:
 
     def take(
         self,
-        row: int,
-        reply: Reply,
-        token: int,
+        rows: list[int],
+        replies: list[Reply],
+        tokens: list[int],
         scores: Tensor,
-        depth: int,
-        readouts: int,
-        caught_up: Tensor | None,
-        last: bool,
-    ) -> int:
-        """Take a row's new token, and judge its drafts where they can or must be.
+        taken: Taken,
+        last: list[bool],
+    ) -> dict[int, int]:
+        """Take the rows' new tokens, and judge their drafts where they can or must be.
+
+        Drafts that must be judged are run up to full depth together, and all are read out at once.
 
         Args:
-            row: of the batch.
-            reply: of the row.
-            token: that was drawn.
-            scores: (vocabulary,) that it was drawn from.
-            depth: at which it was read out.
-            readouts: head evaluations that were paid for it.
-            caught_up: (columns, width) at full depth, where the step ran the full model over the
-                columns that the drafts were read out of; the newest column is the last one.
-            last: the token ends the reply, so it must be judged.
+            rows: of the batch, that took a step.
+            replies: of all rows.
+            tokens: that were drawn, one a row of the step.
+            scores: (rows, vocabulary) that they were drawn from.
+            taken: the step; what it caught up are the columns that drafts were read out of, and the
+                newest one.
+            last: the token ends its reply, so it must be judged.
 
         Returns:
-            Columns that the row drops.
+            Columns to drop, by row.
         """
-        full = self.batch.model.depth
-        if depth == full:
-            if not reply.drafts:
-                reply.take(token, depth, (readouts, *self.batch.paid(row)))
-                return 0
-            assert caught_up is not None
+        full, due = self.batch.model.depth, []
+        seen: dict[int, Tensor] = {}  # (drafts, width) at full depth, by row
+        for place, row in enumerate(rows):
+            reply, depth = replies[row], taken.depth[place]
+            if depth == full and reply.drafts:
+                seen[row] = taken.caught_up[place][:-1]
+                continue
+            reply.take(tokens[place], depth, (taken.readouts[place], *self.batch.paid(row)))
+            if depth < full:
+                reply.drafts.append(scores[place].clone() if self._early else scores[place, :0])
+                if last[place] or len(reply.drafts) > self.most:
+                    due.append(row)
+        before = {row: self.batch.paid(row) for row in due}
+        states = seen | self.batch.flush(due)
+        if not states:
+            return {}
+        order = sorted(states)
+        logits = self.batch.read(torch.cat([states[row] for row in order]), full)
+        drops: dict[int, int] = {}
+        for row, own in zip(order, logits.split([len(states[row]) for row in order]), strict=True):
+            reply, place = replies[row], rows.index(row)
             drafts = len(reply.drafts)
-            kept, replacement = self._judge(row, reply, caught_up[:-1])
-            costs = (readouts + drafts, *self.batch.paid(row))
-            if replacement is None:
-                reply.keep()
-                reply.take(token, depth, costs)
-                return 0
-            self._replace(reply, kept, replacement, costs)
-            return drafts - kept
-        reply.take(token, depth, (readouts, *self.batch.paid(row)))
-        reply.drafts.append(scores.clone() if self._early else scores[:0])
-        if not last and len(reply.drafts) <= self.most:
-            return 0
-        before, drafts = self.batch.paid(row), len(reply.drafts)
-        kept, replacement = self._judge(row, reply, self.batch.flush(row))
-        more = [b - a for a, b in zip(before, self.batch.paid(row), strict=True)]
-        if replacement is None:
+            kept, replacement = self._judge(row, reply, own)
+            paid = [
+                b - a for a, b in zip(before.get(row, (0, 0, 0)), self.batch.paid(row), strict=True)
+            ]
+            costs = (drafts + (taken.readouts[place] if row in seen else 0), *paid)
+            if replacement is not None:
+                self._replace(reply, kept, replacement, costs)
+                drops[row] = drafts - kept - (row not in seen)
+                continue
             reply.keep()
-            reply.pay((drafts, *more))
-            return 0
-        self._replace(reply, kept, replacement, (drafts, *more))
-        return drafts - 1 - kept
+            if row in seen:
+                reply.take(tokens[place], full, costs)
+            else:
+                reply.pay(costs)
+        return drops
 
-    def _judge(self, row: int, reply: Reply, hidden: Tensor) -> tuple[int, int | None]:
+    def _judge(self, row: int, reply: Reply, logits: Tensor) -> tuple[int, int | None]:
         """How many drafts stay, and the token in place of the first that does not.
 
         Args:
             row: of the batch.
             reply: of the row.
-            hidden: (drafts, width) at full depth.
+            logits: (drafts, vocabulary) of the full model.
         """
         count, tokens = len(reply.drafts), reply.tokens
-        logits = self.batch.read(hidden, self.batch.model.depth)
         before = range(len(tokens) - count, len(tokens))
         asked = self.sampler.needs_history
         histories = [self.history(row, tokens[:i]) for i in before] if asked else None
         drafts = Drafts(
-            tokens=torch.tensor(tokens[-count:], device=hidden.device),
+            tokens=torch.tensor(tokens[-count:], device=logits.device),
             full=self.sampler.warp(logits, [row] * count, histories),
             early=torch.stack(reply.drafts),
             draws=self.sampler.draws,
-            lots=self.sampler.lots(count).to(hidden.device),
+            lots=self.sampler.lots(count).to(logits.device),
         )
         accepted = self.accept.accepts(drafts).tolist()
         if all(accepted):

@@ -150,27 +150,19 @@ def decode(
         scores = sampler.warp(taken.logits, alive, before)
         drawn = sampler.draw(scores, alive, rows).tolist()
         drops: dict[int, int] = {}
-        going = []
-        for place, row in enumerate(alive):
-            reply, depth, token = replies[row], taken.depth[place], drawn[place]
-            length, over = len(reply) + 1, stops(row, token)
-            if accept.judges:
-                drops[row] = judge.take(
-                    row,
-                    reply,
-                    token,
-                    scores[place],
-                    depth,
-                    taken.readouts[place],
-                    taken.caught_up.get(place),
-                    over,
-                )
-                if (len(reply), reply.rows[-1][0]) != (length, token):
-                    over = stops(row)
-            else:
-                reply.take(token, depth, (taken.readouts[place], *batch.paid(row)))
-            if not over:
-                going.append(row)
+        over = [stops(row, token) for row, token in zip(alive, drawn, strict=True)]
+        if accept.judges:
+            lengths = [len(replies[row]) + 1 for row in alive]
+            drops = judge.take(alive, replies, drawn, scores, taken, over)
+            for place, row in enumerate(alive):
+                reply = replies[row]
+                if (len(reply), reply.rows[-1][0]) != (lengths[place], drawn[place]):
+                    over[place] = stops(row)
+        else:
+            for place, row in enumerate(alive):
+                costs = (taken.readouts[place], *batch.paid(row))
+                replies[row].take(drawn[place], taken.depth[place], costs)
+        going = [row for row, ended in zip(alive, over, strict=True) if not ended]
         if request.streamer is not None:
             streamed = _stream(request.streamer, replies[0], streamed)
         if going and len(going) < len(alive):

@@ -60,7 +60,7 @@ def take_step(
     stops = sorted({*limits, *(look for group in groups for look in group.looks)})
     block = batch.enter(tokens, rows)
     way = _Climb(batch, block) if policy.realisable else _Hindsight(batch, block, stops)
-    taken = _Taking(len(rows))
+    taken = _Taking(batch, len(rows))
     for depth in stops:
         gone: list[int] = []
         for group in groups:
@@ -120,11 +120,9 @@ def _groups(
 class _Taking:
     """Collects what the rows of a step leave with."""
 
-    def __init__(self, rows: int) -> None:
-        self.logits: list[Tensor] = []
-        self.order: list[int] = []
-        self.depth = [0] * rows
-        self.readouts = [0] * rows
+    def __init__(self, batch: Batch, rows: int) -> None:
+        self.batch, self.rows = batch, rows
+        self.left: list[tuple[list[int], LazyReadout]] = []
         self.caught_up: dict[int, Tensor] = {}
 
     def leave(self, group: _Group, out: list[int], readout: LazyReadout) -> list[int]:
@@ -139,17 +137,31 @@ class _Taking:
             stay = []
         places = [group.places[i] for i in out]
         group.places = [group.places[i] for i in stay]
-        self.logits.append(readout.logits)
-        self.order += places
-        for place in places:
-            self.depth[place], self.readouts[place] = readout.depth, readout.cost
+        self.left.append((places, readout))
         return places
 
     def done(self) -> Taken:
-        logits = torch.cat(self.logits) if len(self.logits) > 1 else self.logits[0]
-        if self.order != sorted(self.order):
-            logits = logits[torch.tensor(self.order, device=logits.device).argsort()]
-        return Taken(logits, self.depth, self.readouts, self.caught_up)
+        self._read_at_once([readout for _, readout in self.left if not readout.paid])
+        parts = [readout.logits for _, readout in self.left]
+        logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+        order = [place for places, _ in self.left for place in places]
+        if order != sorted(order):
+            logits = logits[torch.tensor(order, device=logits.device).argsort()]
+        depth, readouts = [0] * self.rows, [0] * self.rows
+        for places, readout in self.left:
+            for place in places:
+                depth[place], readouts[place] = readout.depth, readout.cost
+        return Taken(logits, depth, readouts, self.caught_up)
+
+    def _read_at_once(self, unread: list[LazyReadout]) -> None:
+        """Read out what nobody has looked at, where one head serves all depths."""
+        model, read = self.batch.model, self.batch.read
+        if len(unread) < 2 or model.heads is not model.lens or self.batch.in_speech:
+            return
+        logits = read(torch.cat([readout.hidden for readout in unread]), model.depth)
+        parts = logits.split([len(readout.hidden) for readout in unread])
+        for readout, part in zip(unread, parts, strict=True):
+            readout.logits = part
 
 
 class _Climb:

@@ -304,7 +304,7 @@ def _product_of(hidden: Tensor) -> Product | None:
 
 
 def _product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(..., width) with (out, width): (..., out).  Blocks of the weight meet the vectors in turn."""
+    """(..., width) with (out, width): (..., out).  Vectors meet blocks of the weight in turn."""
     out, width = weight.shape
     block = BLOCK if out % BLOCK == 0 else out
     blocks = weight.view(-1, 1, block, width)
