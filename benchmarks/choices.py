@@ -21,13 +21,13 @@ from eepolicy import Fill
 
 ROWS = 8
 #: where rows part: one exits where it is sure, one by the clock of its own chunks
-MIXED = ("entropy<1.0@10", "spark:triple@10")
+MIXED = ("entropy<1.0@10", "spark:triple@10", "spark:even@6", "static@5")
 ASKED = 30  # questions that are answered with and without text among the ids of speech
 
 
 def batches(bench: Bench) -> dict[str, list[Way]]:
-    """Rows that have exited come along with any that go on, or with a quarter of them, or wait."""
-    shares = (("always", 0.0), ("with a quarter", 0.25))
+    """Rows that have exited come along with any that go on, or where that costs less, or wait."""
+    shares: tuple[tuple[str, Any], ...] = (("always", 0.0), ("where it costs less", "measured"))
     return {
         policy: [
             *(bench.ours(policy, f"come along {s}", fill=Fill(along=a)) for s, a in shares),

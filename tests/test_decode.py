@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, LAYERS, LAYOUT, layers_of, plain_lens, tiny
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, LogitsProcessor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
@@ -31,6 +31,7 @@ from eepolicy import (
     Static,
 )
 from eepolicy.decode.batch import Batch
+from eepolicy.decode.costs import VECTORS, LayerCosts
 from eepolicy.decode.step import take_step
 from eepolicy.policies import Step, parse_policy
 
@@ -124,7 +125,7 @@ def test_a_row_does_not_depend_on_its_neighbours_with_other_fills(stock, hooked,
             assert np.array_equal(getattr(out.trace, name), getattr(alone.trace, name)), name
 
 
-@pytest.mark.parametrize("along", [0, 0.5, 1.0])
+@pytest.mark.parametrize("along", [0, 0.5, 1.0, "measured"])
 @pytest.mark.parametrize(
     "policy", ["random:4.0@2", "text=static@5,speech=margin>0.1@[2,4]", "entropy<2.5@2"]
 )
@@ -536,3 +537,58 @@ def test_narrow_pays_for_the_ids_of_speech_alone(hooked):
     for prompt, out in zip(PROMPTS, outs, strict=True):
         alone = hooked.generate(prompt, "both=static@2", max_new_tokens=40, narrow=True)
         assert alone.tokens.tolist() == out.tokens.tolist()
+
+
+COSTS = st.lists(st.integers(0, 50), min_size=7, max_size=7)
+
+
+@given(
+    steps=COSTS,
+    stay=st.integers(1, 8),
+    left=st.integers(1, 8),
+    wide=st.integers(1, 5),
+    missing=st.integers(1, 5),
+)
+def test_the_cheaper_way_is_chosen_by_what_both_cost(steps, stay, left, wide, missing):
+    seconds = np.cumsum([1, *steps])[1:] / 1000
+    costs = LayerCosts(VECTORS, tuple(seconds))
+
+    def of(vectors: int) -> float:
+        if vectors >= VECTORS[-1]:
+            return seconds[-1] * vectors / VECTORS[-1]
+        i = max(i for i, known in enumerate(VECTORS) if known <= vectors)
+        share = (vectors - VECTORS[i]) / (VECTORS[i + 1] - VECTORS[i])
+        return seconds[i] + share * (seconds[i + 1] - seconds[i])
+
+    synchronised = of((stay + left) * max(wide, missing)) + of(left)
+    waited = of(stay * wide) + of(left * (missing + 1))
+    assume(abs(synchronised - waited) > 1e-9)
+    chosen = costs.favour_coming_along(stay, left, wide, missing)
+    assert chosen == (synchronised < waited)
+
+
+def test_layers_are_timed_once_a_model(hooked):
+    costs = hooked.layer_costs()
+    assert costs.vectors == VECTORS
+    assert all(0 < seconds < 10 for seconds in costs.seconds)
+    assert hooked.layer_costs() is costs
+    assert hooked.to("cpu").layer_costs() is not costs
+
+
+def test_rows_come_along_as_their_costs_say(hooked):
+    """A layer that costs the same for any number of rows had better not run twice, and so on."""
+    policy = "random:4.0@2"
+    fill = Fill(along="measured")
+    calls = {}
+    # any number at the cost of one; more than two rows are dear
+    for name, seconds in {"flat": (1.0,) * 7, "steep": (1.0, 1.0, *(9.0,) * 5)}.items():
+        hooked._costs[False] = LayerCosts(VECTORS, seconds)
+        outs = hooked.generate(PROMPTS, policy, max_new_tokens=40, fill=fill)
+        calls[name] = sum(int(out.trace.layer_calls.sum()) for out in outs)
+    always, never = (
+        hooked.generate(PROMPTS, policy, max_new_tokens=40, fill=Fill(along=along))
+        for along in (0, None)
+    )
+    most, least = (sum(int(o.trace.layer_calls.sum()) for o in outs) for outs in (always, never))
+    assert calls["flat"] == most
+    assert least <= calls["steep"] < most

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eepolicy.cache import ColumnCache
+from eepolicy.decode.costs import LayerCosts
 from eepolicy.decode.fill import Fill
 from eepolicy.decode.record import Recorder
 from eepolicy.model.adapters import Rotation
@@ -60,6 +61,7 @@ class Batch:
         recorder: is told of every token that is fed after the prompt, and of every layer it runs.
         layers: run in place of the model's own.
         in_speech: ranges of ids that speech is read out over; all where none are given.
+        costs: of a layer call, for a fill that asks for them.
 
     Attributes:
         done: `done[row][layer]`, columns that need the layer no more.
@@ -78,8 +80,9 @@ class Batch:
         recorder: Recorder | None = None,
         layers: CompiledLayers | None = None,
         in_speech: Sequence[tuple[int, int]] = (),
+        costs: LayerCosts | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.costs = model, costs
         self._run_layer = (layers or model).run_layer
         self._fill_layer = (layers or model).fill_layer
         self.read = (layers or model).logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from eepolicy.errors import EepolicyError
 
@@ -22,13 +23,14 @@ class Fill:
             on to full depth after its exit.
         along: of catch-up in a batch, None or 0 to 1: a row that has exited comes along with those
             that go on, instead of waiting, while they are at least this share of the rows in the
-            layers; with 0 always, which is to synchronise on the deepest.  Tokens stay the same,
-            but what a row pays depends on its neighbours.
+            layers; with 0 always, which is to synchronise on the deepest.  `"measured"`: whenever
+            it costs less, by layer calls that are timed once a model.  Tokens stay the same, but
+            what a row pays depends on its neighbours (and, measured, on the machine).
     """
 
     way: str = "catch_up"
     max_pending: int | None = None
-    along: float | None = None
+    along: float | Literal["measured"] | None = None
 
     def check(self) -> None:
         """Refuse what is no fill.
@@ -43,8 +45,10 @@ class Fill:
                 f"max_pending is 1 or more, and for catch_up alone; got {self.max_pending} "
                 f"with {self.way}"
             )
-        if self.along is not None and (self.way != "catch_up" or not 0 <= self.along <= 1):
+        known = self.along in (None, "measured")
+        known = known or (isinstance(self.along, (int, float)) and 0 <= self.along <= 1)
+        if not known or (self.along is not None and self.way != "catch_up"):
             raise EepolicyError(
-                f"along is a share, 0 to 1, and for catch_up alone; got {self.along} with "
-                f"{self.way}"
+                "along is a share, 0 to 1, or 'measured', and for catch_up alone; got "
+                f"{self.along!r} with {self.way}"
             )

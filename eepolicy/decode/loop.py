@@ -119,7 +119,8 @@ def decode(
     recorder = None if plan is None else Recorder(rows)
     room = request.prompt.shape[1] + most
     in_speech = model.layout.ids_in_speech(request.ends) if narrow else ()
-    batch = Batch(model, request.padding, room, unbounded, recorder, layers, in_speech)
+    costs = model.layer_costs(layers) if fill.along == "measured" else None
+    batch = Batch(model, request.padding, room, unbounded, recorder, layers, in_speech, costs)
     batch.prefill(request.prompt[:, :-1])
     prefill_calls = batch.calls[0]
     replies = [Reply(model.layout, model.depth, request.ends) for _ in range(rows)]
@@ -160,8 +161,8 @@ def decode(
                     over[place] = stops(row)
         else:
             for place, row in enumerate(alive):
-                costs = (taken.readouts[place], *batch.paid(row))
-                replies[row].take(drawn[place], taken.depth[place], costs)
+                paid = (taken.readouts[place], *batch.paid(row))
+                replies[row].take(drawn[place], taken.depth[place], paid)
         going = [row for row, ended in zip(alive, over, strict=True) if not ended]
         if request.streamer is not None:
             streamed = _stream(request.streamer, replies[0], streamed)

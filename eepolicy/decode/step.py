@@ -196,11 +196,22 @@ class _Climb:
         if not stay:
             self.batch.leave(self.block)
             return
-        share = self.batch.fill.along
-        if share is not None and len(stay) >= share * len(self.here):
+        left = [i for i in range(len(self.here)) if i not in stay]
+        if self._come_along(stay, left):
             return
-        self.batch.leave(self.block.select([i for i in range(len(self.here)) if i not in stay]))
+        self.batch.leave(self.block.select(left))
         self.block, self.here = self.block.select(stay), [self.here[i] for i in stay]
+
+    def _come_along(self, stay: list[int], left: list[int]) -> bool:
+        """Whether rows that have left run on with the others, by their places in the block."""
+        along, missing = self.batch.fill.along, self.block.missing
+        if along is None:
+            return False
+        if along == "measured":
+            assert self.batch.costs is not None
+            wide, waiting = (max(missing[i] for i in places) for places in (stay, left))
+            return self.batch.costs.favour_coming_along(len(stay), len(left), wide, waiting)
+        return len(stay) >= along * len(self.here)
 
 
 class _Hindsight:

@@ -24,6 +24,7 @@ from eepolicy.speech.wav import read_wave
 
 if TYPE_CHECKING:
     from eepolicy.decode.acceptance import Acceptance
+    from eepolicy.decode.costs import LayerCosts
     from eepolicy.decode.fill import Fill
     from eepolicy.decode.loop import Output
     from eepolicy.model.compiled import CompiledLayers
@@ -78,6 +79,7 @@ class HookedModel:
         self.lens = LogitLens(self.parts.norm, self.parts.head, self.parts.cap)
         self.heads = heads or self.lens
         self._kernels: tuple[CompiledLayers, bool] | None = None
+        self._costs: dict[bool, LayerCosts] = {}
         self._check_parity()
 
     def __repr__(self) -> str:
@@ -495,6 +497,7 @@ class HookedModel:
         """Move the model, its heads and its ears to a device."""
         self.model.to(device)
         self._kernels = None
+        self._costs = {}
         self.heads = self.heads.to(self.model)
         encoder = getattr(self.ears, "encoder", None)
         if isinstance(encoder, torch.nn.Module):
@@ -510,6 +513,19 @@ class HookedModel:
             self._kernels = made, made.check()
         made, sound = self._kernels
         return made if sound else None
+
+    def layer_costs(self, layers: CompiledLayers | None = None) -> LayerCosts:
+        """Seconds of a layer call on this machine, measured at the first call.
+
+        Args:
+            layers: the compiled ones, where they are asked for.
+        """
+        from eepolicy.decode.costs import measure_layers
+
+        compiled = layers is not None
+        if compiled not in self._costs:
+            self._costs[compiled] = measure_layers(self, layers)
+        return self._costs[compiled]
 
     def unwrap(self) -> PreTrainedModel:
         """The stock model, which was never changed but for its evaluation mode."""
