@@ -512,6 +512,14 @@ def test_narrow_reads_what_a_mask_would_leave(hooked, policy):
         assert np.array_equal(getattr(narrow.trace, name), value), name
 
 
+def test_a_head_of_one_modality_does_not_read_out_others(stock):
+    hooked = HookedModel(stock, layout=LAYOUT)
+    hooked.heads = hooked.lens.over(LAYOUT.speech)
+    for narrow, sentence in ((False, "a reply needs all of them"), (True, "use LogitLens")):
+        with pytest.raises(EepolicyError, match=sentence):
+            hooked.generate(PROMPT, "both=static@2", max_new_tokens=40, narrow=narrow)
+
+
 def test_narrow_pays_for_the_ids_of_speech_alone(hooked):
     over, whole = [], []
     lens = hooked.heads

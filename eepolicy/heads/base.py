@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from eepolicy.errors import EepolicyError
+
 
 class ExitHead(ABC):
     """Reads tokens out of hidden states below full depth.
@@ -65,3 +67,9 @@ class Over(ExitHead):
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.head.logits_over(hidden, depth, slice(*self.ids))
+
+    def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
+        raise EepolicyError(
+            f"{self!r} reads out the ids {self.ids[0]} to {self.ids[1] - 1} alone: for others, as "
+            f"narrow=True asks for, use {self.head!r}"
+        )

@@ -28,9 +28,9 @@ Product = Callable[..., Tensor]
 
 #: columns of a block beyond which the stock kernels are as fast: prompts are not compiled
 WIDEST = 16
-#: vectors, on a CPU, up to which a product with a weight is written as sums.  Measured, as a share
-#: of the library's time: 0.3 to 0.9 for four vectors, 0.7 to 1.2 for six, 0.8 to 1.6 for eight;
-#: whole replies in batches of eight took the same on SmolLM2, and 0.85 on the pocket model
+#: vectors, on a CPU, up to which a product with a weight is written as sums.  Measured on layers of
+#: the pocket model and of SmolLM2, as a share of the library's time: 0.6 and 0.7 for four vectors,
+#: 0.6 and 0.8 for six, 0.7 and 1.0 for eight
 FEW = 8
 #: vectors, on a CPU, up to which each number of them has kernels of its own: a refresh is of few
 EXACT = 4
@@ -51,8 +51,9 @@ class CompiledLayers:
     """Runs a model's layers, as `HookedModel.run_layer` does, by code that `torch.compile` makes.
 
     One layer is compiled and is handed the parameters of the others, so that a policy may stop
-    after any of them, and the work is done once: for each of one row or several, and one column or
-    several.  Blocks that do not fit (prompts, rows that miss different columns) run as before.
+    after any of them, and the work is done once: for each small block, as a refresh is, and for
+    wider ones of one row or several, one column or several.  Blocks that do not fit (prompts, rows
+    that miss different columns) run as before.
 
     Args:
         model: whose layers.
@@ -307,7 +308,7 @@ def _product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     """(..., width) with (out, width): (..., out).  Vectors meet blocks of the weight in turn."""
     out, width = weight.shape
     block = BLOCK if out % BLOCK == 0 else out
-    blocks = weight.view(-1, 1, block, width)
+    blocks = weight.reshape(-1, 1, block, width)
     product = (vectors.reshape(-1, 1, width) * blocks).sum(-1)  # (blocks, vectors, block)
     product = product.transpose(0, 1).reshape(*vectors.shape[:-1], out)
     return product if bias is None else product + bias
