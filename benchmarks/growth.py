@@ -196,6 +196,7 @@ def draw(found: Sequence[Curve], measured: Sequence[NDArray[np.float64]], path: 
             for sweep in seconds.T:
                 ax.plot(x, 1e3 * sweep, "o", color="#D55E00", ms=4)
             ax.set(xlabel=curve.name, ylabel=f"{curve.cost}, ms", ylim=(0, None))
+            ax.locator_params(axis="x", nbins=5)
         axes.flat[-1].axis("off")
         ax = axes.flat[0]
         marks = [
