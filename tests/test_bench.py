@@ -161,7 +161,7 @@ def test_bench_command(run, tmp_path):
     arguments = ["--prompts", "2", "--rounds", "1", "--max-new-tokens", "12", "--context", "20"]
     out, _ = run("bench", "static@10", *arguments, "--batch", "1,2", "--out", str(page), "--json")
     found = json.loads(out)
-    assert found["prompt_tokens"] == 20
+    assert found["prompt_tokens"] == [20]
     assert found["exactly"]
     assert [r["rows"] for r in found["results"]] == [1] * 5 + [2] * 4
     static = next(r for r in found["results"] if r["decoding"] == "static@10")
@@ -169,13 +169,18 @@ def test_bench_command(run, tmp_path):
     text = page.read_text()
     assert "## Batch 2" in text
     assert text.count("| `static@10` |") == 2
-    out, _ = run("bench", "static@10", *arguments, "--no-stock")
+    several = [*arguments[:-1], "6,20", "--no-stock"]
+    out, _ = run("bench", "static@10", *several, "--out", str(page))
     assert "The machine reads" in out
     assert "stock" not in out
+    text = page.read_text()
+    assert "2 prompts of 6, 20 tokens" in text
+    assert text.index("## Batch 1, prompts of 6 tokens") < text.index("prompts of 20 tokens\n")
     for wrong, message in (
         (["nonsense"], "nonsense"),
         (["--batch", "many"], "rows of a batch are numbers"),
         (["--batch", "1,0"], "one row or more; got --batch 1,0"),
+        (["--context", "1,20"], "two tokens or more; got --context 1,20"),
         (["--out", str(tmp_path / "none" / "page.md")], "there is no folder"),
         (["--prompts", "100000"], "test questions"),
     ):

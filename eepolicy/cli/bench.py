@@ -6,6 +6,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +42,10 @@ def bench(
     rounds: Annotated[int, typer.Option(help="turns of each policy on each batch", min=1)] = 2,
     batch: Annotated[str, typer.Option(help="rows side by side, one or several: 1,8")] = "1",
     context: Annotated[
-        int | None, typer.Option(help="tokens of a prompt: questions are repeated for it", min=2)
+        str | None,
+        typer.Option(
+            help="tokens of a prompt, one or several: 128,4096; questions are repeated for it"
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="most tokens of a reply", min=1)] = 400,
     exactly: Annotated[
@@ -63,7 +67,7 @@ def bench(
     read, at the speed at which it reads, or the products, at the speed at which it multiplies.  A
     run that is stopped keeps nothing: times of another run do not compare.
 
-    Example: eepolicy bench spark:triple@14 static@10 --batch 1,8 --compile
+    Example: eepolicy bench spark:triple@14 static@10 --batch 1,8 --context 128,900 --compile
     """
     import torch
     import transformers
@@ -77,6 +81,9 @@ def bench(
     sizes = numbers(batch, "rows of a batch", "1,8")
     if min(sizes) < 1:
         raise EepolicyError(f"a batch has one row or more; got --batch {batch}")
+    lengths = numbers(context, "tokens of a prompt", "128,4096") if context else (None,)
+    if min(length or 2 for length in lengths) < 2:
+        raise EepolicyError(f"a prompt to repeat has two tokens or more; got --context {context}")
     if write and not write.parent.is_dir():
         raise EepolicyError(f"there is no folder {write.parent} to write {write.name} to")
     torch.set_num_threads(threads)
@@ -86,18 +93,21 @@ def bench(
     known = held_out("test")
     if prompts > len(known):
         raise EepolicyError(f"there are {len(known)} test questions; got --prompts {prompts}")
-    asked = benching.prompts_of(spoken, [q["question"] for q in known[:prompts]], context)
+    questions = [q["question"] for q in known[:prompts]]
     exactly = exactly or context is not None or not spoken.layout.has_speech
     named = list(policies or benching.usual_policies(spoken))
     results, pages = [], []
-    for rows in sizes:
+    for length, rows in product(lengths, sizes):
+        asked = benching.prompts_of(spoken, questions, length)
         timing = benching.Bench(spoken, asked, max_new_tokens, exactly, rounds, compiled)
         ways = timing.ways(named, rows, stock)
         found = timing.run(ways, rows, progress(f"turns of {rows} rows"))
-        results += found
+        tokens = sum(map(len, asked)) / len(asked)
+        results += [record | {"prompt_tokens": tokens} for record in found]
         gigabytes, gigaflops = timing.machine.bytes_per_second / 1e9, timing.machine.flops / 1e9
         limits = f"The machine reads {gigabytes:.1f} GB/s and multiplies {gigaflops:.0f} GFLOP/s."
-        title = f"Batch {rows}, compiled" if compiled else f"Batch {rows}"
+        title = f"Batch {rows}" + (f", prompts of {length} tokens" if length else "")
+        title += ", compiled" if compiled else ""
         pages += ["", f"## {title}", "", limits, *benching.markdown(found)]
         if not as_json:
             note(limits)
@@ -106,7 +116,7 @@ def bench(
         "model": Path(model).name,
         "layers": spoken.depth,
         "prompts": prompts,
-        "prompt_tokens": sum(map(len, asked)) / len(asked),
+        "prompt_tokens": sorted({record["prompt_tokens"] for record in results}),
         "max_new_tokens": max_new_tokens,
         "exactly": exactly,
         "rounds": rounds,
@@ -137,11 +147,12 @@ def _table(title: str, rows: Iterable[list[str]], headings: Iterable[str]) -> Ta
 def _heading(about: dict[str, Any]) -> list[str]:
     """What was measured, for a page."""
     length = "exactly" if about["exactly"] else "at most"
+    asked = ", ".join(f"{tokens:.0f}" for tokens in about["prompt_tokens"])
     return [
         f"# Decoding {about['model']}" + (", compiled" if about["compiled"] else ""),
         "",
         f"{about['layers']} layers, {about['dtype']}, {about['prompts']} prompts of "
-        f"{about['prompt_tokens']:.0f} tokens on average, {length} {about['max_new_tokens']} "
+        f"{asked} tokens on average, {length} {about['max_new_tokens']} "
         f"tokens a reply, {about['rounds']} rounds, {about['threads']} thread(s), torch "
         f"{about['torch']}, transformers {about['transformers']}. All ways take turns on the same "
         "prompts in one run.",
