@@ -517,7 +517,7 @@ def test_a_head_of_one_modality_does_not_read_out_others(stock):
     hooked.heads = hooked.lens.over(LAYOUT.speech)
     for narrow, sentence in ((False, "a reply needs all of them"), (True, "use LogitLens")):
         with pytest.raises(EepolicyError, match=sentence):
-            hooked.generate(PROMPT, "both=static@2", max_new_tokens=40, narrow=narrow)
+            hooked.generate(PROMPT, "static@2", max_new_tokens=40, narrow=narrow)
 
 
 def test_narrow_pays_for_the_ids_of_speech_alone(hooked):
