@@ -111,6 +111,8 @@ def decode(
     _check(model, policy, fill, accept, request, narrow)
     # what does not fit is said before the work, not after it
     plan = None if record is None else plan_of(model, record)
+    # timed at a model's first reply alone, so it is not of the reply's own seconds
+    costs = model.layer_costs(layers) if fill.along == "measured" else None
     began = time.perf_counter()
     sampler = Sampler(request.processors, request.draws, seed)
     most, rows = request.max_new_tokens, len(request.prompt)
@@ -119,7 +121,6 @@ def decode(
     recorder = None if plan is None else Recorder(rows)
     room = request.prompt.shape[1] + most
     in_speech = model.layout.ids_in_speech(request.ends) if narrow else ()
-    costs = model.layer_costs(layers) if fill.along == "measured" else None
     batch = Batch(model, request.padding, room, unbounded, recorder, layers, in_speech, costs)
     batch.prefill(request.prompt[:, :-1])
     prefill_calls = batch.calls[0]

@@ -349,15 +349,16 @@ def _mark(
 
     `exact`: the numbers of rows and columns do not, what is remembered does.
     """
-    changing: list[tuple[Tensor | None, range]] = [(keys, range(2, 3)), (values, range(2, 3))]
+    tensors = [hidden, *(rotation or ())]
+    changing = [] if exact else [(tensor, range(tensor.ndim - 1)) for tensor in tensors]
     if mask is not None:
         changing.append((mask, range(mask.ndim - 1 if exact else 0, mask.ndim)))
-    if not exact:
-        changing += [(keys, range(1)), (values, range(1)), (at, range(1))]
-        changing += [(t, range(t.ndim - 1)) for t in (hidden, *(rotation or ()))]
+    if keys is not None and values is not None and at is not None:
+        changing += [(keys, range(2, 3)), (values, range(2, 3))]
+        changing += [] if exact else [(tensor, range(1)) for tensor in (keys, values, at)]
     for tensor, dims in changing:
-        for dim in dims if tensor is not None else ():
-            if tensor is not None and tensor.shape[dim] > 1:
+        for dim in dims:
+            if tensor.shape[dim] > 1:
                 torch._dynamo.maybe_mark_dynamic(tensor, dim)
 
 
