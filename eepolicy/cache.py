@@ -133,12 +133,9 @@ class ColumnCache:
             return None
         if self._columns is None or self._columns[0] != (start, end):
             self._columns = ((start, end), torch.arange(start, end, device=keys.device))
-        keys, values = keys[:, :, :end], values[:, :, :end]
         if rows is not None:
-            keys, values = self._gathered(keys, rows), self._gathered(values, rows)
-        if len(keys) == 1:  # the stride of a single row would tell of the capacity
-            keys, values = keys[0][None], values[0][None]
-        return keys, values, self._columns[1]
+            keys, values = (self._gathered(held[:, :, :end], rows) for held in (keys, values))
+        return _first(keys, end), _first(values, end), self._columns[1]
 
     def take_back(self, index: int, keys: Tensor, values: Tensor) -> None:
         """What was lent, with the new columns in it."""
@@ -168,6 +165,16 @@ class ColumnCache:
         if rows is not None:
             held[rows, :, start:end] = there
         return known
+
+
+def _first(held: Tensor, end: int) -> Tensor:
+    """The first columns: (rows, heads, capacity, d) -> (rows, heads, end, d), as one view."""
+    rows, heads, _, d = held.shape
+    _, across, along, _ = held.stride()
+    # the stride of a single row would tell of the capacity
+    return held.as_strided(
+        (rows, heads, end, d), (held.stride(0) if rows > 1 else along, across, along, 1)
+    )
 
 
 def _room(like: Tensor, rows: int, columns: int) -> Tensor:

@@ -143,12 +143,13 @@ def test_kernels_are_few_and_made_once():
     other = torch.tensor([9, 7, 6, 5, 4, 3, 2])
     model.generate(other, "static@4", 30, compile=True)  # a whole chunk waits: many vectors
     made = kernels(model)
-    assert 3 <= made <= 6  # one column, several or many; the head, for one vector or several
+    # one column, three, eight, others up to eight, more; the head, for one vector or several
+    assert 3 <= made <= 7
     for policy in ("spark:even@2", "static@4", "both=entropy<2@1"):
         for prompt in (QUESTION, other):
             model.generate(prompt, policy, 30, compile=True)
     assert kernels(model) == made
-    assert not model._compiled()._refused
+    assert not model._compiled()._kernels._refused
 
 
 class ByRow(ExitPolicy):

@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 import copy
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from eepolicy.cache import ColumnCache
 from eepolicy.model.adapters import Rotation
+from eepolicy.model.kernels import Kernels
+from eepolicy.model.products import Product, Products, product_of, sums
 
 if TYPE_CHECKING:
     from eepolicy.model.hooked import HookedModel
 
-T = TypeVar("T")
-#: of vectors (..., width) with a weight (out, width) and a bias, if any: (..., out)
-Product = Callable[..., Tensor]
-
 #: columns of a block beyond which the stock kernels are as fast: prompts are not compiled
 WIDEST = 16
-#: vectors, on a CPU, up to which a product with a weight is written as sums.  Measured on layers of
-#: the pocket model and of SmolLM2, as a share of the library's time: 0.6 and 0.7 for four vectors,
-#: 0.6 and 0.8 for six, 0.7 and 1.0 for eight
-FEW = 8
-#: vectors, on a CPU, up to which each number of them has kernels of its own: a refresh is of few
-EXACT = 4
-#: numbers of vectors that stay in the cache next to the processor (half of 32 KiB: two processes
-#: may share it), so that a row of a weight meets all of them before the next one is read.  Measured
-#: for three vectors of 576: 1.0 of the time of one, and 1.5 where they take turns
-NEAR = 3600
-#: rows of a weight that meet one vector after the other where those do not stay so near
-BLOCK = 32
-#: rows of a weight from which that pays: below, calling the kernel takes longer
-NARROWEST = 32
 #: largest difference from the layers as they are, as a share of the hidden states' largest number.
 #: Measured: 1e-6 in float32 (sums are taken in another order), 8e-3 in bfloat16
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -64,18 +45,18 @@ class CompiledLayers:
 
     def __init__(self, model: HookedModel) -> None:
         self.model = model
-        self.kernels = 0
-        self._layers = [_tensors(layer) for layer in model.parts.layers]
+        self._kernels = Kernels()
+        self._layers = [tuple(_tensors(layer).values()) for layer in model.parts.layers]
         self._alike = [_first_alike(model.parts.layers, i) for i in range(model.depth)]
-        #: what is compiled: from what, for which layer and inputs
-        self._made: dict[tuple[object, ...], Callable[..., Any]] = {}
-        #: kinds of inputs that have a kernel, and those that get none
-        self._seen: set[tuple[object, ...]] = set()
-        self._refused: set[tuple[object, ...]] = set()
         self._broken = False
 
     def __repr__(self) -> str:
         return f"CompiledLayers({self.kernels} kernels for {len(self._layers)} layers)"
+
+    @property
+    def kernels(self) -> int:
+        """Number of kernels that were compiled so far."""
+        return self._kernels.made
 
     def run_layer(
         self,
@@ -92,15 +73,11 @@ class CompiledLayers:
         if lent is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
         kind = self.model.parts.attention[index]
-        mask, keys = masks[kind], lent[0]
-        looks = None if mask is None else mask.shape[:-1]
-        # a part of a wider block would have strides of its own, and so a kernel
-        given = (hidden.contiguous(), rotations.get(kind), mask, *lent)
-        out: Tensor | None = self._compiled(_runner, index, given, (keys.stride(), looks))
+        out = self._compiled(_runner, index, hidden, rotations.get(kind), masks[kind], lent)
         if out is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
         cache.take_back(index, *lent[:2])
-        return out
+        return out[0]
 
     def fill_layer(
         self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: ColumnCache
@@ -109,7 +86,7 @@ class CompiledLayers:
         made = None
         if not self._broken:
             rotation = rotations.get(self.model.parts.attention[index])
-            made = self._compiled(_filler, index, (hidden, rotation), ())
+            made = self._compiled(_filler, index, hidden, rotation)
         if made is None:
             self.model.fill_layer(index, hidden, rotations, cache)
         else:
@@ -117,61 +94,71 @@ class CompiledLayers:
 
     def _compiled(
         self,
-        make: Callable[[nn.Module, Product | None], Callable[..., Any]],
+        make: Makes,
         index: int,
-        given: tuple[Any, ...],
-        more: tuple[object, ...],
-    ) -> Any:
+        hidden: Tensor,
+        rotation: Rotation | None,
+        mask: Tensor | None = None,
+        lent: tuple[Tensor, ...] = (),
+    ) -> tuple[Tensor, ...] | None:
         """What a layer makes, where there is a kernel for such inputs, or one can be made.
 
         Args:
             make: makes what is compiled of a layer.
             index: the layer, from 0.
-            given: to it, hidden states first.
-            more: what tells inputs apart beside the shape of the hidden states.
+            hidden: (rows, columns, width).
+            rotation: of the columns.
+            mask: of the columns.
+            lent: keys, values and the places of the new columns.
         """
-        hidden, first = given[0], self._alike[index]
-        shape = (make, first, hidden.shape, hidden.stride(), *more)
-        if shape in self._refused:
-            return None
-        product = _product_of(hidden)
-        exact = hidden.shape if product is _near_product else None
-        layer, tensors = self.model.parts.layers[first], self._layers[index]
-        run = self._kernel(lambda: make(layer, product), (make, first, product, exact))
-        if shape in self._seen:
-            try:  # inputs of this kind were looked over before: only tell the kernels apart
-                with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
-                    return run(tensors, *given)
-            except RuntimeError:  # none of them is for it
-                self._seen.discard(shape)
-        _mark(exact is not None, *given)
-        try:
-            with _quiet():
-                out = run(tensors, *given)
-        except Exception as error:
-            if "recompile" in f"{type(error).__name__} {error}".lower():
-                self._refused.add(shape)
-            else:
-                self._give_up(error)
-            return None
-        self._seen.add(shape)
-        return out
+        first, product = self._alike[index], product_of(hidden)
+        exact = hidden.shape if product is sums else None
+        key = (make, first, product, exact, rotation is None, mask is None)
+        kind = (
+            key,
+            hidden.shape,
+            rotation and rotation[0].shape,
+            None if mask is None else (mask.shape[:-1], mask.stride()[:1]),
+            lent and (lent[0].stride(), lent[0].shape[2] == 1),
+        )
+        # a part of a wider block would have strides of its own, and so a kernel
+        hidden = hidden.contiguous()
+        given = (*self._layers[index], hidden, *(rotation or ()), *_only(mask), *lent)
+        return self._run(
+            key,
+            kind,
+            lambda: make(
+                self.model.parts.layers[first], product, rotation is not None, mask is not None
+            ),
+            given,
+            lambda: _changing(exact is not None, hidden, rotation, mask, lent),
+        )
 
     def logits(self, hidden: Tensor, depth: int, over: Sequence[tuple[int, int]] = ()) -> Tensor:
         """Read out hidden states at a depth; see `HookedModel.logits`."""
-        with nullcontext() if self._broken else _Products(self._head_product):
+        with nullcontext() if self._broken else Products(self._head_product):
             return self.model.logits(hidden, depth, over)
 
     def _head_product(self, vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """What a head makes of some vectors."""
-        product = _product_of(vectors)
-        if product is None:
-            return F.linear(vectors, weight, bias)
-        exact = vectors.shape if product is _near_product else None
-        if exact is None:
-            _mark(False, vectors, None)
-        run = self._kernel(lambda: product, (product, weight.shape, exact))
-        return run(vectors, weight, bias)
+        product, out = product_of(vectors), None
+        if product is not None:
+            vectors, exact = vectors.contiguous(), product is sums
+            key = (product, weight.shape, bias is None, vectors.shape if exact else None)
+            kind = (key, vectors.shape, weight.stride())
+            given = (vectors, weight, *_only(bias))
+            out = self._run(
+                key, kind, lambda: product, given, lambda: _changing(exact, vectors, None)
+            )
+        return F.linear(vectors, weight, bias) if out is None else out[0]
+
+    def _run(self, *asked: Any) -> tuple[Tensor, ...] | None:
+        """See `Kernels.run`; where nothing can be compiled, that is said once and left."""
+        try:
+            return self._kernels.run(*asked)
+        except Exception as error:
+            self._give_up(error)
+            return None
 
     @torch.no_grad()
     def check(self) -> bool:
@@ -213,31 +200,6 @@ class CompiledLayers:
         cache.address(None, start, end)
         return run(index, states.to(like.device, like.dtype), here, masks, cache)
 
-    def _kernel(
-        self, make: Callable[[], Callable[..., T]], key: tuple[object, ...]
-    ) -> Callable[..., T]:
-        """What was compiled under a key, or a function that is compiled when it is called."""
-        if key not in self._made:
-            self._made[key] = self._compile(make())
-        return self._made[key]
-
-    def _compile(self, function: Callable[..., T]) -> Callable[..., T]:
-        """A function, compiled when it is called."""
-        own = FunctionType(
-            # dynamo makes eight kernels of a code object at most: each has its own
-            function.__code__.replace(co_name=f"{function.__name__}_{id(self)}_{len(self._made)}"),
-            function.__globals__,
-            argdefs=function.__defaults__,
-            closure=function.__closure__,
-        )
-        return torch.compile(own, fullgraph=True, backend=self._backend)
-
-    def _backend(self, graph: Any, inputs: Any) -> Any:
-        from torch._inductor.compile_fx import compile_fx
-
-        self.kernels += 1
-        return compile_fx(graph, inputs)
-
     def _give_up(self, why: object) -> None:
         self._broken = True
         told = str(why).strip().splitlines()
@@ -256,8 +218,9 @@ class _Columns:
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        self.keys.index_copy_(2, self.at, keys)
-        self.values.index_copy_(2, self.at, values)
+        # written by index: `index_copy_` would be compiled to a copy of all that is remembered
+        self.keys[:, :, self.at] = keys
+        self.values[:, :, self.at] = values
         return self.keys, self.values
 
 
@@ -274,134 +237,59 @@ class _Caught:
         return keys, values
 
 
-class _Products(TorchFunctionMode):
-    """Products with a weight, written in another way.
+#: what a compiled function is handed after the parameters and the hidden states
+Makes = Callable[[nn.Module, Product | None, bool, bool], Callable[..., Any]]
 
-    A CPU's library for products takes longer for few vectors than reading the weight does; written
-    as sums, the compiler joins them with what is around.
+
+def _runner(
+    layer: nn.Module, product: Product | None, rotated: bool, masked: bool
+) -> Callable[..., Tensor]:
+    """A layer as a function of its parameters and of all that `run_layer` hands it.
+
+    Args:
+        layer: the layer.
+        product: how its products are written.
+        rotated: cosines and sines are handed to it.
+        masked: so is a mask.
+
+    Returns:
+        A function of the parameters, hidden states, cosines and sines, mask, keys, values and the
+        places of the new columns.
     """
+    layer, names = _hollow(layer), list(_tensors(layer))
 
-    def __init__(self, product: Product) -> None:
-        self.product = product
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is F.linear and not kwargs and len(args[1]) >= NARROWEST:
-            return self.product(*args)
-        return func(*args, **(kwargs or {}))
-
-
-def _product_of(hidden: Tensor) -> Product | None:
-    """How products of so many vectors are written; None where the library's are as fast."""
-    vectors = hidden.numel() // hidden.shape[-1]
-    if hidden.device.type != "cpu" or vectors > FEW:
-        return None
-    return _near_product if vectors <= EXACT else _product
-
-
-def _product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(..., width) with (out, width): (..., out).  Vectors meet blocks of the weight in turn."""
-    out, width = weight.shape
-    block = BLOCK if out % BLOCK == 0 else out
-    blocks = weight.reshape(-1, 1, block, width)
-    product = (vectors.reshape(-1, 1, width) * blocks).sum(-1)  # (blocks, vectors, block)
-    product = product.transpose(0, 1).reshape(*vectors.shape[:-1], out)
-    return product if bias is None else product + bias
-
-
-def _near_product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(..., width) with (out, width): (..., out).  Rows of the weight meet all vectors at once."""
-    if vectors.numel() > NEAR:
-        return _product(vectors, weight, bias)
-    product = (weight.unsqueeze(1) * vectors.reshape(-1, vectors.shape[-1])).sum(-1)
-    # stacked, and not transposed: the compiler would lay out all that follows that way too
-    product = torch.stack(product.unbind(1)).view(*vectors.shape[:-1], len(weight))
-    return product if bias is None else product + bias
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the compiler's own lines where it makes no more kernels, as is expected."""
-    log = logging.getLogger("torch._dynamo.convert_frame")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-def _mark(
-    exact: bool,
-    hidden: Tensor,
-    rotation: Rotation | None,
-    mask: Tensor | None = None,
-    keys: Tensor | None = None,
-    values: Tensor | None = None,
-    at: Tensor | None = None,
-) -> None:
-    """Say which sizes change from call to call, so that one kernel is made for all of them.
-
-    `exact`: the numbers of rows and columns do not, what is remembered does.
-    """
-    tensors = [hidden, *(rotation or ())]
-    changing = [] if exact else [(tensor, range(tensor.ndim - 1)) for tensor in tensors]
-    if mask is not None:
-        changing.append((mask, range(mask.ndim - 1 if exact else 0, mask.ndim)))
-    if keys is not None and values is not None and at is not None:
-        changing += [(keys, range(2, 3)), (values, range(2, 3))]
-        changing += [] if exact else [(tensor, range(1)) for tensor in (keys, values, at)]
-    for tensor, dims in changing:
-        for dim in dims:
-            if tensor.shape[dim] > 1:
-                torch._dynamo.maybe_mark_dynamic(tensor, dim)
-
-
-def _runner(layer: nn.Module, product: Product | None) -> Callable[..., Tensor]:
-    """A layer as a function of its parameters and of all that `run_layer` hands it."""
-    layer = _hollow(layer)
-
-    def run(
-        tensors: dict[str, Tensor],
-        hidden: Tensor,
-        rotation: Rotation | None,
-        mask: Tensor | None,
-        keys: Tensor,
-        values: Tensor,
-        at: Tensor,
-    ) -> Tensor:
-        arguments: dict[str, Any] = {} if rotation is None else {"position_embeddings": rotation}
-        arguments |= {
-            "attention_mask": mask,
-            "past_key_values": _Columns(keys, values, at),
-            "use_cache": True,
-        }
-        with _Products(product) if product else nullcontext():
+    def run(*given: Tensor) -> Tensor:
+        hidden, *more = given[len(names) :]
+        arguments: dict[str, Any] = {"attention_mask": None, "use_cache": True}
+        if rotated:
+            arguments["position_embeddings"], more = (more[0], more[1]), more[2:]
+        if masked:
+            arguments["attention_mask"], more = more[0], more[1:]
+        arguments["past_key_values"] = _Columns(*more)
+        tensors = dict(zip(names, given, strict=False))
+        with Products(product) if product else nullcontext():
             out: Tensor | tuple[Tensor, ...] = functional_call(layer, tensors, (hidden,), arguments)
         return out[0] if isinstance(out, tuple) else out
 
     return run
 
 
-def _filler(layer: nn.Module, product: Product | None) -> Callable[..., tuple[Tensor, Tensor]]:
+def _filler(
+    layer: nn.Module, product: Product | None, rotated: bool, masked: bool
+) -> Callable[..., tuple[Tensor, Tensor]]:
     """A layer's keys and values as a function of its parameters and what it is given.
 
     Nobody asks for what the layer makes of them, so the compiler leaves all of that away.
     """
-    layer = _hollow(layer)
+    layer, names = _hollow(layer), list(_tensors(layer))
 
-    def fill(
-        tensors: dict[str, Tensor], hidden: Tensor, rotation: Rotation | None
-    ) -> tuple[Tensor, Tensor]:
-        arguments: dict[str, Any] = {} if rotation is None else {"position_embeddings": rotation}
+    def fill(*given: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, *rotation = given[len(names) :]
+        arguments: dict[str, Any] = {"position_embeddings": tuple(rotation)} if rotated else {}
         caught = _Caught()
         arguments |= {"attention_mask": None, "past_key_values": caught, "use_cache": True}
-        with _Products(product) if product else nullcontext():
+        tensors = dict(zip(names, given, strict=False))
+        with Products(product) if product else nullcontext():
             functional_call(layer, tensors, (hidden,), arguments)
         return caught.keys, caught.values
 
@@ -442,3 +330,30 @@ def _build(layer: nn.Module) -> list[object]:
         for name, part in layer.named_modules()
     ]
     return [tensors, settings]
+
+
+def _only(tensor: Tensor | None) -> tuple[Tensor, ...]:
+    return () if tensor is None else (tensor,)
+
+
+def _changing(
+    exact: bool,
+    hidden: Tensor,
+    rotation: Rotation | None,
+    mask: Tensor | None = None,
+    lent: Sequence[Tensor] = (),
+) -> list[tuple[Tensor, Sequence[int]]]:
+    """Sizes that change from call to call, so that one kernel is made for all of them.
+
+    `exact`: the numbers of rows and columns do not, what is remembered does.
+    """
+    changing: list[tuple[Tensor, Sequence[int]]] = []
+    if not exact:
+        changing += [(tensor, range(tensor.ndim - 1)) for tensor in (hidden, *(rotation or ()))]
+    if mask is not None:
+        changing.append((mask, range(mask.ndim - 1 if exact else 0, mask.ndim)))
+    if lent:
+        changing += [(tensor, range(2, 3)) for tensor in lent[:2]]
+        if not exact:
+            changing += [(tensor, range(1)) for tensor in lent]
+    return changing
