@@ -177,7 +177,7 @@ def _order(
 
 def _number(
     symbol: Any, inputs: Sequence[Any], symbols: Sequence[Any]
-) -> tuple[Tensor, Callable[[Tensor], int]] | None:
+) -> tuple[Tensor, Callable[[Tensor], Any]] | None:
     """A tensor, and which of its sizes or strides a symbol stands for."""
     if not isinstance(symbol, torch.SymInt):
         return None
