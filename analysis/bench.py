@@ -41,12 +41,14 @@ class Turn:
         layer_calls: a token and row; nan where it is not known.
         readouts: likewise.
         least: seconds a token in which the machine could have done it, see `least_seconds`.
+        tokens: of a reply, on average.
     """
 
     seconds: float
     layer_calls: float
     readouts: float
     least: float
+    tokens: float
 
 
 @dataclass
@@ -108,15 +110,16 @@ class Bench:
         Returns:
             One record a way.  `ratio` is its speed against the first, turn by turn: quartiles and
             median.  `promised` is the ratio to full depth that its layer calls and head calls
-            would give at what each costs on one position a row; `harvest` is the measured one as a
-            share of it; `of_limit` the least time the machine allows as a share of the measured
-            one.
+            would give at what each costs on one position a row, beside the prompt's pass, which is
+            the same for all; `harvest` is the measured one as a share of it; `of_limit` the least
+            time the machine allows as a share of the measured one.
         """
         layers = self.model._compiled() if self.compiled else None
         batches = [self.prompts[i : i + rows] for i in range(0, len(self.prompts), rows)]
         for way in ways:
             way.decode(list(batches[0]))  # what is made once is made now
         layer, head = call_costs(self.model, rows, layers, max(map(len, self.prompts)))
+        prompt = prompt_seconds(self.model, batches[0], layers)
         turns = [(turn, batch) for turn in range(self.rounds) for batch in batches]
         for turn, batch in progress(turns):
             for i in range(len(ways)):
@@ -124,7 +127,7 @@ class Bench:
                 way.turns.append(way.decode(list(batch)))
         first = ways[0].column("seconds")
         return [
-            self._record(way, first, layer, head)
+            self._record(way, first, layer, head, prompt)
             | {"rows": rows, "kernels": layers.kernels if layers else 0}
             for way in ways
         ]
@@ -184,6 +187,7 @@ class Bench:
                 sum(float(t.layer_calls.sum()) for t in traces) / tokens,
                 sum(float(t.readouts.sum()) for t in traces) / tokens,
                 least / tokens,
+                tokens / len(outs),
             )
 
         return Way(name or str(policy), decode)
@@ -201,7 +205,7 @@ class Bench:
             seconds = time.perf_counter() - began
             end = model.generation_config.eos_token_id
             tokens = sum(r.index(end) + 1 if end in r else len(r) for r in replies)
-            return Turn(seconds / tokens, np.nan, np.nan, np.nan)
+            return Turn(seconds / tokens, np.nan, np.nan, np.nan, tokens / len(replies))
 
         return decode
 
@@ -210,12 +214,19 @@ class Bench:
         return most | {"min_new_tokens": self.max_new_tokens} if self.exactly else most
 
     def _record(
-        self, way: Way, first: NDArray[np.float64], layer: float, head: float
+        self,
+        way: Way,
+        first: NDArray[np.float64],
+        layer: float,
+        head: float,
+        prompt: float,
     ) -> dict[str, Any]:
         seconds = way.column("seconds")
         low, middle, high = np.percentile(first / seconds, [25, 50, 75])
         calls, readouts = way.column("layer_calls").mean(), way.column("readouts").mean()
-        promised = (self.model.depth * layer + head) / (calls * layer + readouts * head)
+        share = prompt / way.column("tokens").mean()  # of a token
+        full = share + self.model.depth * layer + head
+        promised = full / (share + calls * layer + readouts * head)
         return {
             "decoding": way.name,
             "layer_calls": calls,
@@ -231,6 +242,7 @@ class Bench:
             "turns": seconds.tolist(),
             "layer_seconds": layer,
             "head_seconds": head,
+            "prompt_seconds": prompt,
         }
 
 
@@ -291,6 +303,26 @@ def call_costs(
     return float(np.median(of_layers)), float(np.median(of_heads))
 
 
+@torch.no_grad()
+def prompt_seconds(
+    model: eepolicy.HookedModel,
+    prompts: Sequence[torch.Tensor],
+    layers: CompiledLayers | None,
+    rounds: int = 5,
+) -> float:
+    """Seconds of the pass of some prompts, side by side, without their last tokens."""
+    ids, mask = padded([p.to(model.model.device) for p in prompts], 0)
+    padding = (mask == 0).sum(1).tolist()
+    taken = []
+    for _ in range(rounds):
+        batch = Batch(model, padding, ids.shape[1], layers=layers)
+        began = time.perf_counter()
+        batch.prefill(ids[:, :-1])
+        _settle(model)
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken))
+
+
 def _settle(model: eepolicy.HookedModel) -> None:
     """Wait until the device has done what it was told."""
     if model.model.device.type == "cuda":
@@ -336,7 +368,8 @@ def pipes(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def markdown(records: Sequence[dict[str, Any]]) -> list[str]:
     """The table of one batch size, with what a call costs in front of it."""
     first = records[0]
-    costs = f"{1e3 * first['layer_seconds']:.3f} ms, a head call {1e3 * first['head_seconds']:.3f}"
+    layer, head, prompt = (1e3 * first[f"{n}_seconds"] for n in ("layer", "head", "prompt"))
+    costs = f"{layer:.3f} ms, a head call {head:.3f}, the pass of the prompts {prompt:.1f}"
     made = f"  {first['kernels']} kernels so far." if first["kernels"] else ""
     rows = [[f"`{name}`", *more] for name, *more in map(cells, records)]
     return [

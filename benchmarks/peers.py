@@ -88,7 +88,8 @@ def timed(reply: Reply) -> Way:
         began = time.perf_counter()
         replies = reply(prompts)
         seconds = time.perf_counter() - began
-        return Turn(seconds / sum(map(len, replies)), np.nan, np.nan, np.nan)
+        tokens = sum(map(len, replies))
+        return Turn(seconds / tokens, np.nan, np.nan, np.nan, tokens / len(replies))
 
     return Way("economize", decode)
 

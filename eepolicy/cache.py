@@ -7,6 +7,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+#: rows of a batch that follow each other, or any
+Rows = slice | Tensor
+
 
 class Stored(Exception):
     """Keys and values are stored, and nobody wants to know what is attended to."""
@@ -29,13 +32,13 @@ class ColumnCache:
         self.rows, self.capacity = rows, capacity
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
-        self._to: tuple[Tensor | None, int, int, Tensor | None] = (None, 0, 0, None)
+        self._to: tuple[Rows, int, int, Tensor | None] = (slice(None), 0, 0, None)
         self._store_only = False
         self._columns: tuple[tuple[int, int], Tensor] | None = None
 
     def address(
         self,
-        rows: Tensor | None,
+        rows: Rows,
         start: int,
         end: int,
         fresh: Tensor | None = None,
@@ -44,7 +47,7 @@ class ColumnCache:
         """Say where the next keys and values go.
 
         Args:
-            rows: (active,) of the batch; None for all of them.
+            rows: of the batch; those that do not follow each other, (active,), have to be gathered.
             start: their first column.
             end: behind their last column.
             fresh: (active, columns) of bool: which of them are new, the others stay as they are;
@@ -116,7 +119,7 @@ class ColumnCache:
             raise IndexError(f"layer {index} holds nothing yet")
         return keys[:, :, :end], values[:, :, :end]
 
-    def lend(self, index: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    def lend(self, index: int) -> tuple[Tensor, ...] | None:
         """What a layer attends to, for someone who writes the new columns into it himself.
 
         Args:
@@ -124,23 +127,23 @@ class ColumnCache:
 
         Returns:
             Keys and values of the active rows up to the last column, (active, heads, end, d) each,
-            and the new columns, (columns,); None where there is nothing yet, or where only some of
-            the columns are new.
+            the new columns, (columns,), and where only some of them are a row's own, which,
+            (active, columns); None where there is nothing yet.
         """
         keys, values = self._keys[index], self._values[index]
         rows, start, end, fresh = self._to
-        if keys is None or values is None or fresh is not None or self._store_only:
+        if keys is None or values is None or self._store_only:
             return None
         if self._columns is None or self._columns[0] != (start, end):
             self._columns = ((start, end), torch.arange(start, end, device=keys.device))
-        if rows is not None:
-            keys, values = (self._gathered(held[:, :, :end], rows) for held in (keys, values))
-        return _first(keys, end), _first(values, end), self._columns[1]
+        lent = (*(_first(self._rows(held, rows, end), end) for held in (keys, values)),)
+        lent = (*lent, self._columns[1])
+        return lent if fresh is None else (*lent, fresh)
 
     def take_back(self, index: int, keys: Tensor, values: Tensor) -> None:
         """What was lent, with the new columns in it."""
         rows, start, end, _ = self._to
-        if rows is not None:
+        if isinstance(rows, Tensor):
             for held, lent in ((self._keys[index], keys), (self._values[index], values)):
                 assert held is not None
                 held[rows, :, start:end] = lent[:, :, start:end]
@@ -150,19 +153,21 @@ class ColumnCache:
         return _room(like, self.rows, self.capacity)[:, :, : self.capacity]
 
     @staticmethod
-    def _gathered(held: Tensor, rows: Tensor) -> Tensor:
-        """Some rows of what is held, laid out as it is: (active, heads, end, d)."""
-        found = _room(held, len(rows), held.shape[2])[:, :, : held.shape[2]]
-        torch.index_select(held, 0, rows, out=found)
+    def _rows(held: Tensor, rows: Rows, end: int) -> Tensor:
+        """Some rows of what is held, the first columns at least, laid out as it is."""
+        if isinstance(rows, slice):
+            return held[rows]
+        found = _room(held, len(rows), end)[:, :, :end]
+        torch.index_select(held[:, :, :end], 0, rows, out=found)
         return found
 
     def _put(self, held: Tensor | None, new: Tensor) -> Tensor:
         assert held is not None
         rows, start, end, fresh = self._to
-        known = held[:, :, :end] if rows is None else held[:, :, :end].index_select(0, rows)
+        known = self._rows(held, rows, end)[:, :, :end]
         there = known[:, :, start:end]
         there.copy_(new if fresh is None else torch.where(fresh[:, None, :, None], new, there))
-        if rows is not None:
+        if isinstance(rows, Tensor):
             held[rows, :, start:end] = there
         return known
 

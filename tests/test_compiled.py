@@ -172,11 +172,13 @@ def test_whatever_rows_do_kernels_stay_few_and_silent(capfd):
             for on in (False, True)
         )
         assert [o.tokens.tolist() for o in ours] == [o.tokens.tolist() for o in plain]
-    assert kernels(model) <= 20  # eight of a layer for few vectors, eight for many, and products
+    # ragged blocks have theirs too: of a layer one a small shape, eight for many, and products
+    assert kernels(model) <= 26
     assert capfd.readouterr().err == ""
 
 
 def test_prompts_are_not_compiled(llama):
+    llama.generate(QUESTION, "full", 1, compile=True)  # which makes those of a step
     before = kernels(llama)
     llama.generate(torch.arange(5, 5 + 2 * WIDEST), "full", 1, compile=True)
     assert kernels(llama) == before

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eepolicy.cache import ColumnCache
+from eepolicy.cache import ColumnCache, Rows
 from eepolicy.decode.costs import LayerCosts
 from eepolicy.decode.fill import Fill
 from eepolicy.decode.record import Recorder
@@ -256,12 +256,12 @@ class Batch:
         hidden = block.hidden
         if fresh is not None:
             hidden = torch.where(fresh[..., None], hidden, self._waited(rows, columns))
-        self._waiting[slice(None) if rows is None else rows, columns] = hidden
+        self._waiting[rows, columns] = hidden
 
-    def _waited(self, rows: Tensor | None, columns: slice) -> Tensor:
+    def _waited(self, rows: Rows, columns: slice) -> Tensor:
         """What waits in some columns: (rows, columns, width)."""
         assert self._waiting is not None
-        return self._waiting[slice(None) if rows is None else rows, columns]
+        return self._waiting[rows, columns]
 
     def _propagate(self, block: Block) -> None:
         """Make the keys and values of the layers above from the hidden state of the exit."""
@@ -294,15 +294,18 @@ class Batch:
         """Where rows lie in what is stored."""
         return torch.tensor([self._held.index(row) for row in rows], device=self._device)
 
-    def _index(self, rows: list[int]) -> Tensor | None:
-        """Where rows lie in what is stored, None where they are all of it."""
-        return None if len(rows) == len(self._held) else self._places(rows)
+    def _index(self, rows: list[int]) -> Rows:
+        """Where rows lie in what is stored: a part of it where they follow each other."""
+        first, last = self._held.index(rows[0]), self._held.index(rows[-1])
+        if last - first + 1 == len(rows):
+            return slice(first, last + 1)
+        return self._places(rows)
 
     def _shifted(self) -> bool:
         """Whether any row's columns are not its true positions."""
         return any(self._shift[row] for row in self._held)
 
-    def _join(self, block: Block, missing: list[int], rows: Tensor | None) -> None:
+    def _join(self, block: Block, missing: list[int], rows: Rows) -> None:
         """Take along what waits: of each row, so many columns are now its own."""
         width, before = max(missing), block.hidden.shape[1]
         if width > before:

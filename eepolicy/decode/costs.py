@@ -74,7 +74,7 @@ def measure_layers(model: HookedModel, layers: CompiledLayers | None = None) -> 
         for _ in range(ROUNDS + 1):
             began = time.perf_counter()
             for index in range(count):
-                cache.address(None, 0, vectors)
+                cache.address(slice(None), 0, vectors)
                 out = run(index, hidden, rotations, masks, cache)
             out.sum().item()  # a device has only been told until it is asked
             rounds.append((time.perf_counter() - began) / count)

@@ -72,6 +72,8 @@ class CompiledLayers:
             lent = cache.lend(index)
         if lent is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
+        if len(lent) == 3 and min(hidden.shape[:2]) > 1:  # one kernel for what is ragged and is not
+            lent = (*lent, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
         kind = self.model.parts.attention[index]
         out = self._compiled(_runner, index, hidden, rotations.get(kind), masks[kind], lent)
         if out is None:
@@ -109,11 +111,11 @@ class CompiledLayers:
             hidden: (rows, columns, width).
             rotation: of the columns.
             mask: of the columns.
-            lent: keys, values and the places of the new columns.
+            lent: by `ColumnCache.lend`.
         """
         first, product = self._alike[index], product_of(hidden)
         exact = hidden.shape if product is sums else None
-        key = (make, first, product, exact, rotation is None, mask is None)
+        key = (make, first, product, exact, rotation is None, mask is None, len(lent))
         kind = (
             key,
             hidden.shape,
@@ -197,7 +199,7 @@ class CompiledLayers:
             k: (cos[0, start:][None], sin[0, start:][None]) for k, (cos, sin) in rotations.items()
         }
         masks = self.model.block_masks(end - start, start)
-        cache.address(None, start, end)
+        cache.address(slice(None), start, end)
         return run(index, states.to(like.device, like.dtype), here, masks, cache)
 
     def _give_up(self, why: object) -> None:
@@ -212,15 +214,20 @@ class CompiledLayers:
 class _Columns:
     """Keys and values of one layer, as a stock attention layer takes them."""
 
-    def __init__(self, keys: Tensor, values: Tensor, at: Tensor) -> None:
+    def __init__(
+        self, keys: Tensor, values: Tensor, at: Tensor, fresh: Tensor | None = None
+    ) -> None:
         self.keys, self.values, self.at = keys, values, at
+        self.fresh = None if fresh is None else fresh[:, None, :, None]
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        # written by index: `index_copy_` would be compiled to a copy of all that is remembered
-        self.keys[:, :, self.at] = keys
-        self.values[:, :, self.at] = values
+        for held, new in ((self.keys, keys), (self.values, values)):
+            if self.fresh is not None:
+                new = torch.where(self.fresh, new, held[:, :, self.at])
+            # by index: `index_copy_` would be compiled to a copy of all that is remembered
+            held[:, :, self.at] = new
         return self.keys, self.values
 
 
@@ -253,8 +260,8 @@ def _runner(
         masked: so is a mask.
 
     Returns:
-        A function of the parameters, hidden states, cosines and sines, mask, keys, values and the
-        places of the new columns.
+        A function of the parameters, hidden states, cosines and sines, mask, and what
+        `ColumnCache.lend` gives.
     """
     layer, names = _hollow(layer), list(_tensors(layer))
 
@@ -355,5 +362,6 @@ def _changing(
     if lent:
         changing += [(tensor, range(2, 3)) for tensor in lent[:2]]
         if not exact:
-            changing += [(tensor, range(1)) for tensor in lent]
+            changing += [(tensor, range(1)) for tensor in lent[:3]]
+            changing += [(tensor, range(2)) for tensor in lent[3:]]
     return changing
