@@ -1,10 +1,12 @@
 """Decoding beside economize: the same model, prompts, threads and layers, in turns in one run.
 
     pip install economize==0.3.2
-    python -m benchmarks.peers FOLDER/SmolLM2-135M-Instruct [--batch 1] [--write FILE.md]
+    python -m benchmarks.peers FOLDER/SmolLM2-135M-Instruct [--batch 1] [--memory] [--write FILE.md]
 
 Each table holds one kind of work: its decoder, ours, and ours compiled.  economize reads the first
 token out of the prompt's full-depth pass, so our policies run the first position at full depth too.
+With `--memory` each way then decodes the prompts once more in a process of its own, which says the
+most memory that it takes beside the model.
 """
 
 from __future__ import annotations
@@ -23,10 +25,16 @@ from torch import Tensor
 
 import eepolicy
 from analysis.bench import Bench, Turn, Way, cells, pipes, prompts_of
+from analysis.limits import Machine
+from benchmarks import processes
 from eepolicy.policies import ExitPolicy, Readout, Step
 
 PROMPT = 40  # tokens
 EXIT = 0.7  # of the depth
+MEMORY = (
+    " Memory is the most that a process of a way's own held while it decoded all prompts once, "
+    "compiling included, less what it held with the model loaded."
+)
 
 
 #: prompts, (tokens,) each, to the tokens of their replies
@@ -147,10 +155,63 @@ def works(model: eepolicy.HookedModel, tokens: int) -> dict[str, Work]:
     }
 
 
+def ways_of(bench: Bench, work: Work) -> list[Way]:
+    """One kind of work in theirs, ours, and ours compiled."""
+    other, policy, options = work
+    return [
+        timed(other),
+        bench.ours(policy, "eepolicy", **options),
+        bench.ours(policy, "eepolicy, compiled", compile=True, **options),
+    ]
+
+
+def bench_of(args: argparse.Namespace) -> Bench:
+    """The model and its prompts."""
+    loaded = eepolicy.load(args.model)
+    model = eepolicy.wrap(loaded.model, loaded.layout, loaded.tokenizer)
+    questions = [q["question"] for q in eepolicy.held_out("test")[: args.prompts]]
+    return Bench(model, prompts_of(model, questions, PROMPT), args.tokens, True, args.rounds)
+
+
+def worker(args: argparse.Namespace) -> None:
+    """Decode the prompts in one way whenever it is asked for; the way is `work,index`."""
+    bench = bench_of(args)
+    bench.machine = Machine(1.0, 1.0)  # measuring it would take memory of its own
+    work, index = map(int, args.way.split(","))
+    way = ways_of(bench, [*works(bench.model, args.tokens).values()][work])[index]
+    with torch.no_grad():
+        bench.model.model(bench.prompts[0][None])  # the weights are in memory now
+
+    def decode() -> None:
+        for start in range(0, len(bench.prompts), args.batch):
+            way.decode(list(bench.prompts[start : start + args.batch]))
+
+    processes.serve(decode)
+
+
+def memory(args: argparse.Namespace, work: int, index: int) -> float:
+    """Megabytes that a way takes beside the model, in a process of its own.
+
+    Args:
+        args: of the command line.
+        work: its place among the kinds of work.
+        index: the way's place among those of the work.
+    """
+    names = ("tokens", "prompts", "batch", "threads")
+    options = [o for n in names for o in (f"--{n}", getattr(args, n))]
+    process = processes.start("benchmarks.peers", args.model, "--way", f"{work},{index}", *options)
+    found = processes.turn(process)["megabytes"]
+    processes.stop(process)
+    return found
+
+
 def table(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Ways of one kind of work, against economize."""
+    """Ways of one kind of work, against economize; `memory` is shown where it was measured."""
     rows = [cells(r, ("layer_calls", "seconds", "ratio")) for r in records]
     headings = ["", "layer calls a token", "ms a token", "speed, median [quartiles]"]
+    if all("memory" in r for r in records):
+        headings.append("memory, MB")
+        rows = [[*row, f"{r['memory']:.0f}"] for row, r in zip(rows, records, strict=True)]
     return pipes(headings, rows)
 
 
@@ -162,13 +223,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", action="store_true", help="of each way, measured apart")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--write", type=Path, help="write the page here as well")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    loaded = eepolicy.load(args.model)
-    model = eepolicy.wrap(loaded.model, loaded.layout, loaded.tokenizer)
-    questions = [q["question"] for q in eepolicy.held_out("test")[: args.prompts]]
-    bench = Bench(model, prompts_of(model, questions, PROMPT), args.tokens, True, args.rounds)
+    if args.way:
+        worker(args)
+        return
+    bench = bench_of(args)
+    model = bench.model
     name = Path(args.model).name
     page = [
         "# Decoding beside economize",
@@ -177,19 +241,20 @@ def main() -> None:
         f"tokens a reply, batch {args.batch}, {args.rounds} rounds, {args.threads} thread(s), "
         f"float32, torch {torch.__version__}, economize {version('economize')}. Each table is one "
         "kind of work; its ways take turns on the same prompts in one run, and run the same layers "
-        "on the newest position. Speed is against economize.",
+        "on the newest position. Speed is against economize." + (MEMORY if args.memory else ""),
         "",
         f"    python -m benchmarks.peers {name} --prompts {args.prompts} --tokens {args.tokens} "
-        f"--rounds {args.rounds} --batch {args.batch} --threads {args.threads}",
+        f"--rounds {args.rounds} --batch {args.batch} --threads {args.threads}"
+        + (" --memory" if args.memory else ""),
     ]
-    for work, (other, policy, options) in works(model, args.tokens).items():
-        ways = [
-            timed(other),
-            bench.ours(policy, "eepolicy", **options),
-            bench.ours(policy, "eepolicy, compiled", compile=True, **options),
-        ]
-        page += ["", f"## {work[0].upper()}{work[1:]}", "", *table(bench.run(ways, args.batch))]
-        print("\n".join(page[-7:]), flush=True)
+    for place, (title, work) in enumerate(works(model, args.tokens).items()):
+        records = bench.run(ways_of(bench, work), args.batch)
+        if args.memory:
+            for index, record in enumerate(records):
+                record["memory"] = memory(args, place, index)
+        part = ["", f"## {title[0].upper()}{title[1:]}", "", *table(records)]
+        page += part
+        print("\n".join(part), flush=True)
     if args.write:
         args.write.write_text("\n".join(page) + "\n")
 

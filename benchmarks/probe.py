@@ -10,11 +10,8 @@ and measures the highest that it takes after; times are taken in turns.
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +22,7 @@ import torch
 from torch import Tensor
 
 import eepolicy
+from benchmarks import processes
 from eepolicy.model.hooked import HookedModel
 
 #: what is measured by all: entropy, likeliest token, its probability, KL from the last layer, rank
@@ -142,53 +140,21 @@ WAYS: dict[str, Callable[[HookedModel, Tensor], Callable[[], Any]]] = {
 NEEDS = {"transformer-lens": "transformer_lens", "nnsight": "nnsight"}
 
 
-def megabytes() -> float:
-    """The most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def worker(args: argparse.Namespace) -> None:
-    """Run one way whenever a line comes in; say seconds and memory."""
+    """Run one way whenever it is asked for."""
     torch.set_num_threads(args.threads)
     model = eepolicy.load(args.model)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.model.config.vocab_size, (args.tokens,), generator=generator)
     way = WAYS[args.way](model, ids)
     WAYS[args.way](model, ids[:8])()  # what is made once
-    before = megabytes()
-    print(json.dumps({"ready": True}), flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        way()
-        seconds = time.perf_counter() - began
-        print(json.dumps({"seconds": seconds, "megabytes": megabytes() - before}), flush=True)
+    processes.serve(way)
 
 
 def start(way: str, args: argparse.Namespace, tokens: int) -> subprocess.Popen[str]:
     """A process that waits to run a way."""
-    command = [sys.executable, "-m", "benchmarks.probe", "--way", way, "--model", args.model]
-    command += ["--tokens", str(tokens), "--threads", str(args.threads)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    if not process.stdout.readline().startswith("{"):
-        raise RuntimeError(f"{way} did not start")
-    return process
-
-
-def turn(process: subprocess.Popen[str]) -> dict[str, float]:
-    """Run the way of a process once."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    measured: dict[str, float] = json.loads(process.stdout.readline())
-    return measured
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait()
+    options = ("--way", way, "--model", args.model, "--tokens", tokens, "--threads", args.threads)
+    return processes.start("benchmarks.probe", *options)
 
 
 def main() -> None:
@@ -205,22 +171,22 @@ def main() -> None:
         worker(args)
         return
     there = args.ways or [w for w in WAYS if w not in NEEDS or find_spec(NEEDS[w])]
-    processes = {way: start(way, args, args.tokens) for way in there}
+    started = {way: start(way, args, args.tokens) for way in there}
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in there}
     for number in range(args.rounds):
-        for way, process in processes.items():
-            runs[way].append(turn(process))
+        for way, process in started.items():
+            runs[way].append(processes.turn(process))
             print(f"round {number + 1}, {way}: {runs[way][-1]}", file=sys.stderr, flush=True)
-    for process in processes.values():
-        stop(process)
+    for process in started.values():
+        processes.stop(process)
     lengths = [args.tokens // 8, args.tokens // 4, args.tokens // 2, args.tokens]
     growth: dict[str, list[float]] = {}
     for way in ("probe", "plain"):
         growth[way] = []
         for length in lengths[:-1]:
             process = start(way, args, length)
-            growth[way].append(turn(process)["megabytes"])
-            stop(process)
+            growth[way].append(processes.turn(process)["megabytes"])
+            processes.stop(process)
         growth[way].append(max(r["megabytes"] for r in runs[way]))
     page = write_up(args, runs, lengths, growth)
     print(page)

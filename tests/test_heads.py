@@ -14,7 +14,7 @@ from eepolicy import Document, EepolicyError, HookedModel, probe
 from eepolicy.heads import LinearHead, LowRankHead, TunedLens, load_heads, read_notes
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fit import Fitting, fit, fitting_memory
-from eepolicy.heads.losses import loss_of, soft_cross_entropy
+from eepolicy.heads.losses import loss_of, slope_of, soft_cross_entropy
 from eepolicy.heads.replies import own_replies
 
 BELOW = tuple(range(1, LAYERS))
@@ -107,6 +107,14 @@ def test_the_gradient_of_the_papers_loss_is_that_of_the_kl():
     kl = nn.functional.kl_div(logits.log_softmax(-1), target, reduction="sum")
     [theirs] = torch.autograd.grad(kl, logits)
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["soft", "reverse_kl", "top:3"])
+def test_a_slope_is_what_autograd_makes_of_the_loss(name):
+    logits, target = torch.randn(2, 7, 11, generator=torch.Generator().manual_seed(0)).unbind()
+    target, leaf = target.softmax(-1), logits.clone().requires_grad_()
+    loss_of(name, leaf, target).sum().backward()
+    torch.testing.assert_close(slope_of(name, logits, target), leaf.grad)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fitted import KINDS, FittedHead
-from eepolicy.heads.losses import loss_of
+from eepolicy.heads.losses import loss_of, slope_of
 from eepolicy.modality import Modality
 from eepolicy.model.hooked import HookedModel
 from eepolicy.probing import Document, probe
@@ -254,7 +254,7 @@ class _Run:
             for depth in self.heads.depths:
                 # one depth's logits at a time: memory holds chunk x vocabulary, not x depths
                 logits = self.heads.logits(states[depth][some], depth).float()
-                (loss_of(self.how.loss, logits, target).sum() / rows).backward()
+                logits.backward(slope_of(self.how.loss, logits.detach(), target).div_(rows))
         self.optimiser.step()
         self.optimiser.zero_grad()
 
