@@ -45,26 +45,28 @@ class Last:
     """The last layer's distributions, to which others are compared.
 
     Attributes:
-        logs: (rows, vocabulary) log-probabilities.
         probabilities: (rows, vocabulary).
         entropy: (rows,) in nats.
         top1: (rows,) likeliest tokens.
+        logs: (rows, vocabulary) log-probabilities, where they are wanted.
     """
 
-    logs: Tensor
     probabilities: Tensor
     entropy: Tensor
     top1: Tensor
+    logs: Tensor | None
 
     @classmethod
-    def of(cls, logits: Tensor) -> Last:
-        """From logits (rows, vocabulary)."""
+    def of(cls, logits: Tensor, wanted: frozenset[str]) -> Last:
+        """From logits (rows, vocabulary), for some of `STATISTICS`."""
         logs = logits.log_softmax(-1).clamp_(min=_LEAST)
         probabilities = logs.exp()
-        return cls(logs, probabilities, -torch.linalg.vecdot(probabilities, logs), argmax(logits))
+        entropy = -torch.linalg.vecdot(probabilities, logs)
+        return cls(probabilities, entropy, argmax(logits), logs if "kl_reverse" in wanted else None)
 
     def __getitem__(self, rows: slice) -> Last:
-        return Last(self.logs[rows], self.probabilities[rows], self.entropy[rows], self.top1[rows])
+        logs = None if self.logs is None else self.logs[rows]
+        return Last(self.probabilities[rows], self.entropy[rows], self.top1[rows], logs)
 
 
 def measure(
