@@ -160,8 +160,8 @@ def _heading(about: dict[str, Any]) -> list[str]:
         "    eepolicy " + shlex.join(sys.argv[1:]),
         "",
         "*Promised*: the speed-up that the layer calls and head calls a token would give if each "
-        "cost what it costs on one position a row, the prompt's pass being the same. *Harvest*: measured divided by promised. "
-        "*Limit*: the time in which the machine could read, once a step, the weights, keys and "
-        "values that the step needs, or multiply, whichever takes longer; *share of it*: limit "
-        "divided by measured.",
+        "cost what it costs on one position a row, the prompt's pass being the same. *Harvest*: "
+        "measured divided by promised. *Limit*: the time in which the machine could read, once a "
+        "step, the weights, keys and values that the step needs, or multiply, whichever takes "
+        "longer; *share of it*: limit divided by measured.",
     ]
