@@ -177,6 +177,17 @@ def test_whatever_rows_do_kernels_stay_few_and_silent(capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("rows", [6, 9])
+def test_as_many_rows_as_columns_make_no_kernel_for_that_alone(rows):
+    """The kernel is made where rows and columns are equally many, and used where they are not."""
+    model = HookedModel(tiny("llama", 7), layout=LAYOUT)
+    prompts = torch.randint(60, (rows, rows), generator=torch.Generator().manual_seed(rows))
+    plain, ours = (
+        model.generate(prompts, "full", 12, min_new_tokens=12, compile=on) for on in (False, True)
+    )
+    assert [o.tokens.tolist() for o in ours] == [o.tokens.tolist() for o in plain]
+
+
 def test_prompts_are_not_compiled(llama):
     llama.generate(QUESTION, "full", 1, compile=True)  # which makes those of a step
     before = kernels(llama)
