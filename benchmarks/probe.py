@@ -24,6 +24,7 @@ from torch import Tensor
 import eepolicy
 from benchmarks import processes
 from eepolicy.model.hooked import HookedModel
+from eepolicy.model.onednn import wide_products
 
 #: what is measured by all: entropy, likeliest token, its probability, KL from the last layer, rank
 #: and probability of the token that follows
@@ -72,9 +73,10 @@ def heads_alone(model: HookedModel, ids: Tensor) -> Callable[[], Any]:
 
     @torch.no_grad()
     def way() -> None:
-        for _ in range(model.depth):
-            for part in states.split(128):
-                model.parts.head(part)
+        with wide_products():  # the fastest way to take them
+            for _ in range(model.depth):
+                for part in states.split(128):
+                    model.parts.head(part)
 
     return way
 

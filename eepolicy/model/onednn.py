@@ -18,7 +18,7 @@ def wide_products() -> AbstractContextManager[object]:
     """Takes products with output embeddings on a CPU by oneDNN, where torch was built with it.
 
     torch takes them by MKL, which lays the whole weight out anew at each call.  Measured on an AMD
-    EPYC, 128 vectors of 576 with 49,152 rows: 0.74 of MKL's time on one thread, 0.57 on two; of the
+    EPYC, 128 vectors of 576 with 49,152 rows: 0.76 of MKL's time on one thread, 0.66 on two; of the
     layers' products the time is the same.
     """
     there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
