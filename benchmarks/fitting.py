@@ -238,14 +238,7 @@ def measure(args: argparse.Namespace, ways: Iterable[str]) -> dict[str, list[dic
     for way in ways:
         python = sys.executable if way == OURS else args.peer_python
         started[way] = processes.start("benchmarks.fitting", "--way", way, *options, python=python)
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in started}
-    for number in range(args.rounds):
-        for way, process in started.items():
-            runs[way].append(processes.turn(process))
-            print(f"round {number + 1}, {way}: {runs[way][-1]}", file=sys.stderr, flush=True)
-    for process in started.values():
-        processes.stop(process)
-    return runs
+    return processes.take_turns(started, args.rounds)
 
 
 def spread(values: Any, digits: int) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -173,14 +172,7 @@ def main() -> None:
         worker(args)
         return
     there = args.ways or [w for w in WAYS if w not in NEEDS or find_spec(NEEDS[w])]
-    started = {way: start(way, args, args.tokens) for way in there}
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in there}
-    for number in range(args.rounds):
-        for way, process in started.items():
-            runs[way].append(processes.turn(process))
-            print(f"round {number + 1}, {way}: {runs[way][-1]}", file=sys.stderr, flush=True)
-    for process in started.values():
-        processes.stop(process)
+    runs = processes.take_turns({way: start(way, args, args.tokens) for way in there}, args.rounds)
     lengths = [args.tokens // 8, args.tokens // 4, args.tokens // 2, args.tokens]
     growth: dict[str, list[float]] = {}
     for way in ("probe", "plain"):

@@ -79,6 +79,20 @@ def turn(process: subprocess.Popen[str]) -> dict[str, float]:
     return measured
 
 
+def take_turns(
+    started: dict[str, subprocess.Popen[str]], rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    """The figures of each round, by way; the processes are stopped after the last."""
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in started}
+    for number in range(rounds):
+        for way, process in started.items():
+            runs[way].append(turn(process))
+            print(f"round {number + 1}, {way}: {runs[way][-1]}", file=sys.stderr, flush=True)
+    for process in started.values():
+        stop(process)
+    return runs
+
+
 def stop(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.close()
