@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import torch
 from torch import Tensor
 
@@ -75,18 +73,22 @@ class ColumnCache:
         Raises:
             Stored: where `address` asked for nothing else.
         """
-        if self._keys[layer_idx] is None:
-            for held, new in ((self._keys, keys), (self._values, values)):
-                held[layer_idx] = self._empty(new)
+        self.open(layer_idx, keys, values)
         known = self._put(self._keys[layer_idx], keys), self._put(self._values[layer_idx], values)
         if self._store_only:
             raise Stored
         return known
 
-    def store(self, index: int, keys: Tensor, values: Tensor) -> None:
-        """Take new keys and values of a layer that nobody attends to now: see `update`."""
-        with suppress(Stored):
-            self.update(keys, values, index)
+    def open(self, index: int, keys: Tensor, values: Tensor) -> None:
+        """Make room for a layer that holds nothing yet.
+
+        Args:
+            index: the layer, from 0.
+            keys: such as it makes, (any, heads, any, d).
+            values: likewise.
+        """
+        if self._keys[index] is None:
+            self._keys[index], self._values[index] = self._empty(keys), self._empty(values)
 
     def grow(self, capacity: int) -> None:
         """Make room for more columns."""
@@ -127,17 +129,19 @@ class ColumnCache:
 
         Returns:
             Keys and values of the active rows up to the last column, (active, heads, end, d) each,
-            the new columns, (columns,), and where only some of them are a row's own, which,
-            (active, columns); None where there is nothing yet.
+            or where `address` asked for nothing else, of the new columns alone; the places of the
+            new columns in them, (columns,); and where only some of those are a row's own, which,
+            (active, columns).  None where there is nothing yet.
         """
         keys, values = self._keys[index], self._values[index]
         rows, start, end, fresh = self._to
-        if keys is None or values is None or self._store_only:
+        if keys is None or values is None:
             return None
-        if self._columns is None or self._columns[0] != (start, end):
-            self._columns = ((start, end), torch.arange(start, end, device=keys.device))
-        lent = (*(_first(self._rows(held, rows, end), end) for held in (keys, values)),)
-        lent = (*lent, self._columns[1])
+        first = start if self._store_only else 0
+        at = (start - first, end - first)
+        if self._columns is None or self._columns[0] != at:
+            self._columns = (at, torch.arange(*at, device=keys.device))
+        lent = (_part(keys, rows, first, end), _part(values, rows, first, end), self._columns[1])
         return lent if fresh is None else (*lent, fresh)
 
     def take_back(self, index: int, keys: Tensor, values: Tensor) -> None:
@@ -146,25 +150,16 @@ class ColumnCache:
         if isinstance(rows, Tensor):
             for held, lent in ((self._keys[index], keys), (self._values[index], values)):
                 assert held is not None
-                held[rows, :, start:end] = lent[:, :, start:end]
+                held[rows, :, start:end] = lent[:, :, start - end :]
 
     def _empty(self, like: Tensor) -> Tensor:
         """Room for a layer: (rows, heads, capacity, d), heads of a column side by side."""
         return _room(like, self.rows, self.capacity)[:, :, : self.capacity]
 
-    @staticmethod
-    def _rows(held: Tensor, rows: Rows, end: int) -> Tensor:
-        """Some rows of what is held, the first columns at least, laid out as it is."""
-        if isinstance(rows, slice):
-            return held[rows]
-        found = _room(held, len(rows), end)[:, :, :end]
-        torch.index_select(held[:, :, :end], 0, rows, out=found)
-        return found
-
     def _put(self, held: Tensor | None, new: Tensor) -> Tensor:
         assert held is not None
         rows, start, end, fresh = self._to
-        known = self._rows(held, rows, end)[:, :, :end]
+        known = _part(held, rows, 0, end)
         there = known[:, :, start:end]
         there.copy_(new if fresh is None else torch.where(fresh[:, None, :, None], new, there))
         if isinstance(rows, Tensor):
@@ -172,13 +167,23 @@ class ColumnCache:
         return known
 
 
-def _first(held: Tensor, end: int) -> Tensor:
-    """The first columns: (rows, heads, capacity, d) -> (rows, heads, end, d), as one view."""
-    rows, heads, _, d = held.shape
-    _, across, along, _ = held.stride()
-    # the stride of a single row would tell of the capacity
+def _part(held: Tensor, rows: Rows, first: int, end: int) -> Tensor:
+    """Some rows and columns: (rows, heads, capacity, d) -> (active, heads, columns, d), as one view.
+
+    Rows that do not follow each other are copied, laid out as what is held.
+    """
+    if isinstance(rows, Tensor):
+        columns = end - first
+        found = _room(held, len(rows), columns)[:, :, :columns]
+        torch.index_select(held[:, :, first:end], 0, rows, out=found)
+        held, rows, first, end = found, slice(None), 0, columns
+    begin, behind, _ = rows.indices(held.shape[0])
+    down, across, along, _ = held.stride()
     return held.as_strided(
-        (rows, heads, end, d), (held.stride(0) if rows > 1 else along, across, along, 1)
+        (behind - begin, held.shape[1], end - first, held.shape[3]),
+        # the stride of a single row would tell of the capacity
+        (down if behind - begin > 1 else along, across, along, 1),
+        begin * down + first * along,
     )
 
 

@@ -21,8 +21,6 @@ from eepolicy.model.products import Product, Products, product_of, sums
 if TYPE_CHECKING:
     from eepolicy.model.hooked import HookedModel
 
-#: columns of a block beyond which the stock kernels are as fast: prompts are not compiled
-WIDEST = 16
 #: largest difference from the layers as they are, as a share of the hidden states' largest number.
 #: Measured: 1e-6 in float32 (sums are taken in another order), 8e-3 in bfloat16
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -33,8 +31,7 @@ class CompiledLayers:
 
     One layer is compiled and is handed the parameters of the others, so that a policy may stop
     after any of them, and the work is done once: for each small block, as a refresh is, and for
-    wider ones of one row or several, one column or several.  Blocks that do not fit (prompts, rows
-    that miss different columns) run as before.
+    wider ones of one row or several, one column or several.
 
     Args:
         model: whose layers.
@@ -48,6 +45,8 @@ class CompiledLayers:
         self._kernels = Kernels()
         self._layers = [tuple(_tensors(layer).values()) for layer in model.parts.layers]
         self._alike = [_first_alike(model.parts.layers, i) for i in range(model.depth)]
+        #: keys and values such as a layer makes, (1, heads, 1, d) each
+        self._remembered: dict[int, tuple[Tensor, Tensor]] = {}
         self._broken = False
 
     def __repr__(self) -> str:
@@ -67,9 +66,7 @@ class CompiledLayers:
         cache: ColumnCache,
     ) -> Tensor:
         """Run one layer; see `HookedModel.run_layer`."""
-        lent = None
-        if hidden.shape[1] <= WIDEST and not self._broken:
-            lent = cache.lend(index)
+        lent = self._lent(index, cache)
         if lent is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
         if len(lent) == 3 and min(hidden.shape[:2]) > 1:  # one kernel for what is ragged and is not
@@ -85,14 +82,21 @@ class CompiledLayers:
         self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: ColumnCache
     ) -> None:
         """Store the keys and values of one layer; see `HookedModel.fill_layer`."""
-        made = None
-        if not self._broken:
+        lent = self._lent(index, cache)
+        if lent is not None:
             rotation = rotations.get(self.model.parts.attention[index])
-            made = self._compiled(_filler, index, hidden, rotation)
-        if made is None:
-            self.model.fill_layer(index, hidden, rotations, cache)
-        else:
-            cache.store(index, *made)
+            if self._compiled(_filler, index, hidden, rotation, None, lent) is not None:
+                cache.take_back(index, *lent[:2])
+                return
+        self.model.fill_layer(index, hidden, rotations, cache)
+
+    def _lent(self, index: int, cache: ColumnCache) -> tuple[Tensor, ...] | None:
+        """What a layer attends to, if it is known how that looks; see `ColumnCache.lend`."""
+        if self._broken:
+            return None
+        if index in self._remembered:
+            cache.open(index, *self._remembered[index])
+        return cache.lend(index)
 
     def _compiled(
         self,
@@ -179,6 +183,7 @@ class CompiledLayers:
         for index in range(model.depth):
             for cache in (stock, ours):
                 self._step(model.run_layer, index, before, 0, cache)
+            self._remembered[index] = stock.layer(index, 1)
             right = self._step(model.run_layer, index, newest, 2, stock)
             left = self._step(self.run_layer, index, newest, 2, ours)
             if self._broken:
@@ -231,19 +236,6 @@ class _Columns:
         return self.keys, self.values
 
 
-class _Caught:
-    """Keys and values that an attention layer made, and nothing before them."""
-
-    keys: Tensor
-    values: Tensor
-
-    def update(
-        self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = keys, values
-        return keys, values
-
-
 #: what a compiled function is handed after the parameters and the hidden states
 Makes = Callable[[nn.Module, Product | None, bool, bool], Callable[..., Any]]
 
@@ -283,22 +275,16 @@ def _runner(
 
 def _filler(
     layer: nn.Module, product: Product | None, rotated: bool, masked: bool
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A layer's keys and values as a function of its parameters and what it is given.
+) -> Callable[..., tuple[()]]:
+    """As `_runner`, but for the keys and values that the layer remembers.
 
     Nobody asks for what the layer makes of them, so the compiler leaves all of that away.
     """
-    layer, names = _hollow(layer), list(_tensors(layer))
+    run = _runner(layer, product, rotated, masked)
 
-    def fill(*given: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, *rotation = given[len(names) :]
-        arguments: dict[str, Any] = {"position_embeddings": tuple(rotation)} if rotated else {}
-        caught = _Caught()
-        arguments |= {"attention_mask": None, "past_key_values": caught, "use_cache": True}
-        tensors = dict(zip(names, given, strict=False))
-        with Products(product) if product else nullcontext():
-            functional_call(layer, tensors, (hidden,), arguments)
-        return caught.keys, caught.values
+    def fill(*given: Tensor) -> tuple[()]:
+        run(*given)
+        return ()
 
     return fill
 

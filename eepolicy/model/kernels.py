@@ -117,12 +117,14 @@ class Kernels:
         return torch.compile(own, fullgraph=True, backend=self._backend)
 
     def _backend(self, graph: Any, examples: Any) -> Any:
+        from torch._dynamo.eval_frame import innermost_fn
         from torch._inductor.compile_fx import compile_fx
 
         self.made += 1
         places = [node for node in graph.graph.nodes if node.op == "placeholder"]
         symbols = [node.meta.get("example_value") for node in places]
-        kernel: Any = compile_fx(graph, examples, config_patches=OPTIONS)
+        # without what keeps the compiler from looking into the kernel: nothing is compiled round it
+        kernel: Any = innermost_fn(compile_fx(graph, examples, config_patches=OPTIONS))
 
         def noted(*inputs: Any) -> Any:
             self._last = kernel, inputs, symbols
