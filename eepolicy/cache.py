@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: columns that room is made for at once
+STEP = 64
+
 #: rows of a batch that follow each other, or any
 Rows = slice | Tensor
 
@@ -33,6 +36,8 @@ class ColumnCache:
         self._to: tuple[Rows, int, int, Tensor | None] = (slice(None), 0, 0, None)
         self._store_only = False
         self._columns: tuple[tuple[int, int], Tensor] | None = None
+        #: where rows that do not follow each other are brought together, one layer after another
+        self._gathered: dict[tuple[bool, int, int], Tensor] = {}
 
     def address(
         self,
@@ -74,7 +79,10 @@ class ColumnCache:
             Stored: where `address` asked for nothing else.
         """
         self.open(layer_idx, keys, values)
-        known = self._put(self._keys[layer_idx], keys), self._put(self._values[layer_idx], values)
+        known = (
+            self._put(self._keys[layer_idx], keys, True),
+            self._put(self._values[layer_idx], values, False),
+        )
         if self._store_only:
             raise Stored
         return known
@@ -93,6 +101,7 @@ class ColumnCache:
     def grow(self, capacity: int) -> None:
         """Make room for more columns."""
         before, self.capacity = self.capacity, capacity
+        self._gathered = {}
         for held in (self._keys, self._values):
             for index, old in enumerate(held):
                 if old is not None:
@@ -141,7 +150,11 @@ class ColumnCache:
         at = (start - first, end - first)
         if self._columns is None or self._columns[0] != at:
             self._columns = (at, torch.arange(*at, device=keys.device))
-        lent = (_part(keys, rows, first, end), _part(values, rows, first, end), self._columns[1])
+        lent = (
+            self._some(keys, rows, first, end, True),
+            self._some(values, rows, first, end, False),
+            self._columns[1],
+        )
         return lent if fresh is None else (*lent, fresh)
 
     def take_back(self, index: int, keys: Tensor, values: Tensor) -> None:
@@ -154,12 +167,28 @@ class ColumnCache:
 
     def _empty(self, like: Tensor) -> Tensor:
         """Room for a layer: (rows, heads, capacity, d), heads of a column side by side."""
-        return _room(like, self.rows, self.capacity)[:, :, : self.capacity]
+        shape = (self.rows, _rounded(self.capacity), like.shape[1], like.shape[3])
+        return like.new_zeros(shape).transpose(1, 2)[:, :, : self.capacity]
 
-    def _put(self, held: Tensor | None, new: Tensor) -> Tensor:
+    def _some(self, held: Tensor, rows: Rows, first: int, end: int, keys: bool) -> Tensor:
+        """Some rows and columns of a layer's keys, or values: (active, heads, columns, d).
+
+        They are what is held, where the rows follow each other, and a copy otherwise, which lasts
+        until the next layer is asked for.
+        """
+        if isinstance(rows, slice):
+            return _part(held, rows, first, end)
+        of = keys, held.shape[1], held.shape[3]
+        if of not in self._gathered:
+            self._gathered[of] = self._empty(held)
+        room = self._gathered[of][: len(rows)]
+        torch.index_select(held[:, :, first:end], 0, rows, out=room[:, :, : end - first])
+        return _part(room, slice(None), 0, end - first)
+
+    def _put(self, held: Tensor | None, new: Tensor, keys: bool) -> Tensor:
         assert held is not None
         rows, start, end, fresh = self._to
-        known = _part(held, rows, 0, end)
+        known = self._some(held, rows, 0, end, keys)
         there = known[:, :, start:end]
         there.copy_(new if fresh is None else torch.where(fresh[:, None, :, None], new, there))
         if isinstance(rows, Tensor):
@@ -167,30 +196,24 @@ class ColumnCache:
         return known
 
 
-def _part(held: Tensor, rows: Rows, first: int, end: int) -> Tensor:
-    """Some rows and columns: (rows, heads, capacity, d) -> (active, heads, columns, d), as one view.
+def _part(held: Tensor, rows: slice, first: int, end: int) -> Tensor:
+    """Some rows and columns as one view: (rows, heads, capacity, d) -> (active, heads, columns, d).
 
-    Rows that do not follow each other are copied, laid out as what is held.
+    The stride of a single row is not the one of the whole, which would tell of its capacity.
     """
-    if isinstance(rows, Tensor):
-        columns = end - first
-        found = _room(held, len(rows), columns)[:, :, :columns]
-        torch.index_select(held[:, :, first:end], 0, rows, out=found)
-        held, rows, first, end = found, slice(None), 0, columns
     begin, behind, _ = rows.indices(held.shape[0])
     down, across, along, _ = held.stride()
     return held.as_strided(
         (behind - begin, held.shape[1], end - first, held.shape[3]),
-        # the stride of a single row would tell of the capacity
         (down if behind - begin > 1 else along, across, along, 1),
         begin * down + first * along,
     )
 
 
-def _room(like: Tensor, rows: int, columns: int) -> Tensor:
-    """Zeros for a layer's keys or values: (rows, heads, columns + 1, d).
+def _rounded(capacity: int) -> int:
+    """Columns to make room for: few sizes, and at least one column more than is used.
 
-    There is one column more than is used, so that what is used never fills the rows: a kernel that
-    was compiled for the one case would not do for the other.
+    A kernel that was compiled for rows that are full would not do for others, and one that is
+    called past the compiler is looked up by its strides.
     """
-    return like.new_zeros(rows, columns + 1, like.shape[1], like.shape[3]).transpose(1, 2)
+    return (capacity // STEP + 1) * STEP

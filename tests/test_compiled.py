@@ -151,6 +151,20 @@ def test_kernels_are_few_and_made_once():
     assert not model._compiled()._kernels._refused
 
 
+def test_the_compiler_is_not_asked_again_as_a_reply_grows():
+    """A refresh has a mask of another width each time, and a prompt lies elsewhere in a table."""
+    model = HookedModel(tiny("llama", 11), layout=LAYOUT)
+    options = {"min_new_tokens": 20, "compile": True}
+    model.generate(QUESTION, "spark:triple@2", 20, **options)
+    calls = model._compiled()._kernels._calls
+    known = len(calls)
+    model.generate(QUESTION, "spark:triple@2", 70, **options | {"min_new_tokens": 70})
+    assert len(calls) == known
+    for rows in (1, 4, 5):  # five are filled up to eight
+        model.generate([QUESTION] * rows, "static@2", 40, compile=True)
+    assert None not in calls.values()
+
+
 class ByRow(ExitPolicy):
     """Rows part at every step, with blocks of all widths behind them."""
 

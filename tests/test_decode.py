@@ -547,7 +547,7 @@ def test_narrow_pays_for_the_ids_of_speech_alone(hooked):
         assert alone.tokens.tolist() == out.tokens.tolist()
 
 
-COSTS = st.lists(st.integers(0, 50), min_size=7, max_size=7)
+COSTS = st.lists(st.integers(0, 50), min_size=len(VECTORS), max_size=len(VECTORS))
 
 
 @given(
@@ -556,10 +556,11 @@ COSTS = st.lists(st.integers(0, 50), min_size=7, max_size=7)
     left=st.integers(1, 8),
     wide=st.integers(1, 5),
     missing=st.integers(1, 5),
+    gathered=st.integers(0, 2),
 )
-def test_the_cheaper_way_is_chosen_by_what_both_cost(steps, stay, left, wide, missing):
+def test_the_cheaper_way_is_chosen_by_what_both_cost(steps, stay, left, wide, missing, gathered):
     seconds = np.cumsum([1, *steps])[1:] / 1000
-    costs = LayerCosts(VECTORS, tuple(seconds))
+    costs = LayerCosts(VECTORS, tuple(seconds), gathering=0.002)
 
     def of(vectors: int) -> float:
         if vectors >= VECTORS[-1]:
@@ -569,9 +570,9 @@ def test_the_cheaper_way_is_chosen_by_what_both_cost(steps, stay, left, wide, mi
         return seconds[i] + share * (seconds[i + 1] - seconds[i])
 
     synchronised = of((stay + left) * max(wide, missing)) + of(left)
-    waited = of(stay * wide) + of(left * (missing + 1))
+    waited = of(stay * wide) + of(left * (missing + 1)) + gathered * 0.002
     assume(abs(synchronised - waited) > 1e-9)
-    chosen = costs.favour_coming_along(stay, left, wide, missing)
+    chosen = costs.favour_coming_along(stay, left, wide, missing, gathered)
     assert chosen == (synchronised < waited)
 
 
@@ -579,6 +580,7 @@ def test_layers_are_timed_once_a_model(hooked):
     costs = hooked.layer_costs()
     assert costs.vectors == VECTORS
     assert all(0 < seconds < 10 for seconds in costs.seconds)
+    assert 0 <= costs.gathering < 10
     assert hooked.layer_costs() is costs
     assert hooked.to("cpu").layer_costs() is not costs
 
@@ -589,7 +591,8 @@ def test_rows_come_along_as_their_costs_say(hooked):
     fill = Fill(along="measured")
     calls = {}
     # any number at the cost of one; more than two rows are dear
-    for name, seconds in {"flat": (1.0,) * 7, "steep": (1.0, 1.0, *(9.0,) * 5)}.items():
+    most = len(VECTORS)
+    for name, seconds in {"flat": (1.0,) * most, "steep": (1.0, 1.0, *(9.0,) * (most - 2))}.items():
         hooked._costs[False] = LayerCosts(VECTORS, seconds)
         outs = hooked.generate(PROMPTS, policy, max_new_tokens=40, fill=fill)
         calls[name] = sum(int(out.trace.layer_calls.sum()) for out in outs)

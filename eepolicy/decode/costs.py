@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from eepolicy.cache import ColumnCache
-
 if TYPE_CHECKING:
     from eepolicy.model.compiled import CompiledLayers
     from eepolicy.model.hooked import HookedModel
 
-VECTORS = (1, 2, 4, 8, 16, 32, 64)
+#: positions that are timed; compiled, five cost what eight do, and nine much more
+VECTORS = (1, 2, 3, 4, 5, 8, 9, 16, 32, 64)
+COLUMNS = 64  # that are remembered
 LAYERS = 4  # that take turns, so that their weights come from where they lie
 ROUNDS = 3
 
@@ -27,10 +27,13 @@ class LayerCosts:
     Attributes:
         vectors: numbers of positions that were measured, rising.
         seconds: of each.
+        gathering: seconds more for rows that do not follow each other, whose keys and values have
+            to be brought together.
     """
 
     vectors: tuple[int, ...]
     seconds: tuple[float, ...]
+    gathering: float = 0.0
 
     def of(self, vectors: int) -> float:
         """Seconds for so many positions, between what was measured on a straight line."""
@@ -39,7 +42,9 @@ class LayerCosts:
             return self.seconds[-1] * vectors / most
         return float(np.interp(vectors, self.vectors, self.seconds))
 
-    def favour_coming_along(self, stay: int, left: int, wide: int, missing: int) -> bool:
+    def favour_coming_along(
+        self, stay: int, left: int, wide: int, missing: int, gathered: int = 0
+    ) -> bool:
         """Whether rows that have exited had better come along with those that go on.
 
         It compares the layer calls of now and of the next time that those rows go up, together.
@@ -49,34 +54,42 @@ class LayerCosts:
             left: rows that have exited.
             wide: columns that those that go on take along.
             missing: columns that those that have exited miss.
+            gathered: how many of the two do not follow each other in the batch.
         """
         now = self.of((stay + left) * max(wide, missing)) + self.of(left)
         later = self.of(stay * wide) + self.of(left * (missing + 1))
-        return now <= later
+        return now <= later + gathered * self.gathering
 
 
 @torch.no_grad()
 def measure_layers(model: HookedModel, layers: CompiledLayers | None = None) -> LayerCosts:
-    """Time layer calls on random hidden states; the median of a few rounds.
+    """Time layer calls, `COLUMNS` into a batch of rows; the median of a few rounds.
 
     Args:
         model: whose layers.
         layers: run in place of the model's own.
     """
-    like, run = model.model, (layers or model).run_layer
-    count = min(LAYERS, model.depth)
-    seconds = []
-    for vectors in VECTORS:
-        hidden = torch.randn(1, vectors, like.config.hidden_size).to(like.device, like.dtype)
-        rotations, masks = model.rotations(vectors), model.block_masks(vectors, 0)
-        cache = ColumnCache(model.depth, 1, vectors)
-        rounds = []
-        for _ in range(ROUNDS + 1):
-            began = time.perf_counter()
-            for index in range(count):
-                cache.address(slice(None), 0, vectors)
-                out = run(index, hidden, rotations, masks, cache)
-            out.sum().item()  # a device has only been told until it is asked
-            rounds.append((time.perf_counter() - began) / count)
-        seconds.append(float(np.median(rounds[1:])))
-    return LayerCosts(VECTORS, tuple(seconds))
+    from eepolicy.decode.batch import Batch, Block
+
+    like, count = model.model, min(LAYERS, model.depth)
+
+    def run(batch: Batch, rows: list[int], columns: int) -> float:
+        """Seconds of a layer call on new columns of some rows."""
+        hidden = torch.randn(len(rows), columns, like.config.hidden_size)
+        batch.columns += columns
+        block = Block(rows, hidden.to(like.device, like.dtype), [columns] * len(rows))
+        began = time.perf_counter()
+        batch.run(block, count)
+        block.hidden.sum().item()  # a device has only been told until it is asked
+        return (time.perf_counter() - began) / count
+
+    def seconds(rows: list[int], columns: int = 1) -> float:
+        """The same, behind those that are remembered."""
+        held = list(range(rows[-1] + 1))
+        room = COLUMNS + (ROUNDS + 1) * columns
+        batch = Batch(model, [0] * len(held), room, layers=layers)
+        run(batch, held, COLUMNS)
+        return float(np.median([run(batch, rows, columns) for _ in range(ROUNDS + 1)][1:]))
+
+    of_one_row = tuple(seconds([0], columns) for columns in VECTORS)
+    return LayerCosts(VECTORS, of_one_row, max(0.0, seconds([0, 2]) - seconds([0, 1])))

@@ -210,7 +210,10 @@ class _Climb:
         if along == "measured":
             assert self.batch.costs is not None
             wide, waiting = (max(missing[i] for i in places) for places in (stay, left))
-            return self.batch.costs.favour_coming_along(len(stay), len(left), wide, waiting)
+            gathered = sum(places[-1] - places[0] >= len(places) for places in (stay, left))
+            return self.batch.costs.favour_coming_along(
+                len(stay), len(left), wide, waiting, gathered
+            )
         return len(stay) >= along * len(self.here)
 
 

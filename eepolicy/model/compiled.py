@@ -124,7 +124,7 @@ class CompiledLayers:
             key,
             hidden.shape,
             rotation and rotation[0].shape,
-            None if mask is None else (mask.shape[:-1], mask.stride()[:1]),
+            None if mask is None else (mask.shape[:-1], mask.is_contiguous() or mask.stride()),
             lent and (lent[0].stride(), lent[0].shape[2] == 1),
         )
         # a part of a wider block would have strides of its own, and so a kernel

@@ -124,7 +124,8 @@ class Kernels:
         places = [node for node in graph.graph.nodes if node.op == "placeholder"]
         symbols = [node.meta.get("example_value") for node in places]
         # without what keeps the compiler from looking into the kernel: nothing is compiled round it
-        kernel: Any = innermost_fn(compile_fx(graph, examples, config_patches=OPTIONS))
+        made: Any = compile_fx(graph, examples, config_patches=OPTIONS)
+        kernel: Any = innermost_fn(made)
 
         def noted(*inputs: Any) -> Any:
             self._last = kernel, inputs, symbols
@@ -170,6 +171,9 @@ def _order(
                 return None
             order.append((at[id(found)], None))
             continue
+        if _is_constant(symbol):  # the kernel was made for this size alone
+            order.append((0, partial(_constant, value=found)))
+            continue
         number = _number(symbol, inputs, symbols)
         if number is None or id(number[0]) not in at:
             return None
@@ -180,7 +184,7 @@ def _order(
 def _number(
     symbol: Any, inputs: Sequence[Any], symbols: Sequence[Any]
 ) -> tuple[Tensor, Callable[[Tensor], Any]] | None:
-    """A tensor, and which of its sizes or strides a symbol stands for."""
+    """A tensor, and which of its sizes or strides, or its place in memory, a symbol stands for."""
     if not isinstance(symbol, torch.SymInt):
         return None
     for tensor, symbolic in zip(inputs, symbols, strict=True):
@@ -191,7 +195,19 @@ def _number(
                 return tensor, partial(Tensor.size, dim=dim)
             if _is(symbolic.stride(dim), symbol):
                 return tensor, partial(Tensor.stride, dim=dim)
+        if _is(symbolic.storage_offset(), symbol):
+            return tensor, Tensor.storage_offset
     return None
+
+
+def _is_constant(symbol: Any) -> bool:
+    return isinstance(symbol, int) or (
+        isinstance(symbol, torch.SymInt) and bool(symbol.node.expr.is_number)
+    )
+
+
+def _constant(tensor: Tensor, value: int) -> int:
+    return value
 
 
 def _is(number: Any, symbol: torch.SymInt) -> bool:

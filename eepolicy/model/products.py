@@ -41,10 +41,10 @@ def sums(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def filled_sums(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `sums`, for any number up to `FEW`: the last vector stands in for those that lack."""
+    """As `sums`, for any number up to `FEW`: zeros stand in for those that lack."""
     rows = vectors.reshape(-1, vectors.shape[-1])
-    filled = [rows[torch.sym_min(place, len(rows) - 1)] for place in range(FEW)]
-    return _each(filled, vectors, weight, bias)
+    filled = F.pad(rows, (0, 0, 0, FEW - rows.shape[0]))
+    return _each(filled.unbind(), vectors, weight, bias)
 
 
 def _each(rows: Sequence[Tensor], vectors: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
