@@ -12,9 +12,11 @@ import torch
 from conftest import LAYERS, LAYOUT, tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from analysis import bench as benching
 from analysis.limits import Machine, Sizes, least_seconds, measure_machine
+from analysis.timing import milliseconds
 from eepolicy import EepolicyError, HookedModel, Trace
 from eepolicy.decode.batch import Batch
 
@@ -160,6 +162,29 @@ def test_prompts_are_repeated_to_a_length(pocket):
         benching.prompts_of(pocket, [question], 0)
 
 
+def test_the_figure_shows_what_was_measured_promised_and_allowed():
+    records = [
+        {
+            "decoding": name,
+            "turns": [0.001, 0.002, 0.003],
+            "seconds": 0.002,
+            "promised": p,
+            "least_seconds": 0.0005,
+        }
+        for name, p in (("full", 1.0), ("static@2", 2.0), ("stock generate", float("nan")))
+    ]
+    ax = Figure().subplots()
+    milliseconds(records, ax)
+    found = {line.get_label(): line.get_xdata().tolist() for line in ax.lines}
+    assert found["promised"][:2] == [2.0, 1.0]
+    assert np.isnan(found["promised"][2])
+    assert found["limit"] == [0.5] * 3
+    ((bars, _, (whiskers,)),) = ax.containers
+    assert bars.get_xdata().tolist() == [2.0] * 3
+    assert [s[:, 0].tolist() for s in whiskers.get_segments()] == [[1.5, 2.5]] * 3
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["full", "static@2", "stock generate"]
+
+
 def test_bench_command(run, tmp_path):
     page = tmp_path / "page.md"
     arguments = ["--prompts", "2", "--rounds", "1", "--max-new-tokens", "12", "--context", "20"]
@@ -173,6 +198,10 @@ def test_bench_command(run, tmp_path):
     text = page.read_text()
     assert "## Batch 2" in text
     assert text.count("| `static@10` |") == 2
+    assert "](images/page.svg)" in text
+    drawn = (tmp_path / "images" / "page.svg").read_text()
+    assert drawn.count(">static@10<") == 2
+    assert ">Batch 2, prompts of 20 tokens<" in drawn
     several = [*arguments[:-1], "6,20", "--no-stock"]
     out, _ = run("bench", "static@10", *several, "--out", str(page))
     assert "The machine reads" in out

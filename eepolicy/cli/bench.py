@@ -57,7 +57,8 @@ def bench(
     dtype: DtypeOption = "float32",
     device: Annotated[str, typer.Option(help="that the model runs on: cpu, cuda ...")] = "cpu",
     write: Annotated[
-        Path | None, typer.Option("--out", help="write the tables here as well (.md)")
+        Path | None,
+        typer.Option("--out", help="write the tables here as well (.md), their figure beside it"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,6 +75,7 @@ def bench(
 
     import eepolicy
     from analysis import bench as benching
+    from analysis import timing as timing_figure
     from eepolicy.models import held_out
 
     for spec in policies or ():
@@ -97,6 +99,7 @@ def bench(
     exactly = exactly or context is not None or not spoken.layout.has_speech
     named = list(policies or benching.usual_policies(spoken))
     results, pages = [], []
+    tables: dict[str, list[dict[str, Any]]] = {}
     for length, rows in product(lengths, sizes):
         asked = benching.prompts_of(spoken, questions, length)
         timing = benching.Bench(spoken, asked, max_new_tokens, exactly, rounds, compiled)
@@ -104,10 +107,10 @@ def bench(
         found = timing.run(ways, rows, progress(f"turns of {rows} rows"))
         tokens = sum(map(len, asked)) / len(asked)
         results += [record | {"prompt_tokens": tokens} for record in found]
+        tables[_title(rows, length)] = found
         gigabytes, gigaflops = timing.machine.bytes_per_second / 1e9, timing.machine.flops / 1e9
         limits = f"The machine reads {gigabytes:.1f} GB/s and multiplies {gigaflops:.0f} GFLOP/s."
-        title = f"Batch {rows}" + (f", prompts of {length} tokens" if length else "")
-        title += ", compiled" if compiled else ""
+        title = _title(rows, length) + (", compiled" if compiled else "")
         pages += ["", f"## {title}", "", limits, *benching.markdown(found)]
         if not as_json:
             note(limits)
@@ -129,9 +132,16 @@ def bench(
         "transformers": transformers.__version__,
     }
     if write:
-        write.write_text("\n".join([*_heading(about), *pages]) + "\n")
+        picture = Path("images") / f"{write.stem}.svg"
+        timing_figure.draw(tables, write.parent / picture)
+        shown = ["", f"![Milliseconds a token of each way of decoding]({picture})"]
+        write.write_text("\n".join([*_heading(about), *shown, *pages]) + "\n")
     if as_json:
         tell(about | {"results": results})
+
+
+def _title(rows: int, length: int | None) -> str:
+    return f"Batch {rows}" + (f", prompts of {length} tokens" if length else "")
 
 
 def _table(title: str, rows: Iterable[list[str]], headings: Iterable[str]) -> Table:
