@@ -19,7 +19,7 @@ def milliseconds(records: Sequence[Mapping[str, Any]], ax: Axes) -> None:
     """The ways of one table, from the first down.
 
     Args:
-        records: of `analysis.bench.Bench.run`.
+        records: of `analysis.bench.Bench.run`, full depth first.
         ax: to draw on.
     """
     places = np.arange(len(records))

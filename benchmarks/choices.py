@@ -2,8 +2,9 @@
 
     python -m benchmarks.choices [--prompts 8] [--rounds 2] [--threads 1] [--write FILE.md]
 
-Rows at mixed depths (waiting, coming along, synchronised), looking at three depths, speech read out
-over its own ids, and the fills; each with the layers as they are and compiled.
+Rows at mixed depths (coming along, waiting, leaving keys and values behind), looking at three
+depths, speech read out over its own ids, and the fills; each with the layers as they are and
+compiled.
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ WAYS: dict[str, Callable[[HookedModel, Tensor], Callable[[], Any]]] = {
     "transformer-lens": transformer_lens,
     "nnsight": nnsight,
 }
+#: what the others are compared with, and what memory is drawn of
 ALWAYS = ("heads alone", "layers alone", "probe", "plain")
 NEEDS = {"transformer-lens": "transformer_lens", "nnsight": "nnsight"}
 
@@ -210,8 +211,8 @@ def write_up(
         f"    python -m benchmarks.probe --model {name} --tokens {args.tokens} "
         f"--rounds {args.rounds} --threads {args.threads}",
         "",
-        "`heads alone` are the products of all depths' hidden states with the output embedding, "
-        "`layers alone` one pass of the model: both together are what no probe can do without. "
+        "`heads alone` is the products of all depths' hidden states with the output embedding, "
+        "`layers alone` one pass of the model: no probe can do without both. "
         "`probe` and the ways below it measure the same six statistics "
         f"({', '.join(COMMON)}); `plain` and, where they are installed, the peers hold all hidden "
         "states and one layer's logits whole.",

@@ -116,6 +116,7 @@ class ColumnCache:
             end: behind the last column that holds something.
         """
         self.rows = len(rows)
+        self._gathered = {}
         for held in (self._keys, self._values):
             for index, old in enumerate(held):
                 if old is not None:
@@ -181,15 +182,14 @@ class ColumnCache:
         of = keys, held.shape[1], held.shape[3]
         if of not in self._gathered:
             self._gathered[of] = self._empty(held)
-        room = self._gathered[of][: len(rows)]
-        torch.index_select(held[:, :, first:end], 0, rows, out=room[:, :, : end - first])
-        return _part(room, slice(None), 0, end - first)
+        some = self._gathered[of][: len(rows), :, : end - first]
+        return torch.index_select(held[:, :, first:end], 0, rows, out=some)
 
     def _put(self, held: Tensor | None, new: Tensor, keys: bool) -> Tensor:
         assert held is not None
         rows, start, end, fresh = self._to
-        known = self._some(held, rows, 0, end, keys)
-        there = known[:, :, start:end]
+        known = self._some(held, rows, start if self._store_only else 0, end, keys)
+        there = known[:, :, start - end :]
         there.copy_(new if fresh is None else torch.where(fresh[:, None, :, None], new, there))
         if isinstance(rows, Tensor):
             held[rows, :, start:end] = there

@@ -124,6 +124,44 @@ def test_fills_leave_the_rest_of_a_layer_away(llama, monkeypatch):
         torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
 
 
+@torch.no_grad()
+def test_fills_and_blocks_of_rows_that_are_not_neighbours(llama):
+    """Gathered rows, before and after the batch has grown and has lost a row."""
+    batches = []
+    for layers in (None, llama._compiled()):
+        batch = Batch(llama, [0, 2, 1, 0], 9, Fill("propagate"), layers=layers)
+        batch.prefill(torch.arange(24).reshape(4, 6))
+        rows = [0, 1, 2, 3]
+        for step in range(9):
+            if step == 5:
+                rows = [0, 1, 3]
+                batch.keep(rows)
+            block = batch.enter(torch.tensor([7 + step, 3, 20, 41])[: len(rows)], rows)
+            batch.run(block, 2)
+            batch.leave(block.select([0, 2]))
+            block = block.select([i for i in range(len(rows)) if i not in (0, 2)])
+            batch.run(block, LAYERS)
+        batches.append(batch)
+    assert batches[0].capacity > 9
+    for layer in range(LAYERS):
+        plain, ours = (b.cache.layer(layer, b.columns) for b in batches)
+        torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_a_wide_block_behind_a_prompt_of_its_width(llama):
+    """One kernel serves both, though the one remembers nothing and the other a prompt."""
+    prompt = torch.randint(60, (1, 24), generator=torch.Generator().manual_seed(1))
+    states = []
+    for layers in (None, llama._compiled()):
+        batch = Batch(llama, [0], 24, layers=layers)
+        for tokens in prompt.split(12, 1):
+            block = batch.enter_block(tokens)
+            batch.run(block, LAYERS)
+        states.append(block.hidden)
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=TOLERANCE)
+
+
 def test_records_are_kept_of_compiled_layers(llama):
     plain, ours = (
         llama.generate(QUESTION, "spark:triple@2", 15, record=True, compile=on).record
@@ -163,6 +201,20 @@ def test_the_compiler_is_not_asked_again_as_a_reply_grows():
     for rows in (1, 4, 5):  # five are filled up to eight
         model.generate([QUESTION] * rows, "static@2", 40, compile=True)
     assert None not in calls.values()
+
+
+@torch.no_grad()
+def test_nor_for_rows_that_are_gathered():
+    model = HookedModel(tiny("llama", 12), layout=LAYOUT)
+    layers = model._compiled()
+    batch = Batch(model, [0] * 3, 40, layers=layers)
+    batch.prefill(torch.arange(18).reshape(3, 6))
+    for step in range(20):
+        block = batch.enter(torch.tensor([step, 5]), [0, 2])
+        batch.run(block, LAYERS)
+        if step == 0:
+            known = len(layers._kernels._calls)
+    assert len(layers._kernels._calls) == known
 
 
 class ByRow(ExitPolicy):

@@ -569,8 +569,8 @@ def test_the_cheaper_way_is_chosen_by_what_both_cost(steps, stay, left, wide, mi
         share = (vectors - VECTORS[i]) / (VECTORS[i + 1] - VECTORS[i])
         return seconds[i] + share * (seconds[i + 1] - seconds[i])
 
-    synchronised = of((stay + left) * max(wide, missing)) + of(left)
-    waited = of(stay * wide) + of(left * (missing + 1)) + gathered * 0.002
+    synchronised = of((stay + left) * max(wide, missing)) + of(stay + left)
+    waited = of(stay * wide) + of((stay + left) * (missing + 1)) + gathered * 0.002
     assume(abs(synchronised - waited) > 1e-9)
     chosen = costs.favour_coming_along(stay, left, wide, missing, gathered)
     assert chosen == (synchronised < waited)
@@ -590,10 +590,14 @@ def test_rows_come_along_as_their_costs_say(hooked):
     policy = "random:4.0@2"
     fill = Fill(along="measured")
     calls = {}
-    # any number at the cost of one; more than two rows are dear
-    most = len(VECTORS)
-    for name, seconds in {"flat": (1.0,) * most, "steep": (1.0, 1.0, *(9.0,) * (most - 2))}.items():
-        hooked._costs[False] = LayerCosts(VECTORS, seconds)
+    flat, steep = (1.0,) * len(VECTORS), (1.0, 1.0, *(9.0,) * (len(VECTORS) - 2))
+    costs = {
+        "any number at the cost of one": LayerCosts(VECTORS, flat),
+        "more than two are dear": LayerCosts(VECTORS, steep),
+        "so they are, but gathering is dearer": LayerCosts(VECTORS, steep, gathering=1e3),
+    }
+    for name, known in costs.items():
+        hooked._costs[False] = known
         outs = hooked.generate(PROMPTS, policy, max_new_tokens=40, fill=fill)
         calls[name] = sum(int(out.trace.layer_calls.sum()) for out in outs)
     always, never = (
@@ -601,5 +605,6 @@ def test_rows_come_along_as_their_costs_say(hooked):
         for along in (0, None)
     )
     most, least = (sum(int(o.trace.layer_calls.sum()) for o in outs) for outs in (always, never))
-    assert calls["flat"] == most
-    assert least <= calls["steep"] < most
+    flat, steep, gathered = calls.values()
+    assert flat == most
+    assert least <= steep < gathered < most

@@ -296,10 +296,14 @@ class Batch:
 
     def _index(self, rows: list[int]) -> Rows:
         """Where rows lie in what is stored: a part of it where they follow each other."""
-        first, last = self._held.index(rows[0]), self._held.index(rows[-1])
-        if last - first + 1 == len(rows):
-            return slice(first, last + 1)
-        return self._places(rows)
+        if self.is_apart(rows):
+            return self._places(rows)
+        first = self._held.index(rows[0])
+        return slice(first, first + len(rows))
+
+    def is_apart(self, rows: list[int]) -> bool:
+        """Whether rows, rising, do not follow each other in what is stored."""
+        return self._held.index(rows[-1]) - self._held.index(rows[0]) >= len(rows)
 
     def _shifted(self) -> bool:
         """Whether any row's columns are not its true positions."""

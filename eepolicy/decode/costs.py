@@ -27,8 +27,8 @@ class LayerCosts:
     Attributes:
         vectors: numbers of positions that were measured, rising.
         seconds: of each.
-        gathering: seconds more for rows that do not follow each other, whose keys and values have
-            to be brought together.
+        gathering: seconds more for two rows, `COLUMNS` long, that do not follow each other, whose
+            keys and values have to be brought together.
     """
 
     vectors: tuple[int, ...]
@@ -47,17 +47,20 @@ class LayerCosts:
     ) -> bool:
         """Whether rows that have exited had better come along with those that go on.
 
-        It compares the layer calls of now and of the next time that those rows go up, together.
+        It compares the layer calls of now and of the next time that all of them go up, in one
+        block, which is as wide for all as for those that miss most.
 
         Args:
             stay: rows that go on.
             left: rows that have exited.
             wide: columns that those that go on take along.
             missing: columns that those that have exited miss.
-            gathered: how many of the two do not follow each other in the batch.
+            gathered: how many more of the two, than of both together, do not follow each other in
+                the batch.
         """
-        now = self.of((stay + left) * max(wide, missing)) + self.of(left)
-        later = self.of(stay * wide) + self.of(left * (missing + 1))
+        rows = stay + left
+        now = self.of(rows * max(wide, missing)) + self.of(rows)
+        later = self.of(stay * wide) + self.of(rows * (missing + 1))
         return now <= later + gathered * self.gathering
 
 

@@ -210,7 +210,9 @@ class _Climb:
         if along == "measured":
             assert self.batch.costs is not None
             wide, waiting = (max(missing[i] for i in places) for places in (stay, left))
-            gathered = sum(places[-1] - places[0] >= len(places) for places in (stay, left))
+            rows = self.block.rows
+            parts = [[rows[i] for i in places] for places in (stay, left)]
+            gathered = sum(map(self.batch.is_apart, parts)) - self.batch.is_apart(rows)
             return self.batch.costs.favour_coming_along(
                 len(stay), len(left), wide, waiting, gathered
             )

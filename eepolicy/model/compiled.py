@@ -123,6 +123,7 @@ class CompiledLayers:
         kind = (
             key,
             hidden.shape,
+            hidden.dtype,
             rotation and rotation[0].shape,
             None if mask is None else (mask.shape[:-1], mask.is_contiguous() or mask.stride()),
             lent and (lent[0].stride(), lent[0].shape[2] == 1),
@@ -151,7 +152,7 @@ class CompiledLayers:
         if product is not None:
             vectors, exact = vectors.contiguous(), product is sums
             key = (product, weight.shape, bias is None, vectors.shape if exact else None)
-            kind = (key, vectors.shape, weight.stride())
+            kind = (key, vectors.shape, vectors.dtype, weight.stride())
             given = (vectors, weight, *_only(bias))
             out = self._run(
                 key, kind, lambda: product, given, lambda: _changing(exact, vectors, None)
@@ -183,7 +184,8 @@ class CompiledLayers:
         for index in range(model.depth):
             for cache in (stock, ours):
                 self._step(model.run_layer, index, before, 0, cache)
-            self._remembered[index] = stock.layer(index, 1)
+            keys, values = stock.layer(index, 1)
+            self._remembered[index] = keys.clone(), values.clone()
             right = self._step(model.run_layer, index, newest, 2, stock)
             left = self._step(self.run_layer, index, newest, 2, ours)
             if self._broken:

@@ -87,21 +87,32 @@ class Kernels:
             return None
         out = out if isinstance(out, tuple) else (out,)
         if kind not in self._calls:
-            self._calls[kind] = self._direct(given, out)
+            self._calls[kind] = self._direct(given, out, changing())
+        self._last = None  # it holds on to what was given
         return out
 
-    def _direct(self, given: Sequence[Tensor], out: tuple[Tensor, ...]) -> _Call | None:
-        """The call that was just made, without the compiler; None where it is not understood."""
+    def _direct(
+        self,
+        given: Sequence[Tensor],
+        out: tuple[Tensor, ...],
+        changing: Sequence[tuple[Tensor, Sequence[int]]],
+    ) -> _Call | None:
+        """The call that was just made, without the compiler; None where it is not understood.
+
+        It must give the same once more, bit for bit, and write the same in the same places.
+        """
         if self._last is None:
             return None
         kernel, inputs, symbols = self._last
         order = _order(given, inputs, symbols)
-        if order is None:
+        if order is None or not _may_change(changing, inputs, symbols):
             return None
         call = _Call(kernel, order)
-        again = call(given)  # what it writes, it writes once more
+        written = [tensor for tensor in given if not isinstance(tensor, torch.nn.Parameter)]
+        before = [tensor.clone() for tensor in written]
+        again = call(given)
         same = len(again) == len(out) and all(map(torch.equal, again, out))
-        return call if same else None
+        return call if same and all(map(torch.equal, written, before)) else None
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function, compiled when it is called."""
@@ -139,7 +150,8 @@ class _Call:
 
     Args:
         kernel: as the compiler's backend made it.
-        order: of each input the place of a tensor, and how to get a number out of it, if it is one.
+        order: of each input the place of a tensor, and how to get a number out of it, if it is one;
+            a number that the kernel was made for comes out of any.
     """
 
     def __init__(self, kernel: Callable[..., Any], order: Sequence[tuple[int, Any]]) -> None:
@@ -198,6 +210,20 @@ def _number(
         if _is(symbolic.storage_offset(), symbol):
             return tensor, Tensor.storage_offset
     return None
+
+
+def _may_change(
+    changing: Sequence[tuple[Tensor, Sequence[int]]],
+    inputs: Sequence[Any],
+    symbols: Sequence[Any],
+) -> bool:
+    """Whether the kernel was made for any number where sizes change from call to call."""
+    of = {id(found): symbol for found, symbol in zip(inputs, symbols, strict=True)}
+    return not any(
+        tensor.shape[dim] > 1 and id(tensor) in of and _is_constant(of[id(tensor)].shape[dim])
+        for tensor, dims in changing
+        for dim in dims
+    )
 
 
 def _is_constant(symbol: Any) -> bool:
