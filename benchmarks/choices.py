@@ -23,7 +23,7 @@ from eepolicy import Fill
 
 ROWS = 8
 #: where rows part: some exit where they are sure, some by the clock of their own chunks
-MIXED = ("entropy<1.0@10", "entropy<4.0@[3]", "spark:triple@10", "spark:even@6")
+MIXED = ("entropy<1.0@10", "entropy<4.0@[3]", "spark:triple@10", "spark:even@3")
 ASKED = 30  # questions that are answered with and without text among the ids of speech
 
 

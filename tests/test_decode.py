@@ -31,7 +31,7 @@ from eepolicy import (
     Static,
 )
 from eepolicy.decode.batch import Batch
-from eepolicy.decode.costs import VECTORS, LayerCosts
+from eepolicy.decode.costs import VECTORS, WORTH, LayerCosts
 from eepolicy.decode.step import take_step
 from eepolicy.policies import Step, parse_policy
 
@@ -571,9 +571,9 @@ def test_the_cheaper_way_is_chosen_by_what_both_cost(steps, stay, left, wide, mi
 
     synchronised = of((stay + left) * max(wide, missing)) + of(stay + left)
     waited = of(stay * wide) + of((stay + left) * (missing + 1)) + gathered * 0.002
-    assume(abs(synchronised - waited) > 1e-9)
+    assume(abs(WORTH * synchronised - waited) > 1e-9)
     chosen = costs.favour_coming_along(stay, left, wide, missing, gathered)
-    assert chosen == (synchronised < waited)
+    assert chosen == (WORTH * synchronised < waited)
 
 
 def test_layers_are_timed_once_a_model(hooked):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: positions that are timed; compiled, five cost what eight do, and nine much more
 VECTORS = (1, 2, 3, 4, 5, 8, 9, 16, 32, 64)
 COLUMNS = 64  # that are remembered
+#: share of the layer calls' cost that rows may be parted for: parting, waiting and joining cost
+#: time of their own, which is not measured
+WORTH = 0.8
 LAYERS = 4  # that take turns, so that their weights come from where they lie
 ROUNDS = 3
 
@@ -48,7 +51,8 @@ class LayerCosts:
         """Whether rows that have exited had better come along with those that go on.
 
         It compares the layer calls of now and of the next time that all of them go up, in one
-        block, which is as wide for all as for those that miss most.
+        block, which is as wide for all as for those that miss most.  Rows part where that costs
+        less than `WORTH` of it.
 
         Args:
             stay: rows that go on.
@@ -61,7 +65,7 @@ class LayerCosts:
         rows = stay + left
         now = self.of(rows * max(wide, missing)) + self.of(rows)
         later = self.of(stay * wide) + self.of(rows * (missing + 1))
-        return now <= later + gathered * self.gathering
+        return WORTH * now <= later + gathered * self.gathering
 
 
 @torch.no_grad()
