@@ -119,7 +119,7 @@ class Bench:
         for way in ways:
             way.decode(list(batches[0]))  # what is made once is made now
         layer, head = call_costs(self.model, rows, layers, max(map(len, self.prompts)))
-        prompt = prompt_seconds(self.model, batches[0], layers)
+        prompt = prompt_seconds(self.model, batches, layers)
         turns = [(turn, batch) for turn in range(self.rounds) for batch in batches]
         for turn, batch in progress(turns):
             for i in range(len(ways)):
@@ -306,21 +306,31 @@ def call_costs(
 @torch.no_grad()
 def prompt_seconds(
     model: eepolicy.HookedModel,
-    prompts: Sequence[torch.Tensor],
+    batches: Sequence[Sequence[torch.Tensor]],
     layers: CompiledLayers | None,
     rounds: int = 5,
 ) -> float:
-    """Seconds of the pass of some prompts, side by side, without their last tokens."""
-    ids, mask = padded([p.to(model.model.device) for p in prompts], 0)
-    padding = (mask == 0).sum(1).tolist()
-    taken = []
-    for _ in range(rounds):
-        batch = Batch(model, padding, ids.shape[1], layers=layers)
-        began = time.perf_counter()
-        batch.prefill(ids[:, :-1])
-        _settle(model)
-        taken.append(time.perf_counter() - began)
-    return float(np.median(taken))
+    """Seconds of the pass of a batch of prompts without their last tokens, on average.
+
+    Args:
+        model: that decodes.
+        batches: the prompts of each, (tokens,).
+        layers: compiled, in place of the model's own.
+        rounds: that each batch takes the median of.
+    """
+    medians = []
+    for prompts in batches:
+        ids, mask = padded([p.to(model.model.device) for p in prompts], 0)
+        padding = (mask == 0).sum(1).tolist()
+        taken = []
+        for _ in range(rounds):
+            batch = Batch(model, padding, ids.shape[1], layers=layers)
+            began = time.perf_counter()
+            batch.prefill(ids[:, :-1])
+            _settle(model)
+            taken.append(time.perf_counter() - began)
+        medians.append(float(np.median(taken)))
+    return float(np.mean(medians))
 
 
 def _settle(model: eepolicy.HookedModel) -> None:
@@ -369,7 +379,7 @@ def markdown(records: Sequence[dict[str, Any]]) -> list[str]:
     """The table of one batch size, with what a call costs in front of it."""
     first = records[0]
     layer, head, prompt = (1e3 * first[f"{n}_seconds"] for n in ("layer", "head", "prompt"))
-    costs = f"{layer:.3f} ms, a head call {head:.3f}, the pass of the prompts {prompt:.1f}"
+    costs = f"{layer:.3f} ms, a head call {head:.3f}, the pass of a batch's prompts {prompt:.1f}"
     made = f"  {first['kernels']} kernels so far." if first["kernels"] else ""
     rows = [[f"`{name}`", *more] for name, *more in map(cells, records)]
     return [

@@ -83,6 +83,7 @@ class Batch:
         costs: LayerCosts | None = None,
     ) -> None:
         self.model, self.costs = model, costs
+        self._device: torch.device = model.model.device  # asking takes as long as a small product
         self._run_layer = (layers or model).run_layer
         self._fill_layer = (layers or model).fill_layer
         self.read = (layers or model).logits
@@ -329,11 +330,6 @@ class Batch:
             return None
         missing = torch.tensor(block.missing, device=block.hidden.device)
         return torch.arange(width, device=missing.device) >= width - missing[:, None]
-
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = self.model.model.device
-        return device
 
     def _grow(self, capacity: int) -> None:
         """Make room for more columns."""

@@ -155,9 +155,10 @@ class HookedModel:
         held: Tensor | None,
         positions: Tensor | None,
     ) -> Tensor | None:
-        end, device = start + tokens, self.model.device
+        end = start + tokens
         if tokens == 1 and held is None and (window is None or end <= window):
             return None
+        device = self.model.device
         seen = torch.ones((tokens, end), dtype=torch.bool, device=device).tril(start)
         if window is not None and positions is None:
             seen = seen.triu(start - window + 1)
