@@ -23,9 +23,9 @@ class Fill:
             on to full depth after its exit.
         along: of catch-up in a batch, None or 0 to 1: a row that has exited comes along with those
             that go on, instead of waiting, while they are at least this share of the rows in the
-            layers; with 0 always, which is to synchronise on the deepest.  `"measured"`: whenever
-            it costs less, by layer calls that are timed once a model.  Tokens stay the same, but
-            what a row pays depends on its neighbours (and, measured, on the machine).
+            layers; with 0 always, which is to synchronise on the deepest.  `"measured"`: unless
+            waiting saves a fifth, by layer calls that are timed once a model.  Tokens stay the
+            same, but what a row pays depends on its neighbours (and, measured, on the machine).
     """
 
     way: str = "catch_up"
