@@ -15,6 +15,7 @@ from conftest import FAMILIES, LAYERS, LAYOUT, tiny
 
 from eepolicy import ExitPolicy, Fill, HookedModel
 from eepolicy.decode.batch import Batch
+from eepolicy.heads.fitted import KINDS
 from eepolicy.policies import Step
 
 pytestmark = [
@@ -35,6 +36,10 @@ RAGGED = [QUESTION, torch.tensor([7, 8]), torch.tensor([1, 2, 3, 9, 5, 6, 7])]
 @pytest.fixture(scope="module")
 def llama() -> HookedModel:
     return HookedModel(tiny("llama"), layout=LAYOUT)
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def kernels(model: HookedModel) -> int:
@@ -283,6 +288,49 @@ def test_a_layer_that_only_seems_alike_is_found_out():
     with pytest.warns(UserWarning, match="layer 5 differs by"):
         ours = model.generate(QUESTION, "full", 20, compile=True)
     assert ours.tokens.tolist() == model.generate(QUESTION, "full", 20).tokens.tolist()
+
+
+def test_keys_that_are_changed_where_they_are_repeated_are_found_out(monkeypatch):
+    """A refresh takes them as they were before, which is only right where that is all."""
+    from transformers.integrations import sdpa_attention
+
+    model, repeat = HookedModel(tiny("llama", 13), layout=LAYOUT), sdpa_attention.repeat_kv
+    monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda held, times: 2 * repeat(held, times))
+    with pytest.warns(UserWarning, match="layer 1 differs by"):
+        assert model._compiled() is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_heads_read_out_as_they_do_uncompiled(kind):
+    model = HookedModel(tiny("llama", 14), layout=LAYOUT)
+    if kind:
+        heads = KINDS[kind].untrained(model.lens, (1, 2, 5), width=32, rank=3, seed=0)
+        for each in heads.parameters.values():
+            for i, parameter in enumerate(each):
+                parameter += numbers(*parameter.shape, seed=i) / 10
+        model.heads = heads
+    layers = model._compiled()
+    before = layers.kernels
+    for rows in (1, 3, 6, 7, 9):
+        for depth in (1, 2, 5, LAYERS):
+            hidden = 3 * numbers(rows, 32, seed=depth)
+            ours, plain = (m.logits(hidden, depth) for m in (layers, model))
+            torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
+    # one, three and up to eight rows: for all depths below the last one, and for the last one
+    assert layers.kernels - before == (6 if kind else 3)
+
+
+@torch.no_grad()
+def test_heads_that_are_replaced_are_not_remembered():
+    model = HookedModel(tiny("llama", 15), layout=LAYOUT)
+    layers, hidden = model._compiled(), numbers(1, 32)
+    for seed in (1, 2):
+        heads = KINDS["tuned"].untrained(model.lens, (3,), width=32)
+        heads.parameters["bias"][0] += numbers(32, seed=seed)
+        model.heads = heads
+        ours, plain = (m.logits(hidden, 3) for m in (layers, model))
+        torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
 
 
 def test_without_a_compiler_a_line_says_so(tmp_path):

@@ -95,7 +95,7 @@ class LowRankHead(FittedHead):
         normed = self.lens.norm(hidden)
         bias = None if head.bias is None else head.bias[ids]
         shared = F.linear(normed, head.weight[ids], bias)
-        more = normed.to(own["down"].dtype) @ own["down"].T @ own["up"][ids].T
+        more = F.linear(F.linear(normed.to(own["down"].dtype), own["down"]), own["up"][ids])
         return self.lens.capped(shared + more)
 
 

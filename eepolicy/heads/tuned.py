@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from eepolicy.heads.fitted import FittedHead
@@ -48,7 +49,7 @@ class TunedLens(FittedHead):
     def translate(self, hidden: Tensor, depth: int) -> Tensor:
         """Hidden states as the last layer would have them: (..., width) -> (..., width)."""
         own = self.at(depth)
-        moved = hidden.to(own["weight"].dtype) @ own["weight"].T + own["bias"]
+        moved = F.linear(hidden.to(own["weight"].dtype), own["weight"], own["bias"])
         return hidden + moved.to(hidden.dtype)
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from eepolicy.cache import ColumnCache
 from eepolicy.model.adapters import Rotation
+from eepolicy.model.attention import attention
+from eepolicy.model.functional import first_alike, function_of, tensors_of
 from eepolicy.model.kernels import Kernels
-from eepolicy.model.products import Product, Products, product_of, sums
+from eepolicy.model.products import Product, Products, filled_sums, product_of, sums
+from eepolicy.model.readouts import Readout, readout_of
 
 if TYPE_CHECKING:
+    from eepolicy.heads.base import ExitHead
     from eepolicy.model.hooked import HookedModel
 
 #: largest difference from the layers as they are, as a share of the hidden states' largest number.
 #: Measured: 1e-6 in float32 (sums are taken in another order), 8e-3 in bfloat16
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+#: columns, as a refresh has, up to which many rows of them have kernels of their own
+COLUMNS = 4
 
 
 class CompiledLayers:
@@ -43,8 +48,10 @@ class CompiledLayers:
     def __init__(self, model: HookedModel) -> None:
         self.model = model
         self._kernels = Kernels()
-        self._layers = [tuple(_tensors(layer).values()) for layer in model.parts.layers]
-        self._alike = [_first_alike(model.parts.layers, i) for i in range(model.depth)]
+        self._layers = [tuple(tensors_of(layer).values()) for layer in model.parts.layers]
+        self._alike = [first_alike(model.parts.layers, i) for i in range(model.depth)]
+        #: by depth, the head there, what it does and its tensors
+        self._readouts: dict[int, tuple[ExitHead, Readout | None, tuple[Tensor, ...]]] = {}
         #: keys and values such as a layer makes, (1, heads, 1, d) each
         self._remembered: dict[int, tuple[Tensor, Tensor]] = {}
         self._broken = False
@@ -119,7 +126,10 @@ class CompiledLayers:
         """
         first, product = self._alike[index], product_of(hidden)
         exact = hidden.shape if product is sums else None
-        key = (make, first, product, exact, rotation is None, mask is None, len(lent))
+        # what is wide because it has many rows has a few columns: a kernel for each number of them
+        small = hidden.device.type == "cpu" and hidden.shape[1] <= COLUMNS
+        few = hidden.shape[1] if small and product is None else None
+        key = (make, first, product, exact, few, rotation is None, mask is None, len(lent))
         kind = (
             key,
             hidden.shape,
@@ -135,16 +145,46 @@ class CompiledLayers:
             key,
             kind,
             lambda: make(
-                self.model.parts.layers[first], product, rotation is not None, mask is not None
+                self.model.parts.layers[first],
+                product or (F.linear if few else None),
+                rotation is not None,
+                mask is not None,
             ),
             given,
-            lambda: _changing(exact is not None, hidden, rotation, mask, lent),
+            lambda: _changing((bool(exact), bool(exact or few)), hidden, rotation, mask, lent),
         )
 
     def logits(self, hidden: Tensor, depth: int, over: Sequence[tuple[int, int]] = ()) -> Tensor:
         """Read out hidden states at a depth; see `HookedModel.logits`."""
-        with nullcontext() if self._broken else Products(self._head_product):
+        if self._broken:
             return self.model.logits(hidden, depth, over)
+        out = None if over else self._read(hidden, depth)
+        if out is None:
+            with Products(self._head_product):
+                return self.model.logits(hidden, depth, over)
+        return out[0]
+
+    def _read(self, hidden: Tensor, depth: int) -> tuple[Tensor, ...] | None:
+        """What a known head reads out, in one kernel for all depths; None where there is none."""
+        head = self.model.lens if depth == self.model.depth else self.model.heads
+        if depth not in self._readouts or self._readouts[depth][0] is not head:
+            readout = readout_of(head, depth)
+            tensors = tuple(tensors_of(readout).values()) if readout else ()
+            self._readouts[depth] = head, readout, tensors
+        _, readout, tensors = self._readouts[depth]
+        product = product_of(hidden)
+        if readout is None or product is None:
+            return None
+        hidden, exact = hidden.contiguous(), product is sums
+        alike = (readout.kind, readout.norm, readout.head, readout.cap, hidden.dtype)
+        key = (product, alike, hidden.shape if exact else None)
+        return self._run(
+            key,
+            (key, hidden.shape),
+            lambda: _reader(readout, product),
+            (*tensors, hidden),
+            lambda: _changing((exact, exact), hidden, None),
+        )
 
     def _head_product(self, vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """What a head makes of some vectors."""
@@ -155,7 +195,7 @@ class CompiledLayers:
             kind = (key, vectors.shape, vectors.dtype, weight.stride())
             given = (vectors, weight, *_only(bias))
             out = self._run(
-                key, kind, lambda: product, given, lambda: _changing(exact, vectors, None)
+                key, kind, lambda: product, given, lambda: _changing((exact, exact), vectors, None)
             )
         return F.linear(vectors, weight, bias) if out is None else out[0]
 
@@ -171,6 +211,9 @@ class CompiledLayers:
     def check(self) -> bool:
         """Compile, and compare each layer with the stock one.
 
+        One position is compiled; a block of two, whose attention is masked, is only run as it is
+        written for the compiler.
+
         Returns:
             Whether they agree.  Where they do not, or nothing can be compiled here, a warning says
             why, and the layers run as they are.
@@ -181,19 +224,21 @@ class CompiledLayers:
             torch.randn(1, columns, config.hidden_size, generator=generator) for columns in (2, 1)
         )
         stock, ours = (ColumnCache(model.depth, 1, 3) for _ in range(2))
+        kernels = self._kernels
         for index in range(model.depth):
-            for cache in (stock, ours):
-                self._step(model.run_layer, index, before, 0, cache)
-            keys, values = stock.layer(index, 1)
-            self._remembered[index] = keys.clone(), values.clone()
-            right = self._step(model.run_layer, index, newest, 2, stock)
-            left = self._step(self.run_layer, index, newest, 2, ours)
-            if self._broken:
-                return False
-            error = ((left - right).abs().max() / right.abs().max()).item()
-            if not error <= TOLERANCE.get(model.model.dtype, 0.0):
-                self._give_up(f"layer {index + 1} differs by {error:.1e} when it is compiled")
-                return False
+            for block, start in ((before, 0), (newest, 2)):
+                right = self._step(model.run_layer, index, block, start, stock)
+                if index not in self._remembered:
+                    keys, values = stock.layer(index, 1)
+                    self._remembered[index] = keys.clone(), values.clone()
+                self._kernels = kernels if block is newest else _AsWritten()
+                left = self._step(self.run_layer, index, block, start, ours)
+                if self._broken:
+                    return False
+                error = ((left - right).abs().max() / right.abs().max()).item()
+                if not error <= TOLERANCE.get(model.model.dtype, 0.0):
+                    self._give_up(f"layer {index + 1} differs by {error:.1e} when it is compiled")
+                    return False
         return True
 
     def _step(
@@ -218,6 +263,21 @@ class CompiledLayers:
         )
 
 
+class _AsWritten(Kernels):
+    """Runs functions as they are written for the compiler, without it."""
+
+    def run(
+        self,
+        key: Hashable,
+        kind: Hashable,
+        make: Callable[[], Callable[..., Any]],
+        given: Sequence[Tensor],
+        changing: object,
+    ) -> tuple[Tensor, ...]:
+        out = make()(*given)
+        return out if isinstance(out, tuple) else (out,)
+
+
 class _Columns:
     """Keys and values of one layer, as a stock attention layer takes them."""
 
@@ -236,6 +296,28 @@ class _Columns:
             # by index: `index_copy_` would be compiled to a copy of all that is remembered
             held[:, :, self.at] = new
         return self.keys, self.values
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+        *,
+        each: bool,
+    ) -> Tensor:
+        """Stands in for `F.scaled_dot_product_attention`, which see.
+
+        Keys that were repeated for the heads that share them are taken as they were before: a copy
+        of all that is remembered would cost as much as the attention.
+        """
+        if key.shape[1] > self.keys.shape[1]:
+            key, value = self.keys, self.values
+        return attention(query, key, value, attn_mask, scale, each)
 
 
 #: what a compiled function is handed after the parameters and the hidden states
@@ -257,19 +339,19 @@ def _runner(
         A function of the parameters, hidden states, cosines and sines, mask, and what
         `ColumnCache.lend` gives.
     """
-    layer, names = _hollow(layer), list(_tensors(layer))
+    call, count = function_of(layer), len(tensors_of(layer))
 
     def run(*given: Tensor) -> Tensor:
-        hidden, *more = given[len(names) :]
+        hidden, *more = given[count:]
         arguments: dict[str, Any] = {"attention_mask": None, "use_cache": True}
         if rotated:
             arguments["position_embeddings"], more = (more[0], more[1]), more[2:]
         if masked:
             arguments["attention_mask"], more = more[0], more[1:]
-        arguments["past_key_values"] = _Columns(*more)
-        tensors = dict(zip(names, given, strict=False))
-        with Products(product) if product else nullcontext():
-            out: Tensor | tuple[Tensor, ...] = functional_call(layer, tensors, (hidden,), arguments)
+        arguments["past_key_values"] = held = _Columns(*more)
+        attend = partial(held.attend, each=product is not filled_sums)
+        with Products(product, attend) if product else nullcontext():
+            out: Tensor | tuple[Tensor, ...] = call(given[:count], hidden, **arguments)
         return out[0] if isinstance(out, tuple) else out
 
     return run
@@ -291,40 +373,16 @@ def _filler(
     return fill
 
 
-def _hollow(layer: nn.Module) -> nn.Module:
-    """A layer as this one, with nothing in its parameters: those are handed to it."""
-    empty = {id(t): torch.empty_like(t, device="meta") for t in _tensors(layer).values()}
-    parameters = {id(p) for p in layer.parameters()}
-    return copy.deepcopy(
-        layer, {i: nn.Parameter(t, False) if i in parameters else t for i, t in empty.items()}
-    )
+def _reader(readout: Readout, product: Product) -> Callable[..., Tensor]:
+    """What a head does at a depth, as a function of its tensors and of hidden states."""
+    call = function_of(readout)
 
+    def read(*given: Tensor) -> Tensor:
+        with Products(product):
+            out: Tensor = call(given[:-1], given[-1])
+        return out
 
-def _tensors(layer: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name."""
-    return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
-
-
-def _first_alike(layers: Any, index: int) -> int:
-    """The first layer that is built as this one."""
-    return next(i for i in range(index + 1) if _build(layers[i]) == _build(layers[index]))
-
-
-def _build(layer: nn.Module) -> list[object]:
-    """What a layer is made of, but for its numbers and its place."""
-    plain = (bool, int, float, str, type(None))
-    tensors = [(name, t.shape, t.dtype) for name, t in _tensors(layer).items()]
-    settings = [
-        (
-            name,
-            type(part),
-            sorted(
-                (k, v) for k, v in vars(part).items() if isinstance(v, plain) and k != "layer_idx"
-            ),
-        )
-        for name, part in layer.named_modules()
-    ]
-    return [tensors, settings]
+    return read
 
 
 def _only(tensor: Tensor | None) -> tuple[Tensor, ...]:
@@ -332,7 +390,7 @@ def _only(tensor: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def _changing(
-    exact: bool,
+    fixed: tuple[bool, bool],
     hidden: Tensor,
     rotation: Rotation | None,
     mask: Tensor | None = None,
@@ -340,16 +398,18 @@ def _changing(
 ) -> list[tuple[Tensor, Sequence[int]]]:
     """Sizes that change from call to call, so that one kernel is made for all of them.
 
-    `exact`: the numbers of rows and columns do not, what is remembered does.
+    `fixed`: whether the number of rows is not one of them, and that of columns; what is remembered
+    always is.
     """
+    block = [dim for dim in (0, 1) if not fixed[dim]]  # of (rows, columns, ...)
     changing: list[tuple[Tensor, Sequence[int]]] = []
-    if not exact:
-        changing += [(tensor, range(tensor.ndim - 1)) for tensor in (hidden, *(rotation or ()))]
-    if mask is not None:
-        changing.append((mask, range(mask.ndim - 1 if exact else 0, mask.ndim)))
+    for tensor in (hidden, *(rotation or ())):
+        changing.append((tensor, [dim for dim in block if dim < tensor.ndim - 1]))
+    if mask is not None:  # (rows, heads, columns, remembered)
+        changing.append((mask, [2 * dim for dim in block] + [mask.ndim - 1]))
     if lent:
-        changing += [(tensor, range(2, 3)) for tensor in lent[:2]]
-        if not exact:
-            changing += [(tensor, range(1)) for tensor in lent[:3]]
-            changing += [(tensor, range(2)) for tensor in lent[3:]]
+        changing += [(tensor, [2]) for tensor in lent[:2]]
+        changing += [(tensor, [0] if 0 in block else []) for tensor in lent[:2]]
+        changing += [(tensor, [0] if 1 in block else []) for tensor in lent[2:3]]
+        changing += [(tensor, block) for tensor in lent[3:]]
     return changing

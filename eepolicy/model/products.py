@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,19 +37,24 @@ def sums(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     One sum for each vector: the compiler takes them in one loop, which reads the weight once.
     """
-    return _each(vectors.reshape(-1, vectors.shape[-1]).unbind(), vectors, weight, bias)
+    rows = vectors.reshape(-1, vectors.shape[-1])
+    return _each(rows, len(rows), vectors, weight, bias)
 
 
 def filled_sums(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `sums`, for any number up to `FEW`: zeros stand in for those that lack."""
     rows = vectors.reshape(-1, vectors.shape[-1])
     filled = F.pad(rows, (0, 0, 0, FEW - rows.shape[0]))
-    return _each(filled.unbind(), vectors, weight, bias)
+    return _each(filled, FEW, vectors, weight, bias)
 
 
-def _each(rows: Sequence[Tensor], vectors: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Products of rows (width,) each, of which the first are the vectors (..., width)."""
-    product = torch.stack([(weight * row).sum(-1) for row in rows])
+def _each(rows: Tensor, count: int, vectors: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Products of rows (count, width), of which the first are the vectors (..., width).
+
+    Rows are taken by index, not by `unbind`: what is used more than once, a norm say, the compiler
+    computes once, and not again for each row of the weight.
+    """
+    product = torch.stack([(weight * rows[i]).sum(-1) for i in range(count)])
     product = product[: vectors.numel() // vectors.shape[-1]]
     product = product.view(*vectors.shape[:-1], len(weight))
     return product if bias is None else product + bias
@@ -60,10 +65,14 @@ class Products(TorchFunctionMode):
 
     A CPU's library for products takes longer for few vectors than reading the weight does; written
     as sums, the compiler joins them with what is around.
+
+    Args:
+        product: in place of `F.linear`.
+        attention: in place of `F.scaled_dot_product_attention`, if anything is.
     """
 
-    def __init__(self, product: Product) -> None:
-        self.product = product
+    def __init__(self, product: Product, attention: Callable[..., Tensor] | None = None) -> None:
+        self.product, self.attention = product, attention
 
     def __torch_function__(
         self,
@@ -74,4 +83,6 @@ class Products(TorchFunctionMode):
     ) -> Any:
         if func is F.linear and not kwargs and len(args[1]) >= NARROWEST:
             return self.product(*args)
+        if func is F.scaled_dot_product_attention and self.attention is not None:
+            return self.attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

@@ -1,0 +1,52 @@
+"""Exit heads as modules, so that what they do at one depth can be compiled for all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from eepolicy.heads.base import ExitHead
+from eepolicy.heads.fitted import FittedHead
+from eepolicy.heads.lens import LogitLens
+from eepolicy.heads.linear import LinearHead, LowRankHead
+from eepolicy.heads.tuned import TunedLens
+
+#: fitted heads that do the same at all depths, but for their parameters
+SAME = (TunedLens, LinearHead, LowRankHead)
+
+
+class Readout(nn.Module):
+    """What a head does at one depth.
+
+    Args:
+        lens: the model's norm and head.
+        head: a fitted one of the kinds of `SAME`, in place of the lens.
+        depth: at which it is read.
+    """
+
+    def __init__(self, lens: LogitLens, head: FittedHead | None, depth: int) -> None:
+        super().__init__()
+        self.norm, self.head, self.cap = lens.norm, lens.head, lens.cap
+        self.kind = None if head is None else type(head)
+        own = {} if head is None else head.at(depth)
+        self.own = nn.ParameterDict({k: nn.Parameter(p, False) for k, p in own.items()})
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., vocabulary)."""
+        lens = LogitLens(self.norm, self.head, self.cap)
+        if self.kind is None:
+            return lens.logits(hidden, 0)
+        own: dict[str, Any] = {name: [parameter] for name, parameter in self.own.items()}
+        return self.kind(lens, (0,), **own).logits(hidden, 0)
+
+
+def readout_of(head: ExitHead, depth: int) -> Readout | None:
+    """What a head does at a depth, as a module; None where that is not known."""
+    fitted = head if isinstance(head, FittedHead) and type(head) in SAME else None
+    lens = fitted.lens if fitted else head
+    if type(lens) is not LogitLens:
+        return None
+    if not isinstance(lens.norm, nn.Module) or not isinstance(lens.head, nn.Module):
+        return None
+    return Readout(lens, fitted, depth)
