@@ -185,8 +185,8 @@ def check_on(on: str) -> None:
 
 def masked_depths(step: Step, on: str, depth: Tensor | int) -> Tensor:
     """`depth` where the policy acts, full depth elsewhere: (rows,)."""
-    full = torch.full_like(step.phase, step.full_depth)
-    return torch.where(step.is_on(on), torch.as_tensor(depth, dtype=full.dtype), full)
+    # few operations: a step of a small model is not much longer than a dozen of them
+    return torch.where(step.is_on(on), depth, step.full_depth)
 
 
 def prefixed(on: str, body: str) -> str:

@@ -52,9 +52,8 @@ class SparK(ExitPolicy):
     def depths(self, step: Step) -> Tensor:
         group = PATTERNS.get(self.pattern, self.pattern)
         place = (step.phase if self.restart else step.ordinal) % len(group)
-        refreshed = torch.tensor([letter == "F" for letter in group], device=place.device)[place]
-        depth = torch.where(refreshed, step.full_depth, self.exit_depth)
-        return masked_depths(step, self.on, depth)
+        depths = [step.full_depth if letter == "F" else self.exit_depth for letter in group]
+        return masked_depths(step, self.on, torch.tensor(depths, device=place.device)[place])
 
     def check(self, full_depth: int) -> None:
         check_on(self.on)
