@@ -278,6 +278,16 @@ def test_a_layer_that_is_built_otherwise_gets_its_own_kernel():
     assert len({*model._compiled()._alike}) == 2
 
 
+def test_a_stock_model_that_was_asked_for_its_states_compiles_too():
+    """From then on it has hooks, which the compiler cannot take."""
+    stock = tiny("llama", 16)
+    stock(QUESTION[None], output_hidden_states=True, output_attentions=False)
+    model = HookedModel(stock, layout=LAYOUT)
+    ours, plain = (model.generate(QUESTION, "spark:even@2", 9, compile=on) for on in (True, False))
+    assert ours.tokens.tolist() == plain.tokens.tolist()
+    assert not model._compiled()._broken
+
+
 def test_a_layer_that_only_seems_alike_is_found_out():
     """Its forward is another one, which nothing in its settings tells."""
     stock = tiny("llama", 3)

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+#: where transformers' hooks that record outputs are made
+CAPTURING = "transformers.utils.output_capturing"
+
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name."""
@@ -41,12 +44,21 @@ def first_alike(modules: Sequence[nn.Module], index: int) -> int:
 
 
 def _hollow(module: nn.Module) -> nn.Module:
-    """A module as this one, with nothing in its parameters: those are handed to it."""
+    """A module as this one, with nothing in its parameters: those are handed to it.
+
+    Once a stock model was asked for its hidden states, hooks on its layers hand them to whoever
+    asks again: they cannot be compiled, and nobody asks here.
+    """
     empty = {id(t): torch.empty_like(t, device="meta") for t in tensors_of(module).values()}
     parameters = {id(p) for p in module.parameters()}
-    return copy.deepcopy(
+    hollow = copy.deepcopy(
         module, {i: nn.Parameter(t, False) if i in parameters else t for i, t in empty.items()}
     )
+    for part in hollow.modules():
+        for key, hook in [*part._forward_hooks.items()]:
+            if getattr(hook, "__module__", "") == CAPTURING:
+                del part._forward_hooks[key]
+    return hollow
 
 
 def _build(module: nn.Module) -> list[object]:
