@@ -45,8 +45,10 @@ def naive_statistics(logits: Tensor, last: Tensor, following: Tensor) -> list[Te
     ]
 
 
-def ours(model: HookedModel, ids: Tensor, statistics: tuple[str, ...] | None) -> Callable[[], Any]:
-    return lambda: eepolicy.probe(model, ids, statistics=statistics)
+def ours(
+    model: HookedModel, ids: Tensor, statistics: tuple[str, ...] | None, compiled: bool = False
+) -> Callable[[], Any]:
+    return lambda: eepolicy.probe(model, ids, statistics=statistics, compile=compiled)
 
 
 def plain(model: HookedModel, ids: Tensor) -> Callable[[], Any]:
@@ -133,7 +135,9 @@ WAYS: dict[str, Callable[[HookedModel, Tensor], Callable[[], Any]]] = {
     "heads alone": heads_alone,
     "layers alone": forward_alone,
     "probe": lambda model, ids: ours(model, ids, COMMON),
+    "probe, compiled": lambda model, ids: ours(model, ids, COMMON, True),
     "probe, all statistics": lambda model, ids: ours(model, ids, None),
+    "probe, all statistics, compiled": lambda model, ids: ours(model, ids, None, True),
     "plain": plain,
     "transformer-lens": transformer_lens,
     "nnsight": nnsight,
@@ -150,7 +154,7 @@ def worker(args: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.model.config.vocab_size, (args.tokens,), generator=generator)
     way = WAYS[args.way](model, ids)
-    WAYS[args.way](model, ids[:8])()  # what is made once
+    WAYS[args.way](model, ids[: args.tokens // 8])()  # what is made once
     processes.serve(way)
 
 

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from eepolicy.cli.shared import JsonOption, app, load, note, numbers, out, progress, tell
+from eepolicy.cli.shared import (
+    CompileOption,
+    JsonOption,
+    app,
+    load,
+    note,
+    numbers,
+    out,
+    progress,
+    tell,
+)
 from eepolicy.errors import EepolicyError
 
 
@@ -32,6 +42,7 @@ def probe(
     plot: Annotated[
         Path | None, typer.Option(help="write layers.png and heatmap.png to this folder")
     ] = None,
+    compiled: CompileOption = False,
     csv: Annotated[Path | None, typer.Option(help="write a row a depth and token here")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,6 +68,7 @@ def probe(
         heads=probed.lens if lens else None,
         top_k=top_k,
         save=save,
+        compile=compiled,
     )
     files = [file for file in (save, csv) if file]
     if not as_json:

@@ -141,7 +141,7 @@ class CompiledLayers:
         # a part of a wider block would have strides of its own, and so a kernel
         hidden = hidden.contiguous()
         given = (*self._layers[index], hidden, *(rotation or ()), *_only(mask), *lent)
-        return self._run(
+        return self.run(
             key,
             kind,
             lambda: make(
@@ -178,7 +178,7 @@ class CompiledLayers:
         hidden, exact = hidden.contiguous(), product is sums
         alike = (readout.kind, readout.norm, readout.head, readout.cap, hidden.dtype)
         key = (product, alike, hidden.shape if exact else None)
-        return self._run(
+        return self.run(
             key,
             (key, hidden.shape),
             lambda: _reader(readout, product),
@@ -194,12 +194,12 @@ class CompiledLayers:
             key = (product, weight.shape, bias is None, vectors.shape if exact else None)
             kind = (key, vectors.shape, vectors.dtype, weight.stride())
             given = (vectors, weight, *_only(bias))
-            out = self._run(
+            out = self.run(
                 key, kind, lambda: product, given, lambda: _changing((exact, exact), vectors, None)
             )
         return F.linear(vectors, weight, bias) if out is None else out[0]
 
-    def _run(self, *asked: Any) -> tuple[Tensor, ...] | None:
+    def run(self, *asked: Any) -> tuple[Tensor, ...] | None:
         """See `Kernels.run`; where nothing can be compiled, that is said once and left."""
         try:
             return self._kernels.run(*asked)

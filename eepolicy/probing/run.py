@@ -16,6 +16,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.heads.fitted import FittedHead
+from eepolicy.model.compiled import CompiledLayers
 from eepolicy.model.hooked import HookedModel
 from eepolicy.model.onednn import wide_products
 from eepolicy.probing.documents import LABELS, Document, Inputs, documents
@@ -26,6 +27,7 @@ from eepolicy.probing.statistics import (
     STATISTICS,
     WHOLE,
     Last,
+    Run,
     compare_states,
     measure,
 )
@@ -57,6 +59,7 @@ def probe(
     dtype: torch.dtype = torch.float32,
     attention_mask: Tensor | None = None,
     save: str | Path | None = None,
+    compile: bool = False,
     progress: Callable[[Iterator[Document]], Iterable[Document]] = iter,
 ) -> ProbeResult:
     """Read layers out, at every token of some documents, with the documents as history.
@@ -80,6 +83,8 @@ def probe(
             number is 65,504.
         attention_mask: (rows, tokens) of ids that are padded, 0 where they are.
         save: a folder to write to, which is then mapped into memory.
+        compile: run the layers and take the statistics by code that `torch.compile` makes of them,
+            which takes seconds at the first call; the numbers are the same but for rounding.
         progress: wraps the documents, to show them.
 
     Returns:
@@ -98,12 +103,12 @@ def probe(
     """
     plan = Plan.of(model, depths, heads, statistics, top_k, hidden_states, distributions, dtype)
     store = Memory() if save is None else Folder(save, plan.identity(model))
+    layers = model._compiled() if compile else None
     number = -1
     for number, document in enumerate(progress(documents(model, inputs, attention_mask))):
         if store.skip(document.tokens.cpu().numpy(), document.prompt):
             continue
-        with wide_products():
-            columns = _read_out(model, document, plan)
+        columns = _read_out(model, document, plan, layers)
         labels = document.labels(model.layout, model.depth)
         columns |= dict(zip(LABELS, labels, strict=True))
         columns["document"] = np.full(labels.shape[1], number)
@@ -226,13 +231,16 @@ def _depths(asked: Depths, model: HookedModel) -> tuple[int, ...]:
     return found
 
 
-def _read_out(model: HookedModel, document: Document, plan: Plan) -> Columns:
+def _read_out(
+    model: HookedModel, document: Document, plan: Plan, layers: CompiledLayers | None
+) -> Columns:
     """The readouts of one document, (readouts, ...) each."""
     start, end = document.span
     device = model.model.device
     ids = document.tokens.to(device)
     following = torch.cat([ids[1:], ids.new_tensor([-1])])
-    batch = Batch(model, [0], end)
+    batch = Batch(model, [0], end, layers=layers)
+    run = layers.run if layers else None
     parts: list[dict[str, Tensor]] = []
     looked = plan.states(model.depth)
     for first in range(0, end, BLOCK):
@@ -245,7 +253,7 @@ def _read_out(model: HookedModel, document: Document, plan: Plan) -> Columns:
             if depth in looked:
                 states[depth] = block.hidden[0, skipped:]
         if past > start:
-            parts.append(read_states(model, states, following[first + skipped : past], plan))
+            parts.append(read_states(model, states, following[first + skipped : past], plan, run))
     return {
         name: torch.cat([part[name] for part in parts]).numpy()
         for name in (parts[0] if parts else ())
@@ -253,7 +261,11 @@ def _read_out(model: HookedModel, document: Document, plan: Plan) -> Columns:
 
 
 def read_states(
-    model: HookedModel, states: dict[int, Tensor], following: Tensor, plan: Plan
+    model: HookedModel,
+    states: dict[int, Tensor],
+    following: Tensor,
+    plan: Plan,
+    run: Run | None = None,
 ) -> dict[str, Tensor]:
     """Statistics of hidden states, by name, on the host.
 
@@ -262,6 +274,7 @@ def read_states(
         states: by depth, (readouts, width) each; without full depth, what compares with it is nan.
         following: (readouts,) ids that follow, -1 where nothing does.
         plan: what is read out and kept.
+        run: compiles what is done to logits, see `measure`.
 
     Returns:
         (readouts, depths) each, or (readouts, kept depths, ...).
@@ -288,8 +301,8 @@ def read_states(
         found["hidden_states"] = torch.stack(kept, 1)
     for place, depth in enumerate(plan.depths):
         if depth in states and plan.statistics & {*OF_STATES}:
-            against = (("last", states.get(full)), ("previous", states.get(depth - 1)))
-            for name, others in against:
+            others_of = (("last", states.get(full)), ("previous", states.get(depth - 1)))
+            for name, others in others_of:
                 pair = compare_states(states[depth], others)
                 for statistic, values in zip((f"cosine_{name}", f"norm_{name}"), pair, strict=True):
                     if statistic in plan.statistics:
@@ -305,7 +318,8 @@ def read_states(
             if depth not in states:
                 continue
             head = model.lens if depth == full else plan.heads
-            logits = head.logits(states[depth][part], depth).to(wide)
+            with wide_products():
+                logits = head.logits(states[depth][part], depth).to(wide)
             if logits.shape[-1] != vocabulary:
                 raise EepolicyError(
                     f"{head!r} reads out {logits.shape[-1]} of the model's {vocabulary} tokens; "
@@ -324,9 +338,8 @@ def read_states(
                 found["top_probabilities"][part, place] = shares.to("cpu", torch.float32)
             for some in _slices(logits):
                 at = slice(first + some.start, first + some.stop)
-                row = measure(
-                    logits[some], last[some] if last else None, following[at], plan.statistics
-                )
+                against = last[some] if last else None
+                row = measure(logits[some], against, following[at], plan.statistics, run)
                 for name, values in row.items():
                     found[name][at, place] = values.to("cpu", found[name].dtype)
             del logits  # or the next depth's would lie beside them, in memory that is not cached

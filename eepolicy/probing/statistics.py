@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+#: as `Kernels.run`
+Run = Callable[..., "tuple[Tensor, ...] | None"]
 
 #: name of a statistic: what it says of one readout
 STATISTICS = {
@@ -70,7 +75,11 @@ class Last:
 
 
 def measure(
-    logits: Tensor, last: Last | None, following: Tensor, wanted: frozenset[str]
+    logits: Tensor,
+    last: Last | None,
+    following: Tensor,
+    wanted: frozenset[str],
+    run: Run | None = None,
 ) -> dict[str, Tensor]:
     """Statistics of some rows.
 
@@ -79,57 +88,105 @@ def measure(
         last: the last layer's, of the same rows; None leaves out what compares with it.
         following: (rows,) ids that really follow, -1 where nothing does.
         wanted: names of `STATISTICS`.
+        run: compiles what is done to the rows, see `Kernels.run`; None runs it as it is.
 
     Returns:
         (rows,) each, by name.  Of the token that follows where there is none: rank -1, probability
         nan.
     """
-    found: dict[str, Tensor] = {}
-    found["top1"] = argmax(logits)
-    first = found["top1"][:, None]
-    targets = {"next": following.clamp(min=0)[:, None]}
+    first = argmax(logits)
+    given = [logits, first, following]
     if last is not None:
-        targets["last"] = last.top1[:, None]
+        given += [last.probabilities, last.entropy, last.top1]
+        given += [] if last.logs is None else [last.logs]
+    names = [
+        name
+        for name in STATISTICS
+        if name in wanted - {"top1", *OF_STATES} and (last is not None or name not in AGAINST_LAST)
+    ]
+
+    def function(logits: Tensor, first: Tensor, following: Tensor, *of_last: Tensor) -> Any:
+        probabilities, entropy, top1, *logs = of_last or (None,) * 3
+        return _measured(logits, first, following, names, probabilities, entropy, top1, *logs)
+
+    found = None
+    if run is not None and names:
+        key = (_measured, *names, len(given), logits.dtype, logits.device)
+        kind = (key, logits.shape, *(tensor.stride() for tensor in given))
+        found = run(key, kind, lambda: function, given, lambda: [(tensor, [0]) for tensor in given])
+    if found is None:
+        found = function(*given)
+    return dict(zip(names, found, strict=True)) | ({"top1": first} if "top1" in wanted else {})
+
+
+def _measured(
+    logits: Tensor,
+    first: Tensor,
+    following: Tensor,
+    names: Sequence[str],
+    last: Tensor | None,
+    last_entropy: Tensor | None,
+    last_top1: Tensor | None,
+    last_logs: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """The statistics of `names`, (rows,) each; see `measure` and `Last`."""
+    found: dict[str, Tensor] = {}
+    first = first[:, None]
+    targets = {"next": following.clamp(min=0)[:, None]}
+    if last_top1 is not None:
+        targets["last"] = last_top1[:, None]
     # one array holds what is in passing: a new one for each would cost more than the sums
     passing = torch.empty_like(logits)
     for name, target in targets.items():
-        if f"rank_{name}" in wanted:
+        if f"rank_{name}" in names:
             # zeros and ones as floats are summed five times faster than as booleans, and exactly
             higher = torch.gt(logits, logits.gather(-1, target), out=passing)
             found[f"rank_{name}"] = 1 + higher.sum(-1).long()
     # shifted by the highest logit, so that no digits are lost on what is common to all
     shifted = (logits - logits.gather(-1, first)).clamp_(min=_LEAST)
-    probabilities = shifted.softmax(-1)
-    found["confidence"] = probabilities.gather(-1, first)[:, 0]
+    weights, share = _weights(shifted)
+    found["confidence"] = weights.gather(-1, first)[:, 0] * share
     total = -found["confidence"].log()
     for name, target in targets.items():
-        if f"probability_{name}" in wanted:
-            found[f"probability_{name}"] = probabilities.gather(-1, target)[:, 0]
-    if wanted & {"entropy", "kl_reverse", "js"}:
-        found["entropy"] = total - torch.linalg.vecdot(probabilities, shifted)
-    if last is not None:
-        if "kl" in wanted:
-            cross = total - torch.linalg.vecdot(last.probabilities, shifted)
-            found["kl"] = (cross - last.entropy).clamp(min=0)
-        if "kl_reverse" in wanted:
-            cross = -torch.linalg.vecdot(probabilities, last.logs)
+        if f"probability_{name}" in names:
+            found[f"probability_{name}"] = weights.gather(-1, target)[:, 0] * share
+    if {*names} & {"entropy", "kl_reverse", "js"}:
+        found["entropy"] = total - torch.linalg.vecdot(weights, shifted) * share
+    if last is not None and last_entropy is not None:
+        if "kl" in names:
+            cross = total - torch.linalg.vecdot(last, shifted)
+            found["kl"] = (cross - last_entropy).clamp(min=0)
+        if "kl_reverse" in names and last_logs is not None:
+            cross = -torch.linalg.vecdot(weights, last_logs) * share
             found["kl_reverse"] = (cross - found["entropy"]).clamp(min=0)
-        if "js" in wanted:
+        if "js" in names:
             # twice the mixture m: H(m) = log 2 - sum 2m log 2m / 2
-            twice = torch.add(probabilities, last.probabilities, out=passing)
+            twice = torch.addcmul(last, weights, share[:, None], out=passing)
             twice.clamp_(min=torch.finfo(twice.dtype).tiny)
             logs = torch.log(twice, out=shifted)
             mixed = _LOG_2 - torch.linalg.vecdot(twice, logs) / 2
-            found["js"] = (mixed - (last.entropy + found["entropy"]) / 2).clamp(0, _LOG_2)
-    if "margin" in wanted:
-        second = probabilities.scatter_(-1, first, 0.0).amax(-1)
+            found["js"] = (mixed - (last_entropy + found["entropy"]) / 2).clamp(0, _LOG_2)
+    if "margin" in names:
+        second = weights.scatter_(-1, first, 0.0).amax(-1) * share
         found["margin"] = found["confidence"] - second
     nothing = following < 0
-    if "rank_next" in wanted:
+    if "rank_next" in names:
         found["rank_next"] = found["rank_next"].masked_fill(nothing, -1)
-    if "probability_next" in wanted:
+    if "probability_next" in names:
         found["probability_next"] = found["probability_next"].masked_fill(nothing, float("nan"))
-    return {name: values for name, values in found.items() if name in wanted}
+    return tuple(found[name] for name in names)
+
+
+def _weights(shifted: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities as weights (rows, vocabulary), and by what each row of them is multiplied.
+
+    A compiler takes their sum in the loop that uses them; by itself, torch takes a softmax in less
+    time than the exponentials alone.
+    """
+    if torch.compiler.is_compiling():
+        weights = shifted.exp()
+        return weights, 1 / weights.sum(-1)
+    return shifted.softmax(-1), shifted.new_ones(len(shifted))
 
 
 def compare_states(states: Tensor, others: Tensor | None) -> tuple[Tensor, Tensor]:
