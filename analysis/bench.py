@@ -53,10 +53,18 @@ class Turn:
 
 @dataclass
 class Way:
-    """One way of decoding, and its turns."""
+    """One way of decoding, and its turns.
+
+    Attributes:
+        name: to show.
+        decode: a batch of prompts.
+        costs_known: its layer calls cost what was measured of the bench's, so that they promise
+            something.
+    """
 
     name: str
     decode: Callable[[list[torch.Tensor]], Turn]
+    costs_known: bool = True
     turns: list[Turn] = field(default_factory=list)
 
     def column(self, what: str) -> NDArray[np.float64]:
@@ -190,7 +198,7 @@ class Bench:
                 tokens / len(outs),
             )
 
-        return Way(name or str(policy), decode)
+        return Way(name or str(policy), decode, used["compile"] == self.compiled)
 
     def _stock(self, **options: Any) -> Callable[[list[torch.Tensor]], Turn]:
         """Transformers' own `generate`, greedy."""
@@ -226,7 +234,8 @@ class Bench:
         calls, readouts = way.column("layer_calls").mean(), way.column("readouts").mean()
         share = prompt / way.column("tokens").mean()  # of a token
         full = share + self.model.depth * layer + head
-        promised = full / (share + calls * layer + readouts * head)
+        cost = share + calls * layer + readouts * head if way.costs_known else np.nan
+        promised = full / cost
         return {
             "decoding": way.name,
             "layer_calls": calls,

@@ -147,7 +147,9 @@ def test_self_speculation_is_timed_where_the_stock_one_runs(timed):
     for rows, more in ((1, 1), (2, 0)):
         assert len(timed.ways(["both=static@2"], rows)) == 4 + more
     timed = replace(timed, compiled=True)
-    assert [w.name for w in timed.ways([], 1, stock=False)] == ["full", "full, not compiled"]
+    ways = timed.ways([], 1, stock=False)
+    assert [w.name for w in ways] == ["full", "full, not compiled"]
+    assert [w.costs_known for w in ways] == [True, False]  # a layer's cost is of the compiled ones
 
 
 def test_prompts_are_repeated_to_a_length(pocket):
