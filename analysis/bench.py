@@ -58,13 +58,13 @@ class Way:
     Attributes:
         name: to show.
         decode: a batch of prompts.
-        costs_known: its layer calls cost what was measured of the bench's, so that they promise
-            something.
+        costs_known: a layer call of it costs what `call_costs` measured; otherwise nothing is
+            promised.
     """
 
     name: str
     decode: Callable[[list[torch.Tensor]], Turn]
-    costs_known: bool = True
+    costs_known: bool = False
     turns: list[Turn] = field(default_factory=list)
 
     def column(self, what: str) -> NDArray[np.float64]:
@@ -120,12 +120,14 @@ class Bench:
             median.  `promised` is the ratio to full depth that its layer calls and head calls
             would give at what each costs on one position a row, beside the prompt's pass, which is
             the same for all; `harvest` is the measured one as a share of it; `of_limit` the least
-            time the machine allows as a share of the measured one.
+            time the machine allows as a share of the measured one.  What is not known is nan.
         """
         layers = self.model._compiled() if self.compiled else None
         batches = [self.prompts[i : i + rows] for i in range(0, len(self.prompts), rows)]
         for way in ways:
-            way.decode(list(batches[0]))  # what is made once is made now
+            # what is made once is made now: kernels wherever a block is the first of its kind
+            for batch in batches if layers and way.costs_known else batches[:1]:
+                way.decode(list(batch))
         layer, head = call_costs(self.model, rows, layers, max(map(len, self.prompts)))
         prompt = prompt_seconds(self.model, batches, layers)
         turns = [(turn, batch) for turn in range(self.rounds) for batch in batches]
