@@ -22,20 +22,23 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     vectors=st.integers(1, 4),
     columns=st.integers(4, 9),
     masked=st.sampled_from(["no", "of bool", "added"]),
-    each=st.booleans(),
+    by_row=st.booleans(),
+    by_head=st.booleans(),
+    fixed=st.booleans(),
     scale=st.sampled_from([None, 0.3]),
 )
-def test_it_is_torchs(rows, shared, group, vectors, columns, masked, each, scale):
+def test_it_is_torchs(rows, shared, group, vectors, columns, masked, by_row, by_head, fixed, scale):
     query = numbers(rows, shared * group, vectors, 5)
     key, value = (
         numbers(rows, shared, columns, 5, seed=1),
         numbers(rows, shared, columns, 3, seed=2),
     )
-    mask = numbers(rows, 1, vectors, columns, seed=3)
+    of = rows if by_row else 1, shared * group if by_head else 1
+    mask = numbers(*of, vectors, columns, seed=3)
     if masked == "of bool":
         mask = (mask > 0) | (torch.arange(columns) == 0)  # torch gives nan where nothing is seen
     mask = None if masked == "no" else mask
-    ours = attention(query, key, value, mask, scale, each)
+    ours = attention(query, key, value, mask, scale, fixed)
     repeated = (held.repeat_interleave(group, 1) for held in (key, value))
     right = F.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=scale)
     torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
@@ -49,7 +52,7 @@ def test_more_vectors_than_have_sums_of_their_own():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sums_are_taken_in_float32(dtype):
-    """A thousand columns of ones: their shares are summed to one, not to where half floats stop."""
+    """Thousands of columns of ones: their shares sum to one, not to where half floats stop."""
     query, key = torch.zeros(1, 1, 1, 4, dtype=dtype), torch.zeros(1, 1, 5000, 4, dtype=dtype)
     met = attention(query, key, torch.ones_like(key))
     assert met.dtype == dtype

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import FAMILIES, LAYERS, LAYOUT, tiny
 
-from eepolicy import ExitPolicy, Fill, HookedModel
+from eepolicy import EepolicyError, ExitPolicy, Fill, HookedModel
 from eepolicy.decode.batch import Batch
 from eepolicy.heads.fitted import KINDS
 from eepolicy.policies import Step
@@ -329,6 +329,13 @@ def test_heads_read_out_as_they_do_uncompiled(kind):
             torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
     # one row and up to eight: for all depths below the last one, and for the last one
     assert layers.kernels - before == (4 if kind else 2)
+
+
+def test_heads_of_other_ids_are_refused_compiled_too():
+    model = HookedModel(tiny("llama", 17), layout=LAYOUT)
+    model.heads = KINDS["linear"](model.lens, (3,), [model.lens.head.weight[:40]])
+    with pytest.raises(EepolicyError, match="reads out 40 of 60 tokens"):
+        model.generate(QUESTION, "both=static@3", 5, compile=True)
 
 
 @torch.no_grad()

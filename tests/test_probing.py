@@ -84,6 +84,8 @@ def test_compiled_it_is_the_naive_one_too(hooked, stock, monkeypatch):
         check(probe(hooked, ids, compile=True), naive(stock, ids))
         assert not hooked._compiled()._kernels._refused
         assert not hooked._compiled()._broken
+        assert None not in hooked._compiled()._kernels._calls.values()
+    check(probe(hooked, ids.int(), compile=True), naive(stock, ids))
     some = ("entropy", "rank_next")
     result = probe(hooked, ids, statistics=some, compile=True)
     check(result, {name: naive(stock, ids)[name] for name in some})

@@ -43,7 +43,8 @@ ThreadsOption = Annotated[
     int, typer.Option(help="CPU threads; for the pocket model one is fastest", min=1)
 ]
 CompileOption = Annotated[
-    bool, typer.Option("--compile", help="compile the layers first: seconds once, then faster")
+    bool,
+    typer.Option("--compile", help="compile what is computed first: seconds once, then faster"),
 ]
 NarrowOption = Annotated[
     bool, typer.Option("--narrow", help="read speech out over its own ids alone: cheaper")

@@ -17,7 +17,7 @@ def attention(
     value: Tensor,
     mask: Tensor | None = None,
     scale: float | None = None,
-    each: bool = True,
+    fixed: bool = True,
 ) -> Tensor:
     """What `F.scaled_dot_product_attention` gives.
 
@@ -30,7 +30,7 @@ def attention(
         value: (rows, as many, columns, d of its own).
         mask: (rows or 1, heads or 1, vectors, columns), of bool or to be added.
         scale: of the products; one over the root of d where none is given.
-        each: the number of vectors is always the same.
+        fixed: the number of vectors is always the same.
 
     Returns:
         (rows, heads, vectors, d of the values).
@@ -39,7 +39,7 @@ def attention(
     shared = key.shape[1]
     exact = torch.promote_types(query.dtype, torch.float32)
     shape = (rows, shared, heads // shared, count, -1)
-    apart = each and heads // shared * count <= MOST
+    apart = fixed and heads // shared * count <= MOST
     if not apart:
         key, value = key[:, :, None], value[:, :, None]  # for all vectors of a head
     # one sum for each vector: the compiler takes them in one loop, which reads the keys once

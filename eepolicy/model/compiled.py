@@ -18,7 +18,7 @@ from eepolicy.model.attention import attention
 from eepolicy.model.functional import first_alike, function_of, tensors_of
 from eepolicy.model.kernels import Kernels
 from eepolicy.model.products import Product, Products, filled_sums, product_of, sums
-from eepolicy.model.readouts import Readout, readout_of
+from eepolicy.model.readouts import HeadAt, head_at
 
 if TYPE_CHECKING:
     from eepolicy.heads.base import ExitHead
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: largest difference from the layers as they are, as a share of the hidden states' largest number.
 #: Measured: 1e-6 in float32 (sums are taken in another order), 8e-3 in bfloat16
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-#: columns, as a refresh has, up to which many rows of them have kernels of their own
+#: columns, as a refresh has, up to which attention is written out for many rows too
 COLUMNS = 4
 
 
@@ -35,8 +35,8 @@ class CompiledLayers:
     """Runs a model's layers, as `HookedModel.run_layer` does, by code that `torch.compile` makes.
 
     One layer is compiled and is handed the parameters of the others, so that a policy may stop
-    after any of them, and the work is done once: for each small block, as a refresh is, and for
-    wider ones of one row or several, one column or several.
+    after any of them, and the work is done once: for each small block, as a refresh is, for many
+    rows of each few columns, and for all that is wider.
 
     Args:
         model: whose layers.
@@ -50,8 +50,8 @@ class CompiledLayers:
         self._kernels = Kernels()
         self._layers = [tuple(tensors_of(layer).values()) for layer in model.parts.layers]
         self._alike = [first_alike(model.parts.layers, i) for i in range(model.depth)]
-        #: by depth, the head there, what it does and its tensors
-        self._readouts: dict[int, tuple[ExitHead, Readout | None, tuple[Tensor, ...]]] = {}
+        #: by depth, the head there and what it does
+        self._readouts: dict[int, tuple[ExitHead, HeadAt | None]] = {}
         #: keys and values such as a layer makes, (1, heads, 1, d) each
         self._remembered: dict[int, tuple[Tensor, Tensor]] = {}
         self._broken = False
@@ -126,7 +126,7 @@ class CompiledLayers:
         """
         first, product = self._alike[index], product_of(hidden)
         exact = hidden.shape if product is sums else None
-        # what is wide because it has many rows has a few columns: a kernel for each number of them
+        # attention is written as a sum for each of a few columns, so that their number is fixed
         small = hidden.device.type == "cpu" and hidden.shape[1] <= COLUMNS
         few = hidden.shape[1] if small and product is None else None
         key = (make, first, product, exact, few, rotation is None, mask is None, len(lent))
@@ -135,7 +135,8 @@ class CompiledLayers:
             hidden.shape,
             hidden.dtype,
             rotation and rotation[0].shape,
-            None if mask is None else (mask.shape[:-1], mask.is_contiguous() or mask.stride()),
+            mask is not None
+            and (mask.dtype, mask.shape[:-1], mask.is_contiguous() or mask.stride()),
             lent and (lent[0].stride(), lent[0].shape[2] == 1),
         )
         # a part of a wider block would have strides of its own, and so a kernel
@@ -159,7 +160,8 @@ class CompiledLayers:
         if self._broken:
             return self.model.logits(hidden, depth, over)
         out = None if over else self._read(hidden, depth)
-        if out is None:
+        # what reads out other ids is refused there
+        if out is None or out[0].shape[-1] != self.model.model.config.vocab_size:
             with Products(self._head_product):
                 return self.model.logits(hidden, depth, over)
         return out[0]
@@ -168,21 +170,17 @@ class CompiledLayers:
         """What a known head reads out, in one kernel for all depths; None where there is none."""
         head = self.model.lens if depth == self.model.depth else self.model.heads
         if depth not in self._readouts or self._readouts[depth][0] is not head:
-            readout = readout_of(head, depth)
-            tensors = tuple(tensors_of(readout).values()) if readout else ()
-            self._readouts[depth] = head, readout, tensors
-        _, readout, tensors = self._readouts[depth]
-        product = product_of(hidden)
+            self._readouts[depth] = head, head_at(head, depth)
+        readout, product = self._readouts[depth][1], product_of(hidden)
         if readout is None or product is None:
             return None
         hidden, exact = hidden.contiguous(), product is sums
-        alike = (readout.kind, readout.norm, readout.head, readout.cap, hidden.dtype)
-        key = (product, alike, hidden.shape if exact else None)
+        key = (product, readout.alike, hidden.shape if exact else None)
         return self.run(
             key,
-            (key, hidden.shape),
+            (key, hidden.shape, hidden.dtype),
             lambda: _reader(readout, product),
-            (*tensors, hidden),
+            (*readout.tensors, hidden),
             lambda: _changing((exact, exact), hidden, None),
         )
 
@@ -201,6 +199,8 @@ class CompiledLayers:
 
     def run(self, *asked: Any) -> tuple[Tensor, ...] | None:
         """See `Kernels.run`; where nothing can be compiled, that is said once and left."""
+        if self._broken:
+            return None
         try:
             return self._kernels.run(*asked)
         except Exception as error:
@@ -231,8 +231,10 @@ class CompiledLayers:
                 if index not in self._remembered:
                     keys, values = stock.layer(index, 1)
                     self._remembered[index] = keys.clone(), values.clone()
-                self._kernels = kernels if block is newest else _AsWritten()
+                if block is before:
+                    self._kernels = _AsWritten()
                 left = self._step(self.run_layer, index, block, start, ours)
+                self._kernels = kernels
                 if self._broken:
                     return False
                 error = ((left - right).abs().max() / right.abs().max()).item()
@@ -308,16 +310,19 @@ class _Columns:
         scale: float | None = None,
         enable_gqa: bool = False,
         *,
-        each: bool,
+        fixed: bool,
     ) -> Tensor:
-        """Stands in for `F.scaled_dot_product_attention`, which see.
+        """Stands in for `F.scaled_dot_product_attention`, which see, without dropout.
+
+        What is causal comes with a mask here; a layer that relies on `is_causal` is found by
+        `check`.
 
         Keys that were repeated for the heads that share them are taken as they were before: a copy
         of all that is remembered would cost as much as the attention.
         """
         if key.shape[1] > self.keys.shape[1]:
             key, value = self.keys, self.values
-        return attention(query, key, value, attn_mask, scale, each)
+        return attention(query, key, value, attn_mask, scale, fixed)
 
 
 #: what a compiled function is handed after the parameters and the hidden states
@@ -331,7 +336,8 @@ def _runner(
 
     Args:
         layer: the layer.
-        product: how its products are written.
+        product: how its products are written, and attention with them; `F.linear` leaves products
+            to the library, None both.
         rotated: cosines and sines are handed to it.
         masked: so is a mask.
 
@@ -349,7 +355,7 @@ def _runner(
         if masked:
             arguments["attention_mask"], more = more[0], more[1:]
         arguments["past_key_values"] = held = _Columns(*more)
-        attend = partial(held.attend, each=product is not filled_sums)
+        attend = partial(held.attend, fixed=product is not filled_sums)
         with Products(product, attend) if product else nullcontext():
             out: Tensor | tuple[Tensor, ...] = call(given[:count], hidden, **arguments)
         return out[0] if isinstance(out, tuple) else out
@@ -373,7 +379,7 @@ def _filler(
     return fill
 
 
-def _reader(readout: Readout, product: Product) -> Callable[..., Tensor]:
+def _reader(readout: HeadAt, product: Product) -> Callable[..., Tensor]:
     """What a head does at a depth, as a function of its tensors and of hidden states."""
     call = function_of(readout)
 

@@ -64,7 +64,7 @@ def _hollow(module: nn.Module) -> nn.Module:
 def _build(module: nn.Module) -> list[object]:
     """What a module is made of, but for its numbers and its place."""
     plain = (bool, int, float, str, type(None))
-    tensors = [(name, t.shape, t.dtype) for name, t in tensors_of(module).items()]
+    tensors = [(name, t.shape, t.stride(), t.dtype) for name, t in tensors_of(module).items()]
     settings = [
         (
             name,

@@ -20,10 +20,10 @@ FEW = 8
 #: numbers of vectors that have kernels of their own, as a refresh has, a single row and a batch of
 #: eight; others are filled up to `FEW`, which takes as long as `FEW` of them, and no compilation
 EXACT = frozenset({1, 2, 3, 4, FEW})
-#: numbers in a weight from which it is read in four parts side by side
-LARGE = 2**20
-#: rows of a weight from which that pays: below, calling the kernel takes longer
+#: rows of a weight from which writing sums pays: below, calling the kernel takes longer
 NARROWEST = 32
+#: numbers in a weight from which fewer than `FEW` vectors read it in four parts side by side
+LARGE = 2**20
 
 
 def product_of(hidden: Tensor) -> Product | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,12 +12,13 @@ from eepolicy.heads.fitted import FittedHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
 from eepolicy.heads.tuned import TunedLens
+from eepolicy.model.functional import tensors_of
 
 #: fitted heads that do the same at all depths, but for their parameters
 SAME = (TunedLens, LinearHead, LowRankHead)
 
 
-class Readout(nn.Module):
+class HeadAt(nn.Module):
     """What a head does at one depth.
 
     Args:
@@ -32,6 +34,17 @@ class Readout(nn.Module):
         own = {} if head is None else head.at(depth)
         self.own = nn.ParameterDict({k: nn.Parameter(p, False) for k, p in own.items()})
 
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Its own and the lens', in the order of `tensors_of`."""
+        return tuple(tensors_of(self).values())
+
+    @cached_property
+    def alike(self) -> tuple[object, ...]:
+        """What is the same for all that do the same, but for the numbers in their tensors."""
+        laid_out = tuple((t.shape, t.stride(), t.dtype) for t in self.tensors)
+        return self.kind, self.norm, self.head, self.cap, laid_out
+
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocabulary)."""
         lens = LogitLens(self.norm, self.head, self.cap)
@@ -41,7 +54,7 @@ class Readout(nn.Module):
         return self.kind(lens, (0,), **own).logits(hidden, 0)
 
 
-def readout_of(head: ExitHead, depth: int) -> Readout | None:
+def head_at(head: ExitHead, depth: int) -> HeadAt | None:
     """What a head does at a depth, as a module; None where that is not known."""
     fitted = head if isinstance(head, FittedHead) and type(head) in SAME else None
     lens = fitted.lens if fitted else head
@@ -49,4 +62,4 @@ def readout_of(head: ExitHead, depth: int) -> Readout | None:
         return None
     if not isinstance(lens.norm, nn.Module) or not isinstance(lens.head, nn.Module):
         return None
-    return Readout(lens, fitted, depth)
+    return HeadAt(lens, fitted, depth)

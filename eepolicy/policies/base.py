@@ -185,7 +185,7 @@ def check_on(on: str) -> None:
 
 def masked_depths(step: Step, on: str, depth: Tensor | int) -> Tensor:
     """`depth` where the policy acts, full depth elsewhere: (rows,)."""
-    # few operations: a step of a small model is not much longer than a dozen of them
+    # one operation in place of four, each of which takes a thousandth of a small model's step
     return torch.where(step.is_on(on), depth, step.full_depth)
 
 

@@ -59,7 +59,7 @@ class Last:
     probabilities: Tensor
     entropy: Tensor
     top1: Tensor
-    logs: Tensor | None
+    logs: Tensor | None = None
 
     @classmethod
     def of(cls, logits: Tensor, wanted: frozenset[str]) -> Last:
@@ -106,17 +106,20 @@ def measure(
     ]
 
     def function(logits: Tensor, first: Tensor, following: Tensor, *of_last: Tensor) -> Any:
-        probabilities, entropy, top1, *logs = of_last or (None,) * 3
-        return _measured(logits, first, following, names, probabilities, entropy, top1, *logs)
+        return _measured(logits, first, following, names, Last(*of_last) if of_last else None)
 
-    found = None
+    out = None
     if run is not None and names:
-        key = (_measured, *names, len(given), logits.dtype, logits.device)
-        kind = (key, logits.shape, *(tensor.stride() for tensor in given))
-        found = run(key, kind, lambda: function, given, lambda: [(tensor, [0]) for tensor in given])
-    if found is None:
-        found = function(*given)
-    return dict(zip(names, found, strict=True)) | ({"top1": first} if "top1" in wanted else {})
+        key = (_measured, *names, len(given), logits.device)
+        kind = (key, logits.shape, *((tensor.stride(), tensor.dtype) for tensor in given))
+        out = run(key, kind, lambda: function, given, lambda: [(tensor, [0]) for tensor in given])
+    found = dict(zip(names, function(*given) if out is None else out, strict=True))
+    nothing = following < 0
+    if "rank_next" in found:
+        found["rank_next"] = found["rank_next"].masked_fill(nothing, -1)
+    if "probability_next" in found:
+        found["probability_next"] = found["probability_next"].masked_fill(nothing, float("nan"))
+    return found | ({"top1": first} if "top1" in wanted else {})
 
 
 def _measured(
@@ -124,17 +127,17 @@ def _measured(
     first: Tensor,
     following: Tensor,
     names: Sequence[str],
-    last: Tensor | None,
-    last_entropy: Tensor | None,
-    last_top1: Tensor | None,
-    last_logs: Tensor | None = None,
+    last: Last | None,
 ) -> tuple[Tensor, ...]:
-    """The statistics of `names`, (rows,) each; see `measure` and `Last`."""
+    """The statistics of `names`, (rows,) each; see `measure`.
+
+    Where no token follows, they say something of another one.
+    """
     found: dict[str, Tensor] = {}
     first = first[:, None]
     targets = {"next": following.clamp(min=0)[:, None]}
-    if last_top1 is not None:
-        targets["last"] = last_top1[:, None]
+    if last is not None:
+        targets["last"] = last.top1[:, None]
     # one array holds what is in passing: a new one for each would cost more than the sums
     passing = torch.empty_like(logits)
     for name, target in targets.items():
@@ -152,28 +155,24 @@ def _measured(
             found[f"probability_{name}"] = weights.gather(-1, target)[:, 0] * share
     if {*names} & {"entropy", "kl_reverse", "js"}:
         found["entropy"] = total - torch.linalg.vecdot(weights, shifted) * share
-    if last is not None and last_entropy is not None:
+    if last is not None:
         if "kl" in names:
-            cross = total - torch.linalg.vecdot(last, shifted)
-            found["kl"] = (cross - last_entropy).clamp(min=0)
-        if "kl_reverse" in names and last_logs is not None:
-            cross = -torch.linalg.vecdot(weights, last_logs) * share
+            cross = total - torch.linalg.vecdot(last.probabilities, shifted)
+            found["kl"] = (cross - last.entropy).clamp(min=0)
+        if "kl_reverse" in names:
+            assert last.logs is not None
+            cross = -torch.linalg.vecdot(weights, last.logs) * share
             found["kl_reverse"] = (cross - found["entropy"]).clamp(min=0)
         if "js" in names:
             # twice the mixture m: H(m) = log 2 - sum 2m log 2m / 2
-            twice = torch.addcmul(last, weights, share[:, None], out=passing)
+            twice = torch.addcmul(last.probabilities, weights, share[:, None], out=passing)
             twice.clamp_(min=torch.finfo(twice.dtype).tiny)
             logs = torch.log(twice, out=shifted)
             mixed = _LOG_2 - torch.linalg.vecdot(twice, logs) / 2
-            found["js"] = (mixed - (last_entropy + found["entropy"]) / 2).clamp(0, _LOG_2)
+            found["js"] = (mixed - (last.entropy + found["entropy"]) / 2).clamp(0, _LOG_2)
     if "margin" in names:
         second = weights.scatter_(-1, first, 0.0).amax(-1) * share
         found["margin"] = found["confidence"] - second
-    nothing = following < 0
-    if "rank_next" in names:
-        found["rank_next"] = found["rank_next"].masked_fill(nothing, -1)
-    if "probability_next" in names:
-        found["probability_next"] = found["probability_next"].masked_fill(nothing, float("nan"))
     return tuple(found[name] for name in names)
 
 
