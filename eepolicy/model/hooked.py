@@ -387,7 +387,7 @@ class HookedModel:
                 those of a catch-up included, and its hidden states; or a dict of what to measure
                 and keep, as `eepolicy.probe` takes it.
             compile: run the layers by code that `torch.compile` makes of them at the first call,
-                which takes seconds, and some twenty where nothing was left on the disk before: the
+                which takes seconds, and half a minute where nothing is on the disk yet: the
                 same tokens, but for ties within rounding, in less time.  Where that cannot be, a
                 warning says why, and nothing else changes.  Change weights in place afterwards, or
                 in another model or head.
