@@ -129,6 +129,9 @@ class CompiledLayers:
         # attention is written as a sum for each of a few columns, so that their number is fixed
         small = hidden.device.type == "cpu" and hidden.shape[1] <= COLUMNS
         few = hidden.shape[1] if small and product is None else None
+        if mask is None and hidden.shape[1] > 1 and (product or few):
+            # a short prompt: as a refresh, whose kernel it shares
+            mask = _causal(hidden)
         key = (make, first, product, exact, few, rotation is None, mask is None, len(lent))
         kind = (
             key,
@@ -211,8 +214,8 @@ class CompiledLayers:
     def check(self) -> bool:
         """Compile, and compare each layer with the stock one.
 
-        One position is compiled; a block of two, whose attention is masked, is only run as it is
-        written for the compiler.
+        One position is compiled; two blocks before it, of which the second is masked in the stock
+        layers too, are only run as they are written for the compiler.
 
         Returns:
             Whether they agree.  Where they do not, or nothing can be compiled here, a warning says
@@ -220,18 +223,19 @@ class CompiledLayers:
         """
         model, config = self.model, self.model.model.config
         generator = torch.Generator().manual_seed(0)
-        before, newest = (
-            torch.randn(1, columns, config.hidden_size, generator=generator) for columns in (2, 1)
-        )
-        stock, ours = (ColumnCache(model.depth, 1, 3) for _ in range(2))
+        blocks = [
+            torch.randn(1, columns, config.hidden_size, generator=generator)
+            for columns in (2, 2, 1)
+        ]
+        stock, ours = (ColumnCache(model.depth, 1, 5) for _ in range(2))
         kernels = self._kernels
         for index in range(model.depth):
-            for block, start in ((before, 0), (newest, 2)):
+            for block, start in zip(blocks, (0, 2, 4), strict=True):
                 right = self._step(model.run_layer, index, block, start, stock)
                 if index not in self._remembered:
                     keys, values = stock.layer(index, 1)
                     self._remembered[index] = keys.clone(), values.clone()
-                if block is before:
+                if block.shape[1] > 1:
                     self._kernels = _AsWritten()
                 left = self._step(self.run_layer, index, block, start, ours)
                 self._kernels = kernels
@@ -389,6 +393,12 @@ def _reader(readout: HeadAt, product: Product) -> Callable[..., Tensor]:
         return out
 
     return read
+
+
+def _causal(hidden: Tensor) -> Tensor:
+    """The mask of a block with nothing before it: (1, 1, columns, columns) of bool."""
+    shape = (1, 1, hidden.shape[1], hidden.shape[1])
+    return torch.ones(shape, dtype=torch.bool, device=hidden.device).tril()
 
 
 def _only(tensor: Tensor | None) -> tuple[Tensor, ...]:

@@ -127,7 +127,8 @@ class HookedModel:
 
         A block behind cached columns is causal from the lower right corner, a sliding layer sees a
         window of it, and each column sees itself, whether it is held or not.  One token alone that
-        sees everything takes no mask.
+        sees everything takes no mask, nor does a block with nothing before it under sdpa: without
+        one its attention is causal, and the heads that share keys need no copies of them.
 
         Args:
             tokens: columns of the block.
@@ -156,7 +157,8 @@ class HookedModel:
         positions: Tensor | None,
     ) -> Tensor | None:
         end = start + tokens
-        if tokens == 1 and held is None and (window is None or end <= window):
+        known = tokens == 1 or (start == 0 and self.model.config._attn_implementation == "sdpa")
+        if known and held is None and (window is None or end <= window):
             return None
         device = self.model.device
         seen = torch.ones((tokens, end), dtype=torch.bool, device=device).tril(start)
