@@ -34,21 +34,23 @@ STEPS = 40  # that the cost of a call is the median of
 
 @dataclass
 class Turn:
-    """What one batch of replies took.
+    """What one batch of replies took; nan is what is not known.
 
     Attributes:
         seconds: a token, of the batch: its time divided by the tokens of all rows.
-        layer_calls: a token and row; nan where it is not known.
+        tokens: of a reply, on average.
+        layer_calls: a token and row.
         readouts: likewise.
         least: seconds a token in which the machine could have done it, see `least_seconds`.
-        tokens: of a reply, on average.
+        prefilled: layer calls on the prompts alone, of a batch.
     """
 
     seconds: float
-    layer_calls: float
-    readouts: float
-    least: float
     tokens: float
+    layer_calls: float = np.nan
+    readouts: float = np.nan
+    least: float = np.nan
+    prefilled: float = np.nan
 
 
 @dataclass
@@ -194,10 +196,11 @@ class Bench:
             least = least_seconds(traces, [len(p) for p in prompts], self.sizes, self.machine)
             return Turn(
                 seconds / tokens,
+                tokens / len(outs),
                 sum(float(t.layer_calls.sum()) for t in traces) / tokens,
                 sum(float(t.readouts.sum()) for t in traces) / tokens,
                 least / tokens,
-                tokens / len(outs),
+                traces[0].prefill_layer_calls,
             )
 
         return Way(name or str(policy), decode, used["compile"] == self.compiled)
@@ -215,7 +218,7 @@ class Bench:
             seconds = time.perf_counter() - began
             end = model.generation_config.eos_token_id
             tokens = sum(r.index(end) + 1 if end in r else len(r) for r in replies)
-            return Turn(seconds / tokens, np.nan, np.nan, np.nan, tokens / len(replies))
+            return Turn(seconds / tokens, tokens / len(replies))
 
         return decode
 
@@ -234,10 +237,15 @@ class Bench:
         seconds = way.column("seconds")
         low, middle, high = np.percentile(first / seconds, [25, 50, 75])
         calls, readouts = way.column("layer_calls").mean(), way.column("readouts").mean()
-        share = prompt / way.column("tokens").mean()  # of a token
-        full = share + self.model.depth * layer + head
-        cost = share + calls * layer + readouts * head if way.costs_known else np.nan
-        promised = full / cost
+        tokens, depth = float(way.column("tokens").mean()), self.model.depth
+
+        def cost(calls: float, readouts: float, prefilled: float) -> float:
+            """Of a token.  Where prompts go along with the first one, its calls are theirs."""
+            beside = prompt - (depth - prefilled) * layer
+            return beside / tokens + calls * layer + readouts * head
+
+        paid = cost(calls, readouts, way.column("prefilled").mean())
+        promised = cost(depth, 1, 0) / paid if way.costs_known else np.nan
         return {
             "decoding": way.name,
             "layer_calls": calls,
@@ -302,7 +310,7 @@ def call_costs(
     batch = Batch(model, [0] * rows, ids.shape[1], layers=layers)
     batch.prefill(ids[:, :tokens])
     for column in range(tokens, ids.shape[1]):
-        block = batch.enter(ids[:, column], list(range(rows)))
+        block = batch.enter(ids[:, column : column + 1], list(range(rows)))
         began = time.perf_counter()
         batch.run(block, model.depth)
         _settle(model)
@@ -321,7 +329,7 @@ def prompt_seconds(
     layers: CompiledLayers | None,
     rounds: int = 5,
 ) -> float:
-    """Seconds of the pass of a batch of prompts without their last tokens, on average.
+    """Seconds of the pass of a batch of prompts, on average.
 
     Args:
         model: that decodes.
@@ -337,7 +345,7 @@ def prompt_seconds(
         for _ in range(rounds):
             batch = Batch(model, padding, ids.shape[1], layers=layers)
             began = time.perf_counter()
-            batch.prefill(ids[:, :-1])
+            batch.prefill(ids)
             _settle(model)
             taken.append(time.perf_counter() - began)
         medians.append(float(np.median(taken)))

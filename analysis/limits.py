@@ -113,7 +113,8 @@ def least_seconds(
     """The least time in which a batch could have been decoded, in seconds.
 
     A step reads the weights of a layer once, however many rows are in it, and the keys and values
-    of each row in each layer; or it multiplies, where that takes longer.  Both are lower bounds:
+    of each row in each layer; or it multiplies, where that takes longer.  So does a prompt that did
+    not go along with the first step.  Both are lower bounds:
     what rows at different depths read twice, hidden states and fitted heads are left out.
 
     Args:
@@ -134,9 +135,12 @@ def least_seconds(
     )
     multiplied = positions.sum(0) * sizes.layer_flops + readouts.sum(0) * sizes.head_flops
     depth = traces[0].full_depth
-    prompt = sum(n - 1 for n in prompts)
-    read = np.append(read, depth * sizes.layer_bytes if prompt else 0)
-    multiplied = np.append(multiplied, depth * prompt * sizes.layer_flops)
+    prompt = depth * sum(n - 1 for n in prompts) * sizes.layer_flops
+    if traces[0].prefill_layer_calls:
+        read = np.append(read, depth * sizes.layer_bytes)
+        multiplied = np.append(multiplied, prompt)
+    else:  # it went along with the first tokens
+        multiplied[0] += prompt
     return float(np.maximum(read / machine.bytes_per_second, multiplied / machine.flops).sum())
 
 

@@ -79,7 +79,7 @@ def exit_seconds(model: eepolicy.HookedModel, depth: int, compiled: bool) -> flo
     times = []
     for column in range(CONTEXT, ids.shape[1]):
         began = time.perf_counter()
-        block = batch.enter(ids[:, column], [0])
+        block = batch.enter(ids[:, column : column + 1], [0])
         batch.run(block, depth)
         batch.leave(block)
         batch.read(block.hidden[:, -1], depth).argmax(-1)

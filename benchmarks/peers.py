@@ -19,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,7 +96,7 @@ def timed(reply: Reply) -> Way:
         replies = reply(prompts)
         seconds = time.perf_counter() - began
         tokens = sum(map(len, replies))
-        return Turn(seconds / tokens, np.nan, np.nan, np.nan, tokens / len(replies))
+        return Turn(seconds / tokens, tokens / len(replies))
 
     return Way("economize", decode)
 

@@ -38,7 +38,8 @@ class Trace:
         verdict: (tokens,) 0: not judged; 1: read out early, judged and kept; 2: in place of a
             rejected one, whose costs it bears.  See `eepolicy.decode.acceptance`.
         full_depth: layers of the model.
-        prefill_layer_calls: calls of a layer for the prompt, not counted above.
+        prefill_layer_calls: calls of a layer for the prompt alone, not counted above; 0 where it
+            went along with the first token.  Its positions are not counted above either way.
     """
 
     token: NDArray[np.int64]

@@ -23,11 +23,11 @@ from eepolicy.decode.batch import Batch
 COUNTS = ("layer_calls", "layer_positions", "readouts")
 
 
-def trace(counts):
+def trace(counts, alone=LAYERS):
     """A trace with (tokens, 3) of counts."""
     columns = dict.fromkeys(Trace.__dataclass_fields__, np.zeros(len(counts), dtype=np.int64))
     columns |= dict(zip(COUNTS, np.array(counts).reshape(-1, 3).T, strict=True))
-    return Trace(**columns | {"full_depth": LAYERS, "prefill_layer_calls": LAYERS})
+    return Trace(**columns | {"full_depth": LAYERS, "prefill_layer_calls": alone})
 
 
 @given(
@@ -41,13 +41,15 @@ def trace(counts):
     ),
     machine=st.builds(Machine, st.floats(1, 1e3), st.floats(1, 1e3)),
     sizes=st.builds(Sizes, *[st.floats(1, 1e3)] * 5, st.floats(0, 1), st.integers(0, 8)),
+    together=st.booleans(),
 )
-def test_least_time_is_that_of_each_step(rows, machine, sizes):
+def test_least_time_is_that_of_each_step(rows, machine, sizes, together):
     """Against a loop over steps and rows, with what each must read or multiply."""
     prompts, counts = zip(*rows, strict=True)
     expected = 0.0
     fed = sum(prompts) - len(prompts)
-    if fed:
+    together = together or not fed
+    if not together:
         reading = LAYERS * sizes.layer_bytes / machine.bytes_per_second
         expected += max(reading, LAYERS * fed * sizes.layer_flops / machine.flops)
     for step in range(max(map(len, counts))):
@@ -59,9 +61,12 @@ def test_least_time_is_that_of_each_step(rows, machine, sizes):
             seen = (1 - sizes.sliding) * columns + sizes.sliding * min(columns, sizes.window)
             read += calls * seen * sizes.column_bytes
         multiplied = sum(c[1] for _, c in here) * sizes.layer_flops
+        if together and step == 0:
+            multiplied += LAYERS * fed * sizes.layer_flops
         multiplied += sum(c[2] for _, c in here) * sizes.head_flops
         expected += max(read / machine.bytes_per_second, multiplied / machine.flops)
-    found = least_seconds([trace(c) for c in counts], prompts, sizes, machine)
+    traces = [trace(c, 0 if together else LAYERS) for c in counts]
+    found = least_seconds(traces, prompts, sizes, machine)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -135,8 +140,9 @@ def test_records_follow_from_the_turns(timed):
     layer, head = full["layer_seconds"], full["head_seconds"]
     prompt = full["prompt_seconds"] / 6  # of each of six tokens
     assert prompt > 0
+    # at full depth the first of six tokens comes out of the prompt's pass
     assert static["promised"] == pytest.approx(
-        (prompt + LAYERS * layer + head) / (prompt + 2 * layer + head)
+        (prompt + 5 / 6 * LAYERS * layer + head) / (prompt + 2 * layer + head)
     )
     assert static["harvest"] == static["ratio"] / static["promised"]
     assert all(0 < r["of_limit"] < 1 for r in (full, static, even))

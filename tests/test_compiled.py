@@ -69,7 +69,7 @@ def test_blocks_run_as_they_do_uncompiled(llama, seed):
     depth = draw.randint(1, LAYERS)
     blocks = []
     for batch in (stock, ours):
-        block = batch.enter(tokens[:, 0], list(range(rows)))
+        block = batch.enter(tokens[:, :1], list(range(rows)))
         batch.run(block, depth)
         block = block.select(some)
         batch.run(block, LAYERS)
@@ -121,7 +121,7 @@ def test_fills_leave_the_rest_of_a_layer_away(llama, monkeypatch):
             for layer in llama.parts.layers[2:]:
                 monkeypatch.setattr(layer, "forward", None)
         for token in (8, 9):
-            block = batch.enter(torch.tensor([token, 30 + token]), [0, 1])
+            block = batch.enter(torch.tensor([[token], [30 + token]]), [0, 1])
             batch.run(block, 2)
             batch.leave(block)
         stored.append([batch.cache.layer(i, 9) for i in range(LAYERS)])
@@ -141,7 +141,7 @@ def test_fills_and_blocks_of_rows_that_are_not_neighbours(llama):
             if step == 5:
                 rows = [0, 1, 3]
                 batch.keep(rows)
-            block = batch.enter(torch.tensor([7 + step, 3, 20, 41])[: len(rows)], rows)
+            block = batch.enter(torch.tensor([[7 + step], [3], [20], [41]])[: len(rows)], rows)
             batch.run(block, 2)
             batch.leave(block.select([0, 2]))
             block = block.select([i for i in range(len(rows)) if i not in (0, 2)])
@@ -216,7 +216,7 @@ def test_nor_for_rows_that_are_gathered():
     batch = Batch(model, [0] * 3, 40, layers=layers)
     batch.prefill(torch.arange(18).reshape(3, 6))
     for step in range(20):
-        block = batch.enter(torch.tensor([step, 5]), [0, 2])
+        block = batch.enter(torch.tensor([[step], [5]]), [0, 2])
         batch.run(block, LAYERS)
         if step == 0:
             known = len(layers._kernels._calls)

@@ -110,7 +110,7 @@ def test_a_row_does_not_depend_on_its_neighbours(stock, hooked, policy):
         alone = hooked.generate(prompt, policy, max_new_tokens=40)
         assert out.tokens.tolist() == alone.tokens.tolist()
         for name, value in vars(alone.trace).items():
-            if name != "prefill_layer_calls":  # a prompt of one token has none by itself
+            if name != "prefill_layer_calls":  # together, prompts go along if all rows let them
                 assert np.array_equal(getattr(out.trace, name), value), name
 
 
@@ -216,7 +216,7 @@ def test_no_more_positions_wait_than_may(stock, hooked, cap):
     with torch.no_grad():
         batch.prefill(ids[:, :3])
         for column in range(3, 20):
-            take_step(batch, ids[:, column], [0, 1, 2], policy, step)
+            take_step(batch, ids[:, column : column + 1], [0, 1, 2], policy, step)
             most = max(most, *(batch.pending(row) for row in range(3)))
     assert most == cap
     free = hooked.generate(PROMPT, Static(2, on="both"), max_new_tokens=30)
@@ -249,8 +249,8 @@ def test_keys_and_values_after_a_catch_up(family, seed, lengths, dtype, along):
         batch.prefill(ids[:, : max(lengths) - 1])
         for column in range(max(lengths) - 1, ids.shape[1] - 1):
             step = Step(*torch.ones(5, len(rows), dtype=torch.long), full_depth=LAYERS)
-            take_step(batch, ids[:, column], rows, policy, step)
-        taken = take_step(batch, ids[:, -1], rows, FullDepth(), step)
+            take_step(batch, ids[:, column : column + 1], rows, policy, step)
+        taken = take_step(batch, ids[:, -1:], rows, FullDepth(), step)
         assert taken.depth == [LAYERS] * len(rows)
         for row, empty in enumerate(padding):
             assert batch.pending(row) == 0
@@ -318,11 +318,14 @@ def test_rows_that_leave_at_several_depths_are_read_out_at_once(stock, hooked):
 def test_trace_counts_what_really_ran(stock, hooked, policy):
     with LayerCounter(stock) as counter:
         trace = hooked.generate(PROMPT, policy, max_new_tokens=50).trace
-    prefill, decoded = counter.calls[:LAYERS], counter.calls[LAYERS:]
-    assert [i for i, _, _ in prefill] == list(range(LAYERS))
-    assert trace.prefill_layer_calls == LAYERS
+    # the prompt goes along with a first token that goes all the way
+    alone = 0 if trace.depth[0] == LAYERS else LAYERS
+    prefill, decoded = counter.calls[:alone], counter.calls[alone:]
+    assert trace.prefill_layer_calls == alone
+    assert [i for i, _, _ in prefill] == list(range(alone))
     assert trace.layer_calls.sum() == len(decoded)
-    assert trace.layer_positions.sum() == sum(width for _, _, width in decoded)
+    before = LAYERS * (len(PROMPT) - 1)
+    assert trace.layer_positions.sum() + before == sum(width for _, _, width in counter.calls)
     # a call of layer 0 starts a position; its deepest layer is the depth in the trace
     deepest, depth = [], 0
     for index, _, _ in decoded:
@@ -338,7 +341,7 @@ def test_a_batch_counts_what_really_ran(stock, hooked, along):
     with LayerCounter(stock) as counter:
         fill = Fill(along=along)
         outs = hooked.generate(PROMPTS, RandomDepths(3), max_new_tokens=40, fill=fill)
-    decoded = counter.calls[LAYERS:]
+    decoded = counter.calls[outs[0].trace.prefill_layer_calls :]
     assert sum(out.trace.layer_calls.sum() for out in outs) == sum(rows for _, rows, _ in decoded)
 
 
@@ -442,7 +445,7 @@ def test_a_scheduled_step_reads_nothing_off_the_device(hooked, padding, monkeypa
         for i in range(9):
             at = torch.full((len(rows),), i)
             step = Step(torch.ones_like(at), at, at, at, at, LAYERS)
-            take_step(batch, tokens, rows, parse_policy(policy), step)
+            take_step(batch, tokens[:, None], rows, parse_policy(policy), step)
 
     for policy in ("full", "static@3", "spark:triple@2", "random:4.0@2"):
         decode(policy)

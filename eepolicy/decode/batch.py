@@ -66,6 +66,7 @@ class Batch:
     Attributes:
         done: `done[row][layer]`, columns that need the layer no more.
         columns: columns so far.
+        prefilled: layer calls on a prompt by itself.
         calls: of each row, layer calls it took part in since `enter`.
         positions: of each row, positions that went through a layer since `enter`.
         filled: of each row, layers that stored keys and values alone since `enter`.
@@ -93,7 +94,7 @@ class Batch:
         self.capacity = capacity
         self.fill = fill or Fill()
         self.recorder = recorder
-        self.columns = 0
+        self.columns = self.prefilled = 0
         self.done = [[0] * model.depth for _ in padding]
         self.calls, self.positions, self.filled = ([0] * len(padding) for _ in range(3))
         self._held = list(range(len(padding)))  # rows that have a place in what is stored
@@ -114,6 +115,7 @@ class Batch:
         """
         if prompt.shape[1]:
             self.run(self.enter_block(prompt), self.model.depth)
+            self.prefilled += self.model.depth
 
     def enter_block(self, tokens: Tensor) -> Block:
         """Feed several tokens to every row: (rows, tokens) of ids, or (rows, tokens, width).
@@ -123,11 +125,18 @@ class Batch:
         return self._block(tokens, list(range(len(tokens))))
 
     def enter(self, tokens: Tensor, rows: list[int]) -> Block:
-        """Feed one token to some rows: ids (rows,) or embeddings (rows, width).
+        """Feed a token to some rows, with what lies before it of a prompt.
 
         Rows that get none are left behind: they cannot be fed again.
+
+        Args:
+            tokens: ids (rows, columns) or embeddings (rows, columns, width), the newest one last;
+                where there are several, whoever runs the block runs it to full depth.
+            rows: of the batch, rising.
         """
-        block = self._block(tokens[:, None], rows)
+        block = self._block(tokens, rows)
+        for row in rows:  # a prompt's positions are not the token's
+            self.positions[row] = -(tokens.shape[1] - 1) * self.model.depth
         if self.recorder is not None:
             self.recorder.enter(rows, block.hidden)
         return block

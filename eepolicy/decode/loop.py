@@ -102,8 +102,9 @@ def decode(
 ) -> list[Output]:
     """Decode replies side by side; see `HookedModel.generate`.
 
-    The prompts but for their last tokens are prefilled at full depth.  Every token of a reply then
-    costs one step, the first included, so that every depth in the trace is the policy's.
+    Every token of a reply costs one step, the first included, so that every depth in the trace is
+    the policy's.  The first is fed the prompts' last tokens; what lies before them runs at full
+    depth, together with them where they do so too, and in front otherwise.
     """
     policy, fill = as_policy(policy, model.depth), fill or Fill()
     fill.check()
@@ -122,8 +123,6 @@ def decode(
     room = request.prompt.shape[1] + most
     in_speech = model.layout.ids_in_speech(request.ends) if narrow else ()
     batch = Batch(model, request.padding, room, unbounded, recorder, layers, in_speech, costs)
-    batch.prefill(request.prompt[:, :-1])
-    prefill_calls = batch.calls[0]
     replies = [Reply(model.layout, model.depth, request.ends) for _ in range(rows)]
 
     def history(row: int, tokens: list[int]) -> Tensor:
@@ -143,7 +142,7 @@ def decode(
     if request.streamer is not None:
         request.streamer.put(request.ids.cpu())
     judge = Judge(batch, sampler, accept, fill.max_pending or UNJUDGED, history)
-    tokens, alive, streamed = request.prompt[:, -1], list(range(rows)), 0
+    tokens, alive, streamed = request.prompt, list(range(rows)), 0
     while alive:
         known = torch.tensor([replies[row].known() for row in alive]).T  # (5, rows), on the host
         step = Step(known[0], known[1], known[2], known[3], known[4], model.depth)
@@ -172,7 +171,7 @@ def decode(
         alive = going
         if alive and any(drops.values()):
             batch.drop(drops, alive)
-        tokens = request.ids.new_tensor([replies[row].rows[-1][0] for row in alive])
+        tokens = request.ids.new_tensor([[replies[row].rows[-1][0]] for row in alive])
     if request.streamer is not None:
         request.streamer.end()
     seconds = time.perf_counter() - began
@@ -180,7 +179,7 @@ def decode(
     if request.prompt.is_floating_point():  # ids alone are not what was answered
         prompts = [ids[:0] for ids in prompts]
     outputs = [
-        _output(model, prompt, reply, prefill_calls, seconds)
+        _output(model, prompt, reply, batch.prefilled, seconds)
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
     if recorder is None or plan is None:

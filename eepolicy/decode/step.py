@@ -39,9 +39,13 @@ def take_step(
 ) -> Taken:
     """Feed one token to each row, go as deep as the policy says, and read the next ones out.
 
+    At the first step a prompt lies before that token.  Where the token goes all the way the prompt
+    goes along, in the same calls; otherwise it is prefilled.
+
     Args:
         batch: of the rows.
-        tokens: ids (rows,) or embeddings (rows, width).
+        tokens: ids (rows, columns) or embeddings (rows, columns, width); the newest one is the
+            step's, and those before it are the prompt's.
         rows: of the batch, rising.
         policy: which names the depths.
         step: what it may know.
@@ -58,6 +62,9 @@ def take_step(
             )
     groups = _groups(policy, step, limits, batch.in_speech)
     stops = sorted({*limits, *(look for group in groups for look in group.looks)})
+    if min(limits) < full or any(group.looks for group in groups):
+        batch.prefill(tokens[:, :-1])
+        tokens = tokens[:, -1:]
     block = batch.enter(tokens, rows)
     way = _Climb(batch, block) if policy.realisable else _Hindsight(batch, block, stops)
     taken = _Taking(batch, len(rows))
