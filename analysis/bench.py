@@ -43,6 +43,8 @@ class Turn:
         readouts: likewise.
         least: seconds a token in which the machine could have done it, see `least_seconds`.
         prefilled: layer calls on the prompts alone, of a batch.
+        first: seconds until a batch has its first tokens, in a reply of its own that ends there.
+        later: seconds a token behind them.
     """
 
     seconds: float
@@ -51,6 +53,8 @@ class Turn:
     readouts: float = np.nan
     least: float = np.nan
     prefilled: float = np.nan
+    first: float = np.nan
+    later: float = np.nan
 
 
 @dataclass
@@ -59,13 +63,13 @@ class Way:
 
     Attributes:
         name: to show.
-        decode: a batch of prompts.
+        decode: a batch of prompts, and the most tokens of a reply where they are not the bench's.
         costs_known: a layer call of it costs what `call_costs` measured; otherwise nothing is
             promised.
     """
 
     name: str
-    decode: Callable[[list[torch.Tensor]], Turn]
+    decode: Callable[..., Turn]
     costs_known: bool = False
     turns: list[Turn] = field(default_factory=list)
 
@@ -85,6 +89,7 @@ class Bench:
         exactly: replies do not end before.
         rounds: turns of each way on each batch.
         compiled: with compiled layers, beside full depth without.
+        first_token: time the first token apart, by replies that end there.
     """
 
     model: eepolicy.HookedModel
@@ -93,6 +98,7 @@ class Bench:
     exactly: bool = False
     rounds: int = 2
     compiled: bool = False
+    first_token: bool = False
 
     @cached_property
     def machine(self) -> Machine:
@@ -122,7 +128,9 @@ class Bench:
             median.  `promised` is the ratio to full depth that its layer calls and head calls
             would give at what each costs on one position a row, beside the prompt's pass, which is
             the same for all; `harvest` is the measured one as a share of it; `of_limit` the least
-            time the machine allows as a share of the measured one.  What is not known is nan.
+            time the machine allows as a share of the measured one.  `first_seconds` are those until
+            the first tokens, `later_seconds` a token behind them, where they were timed.  What is
+            not known is nan.
         """
         layers = self.model._compiled() if self.compiled else None
         batches = [self.prompts[i : i + rows] for i in range(0, len(self.prompts), rows)]
@@ -136,13 +144,20 @@ class Bench:
         for turn, batch in progress(turns):
             for i in range(len(ways)):
                 way = ways[(i + turn) % len(ways)]
-                way.turns.append(way.decode(list(batch)))
-        first = ways[0].column("seconds")
+                way.turns.append(self._turn(way, list(batch)))
         return [
-            self._record(way, first, layer, head, prompt)
+            self._record(way, ways[0], layer, head, prompt)
             | {"rows": rows, "kernels": layers.kernels if layers else 0}
             for way in ways
         ]
+
+    def _turn(self, way: Way, prompts: list[torch.Tensor]) -> Turn:
+        turn, rows = way.decode(prompts), len(prompts)
+        if self.first_token:
+            turn.first = rows * way.decode(prompts, 1).seconds
+            whole = rows * turn.tokens * turn.seconds
+            turn.later = (whole - turn.first) / (rows * (turn.tokens - 1))
+        return turn
 
     def ways(self, policies: Sequence[str], rows: int, stock: bool = True) -> list[Way]:
         """Full depth and policies.
@@ -185,11 +200,12 @@ class Bench:
             model: that decodes, in place of the one at hand.
             **options: of `generate`.
         """
-        model, used = model or self.model, {"compile": self.compiled} | self._lengths() | options
+        model = model or self.model
+        used: dict[str, Any] = {"compile": self.compiled} | options
 
-        def decode(prompts: list[torch.Tensor]) -> Turn:
+        def decode(prompts: list[torch.Tensor], most: int = self.max_new_tokens) -> Turn:
             began = time.perf_counter()
-            outs = model.generate(prompts, policy, **used)
+            outs = model.generate(prompts, policy, **(self._lengths(most) | used))
             seconds = time.perf_counter() - began
             traces = [out.trace for out in outs]
             tokens = sum(map(len, traces))
@@ -208,12 +224,12 @@ class Bench:
     def _stock(self, **options: Any) -> Callable[[list[torch.Tensor]], Turn]:
         """Transformers' own `generate`, greedy."""
         model = self.model.model
-        options |= self._lengths()
 
-        def decode(prompts: list[torch.Tensor]) -> Turn:
+        def decode(prompts: list[torch.Tensor], most: int = self.max_new_tokens) -> Turn:
             ids, mask = padded([p.to(model.device) for p in prompts], 0)
+            lengths = self._lengths(most)
             began = time.perf_counter()
-            out = model.generate(ids, attention_mask=mask, do_sample=False, **options)
+            out = model.generate(ids, attention_mask=mask, do_sample=False, **lengths, **options)
             replies = out[:, ids.shape[1] :].tolist()
             seconds = time.perf_counter() - began
             end = model.generation_config.eos_token_id
@@ -222,20 +238,21 @@ class Bench:
 
         return decode
 
-    def _lengths(self) -> dict[str, int]:
-        most = {"max_new_tokens": self.max_new_tokens}
-        return most | {"min_new_tokens": self.max_new_tokens} if self.exactly else most
+    def _lengths(self, most: int) -> dict[str, int]:
+        lengths = {"max_new_tokens": most}
+        return lengths | {"min_new_tokens": most} if self.exactly else lengths
 
     def _record(
         self,
         way: Way,
-        first: NDArray[np.float64],
+        first: Way,
         layer: float,
         head: float,
         prompt: float,
     ) -> dict[str, Any]:
         seconds = way.column("seconds")
-        low, middle, high = np.percentile(first / seconds, [25, 50, 75])
+        low, middle, high = np.percentile(first.column("seconds") / seconds, [25, 50, 75])
+        later = way.column("later")
         calls, readouts = way.column("layer_calls").mean(), way.column("readouts").mean()
         tokens, depth = float(way.column("tokens").mean()), self.model.depth
 
@@ -258,6 +275,9 @@ class Bench:
             "harvest": middle / promised,
             "least_seconds": float(np.median(way.column("least"))),
             "of_limit": float(np.median(way.column("least") / seconds)),
+            "first_seconds": float(np.median(way.column("first"))),
+            "later_seconds": float(np.median(later)),
+            "later_ratio": float(np.median(first.column("later") / later)),
             "turns": seconds.tolist(),
             "layer_seconds": layer,
             "head_seconds": head,
@@ -368,6 +388,9 @@ SHOWN: dict[str, Callable[[dict[str, Any]], str]] = {
     "harvest": lambda r: f"{r['harvest']:.2f}",
     "least_seconds": lambda r: f"{1e3 * r['least_seconds']:.2f}",
     "of_limit": lambda r: f"{100 * r['of_limit']:.0f} %",
+    "first_seconds": lambda r: f"{1e3 * r['first_seconds']:.1f}",
+    "later_seconds": lambda r: f"{1e3 * r['later_seconds']:.2f}",
+    "later_ratio": lambda r: f"{r['later_ratio']:.2f}",
 }
 #: the figures of `eepolicy bench`: their headings
 HEADINGS = {
@@ -378,10 +401,18 @@ HEADINGS = {
     "harvest": "harvest",
     "least_seconds": "limit, ms",
     "of_limit": "share of it",
+    "first_seconds": "first token, ms",
+    "later_seconds": "ms a token behind it",
+    "later_ratio": "speed there",
 }
 
 
-def cells(record: dict[str, Any], figures: Iterable[str] = tuple(HEADINGS)) -> list[str]:
+def headings(records: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Those of the figures that any record has."""
+    return {f: h for f, h in HEADINGS.items() if not all(np.isnan(r[f]) for r in records)}
+
+
+def cells(record: dict[str, Any], figures: Iterable[str]) -> list[str]:
     """A way's name and its figures as they are shown, a dash for what is not known."""
     shown = [SHOWN[figure](record) for figure in figures]
     return [record["decoding"], *("–" if "nan" in cell else cell for cell in shown)]
@@ -400,9 +431,10 @@ def markdown(records: Sequence[dict[str, Any]]) -> list[str]:
     layer, head, prompt = (1e3 * first[f"{n}_seconds"] for n in ("layer", "head", "prompt"))
     costs = f"{layer:.3f} ms, a head call {head:.3f}, the pass of a batch's prompts {prompt:.1f}"
     made = f"  {first['kernels']} kernels so far." if first["kernels"] else ""
-    rows = [[f"`{name}`", *more] for name, *more in map(cells, records)]
+    found = headings(records)
+    rows = [[f"`{name}`", *more] for name, *more in (cells(r, found) for r in records)]
     return [
         f"A layer call costs {costs} ms.{made}",
         "",
-        *pipes(["decoding", *HEADINGS.values()], rows),
+        *pipes(["decoding", *found.values()], rows),
     ]

@@ -148,6 +148,22 @@ def test_records_follow_from_the_turns(timed):
     assert all(0 < r["of_limit"] < 1 for r in (full, static, even))
 
 
+def test_first_tokens_are_timed_apart(timed):
+    """Of a way that takes two seconds for the first tokens, and three for each step behind them."""
+
+    def decode(prompts, most=6):
+        return benching.Turn((2 + 3 * (most - 1)) / (len(prompts) * most), most)
+
+    timed = replace(timed, first_token=True)
+    (record,) = timed.run([benching.Way("", decode)], 2)  # batches of two rows and of one
+    assert record["first_seconds"] == pytest.approx(2)
+    assert record["later_seconds"] == pytest.approx((1.5 + 3) / 2)
+    assert record["later_ratio"] == 1
+    shown = benching.headings([record])
+    assert {"first_seconds", "later_seconds", "later_ratio"} < shown.keys()
+    assert "promised" not in shown
+
+
 def test_self_speculation_is_timed_where_the_stock_one_runs(timed):
     """The stock one takes a row alone."""
     for rows, more in ((1, 1), (2, 0)):
@@ -207,20 +223,23 @@ def test_bench_command(run, tmp_path):
     assert "## Batch 2" in text
     assert text.count("| `static@10` |") == 2
     assert "](images/page.svg)" in text
+    assert "first token" not in text
     drawn = (tmp_path / "images" / "page.svg").read_text()
     assert drawn.count(">static@10<") == 2
     assert ">Batch 2, prompts of 20 tokens<" in drawn
     several = [*arguments[:-1], "6,20", "--no-stock"]
-    out, _ = run("bench", "static@10", *several, "--out", str(page))
+    out, _ = run("bench", "static@10", *several, "--out", str(page), "--first-token")
     assert "The machine reads" in out
     assert "stock" not in out
     text = page.read_text()
     assert "2 prompts of 6, 20 tokens" in text
+    assert text.count("| first token, ms |") == 2
     assert text.index("## Batch 1, prompts of 6 tokens") < text.index("prompts of 20 tokens\n")
     for wrong, message in (
         (["nonsense"], "nonsense"),
         (["--batch", "many"], "rows of a batch are numbers"),
         (["--batch", "1,0"], "one row or more; got --batch 1,0"),
+        (["--first-token", "--max-new-tokens", "1"], "nothing is behind the first token"),
         (["--context", "1,20"], "two tokens or more; got --context 1,20"),
         (["--out", str(tmp_path / "none" / "page.md")], "there is no folder"),
         (["--prompts", "100000"], "test questions"),

@@ -31,6 +31,11 @@ from eepolicy.cli.shared import (
 )
 from eepolicy.errors import EepolicyError
 
+FIRST = (
+    "*First token*: from the call of a reply of one token to its end, the prompt's pass included; "
+    "*behind it*: the rest of a whole reply's time, and the speed against `full` there."
+)
+
 
 @app.command()
 def bench(
@@ -50,6 +55,10 @@ def bench(
     max_new_tokens: Annotated[int, typer.Option(help="most tokens of a reply", min=1)] = 400,
     exactly: Annotated[
         bool, typer.Option("--exactly", help="no reply ends before; so it is for a text model")
+    ] = False,
+    first_token: Annotated[
+        bool,
+        typer.Option("--first-token", help="time the first token apart: for long prompts"),
     ] = False,
     stock: Annotated[bool, typer.Option(help="time transformers' own generate as well")] = True,
     compiled: CompileOption = False,
@@ -86,6 +95,8 @@ def bench(
     lengths = numbers(context, "tokens of a prompt", "128,4096") if context else (None,)
     if min(length or 2 for length in lengths) < 2:
         raise EepolicyError(f"a prompt to repeat has two tokens or more; got --context {context}")
+    if first_token and max_new_tokens < 2:
+        raise EepolicyError("nothing is behind the first token of --max-new-tokens 1")
     if write and not write.parent.is_dir():
         raise EepolicyError(f"there is no folder {write.parent} to write {write.name} to")
     torch.set_num_threads(threads)
@@ -102,7 +113,9 @@ def bench(
     tables: dict[str, list[dict[str, Any]]] = {}
     for length, rows in product(lengths, sizes):
         asked = benching.prompts_of(spoken, questions, length)
-        timing = benching.Bench(spoken, asked, max_new_tokens, exactly, rounds, compiled)
+        timing = benching.Bench(
+            spoken, asked, max_new_tokens, exactly, rounds, compiled, first_token
+        )
         ways = timing.ways(named, rows, stock)
         found = timing.run(ways, rows, progress(f"turns of {rows} rows"))
         tokens = sum(map(len, asked)) / len(asked)
@@ -114,7 +127,9 @@ def bench(
         pages += ["", f"## {title}", "", limits, *benching.markdown(found)]
         if not as_json:
             note(limits)
-            out.print(_table(title, map(benching.cells, found), benching.HEADINGS.values()))
+            figures = benching.headings(found)
+            cells = (benching.cells(record, figures) for record in found)
+            out.print(_table(title, cells, figures.values()))
     about = {
         "model": Path(model).name,
         "layers": spoken.depth,
@@ -123,6 +138,7 @@ def bench(
         "max_new_tokens": max_new_tokens,
         "exactly": exactly,
         "rounds": rounds,
+        "first_token": first_token,
         "compiled": compiled,
         "threads": threads,
         "dtype": dtype,
@@ -174,4 +190,5 @@ def _heading(about: dict[str, Any]) -> list[str]:
         "measured divided by promised. *Limit*: the time in which the machine could read, once a "
         "step, the weights, keys and values that the step needs, or multiply, whichever takes "
         "longer; *share of it*: limit divided by measured.",
+        *(["", FIRST] if about["first_token"] else []),
     ]
