@@ -154,13 +154,14 @@ def test_fills_and_blocks_of_rows_that_are_not_neighbours(llama):
 
 
 @torch.no_grad()
-def test_a_wide_block_behind_a_prompt_of_its_width(llama):
-    """One kernel serves both, though the one remembers nothing and the other a prompt."""
-    prompt = torch.randint(60, (1, 24), generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize(("columns", "padding"), [(12, 1), (12, 0), (3, 0), (5, 0)])
+def test_a_block_behind_a_prompt_of_its_width(llama, columns, padding):
+    """One kernel serves both where both are masked, though one of them remembers nothing."""
+    prompt = torch.randint(60, (1, 2 * columns), generator=torch.Generator().manual_seed(1))
     states = []
     for layers in (None, llama._compiled()):
-        batch = Batch(llama, [0], 24, layers=layers)
-        for tokens in prompt.split(12, 1):
+        batch = Batch(llama, [padding], 24, layers=layers)
+        for tokens in prompt.split(columns, 1):
             block = batch.enter_block(tokens)
             batch.run(block, LAYERS)
         states.append(block.hidden)
@@ -202,8 +203,11 @@ def test_the_compiler_is_not_asked_again_as_a_reply_grows():
     model.generate(QUESTION, "spark:triple@2", 20, **options)
     calls = model._compiled()._kernels._calls
     known = len(calls)
-    model.generate(QUESTION, "spark:triple@2", 70, **options | {"min_new_tokens": 70})
+    options["min_new_tokens"] = 70  # room for more columns, which lie further apart
+    ours = model.generate(QUESTION, "spark:triple@2", 70, **options)
     assert len(calls) == known
+    plain = model.generate(QUESTION, "spark:triple@2", 70, **options | {"compile": False})
+    assert ours.tokens.tolist() == plain.tokens.tolist()
     for rows in (1, 4, 5):  # five are filled up to eight
         model.generate([QUESTION] * rows, "static@2", 40, compile=True)
     assert None not in calls.values()

@@ -16,7 +16,7 @@ from eepolicy.cache import ColumnCache
 from eepolicy.model.adapters import Rotation
 from eepolicy.model.attention import attention
 from eepolicy.model.functional import first_alike, function_of, tensors_of
-from eepolicy.model.kernels import Kernels
+from eepolicy.model.kernels import Changing, Kernels
 from eepolicy.model.products import Product, Products, filled_sums, product_of, sums
 from eepolicy.model.readouts import HeadAt, head_at
 
@@ -140,7 +140,7 @@ class CompiledLayers:
             rotation and rotation[0].shape,
             mask is not None
             and (mask.dtype, mask.shape[:-1], mask.is_contiguous() or mask.stride()),
-            lent and (lent[0].stride(), lent[0].shape[2] == 1),
+            lent and (lent[0].stride()[2:], lent[0].shape[2] == 1),
         )
         # a part of a wider block would have strides of its own, and so a kernel
         hidden = hidden.contiguous()
@@ -411,21 +411,24 @@ def _changing(
     rotation: Rotation | None,
     mask: Tensor | None = None,
     lent: Sequence[Tensor] = (),
-) -> list[tuple[Tensor, Sequence[int]]]:
-    """Sizes that change from call to call, so that one kernel is made for all of them.
+) -> list[Changing]:
+    """Sizes and strides that change from call to call: one kernel is made for all of them.
 
     `fixed`: whether the number of rows is not one of them, and that of columns; what is remembered
     always is.
     """
     block = [dim for dim in (0, 1) if not fixed[dim]]  # of (rows, columns, ...)
-    changing: list[tuple[Tensor, Sequence[int]]] = []
-    for tensor in (hidden, *(rotation or ())):
-        changing.append((tensor, [dim for dim in block if dim < tensor.ndim - 1]))
+    changing = [
+        Changing(tensor, [dim for dim in block if dim < tensor.ndim - 1])
+        for tensor in (hidden, *(rotation or ()))
+    ]
     if mask is not None:  # (rows, heads, columns, remembered)
-        changing.append((mask, [2 * dim for dim in block] + [mask.ndim - 1]))
-    if lent:
-        changing += [(tensor, [2]) for tensor in lent[:2]]
-        changing += [(tensor, [0] if 0 in block else []) for tensor in lent[:2]]
-        changing += [(tensor, [0] if 1 in block else []) for tensor in lent[2:3]]
-        changing += [(tensor, block) for tensor in lent[3:]]
+        changing.append(Changing(mask, [2 * dim for dim in block] + [mask.ndim - 1]))
+    if (
+        lent
+    ):  # keys, values: (rows, heads, remembered, d), as far apart as there is room for columns
+        sizes = [0, 2] if 0 in block else [2]
+        changing += [Changing(tensor, sizes, (0, 1)) for tensor in lent[:2]]
+        changing += [Changing(tensor, [0] if 1 in block else []) for tensor in lent[2:3]]
+        changing += [Changing(tensor, block) for tensor in lent[3:]]
     return changing

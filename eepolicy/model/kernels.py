@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,14 @@ OPTIONS = {
     "size_asserts": False,
     "alignment_asserts": False,
 }
+
+
+class Changing(NamedTuple):
+    """What of a tensor differs from call to call, by dimension."""
+
+    tensor: Tensor
+    sizes: Sequence[int]
+    strides: Sequence[int] = ()
 
 
 class Kernels:
@@ -47,18 +55,18 @@ class Kernels:
         kind: Hashable,
         make: Callable[[], Callable[..., Any]],
         given: Sequence[Tensor],
-        changing: Callable[[], Sequence[tuple[Tensor, Sequence[int]]]],
+        changing: Callable[[], Sequence[Changing]],
     ) -> tuple[Tensor, ...] | None:
         """Run a function of tensors that gives one or several tensors.
 
         Args:
             key: of the function.
             kind: of the inputs, the function's key included: whatever the function may depend on
-                beside the numbers, but for the sizes that change.
+                beside the numbers, but for the sizes and strides that change.
             make: makes the function.
             given: to it.
-            changing: says which sizes change from call to call, so that one kernel is made for all
-                of them: tensors and dimensions.
+            changing: says which sizes and strides change from call to call, so that one kernel is
+                made for all of them.
 
         Returns:
             What the function gives; None where the compiler makes no more kernels of it.
@@ -73,8 +81,8 @@ class Kernels:
             return None
         if key not in self._functions:
             self._functions[key] = self._compiled(make())
-        for tensor, dims in changing():
-            for dim in dims:
+        for tensor, sizes, _ in changing():
+            for dim in sizes:
                 if tensor.shape[dim] > 1:
                     torch._dynamo.maybe_mark_dynamic(tensor, dim)
         try:
@@ -95,7 +103,7 @@ class Kernels:
         self,
         given: Sequence[Tensor],
         out: tuple[Tensor, ...],
-        changing: Sequence[tuple[Tensor, Sequence[int]]],
+        changing: Sequence[Changing],
     ) -> _Call | None:
         """The call that was just made, without the compiler; None where it is not understood.
 
@@ -213,17 +221,22 @@ def _number(
 
 
 def _may_change(
-    changing: Sequence[tuple[Tensor, Sequence[int]]],
+    changing: Sequence[Changing],
     inputs: Sequence[Any],
     symbols: Sequence[Any],
 ) -> bool:
-    """Whether the kernel was made for any number where sizes change from call to call."""
+    """Whether the kernel was made for any number where one changes from call to call."""
     of = {id(found): symbol for found, symbol in zip(inputs, symbols, strict=True)}
-    return not any(
-        tensor.shape[dim] > 1 and id(tensor) in of and _is_constant(of[id(tensor)].shape[dim])
-        for tensor, dims in changing
-        for dim in dims
-    )
+    numbers = [
+        number
+        for tensor, sizes, strides in changing
+        if (symbolic := of.get(id(tensor))) is not None
+        for number in (
+            *(symbolic.shape[dim] for dim in sizes if tensor.shape[dim] > 1),
+            *(symbolic.stride(dim) for dim in strides if tensor.shape[dim] > 1),
+        )
+    ]
+    return not any(map(_is_constant, numbers))
 
 
 def _is_constant(symbol: Any) -> bool:

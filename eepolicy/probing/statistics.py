@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eepolicy.model.kernels import Changing
+
 #: as `Kernels.run`
 Run = Callable[..., "tuple[Tensor, ...] | None"]
 
@@ -112,7 +114,7 @@ def measure(
     if run is not None and names:
         key = (_measured, *names, len(given), logits.device)
         kind = (key, logits.shape, *((tensor.stride(), tensor.dtype) for tensor in given))
-        out = run(key, kind, lambda: function, given, lambda: [(tensor, [0]) for tensor in given])
+        out = run(key, kind, lambda: function, given, lambda: [Changing(t, [0]) for t in given])
     found = dict(zip(names, function(*given) if out is None else out, strict=True))
     nothing = following < 0
     if "rank_next" in found:
