@@ -101,8 +101,9 @@ class Batch:
         self._shift = list(padding)  # of each row, a column's place less its true position
         self._rotations = model.rotations(capacity)
         self._waiting: Tensor | None = None
-        #: depth of each column, (rows, capacity), where some were left out for good
+        #: depth of each column, (rows, capacity), where some were left out for good, and at which
         self._reached: Tensor | None = None
+        self._left_at: set[int] = set()
         #: columns whose tokens were dropped, (rows, capacity) of bool, where there are some
         self._dropped: Tensor | None = None
 
@@ -155,7 +156,7 @@ class Batch:
                 width = block.hidden.shape[1]
                 masks = self._masks(block.rows, width, layer)
                 rotations = self._rotated(block.rows, width)
-            elif self._reached is not None:  # what is left out differs between layers
+            elif layer in self._left_at:  # from here on more is left out
                 masks = self._masks(block.rows, width, layer)
             self.cache.address(rows, self.columns - width, self.columns, self._fresh(block))
             block.hidden = self._run_layer(layer, block.hidden, rotations, masks, self.cache)
@@ -289,6 +290,7 @@ class Batch:
             shape = (len(self._held), self.capacity)
             self._reached = torch.full(shape, self.model.depth, device=block.hidden.device)
         self._reached[self._places(block.rows), self.columns - 1] = block.depth
+        self._left_at.add(block.depth)
 
     def _block(self, tokens: Tensor, rows: list[int]) -> Block:
         start, width = self.columns, tokens.shape[1]
@@ -382,7 +384,7 @@ class Batch:
             kept = ~self._dropped[self._places(rows), : self.columns]
             held = kept if held is None else held & kept
             positions = held.cumsum(1)
-        if self._reached is not None:
+        if self._reached is not None and min(self._left_at) <= layer:
             reached = self._reached[self._places(rows), : self.columns] > layer
             held = reached if held is None else held & reached
         return self.model.block_masks(width, self.columns - width, held, positions)
