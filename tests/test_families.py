@@ -109,6 +109,40 @@ def test_an_adapter_that_does_not_fit_is_refused(stock):
             eepolicy.wrap(stock, parts=wrong)
 
 
+def test_a_layer_that_leaves_its_mask_out_is_refused(monkeypatch):
+    """It is causal by itself, so that only a block behind others tells."""
+    stock = tiny("llama", 3)
+    layer = stock.model.layers[2]
+    forward = layer.forward
+
+    def unmasked(hidden, attention_mask=None, **rest):
+        return forward(hidden, attention_mask=None, **rest)
+
+    eepolicy.wrap(stock)
+    monkeypatch.setattr(layer, "forward", unmasked)
+    with pytest.raises(EepolicyError, match=r"differs from the stock .* by .*: the adapter"):
+        eepolicy.wrap(stock)
+
+
+def test_masks_are_made_where_order_alone_does_not_tell():
+    """Gemma 3 has layers that see all, and layers that see a window."""
+    stock = tiny("gemma3", 1)
+    model, window = HookedModel(stock), stock.config.sliding_window
+    held = torch.ones(1, window, dtype=torch.bool)
+    for tokens, start, kept, masked in (
+        (window, 0, None, set()),
+        (window, 0, held, {"full_attention", "sliding_attention"}),
+        (window + 1, 0, None, {"sliding_attention"}),
+        (window - 1, 1, None, {"full_attention", "sliding_attention"}),
+        (1, window - 1, None, set()),
+        (1, window, None, {"sliding_attention"}),
+    ):
+        masks = model.block_masks(tokens, start, kept)
+        assert {kind for kind, mask in masks.items() if mask is not None} == masked
+    stock.config._attn_implementation = "eager"
+    assert None not in model.block_masks(window, 0).values()
+
+
 def test_attention_and_rotations_that_the_loop_cannot_give_are_refused():
     model = tiny("llama")
     model.config._attn_implementation = "flash_attention_2"

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 #: the room is for devices whose kernels do not repeat.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 
+#: How many times as far off may be what is computed in two blocks, the second masked and behind the
+#: first in the cache.  Measured on the ten: 0.0, 2e-6 with Gemma 2's eager attention in float32; a
+#: layer that leaves its mask out is off by several times the spread.
+BEHIND = 10
+
 
 class HookedModel:
     """A stock model whose layers are called one by one, as deep as a policy says.
@@ -541,16 +546,33 @@ class HookedModel:
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(vocabulary, (1, 8), generator=generator).to(device)
         stock = self.model(ids).logits
-        *_, last = self.hidden_states(ids)
-        ours = self.lens.logits(last, self.depth)
-        error = ((ours - stock).abs().max() / stock.std()).item()
-        tolerance = TOLERANCE.get(self.model.dtype, 0.0)
-        if not error <= tolerance:
-            raise EepolicyError(
-                f"the layer loop differs from the stock {type(self.model).__name__} by {error:.1e} "
-                f"of its logits' spread (tolerance {tolerance:.0e}): "
-                "the adapter of its family does not fit"
-            )
+        *_, whole = self.hidden_states(ids)
+        behind = torch.cat(list(self._block_by_block(ids, 4)), 1)
+        exact = TOLERANCE.get(self.model.dtype, 0.0)
+        for states, tolerance in ((whole, exact), (behind, BEHIND * exact)):
+            ours = self.lens.logits(states, self.depth)
+            error = ((ours - stock).abs().max() / stock.std()).item()
+            if not error <= tolerance:
+                raise EepolicyError(
+                    f"the layer loop differs from the stock {type(self.model).__name__} by "
+                    f"{error:.1e} of its logits' spread (tolerance {tolerance:.0e}): "
+                    "the adapter of its family does not fit"
+                )
+
+    def _block_by_block(self, ids: Tensor, columns: int) -> Iterator[Tensor]:
+        """What leaves the last layer, (1, columns, width) each, block behind block in a cache."""
+        tokens = ids.shape[1]
+        positions, rotations = torch.arange(tokens, device=ids.device)[None], self.rotations(tokens)
+        cache = ColumnCache(self.depth, 1, tokens)
+        for start in range(0, tokens, columns):
+            some = slice(start, start + columns)
+            here = {k: (cos[:, some], sin[:, some]) for k, (cos, sin) in rotations.items()}
+            masks = self.block_masks(columns, start)
+            cache.address(slice(None), start, start + columns)
+            hidden = self.embed(ids[:, some], positions[:, some])
+            for index in range(self.depth):
+                hidden = self.run_layer(index, hidden, here, masks, cache)
+            yield hidden
 
 
 def _is_spoken(prompt: object) -> bool:
