@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import eepolicy
 from eepolicy import Document, EepolicyError, ExitHead, HookedModel, ProbeResult, probe
+from eepolicy.decode.record import Recorder
 from eepolicy.heads import TunedLens
 from eepolicy.model.kernels import Kernels
 from eepolicy.probing import STATISTICS, run
@@ -184,6 +185,17 @@ def test_a_reply_is_probed_where_it_was_predicted(hooked):
     # where the schedule read out, the trace holds what the probe says: catch-up is exact
     heads = result.top1[out.trace.depth - 1, np.arange(len(result))]
     assert (heads == out.tokens.numpy()).mean() > 0.97
+
+
+def test_a_record_does_not_hold_on_to_the_prompt():
+    recorder = Recorder(1)
+    for columns in (90, 1):  # the prompt goes along with the first token
+        recorder.enter([0], torch.zeros(1, columns, 8))
+        recorder.ran([0], [columns], 1, torch.zeros(1, columns, 8))
+    held = [
+        state.untyped_storage().nbytes() for fed in recorder.states[0] for state in fed.values()
+    ]
+    assert held == [4 * 8] * 4
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

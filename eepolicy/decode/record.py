@@ -31,8 +31,9 @@ class Recorder:
         self.states: list[list[dict[int, Tensor]]] = [[] for _ in range(rows)]
 
     def enter(self, rows: Sequence[int], hidden: Tensor) -> None:
-        """One token more is fed to some rows: hidden (rows, 1, width) before the first layer."""
-        for row, state in zip(rows, hidden[:, -1], strict=True):
+        """One token more is fed to some rows, the newest of hidden (rows, columns, width)."""
+        # copied, so that a prompt before it is not kept along
+        for row, state in zip(rows, hidden[:, -1].clone(), strict=True):
             self.states[row].append({0: state})
 
     def ran(self, rows: Sequence[int], missing: Sequence[int], depth: int, hidden: Tensor) -> None:
@@ -46,8 +47,9 @@ class Recorder:
         """
         for row, own, states in zip(rows, missing, hidden, strict=True):
             fed = self.states[row]
-            # the prompt is not recorded: its columns lie in front
-            for entry, state in zip(fed[::-1], states.flip(0)[:own], strict=False):
+            count = min(own, len(fed))  # the prompt is not recorded: its columns lie in front
+            newest = states[len(states) - count :].clone()
+            for entry, state in zip(fed[len(fed) - count :], newest, strict=True):
                 entry[depth] = state
 
     def drop(self, counts: dict[int, int]) -> None:
