@@ -126,18 +126,18 @@ class Bench:
         Returns:
             One record a way.  `ratio` is its speed against the first, turn by turn: quartiles and
             median.  `promised` is the ratio to full depth that its layer calls and head calls
-            would give at what each costs on one position a row, beside the prompt's pass, which is
-            the same for all; `harvest` is the measured one as a share of it; `of_limit` the least
-            time the machine allows as a share of the measured one.  `first_seconds` are those until
-            the first tokens, `later_seconds` a token behind them, where they were timed.  What is
-            not known is nan.
+            would give at what each costs on one position a row, beside the prompt's pass, out of
+            which the first token comes where the policy neither looks nor exits; `harvest` is the
+            measured one as a share of it; `of_limit` the least time the machine allows as a share
+            of the measured one.  `first_seconds` are those until the first tokens, `later_seconds`
+            a token behind them, where they were timed.  What is not known is nan.
         """
         layers = self.model._compiled() if self.compiled else None
         batches = [self.prompts[i : i + rows] for i in range(0, len(self.prompts), rows)]
         for way in ways:
             # what is made once is made now: kernels wherever a block is the first of its kind
             for batch in batches if layers and way.costs_known else batches[:1]:
-                way.decode(list(batch))
+                self._turn(way, list(batch))
         layer, head = call_costs(self.model, rows, layers, max(map(len, self.prompts)))
         prompt = prompt_seconds(self.model, batches, layers)
         turns = [(turn, batch) for turn in range(self.rounds) for batch in batches]
@@ -155,8 +155,9 @@ class Bench:
         turn, rows = way.decode(prompts), len(prompts)
         if self.first_token:
             turn.first = rows * way.decode(prompts, 1).seconds
+            behind = rows * (turn.tokens - 1)
             whole = rows * turn.tokens * turn.seconds
-            turn.later = (whole - turn.first) / (rows * (turn.tokens - 1))
+            turn.later = (whole - turn.first) / behind if behind else np.nan
         return turn
 
     def ways(self, policies: Sequence[str], rows: int, stock: bool = True) -> list[Way]:
@@ -245,13 +246,13 @@ class Bench:
     def _record(
         self,
         way: Way,
-        first: Way,
+        baseline: Way,
         layer: float,
         head: float,
         prompt: float,
     ) -> dict[str, Any]:
         seconds = way.column("seconds")
-        low, middle, high = np.percentile(first.column("seconds") / seconds, [25, 50, 75])
+        low, middle, high = np.percentile(baseline.column("seconds") / seconds, [25, 50, 75])
         later = way.column("later")
         calls, readouts = way.column("layer_calls").mean(), way.column("readouts").mean()
         tokens, depth = float(way.column("tokens").mean()), self.model.depth
@@ -276,13 +277,19 @@ class Bench:
             "least_seconds": float(np.median(way.column("least"))),
             "of_limit": float(np.median(way.column("least") / seconds)),
             "first_seconds": float(np.median(way.column("first"))),
-            "later_seconds": float(np.median(later)),
-            "later_ratio": float(np.median(first.column("later") / later)),
+            "later_seconds": _known_median(later),
+            "later_ratio": _known_median(baseline.column("later") / later),
             "turns": seconds.tolist(),
             "layer_seconds": layer,
             "head_seconds": head,
             "prompt_seconds": prompt,
         }
+
+
+def _known_median(numbers: NDArray[np.float64]) -> float:
+    """The median of those that are known; nan where none is."""
+    known = numbers[~np.isnan(numbers)]
+    return float(np.median(known)) if len(known) else np.nan
 
 
 def usual_policies(model: eepolicy.HookedModel) -> list[str]:
@@ -403,11 +410,11 @@ HEADINGS = {
     "of_limit": "share of it",
     "first_seconds": "first token, ms",
     "later_seconds": "ms a token behind it",
-    "later_ratio": "speed there",
+    "later_ratio": "speed behind it",
 }
 
 
-def headings(records: Iterable[dict[str, Any]]) -> dict[str, str]:
+def headings(records: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Those of the figures that any record has."""
     return {f: h for f, h in HEADINGS.items() if not all(np.isnan(r[f]) for r in records)}
 

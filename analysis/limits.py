@@ -113,9 +113,9 @@ def least_seconds(
     """The least time in which a batch could have been decoded, in seconds.
 
     A step reads the weights of a layer once, however many rows are in it, and the keys and values
-    of each row in each layer; or it multiplies, where that takes longer.  So does a prompt that did
-    not go along with the first step.  Both are lower bounds:
-    what rows at different depths read twice, hidden states and fitted heads are left out.
+    of each row in each layer; or it multiplies, where that takes longer.  Both are lower bounds:
+    what rows at different depths read twice, hidden states and fitted heads are left out.  A prompt
+    is a step by itself, or goes along with the first one.
 
     Args:
         traces: of the rows.

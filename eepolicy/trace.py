@@ -39,7 +39,8 @@ class Trace:
             rejected one, whose costs it bears.  See `eepolicy.decode.acceptance`.
         full_depth: layers of the model.
         prefill_layer_calls: calls of a layer for the prompt alone, not counted above; 0 where it
-            went along with the first token.  Its positions are not counted above either way.
+            went along with the first token, or was nothing but it.  Its positions are not counted
+            above either way.
     """
 
     token: NDArray[np.int64]

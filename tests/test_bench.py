@@ -162,6 +162,8 @@ def test_first_tokens_are_timed_apart(timed):
     shown = benching.headings([record])
     assert {"first_seconds", "later_seconds", "later_ratio"} < shown.keys()
     assert "promised" not in shown
+    (record,) = timed.run([benching.Way("", lambda prompts, most=1: benching.Turn(1, 1))], 2)
+    assert np.isnan(record["later_seconds"])  # no reply had a second token
 
 
 def test_self_speculation_is_timed_where_the_stock_one_runs(timed):
@@ -212,7 +214,8 @@ def test_the_figure_shows_what_was_measured_promised_and_allowed():
 def test_bench_command(run, tmp_path):
     page = tmp_path / "page.md"
     arguments = ["--prompts", "2", "--rounds", "1", "--max-new-tokens", "12", "--context", "20"]
-    out, _ = run("bench", "static@10", *arguments, "--batch", "1,2", "--out", str(page), "--json")
+    written = ["--out", str(page), "--json"]
+    out, _ = run("bench", "static@10", *arguments, "--batch", "1,2", *written)
     found = json.loads(out)
     assert found["prompt_tokens"] == [20]
     assert found["exactly"]
@@ -223,10 +226,15 @@ def test_bench_command(run, tmp_path):
     assert "## Batch 2" in text
     assert text.count("| `static@10` |") == 2
     assert "](images/page.svg)" in text
-    assert "first token" not in text
+    assert "first token, ms" not in text
     drawn = (tmp_path / "images" / "page.svg").read_text()
     assert drawn.count(">static@10<") == 2
     assert ">Batch 2, prompts of 20 tokens<" in drawn
+    out, _ = run("bench", "static@10", *arguments, "--first-token", "--json")
+    for record in json.loads(out)["results"]:
+        whole = record["first_seconds"] + 11 * record["later_seconds"]
+        # medians of two turns each, on a machine that others use
+        assert whole == pytest.approx(12 * record["seconds"], rel=0.5), record["decoding"]
     several = [*arguments[:-1], "6,20", "--no-stock"]
     out, _ = run("bench", "static@10", *several, "--out", str(page), "--first-token")
     assert "The machine reads" in out

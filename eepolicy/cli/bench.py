@@ -186,8 +186,9 @@ def _heading(about: dict[str, Any]) -> list[str]:
         "    eepolicy " + shlex.join(sys.argv[1:]),
         "",
         "*Promised*: the speed-up that the layer calls and head calls a token would give if each "
-        "cost what it costs on one position a row, the prompt's pass being the same. *Harvest*: "
-        "measured divided by promised. *Limit*: the time in which the machine could read, once a "
+        "cost what it costs on one position a row, beside the prompt's pass, out of which the "
+        "first token comes where its policy neither looks nor exits. *Harvest*: measured divided "
+        "by promised. *Limit*: the time in which the machine could read, once a "
         "step, the weights, keys and values that the step needs, or multiply, whichever takes "
         "longer; *share of it*: limit divided by measured.",
         *(["", FIRST] if about["first_token"] else []),

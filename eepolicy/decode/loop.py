@@ -104,7 +104,7 @@ def decode(
 
     Every token of a reply costs one step, the first included, so that every depth in the trace is
     the policy's.  The first is fed the prompts' last tokens; what lies before them runs at full
-    depth, together with them where they do so too, and in front otherwise.
+    depth, see `take_step`.
     """
     policy, fill = as_policy(policy, model.depth), fill or Fill()
     fill.check()

@@ -25,7 +25,8 @@ class Taken:
         depth: layers that ran before they were read out.
         readouts: head evaluations that were paid.
         caught_up: hidden states at full depth, (columns, width), of the rows that ran all layers on
-            more than their newest position, oldest first, by their place in the step.
+            more than their newest position, a prompt that went along included, oldest first, by
+            their place in the step.
     """
 
     logits: Tensor
@@ -39,8 +40,8 @@ def take_step(
 ) -> Taken:
     """Feed one token to each row, go as deep as the policy says, and read the next ones out.
 
-    At the first step a prompt lies before that token.  Where the token goes all the way the prompt
-    goes along, in the same calls; otherwise it is prefilled.
+    At the first step a prompt lies before that token.  It goes along in the same calls where the
+    tokens of all rows go all the way, and none looks before; otherwise it is prefilled.
 
     Args:
         batch: of the rows.
