@@ -162,8 +162,9 @@ class HookedModel:
         positions: Tensor | None,
     ) -> Tensor | None:
         end = start + tokens
-        known = tokens == 1 or (start == 0 and self.model.config._attn_implementation == "sdpa")
-        if known and held is None and (window is None or end <= window):
+        eager = self.model.config._attn_implementation == "eager"
+        causal_by_itself = tokens == 1 or (start == 0 and not eager)
+        if causal_by_itself and held is None and (window is None or end <= window):
             return None
         device = self.model.device
         seen = torch.ones((tokens, end), dtype=torch.bool, device=device).tril(start)
@@ -175,7 +176,7 @@ class HookedModel:
         if held is not None:
             columns = torch.arange(end, device=device)
             seen = (seen & held[:, None]) | (columns == columns[start:, None])
-        if self.model.config._attn_implementation == "eager":
+        if eager:
             least = torch.finfo(self.model.dtype).min
             empty = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
             return empty.masked_fill(~seen, least)[:, None]
