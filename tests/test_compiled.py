@@ -330,10 +330,11 @@ def test_heads_read_out_as_they_do_uncompiled(kind):
     for rows in (1, 6, 7, 9):
         for depth in (1, 2, 5, LAYERS):
             hidden = 3 * numbers(rows, 32, seed=depth)
-            ours, plain = (m.logits(hidden, depth) for m in (layers, model))
-            torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
-    # one row and up to eight: for all depths below the last one, and for the last one
-    assert layers.kernels - before == (4 if kind else 2)
+            for over in ((), ((3, 4), (20, 60))):
+                ours, plain = (m.logits(hidden, depth, over) for m in (layers, model))
+                torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
+    # one row and up to eight, all ids and some: for depths below the last one, and for the last one
+    assert layers.kernels - before == (8 if kind else 4)
 
 
 def test_heads_of_other_ids_are_refused_compiled_too():

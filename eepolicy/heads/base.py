@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -34,6 +36,26 @@ class ExitHead(ABC):
         A head that can leave the other rows of its output embedding unread overrides this.
         """
         return self.logits(hidden, depth)[..., ids]
+
+    def logits_among(
+        self, hidden: Tensor, depth: int, ranges: Sequence[tuple[int, int]], vocabulary: int
+    ) -> Tensor:
+        """Logits in which ids outside some ranges get the least number there is.
+
+        Args:
+            hidden: (..., width), after `depth` layers.
+            depth: of them.
+            ranges: of ids, half-open.
+            vocabulary: ids there are.
+
+        Returns:
+            (..., vocabulary).
+        """
+        least = torch.finfo(hidden.dtype).min
+        some = hidden.new_full((*hidden.shape[:-1], vocabulary), least)
+        for first, behind in ranges:
+            some[..., first:behind] = self.logits_over(hidden, depth, slice(first, behind))
+        return some
 
     def to(self, like: Tensor | PreTrainedModel) -> ExitHead:
         """The same head on a device, in a precision; one without parameters is on all of them."""

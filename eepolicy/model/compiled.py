@@ -50,8 +50,8 @@ class CompiledLayers:
         self._kernels = Kernels()
         self._layers = [tuple(tensors_of(layer).values()) for layer in model.parts.layers]
         self._alike = [first_alike(model.parts.layers, i) for i in range(model.depth)]
-        #: by depth, the head there and what it does
-        self._readouts: dict[int, tuple[ExitHead, HeadAt | None]] = {}
+        #: by depth and ranges of ids, the head there and what it does
+        self._readouts: dict[Hashable, tuple[ExitHead, HeadAt | None]] = {}
         #: keys and values such as a layer makes, (1, heads, 1, d) each
         self._remembered: dict[int, tuple[Tensor, Tensor]] = {}
         self._broken = False
@@ -162,19 +162,23 @@ class CompiledLayers:
         """Read out hidden states at a depth; see `HookedModel.logits`."""
         if self._broken:
             return self.model.logits(hidden, depth, over)
-        out = None if over else self._read(hidden, depth)
+        out = self._read(hidden, depth, tuple(over))
         # what reads out other ids is refused there
         if out is None or out[0].shape[-1] != self.model.model.config.vocab_size:
             with Products(self._head_product):
                 return self.model.logits(hidden, depth, over)
         return out[0]
 
-    def _read(self, hidden: Tensor, depth: int) -> tuple[Tensor, ...] | None:
+    def _read(
+        self, hidden: Tensor, depth: int, ranges: tuple[tuple[int, int], ...]
+    ) -> tuple[Tensor, ...] | None:
         """What a known head reads out, in one kernel for all depths; None where there is none."""
         head = self.model.lens if depth == self.model.depth else self.model.heads
-        if depth not in self._readouts or self._readouts[depth][0] is not head:
-            self._readouts[depth] = head, head_at(head, depth)
-        readout, product = self._readouts[depth][1], product_of(hidden)
+        where = depth, ranges
+        if where not in self._readouts or self._readouts[where][0] is not head:
+            vocabulary = self.model.model.config.vocab_size
+            self._readouts[where] = head, head_at(head, depth, ranges, vocabulary)
+        readout, product = self._readouts[where][1], product_of(hidden)
         if readout is None or product is None:
             return None
         hidden, exact = hidden.contiguous(), product is sums

@@ -257,12 +257,7 @@ class HookedModel:
         """
         head = self.lens if depth == self.depth else self.heads
         if over:
-            least = torch.finfo(hidden.dtype).min
-            some = hidden.new_full((*hidden.shape[:-1], self.model.config.vocab_size), least)
-            for first, behind in over:
-                ids = slice(first, behind)
-                some[..., ids] = head.logits_over(hidden, depth, ids)
-            return some
+            return head.logits_among(hidden, depth, over, self.model.config.vocab_size)
         logits = head.logits(hidden, depth)
         if logits.shape[-1] != self.model.config.vocab_size:
             raise EepolicyError(

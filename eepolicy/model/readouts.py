@@ -25,10 +25,20 @@ class HeadAt(nn.Module):
         lens: the model's norm and head.
         head: a fitted one of the kinds of `SAME`, in place of the lens.
         depth: at which it is read.
+        ranges: of ids, half-open, that alone are read out; all where there are none.
+        vocabulary: ids there are.
     """
 
-    def __init__(self, lens: LogitLens, head: FittedHead | None, depth: int) -> None:
+    def __init__(
+        self,
+        lens: LogitLens,
+        head: FittedHead | None,
+        depth: int,
+        ranges: tuple[tuple[int, int], ...],
+        vocabulary: int,
+    ) -> None:
         super().__init__()
+        self.ranges, self.vocabulary = ranges, vocabulary
         self.norm, self.head, self.cap = lens.norm, lens.head, lens.cap
         self.kind = None if head is None else type(head)
         own = {} if head is None else head.at(depth)
@@ -43,23 +53,26 @@ class HeadAt(nn.Module):
     def alike(self) -> tuple[object, ...]:
         """What is the same for all that do the same, but for the numbers in their tensors."""
         laid_out = tuple((t.shape, t.stride(), t.dtype) for t in self.tensors)
-        return self.kind, self.norm, self.head, self.cap, laid_out
+        return self.kind, self.norm, self.head, self.cap, self.ranges, laid_out
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocabulary)."""
         lens = LogitLens(self.norm, self.head, self.cap)
-        if self.kind is None:
-            return lens.logits(hidden, 0)
         own: dict[str, Any] = {name: [parameter] for name, parameter in self.own.items()}
-        return self.kind(lens, (0,), **own).logits(hidden, 0)
+        head = lens if self.kind is None else self.kind(lens, (0,), **own)
+        if self.ranges:
+            return head.logits_among(hidden, 0, self.ranges, self.vocabulary)
+        return head.logits(hidden, 0)
 
 
-def head_at(head: ExitHead, depth: int) -> HeadAt | None:
-    """What a head does at a depth, as a module; None where that is not known."""
+def head_at(
+    head: ExitHead, depth: int, ranges: tuple[tuple[int, int], ...], vocabulary: int
+) -> HeadAt | None:
+    """What a head does at a depth, as a module, see `HeadAt`; None where that is not known."""
     fitted = head if isinstance(head, FittedHead) and type(head) in SAME else None
     lens = fitted.lens if fitted else head
     if type(lens) is not LogitLens:
         return None
     if not isinstance(lens.norm, nn.Module) or not isinstance(lens.head, nn.Module):
         return None
-    return HeadAt(lens, fitted, depth)
+    return HeadAt(lens, fitted, depth, ranges, vocabulary)
