@@ -138,24 +138,18 @@ class ColumnCache:
             index: the layer, from 0.
 
         Returns:
-            Keys and values of the active rows up to the last column, (active, heads, end, d) each,
-            or where `address` asked for nothing else, of the new columns alone; the places of the
-            new columns in them, (columns,); and where only some of those are a row's own, which,
-            (active, columns).  None where there is nothing yet.
+            Keys and values of the active rows up to the last column, (active, heads, end, d) each;
+            the places of the new columns in them, (columns,); and where only some of those are a
+            row's own, which, (active, columns).  None where there is nothing yet.  Where `address`
+            asked for nothing else, columns before the new ones may be anything.
         """
         keys, values = self._keys[index], self._values[index]
-        rows, start, end, fresh = self._to
+        _, start, end, fresh = self._to
         if keys is None or values is None:
             return None
-        first = start if self._store_only else 0
-        at = (start - first, end - first)
-        if self._columns is None or self._columns[0] != at:
-            self._columns = (at, torch.arange(*at, device=keys.device))
-        lent = (
-            self._some(keys, rows, first, end, True),
-            self._some(values, rows, first, end, False),
-            self._columns[1],
-        )
+        if self._columns is None or self._columns[0] != (start, end):
+            self._columns = ((start, end), torch.arange(start, end, device=keys.device))
+        lent = (self._some(keys, True), self._some(values, False), self._columns[1])
         return lent if fresh is None else (*lent, fresh)
 
     def take_back(self, index: int, keys: Tensor, values: Tensor) -> None:
@@ -176,24 +170,28 @@ class ColumnCache:
         shape = (self.rows, like.shape[1], _rounded(self.capacity), like.shape[3])
         return like.new_zeros(shape)[:, :, : self.capacity]
 
-    def _some(self, held: Tensor, rows: Rows, first: int, end: int, keys: bool) -> Tensor:
-        """Some rows and columns of a layer's keys, or values: (active, heads, columns, d).
+    def _some(self, held: Tensor, keys: bool) -> Tensor:
+        """Of the rows of `address` a layer's keys, or values, to the end: (active, heads, end, d).
 
         They are what is held, where the rows follow each other, and a copy otherwise, which lasts
-        until the next layer is asked for.
+        until the next layer is asked for; of the new columns alone where nothing else was asked
+        for.
         """
+        rows, start, end, _ = self._to
         if isinstance(rows, slice):
-            return _part(held, rows, first, end)
+            return _part(held, rows, end)
+        first = start if self._store_only else 0
         of = keys, held.shape[1], held.shape[3]
         if of not in self._gathered:
             self._gathered[of] = self._empty(held)
-        some = self._gathered[of][: len(rows), :, : end - first]
-        return torch.index_select(held[:, :, first:end], 0, rows, out=some)
+        some = self._gathered[of][: len(rows), :, :end]
+        torch.index_select(held[:, :, first:end], 0, rows, out=some[:, :, first:])
+        return some
 
     def _put(self, held: Tensor | None, new: Tensor, keys: bool) -> Tensor:
         assert held is not None
         rows, start, end, fresh = self._to
-        known = self._some(held, rows, start if self._store_only else 0, end, keys)
+        known = self._some(held, keys)
         there = known[:, :, start - end :]
         there.copy_(new if fresh is None else torch.where(fresh[:, None, :, None], new, there))
         if isinstance(rows, Tensor):
@@ -201,17 +199,17 @@ class ColumnCache:
         return known
 
 
-def _part(held: Tensor, rows: slice, first: int, end: int) -> Tensor:
-    """Some rows and columns as one view: (rows, heads, capacity, d) -> (active, heads, columns, d).
+def _part(held: Tensor, rows: slice, end: int) -> Tensor:
+    """Some rows up to a column as one view: (rows, heads, capacity, d) -> (active, heads, end, d).
 
     The stride of a single row is a number that is always the same: it leads nowhere.
     """
     begin, behind, _ = rows.indices(held.shape[0])
     down, across, along, _ = held.stride()
     return held.as_strided(
-        (behind - begin, held.shape[1], end - first, held.shape[3]),
+        (behind - begin, held.shape[1], end, held.shape[3]),
         (down if behind - begin > 1 else along, across, along, 1),
-        begin * down + first * along,
+        begin * down,
     )
 
 

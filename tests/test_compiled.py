@@ -210,6 +210,7 @@ def test_the_compiler_is_not_asked_again_as_a_reply_grows():
     assert ours.tokens.tolist() == plain.tokens.tolist()
     for rows in (1, 4, 5):  # five are filled up to eight
         model.generate([QUESTION] * rows, "static@2", 40, compile=True)
+    model.generate(RAGGED, ByRow(1), 40, fill="propagate", compile=True)
     assert None not in calls.values()
 
 
