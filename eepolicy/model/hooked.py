@@ -538,14 +538,20 @@ class HookedModel:
 
     @torch.no_grad()
     def _check_parity(self) -> None:
+        from eepolicy.decode.batch import Batch
+
         vocabulary, device = self.model.config.vocab_size, self.model.device
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(vocabulary, (1, 8), generator=generator).to(device)
         stock = self.model(ids).logits
         *_, whole = self.hidden_states(ids)
-        behind = torch.cat(list(self._block_by_block(ids, 4)), 1)
+        batch, behind = Batch(self, [0], ids.shape[1]), []
+        for tokens in ids.split(4, 1):
+            block = batch.enter_block(tokens)
+            batch.run(block, self.depth)
+            behind.append(block.hidden)
         exact = TOLERANCE.get(self.model.dtype, 0.0)
-        for states, tolerance in ((whole, exact), (behind, BEHIND * exact)):
+        for states, tolerance in ((whole, exact), (torch.cat(behind, 1), BEHIND * exact)):
             ours = self.lens.logits(states, self.depth)
             error = ((ours - stock).abs().max() / stock.std()).item()
             if not error <= tolerance:
@@ -554,21 +560,6 @@ class HookedModel:
                     f"{error:.1e} of its logits' spread (tolerance {tolerance:.0e}): "
                     "the adapter of its family does not fit"
                 )
-
-    def _block_by_block(self, ids: Tensor, columns: int) -> Iterator[Tensor]:
-        """What leaves the last layer, (1, columns, width) each, block behind block in a cache."""
-        tokens = ids.shape[1]
-        positions, rotations = torch.arange(tokens, device=ids.device)[None], self.rotations(tokens)
-        cache = ColumnCache(self.depth, 1, tokens)
-        for start in range(0, tokens, columns):
-            some = slice(start, start + columns)
-            here = {k: (cos[:, some], sin[:, some]) for k, (cos, sin) in rotations.items()}
-            masks = self.block_masks(columns, start)
-            cache.address(slice(None), start, start + columns)
-            hidden = self.embed(ids[:, some], positions[:, some])
-            for index in range(self.depth):
-                hidden = self.run_layer(index, hidden, here, masks, cache)
-            yield hidden
 
 
 def _is_spoken(prompt: object) -> bool:
