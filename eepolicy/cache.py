@@ -202,7 +202,7 @@ class ColumnCache:
 def _part(held: Tensor, rows: slice, end: int) -> Tensor:
     """Some rows up to a column as one view: (rows, heads, capacity, d) -> (active, heads, end, d).
 
-    The stride of a single row is a number that is always the same: it leads nowhere.
+    Nothing lies a single row's stride away, so it is one that does not tell of the capacity.
     """
     begin, behind, _ = rows.indices(held.shape[0])
     down, across, along, _ = held.stride()

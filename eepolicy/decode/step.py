@@ -63,7 +63,8 @@ def take_step(
             )
     groups = _groups(policy, step, limits, batch.in_speech)
     stops = sorted({*limits, *(look for group in groups for look in group.looks)})
-    if min(limits) < full or any(group.looks for group in groups):
+    whole = min(limits) == full and not any(group.looks for group in groups)
+    if tokens.shape[1] > 1 and not whole:
         batch.prefill(tokens[:, :-1])
         tokens = tokens[:, -1:]
     block = batch.enter(tokens, rows)

@@ -428,9 +428,8 @@ def _changing(
     ]
     if mask is not None:  # (rows, heads, columns, remembered)
         changing.append(Changing(mask, [2 * dim for dim in block] + [mask.ndim - 1]))
-    if (
-        lent
-    ):  # keys, values: (rows, heads, remembered, d), as far apart as there is room for columns
+    if lent:
+        # keys and values (rows, heads, remembered, d): how far apart tells what there is room for
         sizes = [0, 2] if 0 in block else [2]
         changing += [Changing(tensor, sizes, (0, 1)) for tensor in lent[:2]]
         changing += [Changing(tensor, [0] if 1 in block else []) for tensor in lent[2:3]]
