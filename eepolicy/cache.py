@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Hashable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 #: columns that room is made for at once
 STEP = 64
+#: likewise, where room outlives a batch, so that few sizes do for all
+LASTING = 512
+#: rooms that nobody uses and that are kept
+SPARE = 4
 
 #: rows of a batch that follow each other, or any
 Rows = slice | Tensor
@@ -14,6 +22,55 @@ Rows = slice | Tensor
 
 class Stored(Exception):
     """Keys and values are stored, and nobody wants to know what is attended to."""
+
+
+class Room:
+    """Where keys and values of a batch lie.
+
+    Args:
+        layers: of the model.
+        rows: of the batch.
+        capacity: columns.
+
+    Attributes:
+        keys: of each layer, (rows, heads, capacity, d); None where nothing was ever stored.
+        values: likewise.
+        replays: what was captured of work on them.
+    """
+
+    def __init__(self, layers: int, rows: int, capacity: int) -> None:
+        self.rows, self.capacity = rows, capacity
+        self.keys: list[Tensor | None] = [None] * layers
+        self.values: list[Tensor | None] = [None] * layers
+        self.replays: dict[Hashable, Any] = {}
+
+
+class Rooms:
+    """Rooms that outlive a batch: what was captured of work on their addresses is kept.
+
+    Args:
+        layers: of the model.
+    """
+
+    def __init__(self, layers: int) -> None:
+        self.layers = layers
+        self._spare: list[Room] = []
+
+    def take(self, rows: int, capacity: int) -> Room:
+        """A room that nobody else uses, with zeros in it, for so many columns or more."""
+        fits = [r for r in self._spare if r.rows == rows and r.capacity >= capacity]
+        if not fits:
+            return Room(self.layers, rows, -(-capacity // LASTING) * LASTING)
+        room = min(fits, key=lambda r: r.capacity)
+        self._spare.remove(room)
+        for held in (*room.keys, *room.values):
+            if held is not None:
+                held.zero_()
+        return room
+
+    def give_back(self, room: Room) -> None:
+        """Nobody uses it any more; of those, the newest are kept."""
+        self._spare = [*self._spare, room][-SPARE:]
 
 
 class ColumnCache:
@@ -27,12 +84,13 @@ class ColumnCache:
         layers: of the model.
         rows: of the batch.
         capacity: columns.
+        rooms: to take room from; it is made for this batch alone where none are given.
     """
 
-    def __init__(self, layers: int, rows: int, capacity: int) -> None:
-        self.rows, self.capacity = rows, capacity
-        self._keys: list[Tensor | None] = [None] * layers
-        self._values: list[Tensor | None] = [None] * layers
+    def __init__(self, layers: int, rows: int, capacity: int, rooms: Rooms | None = None) -> None:
+        self.layers, self._rooms = layers, rooms
+        self._lease: weakref.finalize[..., ColumnCache] | None = None
+        self._take_room(rows, capacity)
         self._to: tuple[Rows, int, int, Tensor | None] = (slice(None), 0, 0, None)
         self._store_only = False
         self._columns: tuple[tuple[int, int], Tensor] | None = None
@@ -59,6 +117,11 @@ class ColumnCache:
         """
         self._to = (rows, start, end, fresh)
         self._store_only = store_only
+
+    @property
+    def addressed(self) -> tuple[Rows, int, int, Tensor | None]:
+        """What `address` was told last: rows, first column, behind the last, fresh ones."""
+        return self._to
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
@@ -100,13 +163,8 @@ class ColumnCache:
 
     def grow(self, capacity: int) -> None:
         """Make room for more columns."""
-        before, self.capacity = self.capacity, capacity
-        self._gathered = {}
-        for held in (self._keys, self._values):
-            for index, old in enumerate(held):
-                if old is not None:
-                    held[index] = new = self._empty(old)
-                    new[:, :, :before] = old
+        if capacity > self.capacity:
+            self._move(slice(None), self.capacity, capacity)
 
     def keep(self, rows: Tensor, end: int) -> None:
         """Forget all other rows, so that none has to be gathered any more.
@@ -115,14 +173,7 @@ class ColumnCache:
             rows: (rows that stay,).
             end: behind the last column that holds something.
         """
-        self.rows = len(rows)
-        self._gathered = {}
-        for held in (self._keys, self._values):
-            for index, old in enumerate(held):
-                if old is not None:
-                    new = self._empty(old)
-                    new[:, :, :end] = old[rows, :, :end]
-                    held[index] = new
+        self._move(rows, end, self.capacity)
 
     def layer(self, index: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer up to a column: (rows, heads, end, d) each."""
@@ -131,11 +182,12 @@ class ColumnCache:
             raise IndexError(f"layer {index} holds nothing yet")
         return keys[:, :, :end], values[:, :, :end]
 
-    def lend(self, index: int) -> tuple[Tensor, ...] | None:
+    def lend(self, index: int, reach: int = 0) -> tuple[Tensor, ...] | None:
         """What a layer attends to, for someone who writes the new columns into it himself.
 
         Args:
             index: the layer, from 0.
+            reach: columns to lend, where rows follow each other and that is more than are filled.
 
         Returns:
             Keys and values of the active rows up to the last column, (active, heads, end, d) each;
@@ -144,13 +196,22 @@ class ColumnCache:
             asked for nothing else, columns before the new ones may be anything.
         """
         keys, values = self._keys[index], self._values[index]
-        _, start, end, fresh = self._to
         if keys is None or values is None:
             return None
-        if self._columns is None or self._columns[0] != (start, end):
-            self._columns = ((start, end), torch.arange(start, end, device=keys.device))
-        lent = (self._some(keys, True), self._some(values, False), self._columns[1])
+        fresh = self._to[3]
+        lent = (
+            self._some(keys, True, reach),
+            self._some(values, False, reach),
+            self.places(keys.device),
+        )
         return lent if fresh is None else (*lent, fresh)
+
+    def places(self, device: torch.device) -> Tensor:
+        """The columns that were addressed: (columns,)."""
+        _, start, end, _ = self._to
+        if self._columns is None or self._columns[0] != (start, end):
+            self._columns = ((start, end), torch.arange(start, end, device=device))
+        return self._columns[1]
 
     def take_back(self, index: int, keys: Tensor, values: Tensor) -> None:
         """What was lent, with the new columns in it."""
@@ -159,6 +220,33 @@ class ColumnCache:
             for held, lent in ((self._keys[index], keys), (self._values[index], values)):
                 assert held is not None
                 held[rows, :, start:end] = lent[:, :, start - end :]
+
+    def _take_room(self, rows: int, capacity: int) -> None:
+        self.room = (
+            Room(self.layers, rows, capacity)
+            if self._rooms is None
+            else self._rooms.take(rows, capacity)
+        )
+        self.rows, self.capacity = rows, self.room.capacity
+        self._keys, self._values = self.room.keys, self.room.values
+        if self._rooms is not None:
+            self._lease = weakref.finalize(self, self._rooms.give_back, self.room)
+            self._lease.atexit = False
+
+    def _move(self, rows: Rows, end: int, capacity: int) -> None:
+        """Take another room for some of the rows, and what they hold up to a column."""
+        before, lease, self._gathered = self.room, self._lease, {}
+        count = self.rows if isinstance(rows, slice) else len(rows)
+        self._take_room(count, capacity)
+        for held, new in ((before.keys, self._keys), (before.values, self._values)):
+            for index, old in enumerate(held):
+                if old is not None:
+                    there = self._empty(old) if new[index] is None else new[index]
+                    assert there is not None
+                    there[:, :, :end] = old[rows, :, :end]
+                    new[index] = there
+        if lease is not None:
+            lease()
 
     def _empty(self, like: Tensor) -> Tensor:
         """Room for a layer: (rows, heads, capacity, d).
@@ -170,7 +258,7 @@ class ColumnCache:
         shape = (self.rows, like.shape[1], _rounded(self.capacity), like.shape[3])
         return like.new_zeros(shape)[:, :, : self.capacity]
 
-    def _some(self, held: Tensor, keys: bool) -> Tensor:
+    def _some(self, held: Tensor, keys: bool, reach: int = 0) -> Tensor:
         """Of the rows of `address` a layer's keys, or values, to the end: (active, heads, end, d).
 
         They are what is held, where the rows follow each other, and a copy otherwise, which lasts
@@ -179,7 +267,7 @@ class ColumnCache:
         """
         rows, start, end, _ = self._to
         if isinstance(rows, slice):
-            return _part(held, rows, end)
+            return _part(held, rows, max(end, reach))
         first = start if self._store_only else 0
         of = keys, held.shape[1], held.shape[3]
         if of not in self._gathered:

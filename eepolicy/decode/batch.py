@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eepolicy.cache import ColumnCache, Rows
+from eepolicy.cache import Rows
 from eepolicy.decode.costs import LayerCosts
 from eepolicy.decode.fill import Fill
 from eepolicy.decode.record import Recorder
@@ -85,12 +85,12 @@ class Batch:
     ) -> None:
         self.model, self.costs = model, costs
         self._device: torch.device = model.model.device  # asking takes as long as a small product
-        self._run_layer = (layers or model).run_layer
+        self._run_layers = (layers or model).run_layers
         self._fill_layer = (layers or model).fill_layer
         self.read = (layers or model).logits
         self.in_speech = in_speech
         self.padding = list(padding)
-        self.cache = ColumnCache(model.depth, len(padding), capacity)
+        self.cache = (layers or model).open_cache(len(padding), capacity)
         self.capacity = capacity
         self.fill = fill or Fill()
         self.recorder = recorder
@@ -101,6 +101,7 @@ class Batch:
         self._shift = list(padding)  # of each row, a column's place less its true position
         self._rotations = model.rotations(capacity)
         self._waiting: Tensor | None = None
+        self._numbers: dict[tuple[int, ...], Tensor] = {}
         #: depth of each column, (rows, capacity), where some were left out for good, and at which
         self._reached: Tensor | None = None
         self._left_at: set[int] = set()
@@ -147,8 +148,8 @@ class Batch:
         rows = self._index(block.rows)
         masks: dict[str, Tensor | None] = {}
         rotations: dict[str, Rotation] = {}
-        width = 0
-        for layer in range(block.depth, depth):
+        width, layer = 0, block.depth
+        while layer < depth:
             missing = [self.columns - self.done[row][layer] for row in block.rows]
             if missing != block.missing:
                 self._join(block, missing, rows)
@@ -158,14 +159,18 @@ class Batch:
                 rotations = self._rotated(block.rows, width)
             elif layer in self._left_at:  # from here on more is left out
                 masks = self._masks(block.rows, width, layer)
+            behind = self._stretch(block.rows, layer, depth)
             self.cache.address(rows, self.columns - width, self.columns, self._fresh(block))
-            block.hidden = self._run_layer(layer, block.hidden, rotations, masks, self.cache)
+            block.hidden = self._run_layers(
+                layer, behind, block.hidden, rotations, masks, self.cache
+            )
             for row, own in zip(block.rows, missing, strict=True):
-                self.done[row][layer] = self.columns
-                self.calls[row] += 1
-                self.positions[row] += own
+                self.done[row][layer:behind] = [self.columns] * (behind - layer)
+                self.calls[row] += behind - layer
+                self.positions[row] += own * (behind - layer)
             if self.recorder is not None:
-                self.recorder.ran(block.rows, missing, layer + 1, block.hidden)
+                self.recorder.ran(block.rows, missing, behind, block.hidden)
+            layer = behind
         block.depth = depth
 
     def leave(self, block: Block) -> None:
@@ -304,7 +309,18 @@ class Batch:
 
     def _places(self, rows: list[int]) -> Tensor:
         """Where rows lie in what is stored."""
-        return torch.tensor([self._held.index(row) for row in rows], device=self._device)
+        return self._known([self._held.index(row) for row in rows])
+
+    def _known(self, numbers: list[int]) -> Tensor:
+        """Numbers on the device: (numbers,).
+
+        Handing them over waits for all that it does, so that those of before are kept.
+        """
+        found = self._numbers.get(tuple(numbers))
+        if found is None:
+            found = torch.tensor(numbers, device=self._device)
+            self._numbers[tuple(numbers)] = found
+        return found
 
     def _index(self, rows: list[int]) -> Rows:
         """Where rows lie in what is stored: a part of it where they follow each other."""
@@ -320,6 +336,18 @@ class Batch:
     def _shifted(self) -> bool:
         """Whether any row's columns are not its true positions."""
         return any(self._shift[row] for row in self._held)
+
+    def _stretch(self, rows: list[int], layer: int, depth: int) -> int:
+        """Behind which layer something else goes along, or is attended to, or recorded."""
+        behind = layer + 1
+        if self.recorder is not None:
+            return behind
+        done = [self.done[row] for row in rows]
+        while behind < depth and behind not in self._left_at:
+            if any(row[behind] != row[layer] for row in done):
+                break
+            behind += 1
+        return behind
 
     def _join(self, block: Block, missing: list[int], rows: Rows) -> None:
         """Take along what waits: of each row, so many columns are now its own."""
@@ -339,8 +367,8 @@ class Batch:
         width = block.hidden.shape[1]
         if min(block.missing) == width:
             return None
-        missing = torch.tensor(block.missing, device=block.hidden.device)
-        return torch.arange(width, device=missing.device) >= width - missing[:, None]
+        missing = self._known(block.missing)
+        return torch.arange(width, device=self._device) >= width - missing[:, None]
 
     def _grow(self, capacity: int) -> None:
         """Make room for more columns."""
@@ -360,7 +388,7 @@ class Batch:
         columns = torch.arange(start, end, device=self._device)[None]
         if not self._shifted():
             return columns
-        shift = torch.tensor([self._shift[row] for row in rows], device=self._device)
+        shift = self._known([self._shift[row] for row in rows])
         return (columns - shift[:, None]).clamp(min=0)
 
     def _rotated(self, rows: list[int], width: int) -> dict[str, Rotation]:
@@ -378,7 +406,7 @@ class Batch:
         """Masks of the newest columns, at a layer where some columns may be left out."""
         held, positions = None, None
         if any(self.padding[row] for row in self._held):
-            padding = torch.tensor([self.padding[row] for row in rows], device=self._device)
+            padding = self._known([self.padding[row] for row in rows])
             held = torch.arange(self.columns, device=self._device) >= padding[:, None]
         if self._dropped is not None:
             kept = ~self._dropped[self._places(rows), : self.columns]

@@ -35,6 +35,8 @@ def attention(
     Returns:
         (rows, heads, vectors, d of the values).
     """
+    if query.device.type != "cpu":
+        return _grouped(query, key, value, mask, scale)
     rows, heads, count, wide = query.shape
     shared = key.shape[1]
     exact = torch.promote_types(query.dtype, torch.float32)
@@ -54,6 +56,24 @@ def attention(
     sums = [(s[..., None] * value).sum(-2, dtype=exact) for s in _each(shares, apart)]
     met = torch.stack(sums, 2).view(shape) / shares.sum(-1, keepdim=True)
     return met.flatten(1, 2).to(query.dtype)
+
+
+def _grouped(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None
+) -> Tensor:
+    """The same as products of matrices: all vectors that meet one head of keys are one."""
+    rows, heads, count, wide = query.shape
+    shared = key.shape[1]
+    scores = query.reshape(rows, shared, -1, wide) @ key.transpose(-1, -2)
+    scores = scores.float() * (wide**-0.5 if scale is None else scale)
+    if mask is not None:
+        scores = scores.view(rows, shared, heads // shared, count, -1)
+        mask = mask.expand(rows, heads, count, -1).unflatten(1, (shared, -1))
+        masked = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, -torch.inf) if masked else scores + mask
+        scores = scores.flatten(2, 3)
+    met = scores.softmax(-1).to(value.dtype) @ value
+    return met.view(rows, heads, count, -1)
 
 
 def _each(vectors: Tensor, apart: bool) -> Sequence[Tensor]:

@@ -17,7 +17,8 @@ from eepolicy.model.adapters import Rotation
 from eepolicy.model.attention import attention
 from eepolicy.model.functional import first_alike, function_of, tensors_of
 from eepolicy.model.kernels import Changing, Kernels
-from eepolicy.model.products import Product, Products, filled_sums, product_of, sums
+from eepolicy.model.layers import Layers
+from eepolicy.model.products import ONE_SHAPE, Product, Products, filled_sums, product_of
 from eepolicy.model.readouts import HeadAt, head_at
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, tor
 COLUMNS = 4
 
 
-class CompiledLayers:
+class CompiledLayers(Layers):
     """Runs a model's layers, as `HookedModel.run_layer` does, by code that `torch.compile` makes.
 
     One layer is compiled and is handed the parameters of the others, so that a policy may stop
@@ -60,6 +61,10 @@ class CompiledLayers:
         return f"CompiledLayers({self.kernels} kernels for {len(self._layers)} layers)"
 
     @property
+    def depth(self) -> int:
+        return self.model.depth
+
+    @property
     def kernels(self) -> int:
         """Number of kernels that were compiled so far."""
         return self._kernels.made
@@ -79,11 +84,11 @@ class CompiledLayers:
         if len(lent) == 3 and min(hidden.shape[:2]) > 1:  # one kernel for what is ragged and is not
             lent = (*lent, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
         kind = self.model.parts.attention[index]
-        out = self._compiled(_runner, index, hidden, rotations.get(kind), masks[kind], lent)
+        out = self._through(index, hidden, rotations.get(kind), masks[kind], lent)
         if out is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
         cache.take_back(index, *lent[:2])
-        return out[0]
+        return out
 
     def fill_layer(
         self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: ColumnCache
@@ -97,13 +102,25 @@ class CompiledLayers:
                 return
         self.model.fill_layer(index, hidden, rotations, cache)
 
-    def _lent(self, index: int, cache: ColumnCache) -> tuple[Tensor, ...] | None:
+    def _lent(self, index: int, cache: ColumnCache, reach: int = 0) -> tuple[Tensor, ...] | None:
         """What a layer attends to, if it is known how that looks; see `ColumnCache.lend`."""
         if self._broken:
             return None
         if index in self._remembered:
             cache.open(index, *self._remembered[index])
-        return cache.lend(index)
+        return cache.lend(index, reach)
+
+    def _through(
+        self,
+        index: int,
+        hidden: Tensor,
+        rotation: Rotation | None,
+        mask: Tensor | None,
+        lent: tuple[Tensor, ...],
+    ) -> Tensor | None:
+        """Hidden states behind a layer; None where there is no kernel for it."""
+        out = self._compiled(_runner, index, hidden, rotation, mask, lent)
+        return None if out is None else out[0]
 
     def _compiled(
         self,
@@ -125,7 +142,7 @@ class CompiledLayers:
             lent: by `ColumnCache.lend`.
         """
         first, product = self._alike[index], product_of(hidden)
-        exact = hidden.shape if product is sums else None
+        exact = hidden.shape if product in ONE_SHAPE else None
         # attention is written as a sum for each of a few columns, so that their number is fixed
         small = hidden.device.type == "cpu" and hidden.shape[1] <= COLUMNS
         few = hidden.shape[1] if small and product is None else None
@@ -181,7 +198,7 @@ class CompiledLayers:
         readout, product = self._readouts[where][1], product_of(hidden)
         if readout is None or product is None:
             return None
-        hidden, exact = hidden.contiguous(), product is sums
+        hidden, exact = hidden.contiguous(), product in ONE_SHAPE
         key = (product, readout.alike, hidden.shape if exact else None)
         return self.run(
             key,
@@ -195,7 +212,7 @@ class CompiledLayers:
         """What a head makes of some vectors."""
         product, out = product_of(vectors), None
         if product is not None:
-            vectors, exact = vectors.contiguous(), product is sums
+            vectors, exact = vectors.contiguous(), product in ONE_SHAPE
             key = (product, weight.shape, bias is None, vectors.shape if exact else None)
             kind = (key, vectors.shape, vectors.dtype, weight.stride())
             given = (vectors, weight, *_only(bias))

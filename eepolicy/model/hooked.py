@@ -19,6 +19,7 @@ from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.modality import TokenLayout
 from eepolicy.model.adapters import SLIDING, Parts, Rotation, check_parts, parts_of
+from eepolicy.model.layers import Layers
 from eepolicy.policies import ExitPolicy, FullDepth
 from eepolicy.speech.wav import read_wave
 
@@ -43,7 +44,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5, torch.bfloat16: 1e-1, tor
 BEHIND = 10
 
 
-class HookedModel:
+class HookedModel(Layers):
     """A stock model whose layers are called one by one, as deep as a policy says.
 
     The model's own code is neither edited nor patched: it stays usable by itself.
@@ -511,10 +512,12 @@ class HookedModel:
 
     def _compiled(self) -> CompiledLayers | None:
         """The compiled layers, where the model can be compiled."""
+        from eepolicy.model.captured import CapturedLayers
         from eepolicy.model.compiled import CompiledLayers
 
         if self._kernels is None:
-            made = CompiledLayers(self)
+            on_cuda = self.model.device.type == "cuda"
+            made = (CapturedLayers if on_cuda else CompiledLayers)(self)
             self._kernels = made, made.check()
         made, sound = self._kernels
         return made if sound else None

@@ -20,8 +20,16 @@ FEW = 8
 #: numbers of vectors that have kernels of their own, as a refresh has, a single row and a batch of
 #: eight; others are filled up to `FEW`, which takes as long as `FEW` of them, and no compilation
 EXACT = frozenset({1, 2, 3, 4, FEW})
+#: vectors on a CUDA device up to which layers are compiled, products left to the library
+SOME = 64
 #: rows of a weight from which writing sums pays: below, calling the kernel takes longer
 NARROWEST = 32
+#: numbers in a weight up to which the compiler's own sum is taken on a CUDA device, where it has
+#: more rows than columns, and where it has not.  Measured on an H200, microseconds of a layer of
+#: Step-Audio-2-mini, the library's in brackets: keys and values 4 (15), the two tall ones with what
+#: is between 77 in one kernel (75 in three), a whole layer 156 (167); but queries 11 (11) and what
+#: leaves attention 12 (11), and the widest 48 (37)
+TALL, SMALL = 2**27, 2**22
 #: numbers in a weight from which fewer than `FEW` vectors read it in four parts side by side
 LARGE = 2**20
 
@@ -29,6 +37,8 @@ LARGE = 2**20
 def product_of(hidden: Tensor) -> Product | None:
     """How products of so many vectors are written; None where the library's are as fast."""
     vectors = hidden.numel() // hidden.shape[-1]
+    if hidden.device.type == "cuda":
+        return mixed if vectors == 1 else library if vectors <= SOME else None
     if hidden.device.type != "cpu" or vectors > FEW:
         return None
     return sums if vectors in EXACT else filled_sums
@@ -48,6 +58,17 @@ def filled_sums(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     rows = vectors.reshape(-1, vectors.shape[-1])
     filled = F.pad(rows, (0, 0, 0, FEW - rows.shape[0]))
     return _each(filled, FEW, vectors, weight, bias)
+
+
+def mixed(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `sums` for the weights that the library of a CUDA device takes longer for."""
+    most = TALL if len(weight) > weight.shape[1] else SMALL
+    return (sums if weight.numel() <= most else F.linear)(vectors, weight, bias)
+
+
+def library(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `F.linear`."""
+    return F.linear(vectors, weight, bias)
 
 
 def _each(rows: Tensor, count: int, vectors: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -71,8 +92,14 @@ def _parts(count: int, weight: Tensor) -> int:
     as a share of the time of one part: the head of the pocket model 0.6 to 0.75; layers 0.85 to 1
     with eight vectors, and with fewer 1.
     """
+    if weight.device.type != "cpu":
+        return 1
     most = 2 if count == FEW else 4 if weight.numel() >= LARGE else 1
     return next(parts for parts in (most, 2, 1) if len(weight) % parts == 0)
+
+
+#: products whose kernels are for one number of vectors
+ONE_SHAPE: tuple[Product, ...] = (sums, mixed)
 
 
 class Products(TorchFunctionMode):

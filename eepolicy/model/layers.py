@@ -1,0 +1,48 @@
+"""What runs a model's layers: as they are, compiled, or captured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from eepolicy.cache import ColumnCache
+from eepolicy.model.adapters import Rotation
+
+
+class Layers(ABC):
+    """The layers of a model, from 0."""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Number of decoder layers: full depth."""
+
+    @abstractmethod
+    def run_layer(
+        self,
+        index: int,
+        hidden: Tensor,
+        rotations: dict[str, Rotation],
+        masks: dict[str, Tensor | None],
+        cache: ColumnCache,
+    ) -> Tensor:
+        """Run one layer; see `HookedModel.run_layer`."""
+
+    def run_layers(
+        self,
+        first: int,
+        behind: int,
+        hidden: Tensor,
+        rotations: dict[str, Rotation],
+        masks: dict[str, Tensor | None],
+        cache: ColumnCache,
+    ) -> Tensor:
+        """Run a stretch of layers, from `first` on and below `behind`; see `run_layer`."""
+        for index in range(first, behind):
+            hidden = self.run_layer(index, hidden, rotations, masks, cache)
+        return hidden
+
+    def open_cache(self, rows: int, capacity: int) -> ColumnCache:
+        """What remembers keys and values of so many rows and columns."""
+        return ColumnCache(self.depth, rows, capacity)

@@ -1,0 +1,64 @@
+"""Rooms of keys and values that outlive a batch."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from eepolicy.cache import LASTING, SPARE, ColumnCache, Rooms
+
+NEW = torch.arange(1, 2 * 2 * 3 * 4 + 1, dtype=torch.float).view(2, 2, 3, 4)
+
+
+def filled(rooms: Rooms) -> ColumnCache:
+    cache = ColumnCache(1, 2, 5, rooms)
+    cache.address(slice(0, 2), 0, 3)
+    cache.update(NEW, -NEW, 0)
+    return cache
+
+
+def test_a_room_is_used_again_and_is_empty_then():
+    rooms = Rooms(1)
+    cache = filled(rooms)
+    room, place = cache.room, cache.layer(0, 3)[0].data_ptr()
+    beside = filled(rooms)
+    assert beside.room is not room  # it is taken
+    del cache
+    gc.collect()
+    again = ColumnCache(1, 2, 9, rooms)
+    assert again.room is room
+    assert again.layer(0, 3)[0].data_ptr() == place
+    for held in again.layer(0, LASTING):
+        assert not held.any()
+
+
+def test_rows_that_stay_move_to_a_room_of_their_own():
+    rooms = Rooms(1)
+    cache = filled(rooms)
+    before = cache.room
+    cache.keep(torch.tensor([1]), 3)
+    assert cache.room.rows == 1
+    keys, values = cache.layer(0, 3)
+    assert torch.equal(keys, NEW[1:])
+    assert torch.equal(values, -NEW[1:])
+    assert ColumnCache(1, 2, 5, rooms).room is before  # it is free
+
+
+def test_more_room_is_taken_only_where_it_lacks():
+    rooms = Rooms(1)
+    cache = filled(rooms)
+    before = cache.room
+    cache.grow(LASTING)
+    assert cache.room is before
+    cache.grow(LASTING + 1)
+    assert cache.capacity == 2 * LASTING
+    assert torch.equal(cache.layer(0, 3)[0], NEW)
+
+
+def test_few_rooms_are_kept():
+    rooms = Rooms(1)
+    caches = [ColumnCache(1, rows, 5, rooms) for rows in range(1, SPARE + 3)]
+    del caches
+    gc.collect()
+    assert len(rooms._spare) == SPARE
