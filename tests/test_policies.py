@@ -102,6 +102,21 @@ def policies():
     return plain | st.builds(ByModality, text, speech)
 
 
+@given(
+    policies(),
+    st.lists(
+        st.tuples(st.sampled_from(Modality), *[st.integers(0, 50)] * 4), min_size=1, max_size=5
+    ),
+)
+def test_nothing_happens_below_the_least_depth(policy, rows):
+    known = torch.tensor(rows).T
+    least = policy.least_depth(FULL)
+    assert 1 <= least <= FULL
+    step = Step(*known, FULL)
+    assert least <= policy.depths(step).min()
+    assert all(look >= least for look in policy.looks(step))
+
+
 @given(policies())
 def test_spec_and_repr_round_trip(policy):
     assert parse_policy(policy.spec) == policy

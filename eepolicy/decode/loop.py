@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
+from eepolicy.decode import ahead
 from eepolicy.decode.acceptance import AcceptAll, Acceptance
-from eepolicy.decode.batch import Batch
+from eepolicy.decode.batch import Batch, Block
 from eepolicy.decode.fill import Fill
 from eepolicy.decode.judge import Judge
 from eepolicy.decode.record import Recorder, plan_of
@@ -113,7 +114,7 @@ def decode(
     # what does not fit is said before the work, not after it
     plan = None if record is None else plan_of(model, record)
     # timed at a model's first reply alone, so it is not of the reply's own seconds
-    costs = model.layer_costs(layers) if fill.along == "measured" else None
+    of_layers = model.layer_costs(layers) if fill.along == "measured" else None
     began = time.perf_counter()
     sampler = Sampler(request.processors, request.draws, seed)
     most, rows = request.max_new_tokens, len(request.prompt)
@@ -122,7 +123,7 @@ def decode(
     recorder = None if plan is None else Recorder(rows)
     room = request.prompt.shape[1] + most
     in_speech = model.layout.ids_in_speech(request.ends) if narrow else ()
-    batch = Batch(model, request.padding, room, unbounded, recorder, layers, in_speech, costs)
+    batch = Batch(model, request.padding, room, unbounded, recorder, layers, in_speech, of_layers)
     replies = [Reply(model.layout, model.depth, request.ends) for _ in range(rows)]
 
     def history(row: int, tokens: list[int]) -> Tensor:
@@ -143,13 +144,18 @@ def decode(
         request.streamer.put(request.ids.cpu())
     judge = Judge(batch, sampler, accept, fill.max_pending or UNJUDGED, history)
     tokens, alive, streamed = request.prompt, list(range(rows)), 0
+    started: Block | None = None
     while alive:
         known = torch.tensor([replies[row].known() for row in alive]).T  # (5, rows), on the host
         step = Step(known[0], known[1], known[2], known[3], known[4], model.depth)
-        taken = take_step(batch, tokens, alive, policy, step)
+        taken = take_step(batch, tokens, alive, policy, step, started)
         before = [history(r, replies[r].tokens) for r in alive] if sampler.needs_history else None
         scores = sampler.warp(taken.logits, alive, before)
-        drawn = sampler.draw(scores, alive, rows).tolist()
+        newest = sampler.draw(scores, alive, rows)
+        fetch, costs = ahead.fetched(newest), [batch.paid(row) for row in alive]
+        last = len(replies[alive[0]]) + 1 >= most
+        started = None if accept.judges or last else ahead.start(batch, policy, newest, alive)
+        drawn = fetch()
         drops: dict[int, int] = {}
         over = [stops(row, token) for row, token in zip(alive, drawn, strict=True)]
         if accept.judges:
@@ -161,17 +167,20 @@ def decode(
                     over[place] = stops(row)
         else:
             for place, row in enumerate(alive):
-                paid = (taken.readouts[place], *batch.paid(row))
+                paid = (taken.readouts[place], *costs[place])
                 replies[row].take(drawn[place], taken.depth[place], paid)
         going = [row for row, ended in zip(alive, over, strict=True) if not ended]
         if request.streamer is not None:
             streamed = _stream(request.streamer, replies[0], streamed)
         if going and len(going) < len(alive):
             batch.keep(going)
+            if started is not None:
+                started = started.select([alive.index(row) for row in going])
         alive = going
         if alive and any(drops.values()):
             batch.drop(drops, alive)
-        tokens = request.ids.new_tensor([[replies[row].rows[-1][0]] for row in alive])
+        if started is None:
+            tokens = request.ids.new_tensor([[replies[row].rows[-1][0]] for row in alive])
     if request.streamer is not None:
         request.streamer.end()
     seconds = time.perf_counter() - began

@@ -36,7 +36,12 @@ class Taken:
 
 
 def take_step(
-    batch: Batch, tokens: Tensor, rows: list[int], policy: ExitPolicy, step: Step
+    batch: Batch,
+    tokens: Tensor,
+    rows: list[int],
+    policy: ExitPolicy,
+    step: Step,
+    started: Block | None = None,
 ) -> Taken:
     """Feed one token to each row, go as deep as the policy says, and read the next ones out.
 
@@ -50,6 +55,7 @@ def take_step(
         rows: of the batch, rising.
         policy: which names the depths.
         step: what it may know.
+        started: the block of the step, which is already on its way; the tokens are in it then.
 
     Raises:
         EepolicyError: the policy names a depth that the model does not have.
@@ -63,11 +69,15 @@ def take_step(
             )
     groups = _groups(policy, step, limits, batch.in_speech)
     stops = sorted({*limits, *(look for group in groups for look in group.looks)})
+    if started is not None and started.depth > stops[0]:
+        raise EepolicyError(
+            f"{policy!r} stops at depth {stops[0]}, below its least depth {started.depth}"
+        )
     whole = min(limits) == full and not any(group.looks for group in groups)
-    if tokens.shape[1] > 1 and not whole:
+    if started is None and tokens.shape[1] > 1 and not whole:
         batch.prefill(tokens[:, :-1])
         tokens = tokens[:, -1:]
-    block = batch.enter(tokens, rows)
+    block = started or batch.enter(tokens, rows)
     way = _Climb(batch, block) if policy.realisable else _Hindsight(batch, block, stops)
     taken = _Taking(batch, len(rows))
     for depth in stops:

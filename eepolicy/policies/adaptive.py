@@ -33,6 +33,10 @@ class Adaptive(ExitPolicy):
             return tuple(range(self.depths_looked_at, step.full_depth))
         return self.depths_looked_at
 
+    def least_depth(self, full_depth: int) -> int:
+        looked_at = self.depths_looked_at
+        return looked_at if isinstance(looked_at, int) else looked_at[0]
+
     def check(self, full_depth: int) -> None:
         check_on(self.on)
         looked_at = self.depths_looked_at

@@ -148,6 +148,13 @@ class ExitPolicy(ABC):
         """Which rows exit at a depth that `looks` named: (rows,) of bool."""
         raise NotImplementedError(f"{type(self).__name__} looks at depths but has no exits()")
 
+    def least_depth(self, full_depth: int) -> int:
+        """Layers that every position runs before it may exit or is looked at: 1 or more.
+
+        A device may be told to run them before the token is known.
+        """
+        return 1
+
     def check(self, full_depth: int) -> None:  # noqa: B027 - a policy need not check anything
         """Refuse depths that a model of `full_depth` layers does not have.
 

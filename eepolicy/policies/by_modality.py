@@ -41,6 +41,9 @@ class ByModality(ExitPolicy):
                 leaving |= here & policy.exits(step, depth, readout)
         return leaving
 
+    def least_depth(self, full_depth: int) -> int:
+        return min(policy.least_depth(full_depth) for policy in (self.text, self.speech))
+
     def check(self, full_depth: int) -> None:
         for on, policy in (("text", self.text), ("speech", self.speech)):
             if policy.on not in (on, "both"):

@@ -43,6 +43,9 @@ class Random(ExitPolicy):
         exiting = torch.tensor(lots, device=step.phase.device) < share
         return masked_depths(step, self.on, torch.where(exiting, self.exit_depth, step.full_depth))
 
+    def least_depth(self, full_depth: int) -> int:
+        return self.exit_depth
+
     def check(self, full_depth: int) -> None:
         check_on(self.on)
         check_depth(self.exit_depth, full_depth, f"{self!r}")

@@ -33,6 +33,9 @@ class Static(ExitPolicy):
     def depths(self, step: Step) -> Tensor:
         return masked_depths(step, self.on, self.exit_depth)
 
+    def least_depth(self, full_depth: int) -> int:
+        return self.exit_depth
+
     def check(self, full_depth: int) -> None:
         check_on(self.on)
         check_depth(self.exit_depth, full_depth, f"{self!r}")

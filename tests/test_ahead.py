@@ -1,0 +1,95 @@
+"""Layers that are started before the host knows the token, against those that wait for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import LAYERS, LAYOUT, layers_of, tiny
+
+from eepolicy import EepolicyError, ExitPolicy, Fill, HookedModel
+from eepolicy.decode import ahead
+
+ONE = [torch.tensor([5, 33, 21, 8])]
+RAGGED = [*ONE, torch.tensor([7, 8]), torch.tensor([1, 2, 3, 9, 5, 6, 7]), torch.tensor([11, 2])]
+
+
+@pytest.fixture(params=["llama", "gemma3"])
+def model(request) -> HookedModel:
+    return HookedModel(tiny(request.param), layout=LAYOUT)
+
+
+@pytest.fixture
+def always(monkeypatch) -> None:
+    """The device counts as one that works by itself."""
+    monkeypatch.setattr(ahead, "works_by_itself", lambda device: True)
+
+
+@pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        ("full", {}),
+        ("spark:triple@2", {}),
+        ("spark:triple@2", {"fill": "propagate"}),
+        ("spark:even@3", {"fill": "mask"}),
+        ("both=static@2", {"fill": Fill(max_pending=3)}),
+        ("both=static@2", {"accept": "exact", "fill": Fill(max_pending=3)}),
+        ("both=entropy<2@2", {}),
+        ("both=random:4.0@2", {}),
+        ("both=patience:2@2", {"fill": Fill(along=0.4)}),
+        ("oracle@2", {}),
+        ("text=static@3,speech=spark:triple@2", {"temperature": 0.8, "seed": 3}),
+        ("spark:triple@2", {"repetition_penalty": 1.2}),
+        ("spark:triple@2", {"record": True}),
+    ],
+    ids=str,
+)
+def test_replies_and_costs_are_the_same(model, monkeypatch, prompts, policy, options):
+    """Rows of the ragged batch end at different lengths; 40 tokens are more than there is room for
+    at first."""
+    plain = model.generate(prompts, policy, max_new_tokens=40, **options)
+    monkeypatch.setattr(ahead, "works_by_itself", lambda device: True)
+    ours = model.generate(prompts, policy, max_new_tokens=40, **options)
+    for left, right in zip(ours, plain, strict=True):
+        assert left.tokens.tolist() == right.tokens.tolist()
+        for column in ("depth", "layer_calls", "layer_positions", "readouts", "filled"):
+            if hasattr(left.trace, column):
+                assert getattr(left.trace, column).tolist() == getattr(right.trace, column).tolist()
+
+
+@pytest.mark.parametrize(("policy", "early"), [("full", LAYERS), ("both=spark:triple@2", 2)])
+def test_layers_run_before_the_host_looks(model, always, monkeypatch, policy, early):
+    """Between a token and the host's look at it run the layers that no token leaves away."""
+    events = ""
+    fetched = ahead.fetched
+
+    def note(event):
+        nonlocal events
+        events += event
+
+    def watched(tokens):
+        note("D")  # a token is drawn
+        look = fetched(tokens)
+        return lambda: (note("L"), look())[1]  # the host looks at it
+
+    monkeypatch.setattr(ahead, "fetched", watched)
+    for layer in layers_of(model.model):
+        layer.register_forward_hook(lambda *_: note("."))
+    model.generate(ONE, policy, max_new_tokens=5, min_new_tokens=5)
+    before_looks = [part.split("L")[0] for part in events.split("D")[1:]]
+    assert [len(layers) for layers in before_looks] == [early] * 4 + [0]  # nothing follows the last
+
+
+class Liar(ExitPolicy):
+    """Exits below what it calls its least depth."""
+
+    def depths(self, step):
+        return torch.full_like(step.phase, 2)
+
+    def least_depth(self, full_depth):
+        return 3
+
+
+def test_a_policy_that_stops_below_its_least_depth_is_found_out(model, always):
+    with pytest.raises(EepolicyError, match="below its least depth 3"):
+        model.generate(ONE, Liar(), max_new_tokens=5)
