@@ -45,6 +45,7 @@ class Turn:
         prefilled: layer calls on the prompts alone, of a batch.
         first: seconds until a batch has its first tokens, in a reply of its own that ends there.
         later: seconds a token behind them.
+        least_later: likewise, those in which the machine could have done it.
     """
 
     seconds: float
@@ -55,6 +56,7 @@ class Turn:
     prefilled: float = np.nan
     first: float = np.nan
     later: float = np.nan
+    least_later: float = np.nan
 
 
 @dataclass
@@ -172,7 +174,7 @@ class Bench:
         if self.compiled:
             found.append(self.ours("full", "full, not compiled", compile=False))
         if stock:
-            found.append(Way("stock generate", self._stock()))
+            found.append(self.stock("stock generate"))
         found += [self.ours(policy) for policy in policies]
         if not stock:
             return found
@@ -183,7 +185,7 @@ class Bench:
         found.append(self.ours(drafts, name, bare, accept="exact", fill=fill))
         if rows == 1:  # the stock one takes a row alone
             name = f"stock assistant_early_exit={early}"
-            found.append(Way(name, self._stock(assistant_early_exit=early)))
+            found.append(self.stock(name, assistant_early_exit=early))
         return found
 
     def ours(
@@ -211,19 +213,26 @@ class Bench:
             traces = [out.trace for out in outs]
             tokens = sum(map(len, traces))
             least = least_seconds(traces, [len(p) for p in prompts], self.sizes, self.machine)
+            behind = tokens - len(outs)
             return Turn(
                 seconds / tokens,
                 tokens / len(outs),
                 sum(float(t.layer_calls.sum()) for t in traces) / tokens,
                 sum(float(t.readouts.sum()) for t in traces) / tokens,
-                least / tokens,
+                least.sum() / tokens,
                 traces[0].prefill_layer_calls,
+                least_later=least[1:].sum() / behind if behind else np.nan,
             )
 
         return Way(name or str(policy), decode, used["compile"] == self.compiled)
 
-    def _stock(self, **options: Any) -> Callable[[list[torch.Tensor]], Turn]:
-        """Transformers' own `generate`, greedy."""
+    def stock(self, name: str, **options: Any) -> Way:
+        """Transformers' own `generate`, greedy.
+
+        Args:
+            name: to show.
+            **options: of it.
+        """
         model = self.model.model
 
         def decode(prompts: list[torch.Tensor], most: int = self.max_new_tokens) -> Turn:
@@ -237,7 +246,7 @@ class Bench:
             tokens = sum(r.index(end) + 1 if end in r else len(r) for r in replies)
             return Turn(seconds / tokens, tokens / len(replies))
 
-        return decode
+        return Way(name, decode)
 
     def _lengths(self, most: int) -> dict[str, int]:
         lengths = {"max_new_tokens": most}
@@ -279,6 +288,7 @@ class Bench:
             "first_seconds": float(np.median(way.column("first"))),
             "later_seconds": _known_median(later),
             "later_ratio": _known_median(baseline.column("later") / later),
+            "later_of_limit": _known_median(way.column("least_later") / later),
             "turns": seconds.tolist(),
             "layer_seconds": layer,
             "head_seconds": head,
@@ -398,6 +408,7 @@ SHOWN: dict[str, Callable[[dict[str, Any]], str]] = {
     "first_seconds": lambda r: f"{1e3 * r['first_seconds']:.1f}",
     "later_seconds": lambda r: f"{1e3 * r['later_seconds']:.2f}",
     "later_ratio": lambda r: f"{r['later_ratio']:.2f}",
+    "later_of_limit": lambda r: f"{100 * r['later_of_limit']:.0f} %",
 }
 #: the figures of `eepolicy bench`: their headings
 HEADINGS = {
@@ -411,6 +422,7 @@ HEADINGS = {
     "first_seconds": "first token, ms",
     "later_seconds": "ms a token behind it",
     "later_ratio": "speed behind it",
+    "later_of_limit": "share of the limit behind it",
 }
 
 

@@ -16,6 +16,7 @@ from eepolicy.model.adapters import SLIDING
 
 SECONDS = 0.5  # of each measurement
 SIDE = 1024  # of the square product
+SIDE_ON_CUDA = 8192  # likewise: a smaller one does not fill such a device
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ def measure_machine(model: HookedModel) -> Machine:
         .median
         for statement in ("for p in pieces: p.sum()", "for p in pieces: p @ vector")
     )
-    square = torch.ones(SIDE, SIDE, device=like.device, dtype=like.dtype)
+    side = SIDE_ON_CUDA if like.device.type == "cuda" else SIDE
+    # of zeros or ones a device may multiply faster
+    square = torch.randn(side, side, device=like.device).to(like.dtype)
     product = Timer("s @ s", globals={"s": square}, num_threads=threads)
     seconds = product.blocked_autorange(min_run_time=SECONDS).median
-    return Machine(4 * rows * SIDE * count / reading, 2 * SIDE**3 / seconds)
+    return Machine(4 * rows * SIDE * count / reading, 2 * side**3 / seconds)
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,13 @@ class Sizes:
 
 def least_seconds(
     traces: Sequence[Trace], prompts: Sequence[int], sizes: Sizes, machine: Machine
-) -> float:
-    """The least time in which a batch could have been decoded, in seconds.
+) -> NDArray[np.float64]:
+    """The least time in which a batch could have been decoded, in seconds: (steps,).
 
     A step reads the weights of a layer once, however many rows are in it, and the keys and values
     of each row in each layer; or it multiplies, where that takes longer.  Both are lower bounds:
-    what rows at different depths read twice, hidden states and fitted heads are left out.  A prompt
-    is a step by itself, or goes along with the first one.
+    what rows at different depths read twice, hidden states and fitted heads are left out.  The
+    prompts' pass is of the first step, whether they go along with it or are run before.
 
     Args:
         traces: of the rows.
@@ -136,12 +139,16 @@ def least_seconds(
     multiplied = positions.sum(0) * sizes.layer_flops + readouts.sum(0) * sizes.head_flops
     depth = traces[0].full_depth
     prompt = depth * sum(n - 1 for n in prompts) * sizes.layer_flops
+    alone = 0.0
     if traces[0].prefill_layer_calls:
-        read = np.append(read, depth * sizes.layer_bytes)
-        multiplied = np.append(multiplied, prompt)
+        alone = max(depth * sizes.layer_bytes / machine.bytes_per_second, prompt / machine.flops)
     else:  # it went along with the first tokens
         multiplied[0] += prompt
-    return float(np.maximum(read / machine.bytes_per_second, multiplied / machine.flops).sum())
+    least: NDArray[np.float64] = np.maximum(
+        read / machine.bytes_per_second, multiplied / machine.flops
+    )
+    least[0] += alone
+    return least
 
 
 def _stacked(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:

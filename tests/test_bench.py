@@ -67,7 +67,8 @@ def test_least_time_is_that_of_each_step(rows, machine, sizes, together):
         expected += max(read / machine.bytes_per_second, multiplied / machine.flops)
     traces = [trace(c, 0 if together else LAYERS) for c in counts]
     found = least_seconds(traces, prompts, sizes, machine)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(found.sum(), expected, rtol=1e-12)
+    assert found.shape == (max(map(len, counts)),)
 
 
 def test_sizes_are_those_of_the_model(hooked, stock):
@@ -155,10 +156,19 @@ def test_first_tokens_are_timed_apart(timed):
         return benching.Turn((2 + 3 * (most - 1)) / (len(prompts) * most), most)
 
     timed = replace(timed, first_token=True)
-    (record,) = timed.run([benching.Way("", decode)], 2)  # batches of two rows and of one
+    way, full = benching.Way("", decode), timed.ours("full")
+    (record, of_full) = timed.run([way, full], 2)  # batches of two rows and of one
     assert record["first_seconds"] == pytest.approx(2)
     assert record["later_seconds"] == pytest.approx((1.5 + 3) / 2)
     assert record["later_ratio"] == 1
+    assert np.isnan(record["later_of_limit"])
+    outs = timed.model.generate(timed.prompts[:2], "full", 6, min_new_tokens=6)
+    lengths = [len(p) for p in timed.prompts[:2]]
+    least = least_seconds([o.trace for o in outs], lengths, timed.sizes, timed.machine)
+    assert full.turns[0].least_later == pytest.approx(least[1:].sum() / (2 * 5))
+    assert of_full["later_of_limit"] == pytest.approx(
+        np.median([t.least_later / t.later for t in full.turns])
+    )
     shown = benching.headings([record])
     assert {"first_seconds", "later_seconds", "later_ratio"} < shown.keys()
     assert "promised" not in shown
