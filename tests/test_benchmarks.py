@@ -6,14 +6,16 @@ import argparse
 import math
 import random
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import LAYERS, LAYOUT, plain_lens, tiny
 from torch import nn
+from transformers import AutoModelForCausalLM
 
-from benchmarks import fitting, peers, processes
+from benchmarks import fitting, full_size, peers, processes
 from eepolicy import HookedModel
 
 IDS = torch.randint(60, (8, 12), generator=torch.Generator().manual_seed(5))
@@ -114,3 +116,39 @@ def test_memory_is_a_column_where_it_was_measured():
     heading, _, row = peers.table([record | {"memory": 12.3}])
     assert heading.endswith("| memory, MB |")
     assert row.endswith("| 12 |")
+
+
+def test_a_full_size_page_says_what_its_records_say(monkeypatch):
+    """On a small model, not compiled: what is timed and written is the same."""
+    model = HookedModel(tiny("qwen2"))
+    monkeypatch.setattr(model, "_compiled", lambda: None)
+    found = [{"model": "GLM-4-Voice"} | full_size.measure(model, rows, 8, 12, 2) for rows in (1, 2)]
+    names = [[r["decoding"] for r in what["records"]] for what in found]
+    assert names[1] == ["full", full_size.COMPILED, "text=spark:triple@4", "text=spark:triple@3"]
+    assert names[0][:4] == names[1]
+    assert "stock assistant_early_exit=4" in names[0]
+    page = "\n".join(full_size.page(found, Path("images/a.svg")))
+    _, stock, most, half = found[1]["records"]
+    ratio = np.median(np.divide(stock["turns"], most["turns"]))
+    assert f"against the stock generate compiled | {ratio:.2f} [" in page
+    assert f"harvest of `text=spark:triple@3` | {half['harvest']:.2f} |" in page
+    # three steps run 6 + 4 + 4 layers, of twelve
+    assert f"{0.95 * 6 / (14 / 3):.2f} (0.95 of" in page
+
+
+@pytest.mark.parametrize("name", full_size.CONFIGS)
+def test_full_size_shapes_are_the_published_ones(name):
+    """Parameters of the decoders, by the layers' formula."""
+    config = full_size.CONFIGS[name]()
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    width, wide, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
+    head = config.head_dim if hasattr(config, "head_dim") else width // config.num_attention_heads
+    queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+    layer = 2 * queries * width + 2 * keys * width + queries + 2 * keys  # biases of the three
+    layer += 3 * width * wide + 2 * width
+    whole = config.num_hidden_layers * layer + width + 2 * vocabulary * width
+    assert sum(p.numel() for p in model.parameters()) == whole
+    assert {"Step-Audio-2-mini": 7.66e9, "GLM-4-Voice": 9.4e9}[name] == pytest.approx(
+        whole, rel=0.03
+    )
