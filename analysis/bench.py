@@ -132,7 +132,8 @@ class Bench:
             which the first token comes where the policy neither looks nor exits; `harvest` is the
             measured one as a share of it; `of_limit` the least time the machine allows as a share
             of the measured one.  `first_seconds` are those until the first tokens, `later_seconds`
-            a token behind them, where they were timed.  What is not known is nan.
+            a token behind them, where they were timed, with the speed against the first way and the
+            share of the limit there.  What is not known is nan.
         """
         layers = self.model._compiled() if self.compiled else None
         batches = [self.prompts[i : i + rows] for i in range(0, len(self.prompts), rows)]
@@ -154,6 +155,7 @@ class Bench:
         ]
 
     def _turn(self, way: Way, prompts: list[torch.Tensor]) -> Turn:
+        _settle(self.model)  # what a reply's end left to do is not of the next way's time
         turn, rows = way.decode(prompts), len(prompts)
         if self.first_token:
             turn.first = rows * way.decode(prompts, 1).seconds

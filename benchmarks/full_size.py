@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 import eepolicy
 from analysis import timing
 from analysis.bench import Bench, Way, markdown, pipes
+from eepolicy.errors import EepolicyError
 from eepolicy.models import glm_voice, step_audio
 
 #: the shapes that the authors' checkpoints have (config.json of each)
@@ -168,6 +169,9 @@ def page(found: Sequence[dict[str, Any]], picture: Path) -> list[str]:
         picture: of them, from where the page lies.
     """
     first = found[0]
+    for name in ("device", "torch", "transformers", "tokens", "rounds"):
+        if len({what[name] for what in found}) > 1:
+            raise EepolicyError(f"records of one page have the same {name}; got several")
     lines = [
         "# Decoding at full size on a GPU",
         "",
@@ -224,6 +228,8 @@ def main() -> None:
             print(*markdown(what["records"]), sep="\n", flush=True)
     if args.write:
         found = [json.loads(file.read_text()) for file in args.folder.glob("*.json")]
+        if not found:
+            parser.error(f"{args.folder} holds no records")
         names = list(CONFIGS)
         found.sort(key=lambda f: (names.index(f["model"]), f["prompt"], f["rows"]))
         picture = Path("images") / f"{args.write.stem}.svg"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Hashable
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 #: columns that room is made for at once
 STEP = 64
 #: likewise, where room outlives a batch, so that few sizes do for all
-LASTING = 512
+LASTING_STEP = 512
 #: rooms that nobody uses and that are kept
 SPARE = 4
 
@@ -55,22 +56,28 @@ class Rooms:
     def __init__(self, layers: int) -> None:
         self.layers = layers
         self._spare: list[Room] = []
+        self._taking = threading.Lock()
 
     def take(self, rows: int, capacity: int) -> Room:
         """A room that nobody else uses, with zeros in it, for so many columns or more."""
-        fits = [r for r in self._spare if r.rows == rows and r.capacity >= capacity]
-        if not fits:
-            return Room(self.layers, rows, -(-capacity // LASTING) * LASTING)
-        room = min(fits, key=lambda r: r.capacity)
-        self._spare.remove(room)
+        with self._taking:
+            del self._spare[:-SPARE]
+            fits = [r for r in self._spare if r.rows == rows and r.capacity >= capacity]
+            if not fits:
+                return Room(self.layers, rows, -(-capacity // LASTING_STEP) * LASTING_STEP)
+            room = min(fits, key=lambda r: r.capacity)
+            self._spare.remove(room)
         for held in (*room.keys, *room.values):
             if held is not None:
                 held.zero_()
         return room
 
     def give_back(self, room: Room) -> None:
-        """Nobody uses it any more; of those, the newest are kept."""
-        self._spare = [*self._spare, room][-SPARE:]
+        """Nobody uses it any more; the newest of those are kept.
+
+        It is called when a batch is gone, in the middle of whatever runs then.
+        """
+        self._spare.append(room)
 
 
 class ColumnCache:
@@ -85,12 +92,17 @@ class ColumnCache:
         rows: of the batch.
         capacity: columns.
         rooms: to take room from; it is made for this batch alone where none are given.
+
+    Attributes:
+        rows: that it holds.
+        capacity: columns that there is room for, which may be more than were asked for.
+        room: where they lie.
     """
 
     def __init__(self, layers: int, rows: int, capacity: int, rooms: Rooms | None = None) -> None:
-        self.layers, self._rooms = layers, rooms
+        self._layers, self._rooms = layers, rooms
         self._lease: weakref.finalize[..., ColumnCache] | None = None
-        self._take_room(rows, capacity)
+        self._enter(rows, capacity, rooms)
         self._to: tuple[Rows, int, int, Tensor | None] = (slice(None), 0, 0, None)
         self._store_only = False
         self._columns: tuple[tuple[int, int], Tensor] | None = None
@@ -165,6 +177,7 @@ class ColumnCache:
         """Make room for more columns."""
         if capacity > self.capacity:
             self._move(slice(None), self.capacity, capacity)
+        self._asked = capacity
 
     def keep(self, rows: Tensor, end: int) -> None:
         """Forget all other rows, so that none has to be gathered any more.
@@ -173,7 +186,7 @@ class ColumnCache:
             rows: (rows that stay,).
             end: behind the last column that holds something.
         """
-        self._move(rows, end, self.capacity)
+        self._move(rows, end, self._asked)
 
     def layer(self, index: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer up to a column: (rows, heads, end, d) each."""
@@ -190,10 +203,10 @@ class ColumnCache:
             reach: columns to lend, where rows follow each other and that is more than are filled.
 
         Returns:
-            Keys and values of the active rows up to the last column, (active, heads, end, d) each;
-            the places of the new columns in them, (columns,); and where only some of those are a
-            row's own, which, (active, columns).  None where there is nothing yet.  Where `address`
-            asked for nothing else, columns before the new ones may be anything.
+            Keys and values of the active rows up to the last column, or to `reach`: (active, heads,
+            end, d) each; the places of the new columns in them, (columns,); and where only some of
+            those are a row's own, which, (active, columns).  None where there is nothing yet.
+            Where `address` asked for nothing else, columns before the new ones may be anything.
         """
         keys, values = self._keys[index], self._values[index]
         if keys is None or values is None:
@@ -221,23 +234,31 @@ class ColumnCache:
                 assert held is not None
                 held[rows, :, start:end] = lent[:, :, start - end :]
 
-    def _take_room(self, rows: int, capacity: int) -> None:
+    def _enter(self, rows: int, capacity: int, rooms: Rooms | None) -> None:
+        """Use another room."""
+        self._asked = capacity
         self.room = (
-            Room(self.layers, rows, capacity)
-            if self._rooms is None
-            else self._rooms.take(rows, capacity)
+            Room(self._layers, rows, capacity) if rooms is None else rooms.take(rows, capacity)
         )
-        self.rows, self.capacity = rows, self.room.capacity
+        self.rows: int = rows
+        self.capacity: int = self.room.capacity
         self._keys, self._values = self.room.keys, self.room.values
-        if self._rooms is not None:
-            self._lease = weakref.finalize(self, self._rooms.give_back, self.room)
+        self._lease = None
+        if rooms is not None:
+            self._lease = weakref.finalize(self, rooms.give_back, self.room)
             self._lease.atexit = False
 
     def _move(self, rows: Rows, end: int, capacity: int) -> None:
-        """Take another room for some of the rows, and what they hold up to a column."""
+        """Use another room for some of the rows, and what they hold up to a column.
+
+        For fewer rows than the batch had it is made for them alone: batches of other numbers would
+        push out those that come again.
+        """
         before, lease, self._gathered = self.room, self._lease, {}
-        count = self.rows if isinstance(rows, slice) else len(rows)
-        self._take_room(count, capacity)
+        if isinstance(rows, slice):
+            self._enter(self.rows, capacity, self._rooms)
+        else:
+            self._enter(len(rows), capacity, None)
         for held, new in ((before.keys, self._keys), (before.values, self._values)):
             for index, old in enumerate(held):
                 if old is not None:
@@ -256,7 +277,8 @@ class ColumnCache:
         eight rows behind 500 columns 0.82 and 0.93.
         """
         shape = (self.rows, like.shape[1], _rounded(self.capacity), like.shape[3])
-        return like.new_zeros(shape)[:, :, : self.capacity]
+        with torch.inference_mode(False):  # it may outlive the caller's mode
+            return like.new_zeros(shape)[:, :, : self.capacity]
 
     def _some(self, held: Tensor, keys: bool, reach: int = 0) -> Tensor:
         """Of the rows of `address` a layer's keys, or values, to the end: (active, heads, end, d).

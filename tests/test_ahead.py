@@ -10,10 +10,12 @@ from eepolicy import EepolicyError, ExitPolicy, Fill, HookedModel
 from eepolicy.decode import ahead
 
 ONE = [torch.tensor([5, 33, 21, 8])]
+#: ids that end a reply, so many that rows end one by one
+ENDS = [4, 11, 23, 31, 46]
 RAGGED = [*ONE, torch.tensor([7, 8]), torch.tensor([1, 2, 3, 9, 5, 6, 7]), torch.tensor([11, 2])]
 
 
-@pytest.fixture(params=["llama", "gemma3"])
+@pytest.fixture(params=["llama", "mistral"])
 def model(request) -> HookedModel:
     return HookedModel(tiny(request.param), layout=LAYOUT)
 
@@ -45,16 +47,15 @@ def always(monkeypatch) -> None:
     ids=str,
 )
 def test_replies_and_costs_are_the_same(model, monkeypatch, prompts, policy, options):
-    """Rows of the ragged batch end at different lengths; 40 tokens are more than there is room for
-    at first."""
-    plain = model.generate(prompts, policy, max_new_tokens=40, **options)
+    plain = model.generate(prompts, policy, max_new_tokens=40, eos_token_id=ENDS, **options)
     monkeypatch.setattr(ahead, "works_by_itself", lambda device: True)
-    ours = model.generate(prompts, policy, max_new_tokens=40, **options)
+    ours = model.generate(prompts, policy, max_new_tokens=40, eos_token_id=ENDS, **options)
+    if prompts is RAGGED:  # rows end while the next step of all is under way
+        assert len({len(out.tokens) for out in plain}) > 1
     for left, right in zip(ours, plain, strict=True):
         assert left.tokens.tolist() == right.tokens.tolist()
         for column in ("depth", "layer_calls", "layer_positions", "readouts", "filled"):
-            if hasattr(left.trace, column):
-                assert getattr(left.trace, column).tolist() == getattr(right.trace, column).tolist()
+            assert getattr(left.trace, column).tolist() == getattr(right.trace, column).tolist()
 
 
 @pytest.mark.parametrize(("policy", "early"), [("full", LAYERS), ("both=spark:triple@2", 2)])
@@ -90,6 +91,14 @@ class Liar(ExitPolicy):
         return 3
 
 
-def test_a_policy_that_stops_below_its_least_depth_is_found_out(model, always):
+def test_a_policy_that_stops_below_its_least_depth_is_found_out(model):
+    """On every device, so that nothing breaks on another one."""
     with pytest.raises(EepolicyError, match="below its least depth 3"):
+        model.generate(ONE, Liar(), max_new_tokens=5)
+
+
+@pytest.mark.parametrize("least", [0, LAYERS + 1])
+def test_a_least_depth_that_the_model_does_not_have_is_refused(model, monkeypatch, least):
+    monkeypatch.setattr(Liar, "least_depth", lambda self, full_depth: least)
+    with pytest.raises(EepolicyError, match=f"at depth {least}, but the model has depths 1 to 6"):
         model.generate(ONE, Liar(), max_new_tokens=5)

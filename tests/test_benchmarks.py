@@ -132,7 +132,7 @@ def test_a_full_size_page_says_what_its_records_say(monkeypatch):
     ratio = np.median(np.divide(stock["turns"], most["turns"]))
     assert f"against the stock generate compiled | {ratio:.2f} [" in page
     assert f"harvest of `text=spark:triple@3` | {half['harvest']:.2f} |" in page
-    # three steps run 6 + 4 + 4 layers, of twelve
+    # three tokens take 6 + 4 + 4 layer calls
     assert f"{0.95 * 6 / (14 / 3):.2f} (0.95 of" in page
 
 

@@ -117,7 +117,7 @@ def test_fills_leave_the_rest_of_a_layer_away(llama, monkeypatch):
         batch = Batch(llama, [0, 2], 9, Fill("propagate"), layers=layers)
         batch.prefill(torch.arange(14).reshape(2, 7))
         if layers is not None:
-            monkeypatch.delattr(HookedModel, "fill_layer")
+            monkeypatch.setattr(HookedModel, "fill_layer", None)
             for layer in llama.parts.layers[2:]:
                 monkeypatch.setattr(layer, "forward", None)
         for token in (8, 9):
@@ -269,7 +269,7 @@ def test_prompts_run_compiled_too_whatever_their_length(llama, monkeypatch):
     plain = [llama.generate(prompt, "full", 9) for prompt in prompts]
     llama.generate(prompts[0], "full", 9, compile=True)
     before = kernels(llama)
-    monkeypatch.delattr(HookedModel, "run_layer")
+    monkeypatch.setattr(HookedModel, "run_layer", None)
     ours = [llama.generate(prompt, "full", 9, compile=True) for prompt in prompts]
     assert [o.tokens.tolist() for o in ours] == [o.tokens.tolist() for o in plain]
     assert kernels(llama) == before

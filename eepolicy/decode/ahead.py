@@ -31,7 +31,8 @@ def start(batch: Batch, policy: ExitPolicy, tokens: Tensor, rows: list[int]) -> 
         rows: of the batch, that they are of.
 
     Returns:
-        The block of the next step, on its way; None where that is not worth while.
+        The block of the next step, on its way; None where that is not worth while, or a record is
+        kept, which tells what a step did.
     """
     if not works_by_itself(tokens.device) or batch.recorder is not None:
         return None

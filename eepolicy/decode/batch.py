@@ -14,8 +14,8 @@ from eepolicy.decode.costs import LayerCosts
 from eepolicy.decode.fill import Fill
 from eepolicy.decode.record import Recorder
 from eepolicy.model.adapters import Rotation
-from eepolicy.model.compiled import CompiledLayers
 from eepolicy.model.hooked import HookedModel
+from eepolicy.model.layers import Layers
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Batch:
         capacity: int,
         fill: Fill | None = None,
         recorder: Recorder | None = None,
-        layers: CompiledLayers | None = None,
+        layers: Layers | None = None,
         in_speech: Sequence[tuple[int, int]] = (),
         costs: LayerCosts | None = None,
     ) -> None:
@@ -309,12 +309,12 @@ class Batch:
 
     def _places(self, rows: list[int]) -> Tensor:
         """Where rows lie in what is stored."""
-        return self._known([self._held.index(row) for row in rows])
+        return self._on_device([self._held.index(row) for row in rows])
 
-    def _known(self, numbers: list[int]) -> Tensor:
+    def _on_device(self, numbers: list[int]) -> Tensor:
         """Numbers on the device: (numbers,).
 
-        Handing them over waits for all that it does, so that those of before are kept.
+        The host waits for all that the device has to do while it hands them over, so they are kept.
         """
         found = self._numbers.get(tuple(numbers))
         if found is None:
@@ -367,8 +367,8 @@ class Batch:
         width = block.hidden.shape[1]
         if min(block.missing) == width:
             return None
-        missing = self._known(block.missing)
-        return torch.arange(width, device=self._device) >= width - missing[:, None]
+        missing = self._on_device(block.missing).to(block.hidden.device)
+        return torch.arange(width, device=missing.device) >= width - missing[:, None]
 
     def _grow(self, capacity: int) -> None:
         """Make room for more columns."""
@@ -388,7 +388,7 @@ class Batch:
         columns = torch.arange(start, end, device=self._device)[None]
         if not self._shifted():
             return columns
-        shift = self._known([self._shift[row] for row in rows])
+        shift = self._on_device([self._shift[row] for row in rows])
         return (columns - shift[:, None]).clamp(min=0)
 
     def _rotated(self, rows: list[int], width: int) -> dict[str, Rotation]:
@@ -406,7 +406,7 @@ class Batch:
         """Masks of the newest columns, at a layer where some columns may be left out."""
         held, positions = None, None
         if any(self.padding[row] for row in self._held):
-            padding = self._known([self.padding[row] for row in rows])
+            padding = self._on_device([self.padding[row] for row in rows])
             held = torch.arange(self.columns, device=self._device) >= padding[:, None]
         if self._dropped is not None:
             kept = ~self._dropped[self._places(rows), : self.columns]

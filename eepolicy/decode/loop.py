@@ -24,6 +24,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.model.compiled import CompiledLayers
 from eepolicy.model.hooked import HookedModel
 from eepolicy.policies import ExitPolicy, Step, parse_policy
+from eepolicy.policies.base import check_depth
 from eepolicy.trace import Trace
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def as_policy(policy: ExitPolicy | str, full_depth: int) -> ExitPolicy:
     if not isinstance(found, ExitPolicy):
         raise EepolicyError(f"a policy is an ExitPolicy or a spec string; got {policy!r}")
     found.check(full_depth)
+    check_depth(found.least_depth(full_depth), full_depth, f"the least depth of {found!r}")
     return found
 
 
@@ -152,6 +154,7 @@ def decode(
         before = [history(r, replies[r].tokens) for r in alive] if sampler.needs_history else None
         scores = sampler.warp(taken.logits, alive, before)
         newest = sampler.draw(scores, alive, rows)
+        # read before the next step starts, which counts anew
         fetch, costs = ahead.fetched(newest), [batch.paid(row) for row in alive]
         last = len(replies[alive[0]]) + 1 >= most
         started = None if accept.judges or last else ahead.start(batch, policy, newest, alive)

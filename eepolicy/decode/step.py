@@ -69,9 +69,10 @@ def take_step(
             )
     groups = _groups(policy, step, limits, batch.in_speech)
     stops = sorted({*limits, *(look for group in groups for look in group.looks)})
-    if started is not None and started.depth > stops[0]:
+    if stops[0] < (least := policy.least_depth(full)):
         raise EepolicyError(
-            f"{policy!r} stops at depth {stops[0]}, below its least depth {started.depth}"
+            f"{policy!r} stops at depth {stops[0]}, below its least depth {least}: let its "
+            "least_depth() give the lowest depth at which it exits or looks"
         )
     whole = min(limits) == full and not any(group.looks for group in groups)
     if started is None and tokens.shape[1] > 1 and not whole:

@@ -61,11 +61,12 @@ def attention(
 def _grouped(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None
 ) -> Tensor:
-    """The same as products of matrices: all vectors that meet one head of keys are one."""
+    """The same as products of matrices: all vectors that meet one head of keys are one matrix."""
     rows, heads, count, wide = query.shape
     shared = key.shape[1]
     scores = query.reshape(rows, shared, -1, wide) @ key.transpose(-1, -2)
-    scores = scores.float() * (wide**-0.5 if scale is None else scale)
+    scores = scores.to(torch.promote_types(query.dtype, torch.float32))
+    scores = scores * (wide**-0.5 if scale is None else scale)
     if mask is not None:
         scores = scores.view(rows, shared, heads // shared, count, -1)
         mask = mask.expand(rows, heads, count, -1).unflatten(1, (shared, -1))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 #: what is attended to ends at a multiple of so many columns, the last ones masked: a graph for each
 REACH = 256
+#: graphs of a room
+MOST = 256
 
 
 class CapturedLayers(CompiledLayers):
@@ -39,6 +43,7 @@ class CapturedLayers(CompiledLayers):
         super().__init__(model)
         self._rooms = Rooms(model.depth)
         self._capturing: tuple[torch.cuda.Stream, Any] | None = None
+        self._without = False  # there are no graphs here
 
     def open_cache(self, rows: int, capacity: int) -> ColumnCache:
         """What remembers keys and values, in a room that outlives it."""
@@ -53,10 +58,10 @@ class CapturedLayers(CompiledLayers):
         masks: dict[str, Tensor | None],
         cache: ColumnCache,
     ) -> Tensor:
-        """Run a stretch of layers; see `HookedModel.run_layers`."""
+        """Run a stretch of layers; see `Layers.run_layers`."""
         rows, start, _, _ = cache.addressed
-        few = start > 0 and hidden[..., 0].numel() <= SOME
-        if self._broken or not few or not isinstance(rows, slice):
+        prompt, wide = start == 0, hidden[..., 0].numel() > SOME
+        if self._broken or self._without or prompt or wide or not isinstance(rows, slice):
             return super().run_layers(first, behind, hidden, rotations, masks, cache)
         asked = self._asked(first, behind, hidden, rotations, masks, cache)
         replays, key = cache.room.replays, (rows.start, rows.stop, asked.kind)
@@ -68,6 +73,8 @@ class CapturedLayers(CompiledLayers):
         out = self._run(asked, asked.tensors, cache)
         if out is None:
             return super().run_layers(first, behind, hidden, rotations, masks, cache)
+        if len(replays) == MOST:  # the oldest goes
+            del replays[next(iter(replays))]
         replays[key] = None
         return out
 
@@ -127,24 +134,42 @@ class CapturedLayers(CompiledLayers):
         return empty.masked_fill(~seen, torch.finfo(dtype).min)
 
     def _captured(self, asked: _Asked, cache: ColumnCache) -> _Replay | None:
-        """A stretch as a graph; None where it cannot be one, which is said once."""
-        if self._capturing is None:
-            self._capturing = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
-        (stream, pool), here = self._capturing, torch.cuda.current_stream()
-        held, graph = [t.clone() for t in asked.tensors], torch.cuda.CUDAGraph()
+        """A stretch as a graph; None where there cannot be any, which is said once."""
+        device = self.model.model.device
+        with torch.inference_mode(False):  # they outlive the caller's mode
+            held = [t.clone() for t in asked.tensors]
         try:
+            if self._capturing is None:
+                self._capturing = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+            (stream, pool), graph = self._capturing, torch.cuda.CUDAGraph()
+            here = torch.cuda.current_stream(device)
             stream.wait_stream(here)
-            with torch.cuda.stream(stream):
-                graph.capture_begin(pool, capture_error_mode="thread_local")
-                try:
-                    out = self._run(asked, held, cache)
-                finally:
-                    graph.capture_end()
+            with torch.cuda.stream(stream), _capturing(graph, pool):
+                out = self._run(asked, held, cache)
             here.wait_stream(stream)
+            if out is None:
+                raise RuntimeError("a kernel is missing")
         except Exception as error:
-            self._give_up(error)
+            self._without = True
+            warnings.warn(
+                f"CUDA graphs are left aside, the device is told layer by layer: {error}",
+                stacklevel=2,
+            )
             return None
-        return None if out is None else _Replay(graph, held, out)
+        return _Replay(graph, held, out)
+
+
+@contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """What is told to the current stream goes into a graph."""
+    graph.capture_begin(pool, capture_error_mode="thread_local")
+    try:
+        yield
+    except BaseException:
+        with suppress(RuntimeError):  # it would tell of the same mistake, and less
+            graph.capture_end()
+        raise
+    graph.capture_end()
 
 
 class _Asked(NamedTuple):

@@ -393,8 +393,8 @@ class HookedModel(Layers):
             compile: run the layers by code that `torch.compile` makes of them at the first call,
                 which takes seconds, and half a minute where nothing is on the disk yet: the
                 same tokens, but for ties within rounding, in less time.  Where that cannot be, a
-                warning says why, and nothing else changes.  Change weights in place afterwards, or
-                in another model or head.
+                warning says why, and nothing else changes.  Change weights afterwards by writing
+                into them, or in another model or head.
             narrow: read speech out over the speech ids and the marks that end it alone, where the
                 alternation says that speech follows: cheaper by the rest of the vocabulary, and
                 another distribution, in which no text can interrupt a chunk of speech.

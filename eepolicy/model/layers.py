@@ -1,8 +1,9 @@
-"""What runs a model's layers: as they are, compiled, or captured."""
+"""What runs a model's layers and reads them out: as they are, compiled, or captured."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -28,6 +29,16 @@ class Layers(ABC):
         cache: ColumnCache,
     ) -> Tensor:
         """Run one layer; see `HookedModel.run_layer`."""
+
+    @abstractmethod
+    def fill_layer(
+        self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: ColumnCache
+    ) -> None:
+        """Store the keys and values of one layer; see `HookedModel.fill_layer`."""
+
+    @abstractmethod
+    def logits(self, hidden: Tensor, depth: int, over: Sequence[tuple[int, int]] = ()) -> Tensor:
+        """Read out hidden states at a depth; see `HookedModel.logits`."""
 
     def run_layers(
         self,

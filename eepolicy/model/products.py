@@ -20,7 +20,7 @@ FEW = 8
 #: numbers of vectors that have kernels of their own, as a refresh has, a single row and a batch of
 #: eight; others are filled up to `FEW`, which takes as long as `FEW` of them, and no compilation
 EXACT = frozenset({1, 2, 3, 4, FEW})
-#: vectors on a CUDA device up to which layers are compiled, products left to the library
+#: vectors on a CUDA device up to which attention is written out, and layers are captured
 SOME = 64
 #: rows of a weight from which writing sums pays: below, calling the kernel takes longer
 NARROWEST = 32
@@ -35,7 +35,7 @@ LARGE = 2**20
 
 
 def product_of(hidden: Tensor) -> Product | None:
-    """How products of so many vectors are written; None where the library's are as fast."""
+    """How a layer of so many vectors writes its products; None where it is compiled as it is."""
     vectors = hidden.numel() // hidden.shape[-1]
     if hidden.device.type == "cuda":
         return mixed if vectors == 1 else library if vectors <= SOME else None

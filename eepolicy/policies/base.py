@@ -151,7 +151,8 @@ class ExitPolicy(ABC):
     def least_depth(self, full_depth: int) -> int:
         """Layers that every position runs before it may exit or is looked at: 1 or more.
 
-        A device may be told to run them before the token is known.
+        A device may be told to run them before the token is known.  A policy made of another one
+        says it anew where it goes less deep.
         """
         return 1
 
