@@ -182,7 +182,7 @@ def decode(
         alive = going
         if alive and any(drops.values()):
             batch.drop(drops, alive)
-        if started is None:
+        if started is None:  # otherwise they are in it
             tokens = request.ids.new_tensor([[replies[row].rows[-1][0]] for row in alive])
     if request.streamer is not None:
         request.streamer.end()
