@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 import eepolicy
 from analysis.limits import Machine, Sizes, least_seconds, measure_machine
@@ -43,7 +44,7 @@ class Turn:
         readouts: likewise.
         least: seconds a token in which the machine could have done it, see `least_seconds`.
         prefilled: layer calls on the prompts alone, of a batch.
-        first: seconds until a batch has its first tokens, in a reply of its own that ends there.
+        first: seconds until a batch has its first tokens.
         later: seconds a token behind them.
         least_later: likewise, those in which the machine could have done it.
     """
@@ -65,7 +66,7 @@ class Way:
 
     Attributes:
         name: to show.
-        decode: a batch of prompts, and the most tokens of a reply where they are not the bench's.
+        decode: a batch of prompts.
         costs_known: a layer call of it costs what `call_costs` measured; otherwise nothing is
             promised.
     """
@@ -91,7 +92,7 @@ class Bench:
         exactly: replies do not end before.
         rounds: turns of each way on each batch.
         compiled: with compiled layers, beside full depth without.
-        first_token: time the first token apart, by replies that end there.
+        first_token: say apart how long the first token took.
     """
 
     model: eepolicy.HookedModel
@@ -157,8 +158,9 @@ class Bench:
     def _turn(self, way: Way, prompts: list[torch.Tensor]) -> Turn:
         _settle(self.model)  # what a reply's end left to do is not of the next way's time
         turn, rows = way.decode(prompts), len(prompts)
-        if self.first_token:
-            turn.first = rows * way.decode(prompts, 1).seconds
+        if not self.first_token:
+            turn.first = np.nan
+        else:
             behind = rows * (turn.tokens - 1)
             whole = rows * turn.tokens * turn.seconds
             turn.later = (whole - turn.first) / behind if behind else np.nan
@@ -208,9 +210,9 @@ class Bench:
         model = model or self.model
         used: dict[str, Any] = {"compile": self.compiled} | options
 
-        def decode(prompts: list[torch.Tensor], most: int = self.max_new_tokens) -> Turn:
+        def decode(prompts: list[torch.Tensor]) -> Turn:
             began = time.perf_counter()
-            outs = model.generate(prompts, policy, **(self._lengths(most) | used))
+            outs = model.generate(prompts, policy, **(self._lengths | used))
             seconds = time.perf_counter() - began
             traces = [out.trace for out in outs]
             tokens = sum(map(len, traces))
@@ -223,6 +225,7 @@ class Bench:
                 sum(float(t.readouts.sum()) for t in traces) / tokens,
                 least.sum() / tokens,
                 traces[0].prefill_layer_calls,
+                outs[0].first_seconds,
                 least_later=least[1:].sum() / behind if behind else np.nan,
             )
 
@@ -237,22 +240,29 @@ class Bench:
         """
         model = self.model.model
 
-        def decode(prompts: list[torch.Tensor], most: int = self.max_new_tokens) -> Turn:
+        def decode(prompts: list[torch.Tensor]) -> Turn:
             ids, mask = padded([p.to(model.device) for p in prompts], 0)
-            lengths = self._lengths(most)
-            began = time.perf_counter()
-            out = model.generate(ids, attention_mask=mask, do_sample=False, **lengths, **options)
+            began, first = time.perf_counter(), _First(self.model)
+            out = model.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=False,
+                stopping_criteria=StoppingCriteriaList([first]),
+                **self._lengths,
+                **options,
+            )
             replies = out[:, ids.shape[1] :].tolist()
             seconds = time.perf_counter() - began
             end = model.generation_config.eos_token_id
             tokens = sum(r.index(end) + 1 if end in r else len(r) for r in replies)
-            return Turn(seconds / tokens, tokens / len(replies))
+            return Turn(seconds / tokens, tokens / len(replies), first=first.seconds)
 
         return Way(name, decode)
 
-    def _lengths(self, most: int) -> dict[str, int]:
-        lengths = {"max_new_tokens": most}
-        return lengths | {"min_new_tokens": most} if self.exactly else lengths
+    @property
+    def _lengths(self) -> dict[str, int]:
+        lengths = {"max_new_tokens": self.max_new_tokens}
+        return lengths | {"min_new_tokens": self.max_new_tokens} if self.exactly else lengths
 
     def _record(
         self,
@@ -389,6 +399,24 @@ def prompt_seconds(
             taken.append(time.perf_counter() - began)
         medians.append(float(np.median(taken)))
     return float(np.mean(medians))
+
+
+class _First(StoppingCriteria):  # type: ignore[misc] # it has no types
+    """Ends nothing, but notes how long it took until it was first asked, behind the first tokens.
+
+    The stock self-speculation asks behind its first round.
+    """
+
+    def __init__(self, model: eepolicy.HookedModel) -> None:
+        self.model, self.began, self.seconds = model, time.perf_counter(), np.nan
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        if np.isnan(self.seconds):
+            _settle(self.model)
+            self.seconds = time.perf_counter() - self.began
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _settle(model: eepolicy.HookedModel) -> None:

@@ -152,8 +152,9 @@ def test_records_follow_from_the_turns(timed):
 def test_first_tokens_are_timed_apart(timed):
     """Of a way that takes two seconds for the first tokens, and three for each step behind them."""
 
-    def decode(prompts, most=6):
-        return benching.Turn((2 + 3 * (most - 1)) / (len(prompts) * most), most)
+    def decode(prompts, tokens=6):
+        seconds = (2 + 3 * (tokens - 1)) / (len(prompts) * tokens)
+        return benching.Turn(seconds, tokens, first=2)
 
     timed = replace(timed, first_token=True)
     way, full = benching.Way("", decode), timed.ours("full")
@@ -172,8 +173,25 @@ def test_first_tokens_are_timed_apart(timed):
     shown = benching.headings([record])
     assert {"first_seconds", "later_seconds", "later_ratio"} < shown.keys()
     assert "promised" not in shown
-    (record,) = timed.run([benching.Way("", lambda prompts, most=1: benching.Turn(1, 1))], 2)
+    (record,) = timed.run([benching.Way("", lambda prompts: decode(prompts, 1))], 2)
     assert np.isnan(record["later_seconds"])  # no reply had a second token
+
+
+def test_the_first_token_is_where_the_layers_have_run_once(timed, monkeypatch):
+    """By a clock that each layer call moves on by a second."""
+    now = 0.0
+
+    def tick(*_):
+        nonlocal now
+        now += 1
+
+    for layer in timed.model.parts.layers:
+        layer.register_forward_hook(tick)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    for way in (timed.ours("full"), timed.stock("")):
+        turn = way.decode(timed.prompts)
+        assert turn.first == LAYERS
+        assert turn.seconds * 6 * len(timed.prompts) == 6 * LAYERS
 
 
 def test_self_speculation_is_timed_where_the_stock_one_runs(timed):

@@ -32,8 +32,8 @@ from eepolicy.cli.shared import (
 from eepolicy.errors import EepolicyError
 
 FIRST = (
-    "*First token*: from the call of a reply of one token to its end, the prompt's pass included; "
-    "*behind it*: the rest of a whole reply's time, and the speed against `full` there."
+    "*First token*: from the call until it is known, the prompt's pass included; *behind it*: the "
+    "rest of the same reply's time, and the speed against `full` there."
 )
 
 

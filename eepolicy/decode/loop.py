@@ -43,6 +43,7 @@ class Output:
         ended: the reply ended by itself.
         trace: one entry a token.
         seconds: of decoding the whole batch, the prompts included.
+        first_seconds: of them, until its first tokens were drawn.
         model: that spoke.
         record: what the layers that really ran said, where it was asked for.
     """
@@ -54,6 +55,7 @@ class Output:
     ended: bool
     trace: Trace
     seconds: float
+    first_seconds: float
     model: HookedModel
     record: ProbeResult | None = None
 
@@ -147,6 +149,7 @@ def decode(
     judge = Judge(batch, sampler, accept, fill.max_pending or UNJUDGED, history)
     tokens, alive, streamed = request.prompt, list(range(rows)), 0
     started: Block | None = None
+    first_seconds = 0.0
     while alive:
         known = torch.tensor([replies[row].known() for row in alive]).T  # (5, rows), on the host
         step = Step(known[0], known[1], known[2], known[3], known[4], model.depth)
@@ -159,6 +162,7 @@ def decode(
         last = len(replies[alive[0]]) + 1 >= most
         started = None if accept.judges or last else ahead.start(batch, policy, newest, alive)
         drawn = fetch()
+        first_seconds = first_seconds or time.perf_counter() - began
         drops: dict[int, int] = {}
         over = [stops(row, token) for row, token in zip(alive, drawn, strict=True)]
         if accept.judges:
@@ -191,7 +195,7 @@ def decode(
     if request.prompt.is_floating_point():  # ids alone are not what was answered
         prompts = [ids[:0] for ids in prompts]
     outputs = [
-        _output(model, prompt, reply, batch.prefilled, seconds)
+        _output(model, prompt, reply, batch.prefilled, seconds, first_seconds)
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
     if recorder is None or plan is None:
@@ -248,7 +252,12 @@ def _stream(streamer: BaseStreamer, reply: Reply, streamed: int) -> int:
 
 
 def _output(
-    model: HookedModel, prompt: Tensor, reply: Reply, prefill_calls: int, seconds: float
+    model: HookedModel,
+    prompt: Tensor,
+    reply: Reply,
+    prefill_calls: int,
+    seconds: float,
+    first_seconds: float,
 ) -> Output:
     ids, layout = torch.tensor(reply.tokens), model.layout
     text = None
@@ -263,5 +272,6 @@ def _output(
         ended=reply.ended,
         trace=Trace.from_rows(reply.rows, model.depth, prefill_calls),
         seconds=seconds,
+        first_seconds=first_seconds,
         model=model,
     )
