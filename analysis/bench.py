@@ -158,12 +158,12 @@ class Bench:
     def _turn(self, way: Way, prompts: list[torch.Tensor]) -> Turn:
         _settle(self.model)  # what a reply's end left to do is not of the next way's time
         turn, rows = way.decode(prompts), len(prompts)
-        if not self.first_token:
-            turn.first = np.nan
-        else:
+        if self.first_token:
             behind = rows * (turn.tokens - 1)
             whole = rows * turn.tokens * turn.seconds
             turn.later = (whole - turn.first) / behind if behind else np.nan
+        else:
+            turn.first = np.nan
         return turn
 
     def ways(self, policies: Sequence[str], rows: int, stock: bool = True) -> list[Way]:

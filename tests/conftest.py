@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,10 @@ from transformers import (
 )
 
 import eepolicy
-from eepolicy import HookedModel, TokenLayout
+from eepolicy import Fill, HookedModel, TokenLayout
 from eepolicy.cli import main
 from eepolicy.cli.shared import out
+from eepolicy.decode.loop import Output
 
 # tiny models run fastest on one thread, and a busy machine then slows them least
 torch.set_num_threads(1)
@@ -110,6 +112,29 @@ def tiny(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreT
                 # Gemma adds one to the weight of its norms
                 parameter.normal_(0.0 if "gemma" in family else 1.0, 0.3)
     return model.to(dtype).eval()
+
+
+#: policies and options of `generate`, which another path through the decoder must not change
+WAYS = [
+    ("full", {}),
+    ("spark:triple@2", {}),
+    ("spark:triple@2", {"fill": "propagate"}),
+    ("spark:even@3", {"fill": "mask"}),
+    ("both=static@2", {"fill": Fill(max_pending=3)}),
+    ("both=static@2", {"accept": "exact", "fill": Fill(max_pending=3)}),
+    ("both=entropy<2@2", {}),
+    ("both=random:4.0@2", {"fill": Fill(along=0.4)}),
+    ("spark:triple@2", {"narrow": True}),
+    ("both=entropy<2@2", {"temperature": 0.8, "seed": 3}),
+]
+
+
+def assert_same_replies(ours: Sequence[Output], plain: Sequence[Output]) -> None:
+    """The same tokens at the same depths for the same costs."""
+    for left, right in zip(ours, plain, strict=True):
+        assert left.tokens.tolist() == right.tokens.tolist()
+        for column in ("depth", "layer_calls", "layer_positions", "readouts", "filled"):
+            assert getattr(left.trace, column).tolist() == getattr(right.trace, column).tolist()
 
 
 def write_shards(folder: Path, held: dict[str, Tensor]) -> None:

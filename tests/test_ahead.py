@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import LAYERS, LAYOUT, layers_of, tiny
+from conftest import LAYERS, LAYOUT, WAYS, assert_same_replies, layers_of, tiny
 
 from eepolicy import EepolicyError, ExitPolicy, Fill, HookedModel
 from eepolicy.decode import ahead
@@ -30,13 +30,7 @@ def always(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("policy", "options"),
     [
-        ("full", {}),
-        ("spark:triple@2", {}),
-        ("spark:triple@2", {"fill": "propagate"}),
-        ("spark:even@3", {"fill": "mask"}),
-        ("both=static@2", {"fill": Fill(max_pending=3)}),
-        ("both=static@2", {"accept": "exact", "fill": Fill(max_pending=3)}),
-        ("both=entropy<2@2", {}),
+        *WAYS,
         ("both=random:4.0@2", {}),
         ("both=patience:2@2", {"fill": Fill(along=0.4)}),
         ("oracle@2", {}),
@@ -52,10 +46,7 @@ def test_replies_and_costs_are_the_same(model, monkeypatch, prompts, policy, opt
     ours = model.generate(prompts, policy, max_new_tokens=40, eos_token_id=ENDS, **options)
     if prompts is RAGGED:  # rows end while the next step of all is under way
         assert len({len(out.tokens) for out in plain}) > 1
-    for left, right in zip(ours, plain, strict=True):
-        assert left.tokens.tolist() == right.tokens.tolist()
-        for column in ("depth", "layer_calls", "layer_positions", "readouts", "filled"):
-            assert getattr(left.trace, column).tolist() == getattr(right.trace, column).tolist()
+    assert_same_replies(ours, plain)
 
 
 @pytest.mark.parametrize(("policy", "early"), [("full", LAYERS), ("both=spark:triple@2", 2)])

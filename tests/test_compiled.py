@@ -11,7 +11,7 @@ import types
 
 import pytest
 import torch
-from conftest import FAMILIES, LAYERS, LAYOUT, tiny
+from conftest import FAMILIES, LAYERS, LAYOUT, WAYS, assert_same_replies, tiny
 
 from eepolicy import EepolicyError, ExitPolicy, Fill, HookedModel
 from eepolicy.decode.batch import Batch
@@ -81,29 +81,11 @@ def test_blocks_run_as_they_do_uncompiled(llama, seed):
 
 
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
-@pytest.mark.parametrize(
-    ("policy", "options"),
-    [
-        ("full", {}),
-        ("spark:triple@2", {}),
-        ("spark:triple@2", {"fill": "propagate"}),
-        ("spark:even@3", {"fill": "mask"}),
-        ("both=static@2", {"fill": Fill(max_pending=3)}),
-        ("both=static@2", {"accept": "exact", "fill": Fill(max_pending=3)}),
-        ("both=entropy<2@2", {}),
-        ("both=random:4.0@2", {"fill": Fill(along=0.4)}),
-        ("spark:triple@2", {"narrow": True}),
-        ("both=entropy<2@2", {"temperature": 0.8, "seed": 3}),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("policy", "options"), WAYS, ids=str)
 def test_replies_are_those_of_the_layers_as_they_are(llama, prompts, policy, options):
     plain = llama.generate(prompts, policy, max_new_tokens=25, **options)
     ours = llama.generate(prompts, policy, max_new_tokens=25, compile=True, **options)
-    for left, right in zip(ours, plain, strict=True):
-        assert left.tokens.tolist() == right.tokens.tolist()
-        assert left.trace.depth.tolist() == right.trace.depth.tolist()
-        assert left.trace.layer_calls.tolist() == right.trace.layer_calls.tolist()
+    assert_same_replies(ours, plain)
     made = llama._compiled()
     assert made is not None
     assert not made._broken
