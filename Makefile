@@ -31,7 +31,7 @@ docs: $(VENV)/.docs
 
 # All studies of docs/findings, about an hour on two cores; goes on where it was stopped.
 figures: $(VENV)/.speech $(VENV)/.dev
-	$(BIN)/python -m analysis.findings work/findings
+	$(BIN)/python -m eepolicy.analysis.studies work/findings
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 import eepolicy
-from analysis.bench import Bench, Way, cells, pipes, prompts_of
 from eepolicy import Fill
+from eepolicy.analysis.timing.runner import Bench, Way, cells, pipes, prompts_of
 
 ROWS = 8
 #: where rows part: some exit where they are sure, some by the clock of their own chunks

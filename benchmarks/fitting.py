@@ -30,9 +30,9 @@ from torch import Tensor
 
 import eepolicy
 from benchmarks import processes
-from eepolicy.heads.fit import Fitting, fit
-from eepolicy.heads.replies import own_replies
-from eepolicy.model.hooked import HookedModel
+from eepolicy.fitting.replies import own_replies
+from eepolicy.fitting.trainer import Fitting, fit
+from eepolicy.hooked import HookedModel
 from eepolicy.probing import Document
 
 #: hidden states after so many layers, (tokens, width), to logits, (tokens, vocabulary)

@@ -24,14 +24,14 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 import eepolicy
-from analysis import timing
-from analysis.bench import Bench, Way, markdown, pipes
+from eepolicy.analysis.timing import figure as timing
+from eepolicy.analysis.timing.runner import Bench, Way, markdown, pipes
 from eepolicy.errors import EepolicyError
-from eepolicy.models import glm_voice, step_audio
+from eepolicy.loading.upstream import glm4_voice, step_audio2
 
 #: the shapes that the authors' checkpoints have (config.json of each)
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
-    "Step-Audio-2-mini": lambda: step_audio.native_config(
+    "Step-Audio-2-mini": lambda: step_audio2.native_config(
         {
             "vocab_size": 158720,
             "hidden_size": 3584,
@@ -44,7 +44,7 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
             "rope_theta": 1e6,
         }
     ),
-    "GLM-4-Voice": lambda: glm_voice.native_config(
+    "GLM-4-Voice": lambda: glm4_voice.native_config(
         {
             "padded_vocab_size": 168960,
             "hidden_size": 4096,
@@ -178,12 +178,12 @@ def page(found: Sequence[dict[str, Any]], picture: Path) -> list[str]:
         f"Decoders of the paper's models with random weights in bfloat16, {first['device']}, torch "
         f"{first['torch']}, transformers {first['transformers']}; exactly {first['tokens']} tokens "
         f"a reply, {first['rounds']} rounds in which all ways take turns on the same prompts. "
-        "Columns are explained [here](benchmarks-compiled.md); *behind it* is what comes behind "
+        "Columns are explained [here](benchmarks/compiled.md); *behind it* is what comes behind "
         "the first token.",
         "",
         "    python -m benchmarks.full_size RECORDS",
         "    python -m benchmarks.full_size RECORDS --models Step-Audio-2-mini --prompt 4096",
-        "    python -m benchmarks.full_size RECORDS --write docs/benchmarks-gpu.md",
+        "    python -m benchmarks.full_size RECORDS --write docs/benchmarks/gpu.md",
         "",
         f"![Milliseconds a token of each way of decoding]({picture})",
     ]

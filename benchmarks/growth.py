@@ -1,6 +1,6 @@
 """How the cost of a step grows with context, rows, layers, exit depth and vocabulary.
 
-    python -m benchmarks.growth [--threads 1] [--compile] [--write docs/benchmarks-growth.md]
+    python -m benchmarks.growth [--threads 1] [--compile] [--write docs/benchmarks/growth.md]
 
 Random weights in the shape of SmolLM2-135M.  Points are medians over steps, sweeps run to and fro,
 and a line is fitted to each; beside it stands the line by which reading alone would grow.
@@ -24,9 +24,9 @@ from scipy.stats import linregress
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import eepolicy
-from analysis.bench import call_costs
-from analysis.limits import Machine, Sizes, measure_machine
-from analysis.style import figures
+from eepolicy.analysis.style import figures
+from eepolicy.analysis.timing.roofline import Machine, Sizes, measure_machine
+from eepolicy.analysis.timing.runner import call_costs
 from eepolicy.decode.batch import Batch
 
 LAYERS, VOCABULARY, CONTEXT = 30, 49152, 128

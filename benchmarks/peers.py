@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 import eepolicy
-from analysis.bench import Bench, Turn, Way, cells, pipes, prompts_of
-from analysis.limits import Machine
 from benchmarks import processes
+from eepolicy.analysis.timing.roofline import Machine
+from eepolicy.analysis.timing.runner import Bench, Turn, Way, cells, pipes, prompts_of
 from eepolicy.policies import ExitPolicy, Readout, Step
 
 PROMPT = 40  # tokens

@@ -1,7 +1,7 @@
 """Time and memory of the probe: against the heads' matrix products alone, the plain way, and peers.
 
     python -m benchmarks.smollm2 FOLDER
-    python -m benchmarks.probe --model FOLDER/SmolLM2-135M-Instruct --write docs/benchmarks-probe.md
+    python -m benchmarks.probe --model FOLDER/SmolLM2-135M-Instruct --write docs/benchmarks/probe.md
 
 Each way runs in a process of its own, which loads the model, says how much memory it then takes,
 and measures the highest that it takes after; times are taken in turns.
@@ -22,8 +22,8 @@ from torch import Tensor
 
 import eepolicy
 from benchmarks import processes
-from eepolicy.model.hooked import HookedModel
-from eepolicy.model.onednn import wide_products
+from eepolicy.compile.onednn import wide_products
+from eepolicy.hooked import HookedModel
 
 #: what is measured by all: entropy, likeliest token, its probability, KL from the last layer, rank
 #: and probability of the token that follows

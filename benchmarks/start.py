@@ -1,6 +1,6 @@
 """What comes before the first token: imports, loading, compiling, fitting exit heads.
 
-    python -m benchmarks.start [--rounds 5] [--write docs/benchmarks-start.md]
+    python -m benchmarks.start [--rounds 5] [--write docs/benchmarks/start.md]
 
 Each is timed in a fresh process, in turns.  A round begins without what the compiler left on the
 disk, and each process of it finds what those before it left; what torch itself takes to compile
@@ -22,8 +22,8 @@ import torch
 LOADED = "import eepolicy; model = eepolicy.load('pocket')"
 ASKED = "model.generate('What color is snow?', 'spark:triple@14', compile={}, max_new_tokens=20)"
 REPLIES = """
-from eepolicy.heads.fit import Fitting, fit
-from eepolicy.heads.replies import own_replies
+from eepolicy.fitting.trainer import Fitting, fit
+from eepolicy.fitting.replies import own_replies
 replies = own_replies(model, [q["question"] for q in eepolicy.held_out("dev")[:12]])
 """
 ADDED = "torch.compile(lambda x: x + 1)(torch.ones(8))"

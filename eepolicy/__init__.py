@@ -1,12 +1,13 @@
 """Early exit for language models that speak: how many layers does this token need?"""
 
 from eepolicy.decode.acceptance import Acceptance, parse_acceptance
-from eepolicy.decode.fill import Fill
+from eepolicy.decode.fills.base import Fill
 from eepolicy.errors import EepolicyError
 from eepolicy.heads import ExitHead
+from eepolicy.hooked import HookedModel, wrap
+from eepolicy.loading import held_out, load
 from eepolicy.modality import ChunkClock, Modality, TokenLayout
-from eepolicy.model import HookedModel, Parts, wrap
-from eepolicy.models import held_out, load
+from eepolicy.model.families import Parts
 from eepolicy.policies import (
     ByModality,
     Confidence,

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from eepolicy.heads.fit import Fitting, fit
-from eepolicy.heads.replies import own_replies
-from eepolicy.models.pocket import load_spoken, pocket_folder
+from eepolicy.fitting.replies import own_replies
+from eepolicy.fitting.trainer import Fitting, fit
+from eepolicy.loading.pocket import load_spoken, pocket_folder
 from pocket.sequences import LAYOUT
 
 FITTED_ON = 900  # training questions

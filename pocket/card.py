@@ -21,13 +21,13 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from analysis.intervals import Interval, paired_difference
-from analysis.records import Record, RunFolder
+from eepolicy.analysis.evaluation.records import Record, RunFolder
+from eepolicy.analysis.stats.bootstrap import Interval, paired_difference
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.fingerprint import fingerprint
+from eepolicy.hooked import HookedModel
+from eepolicy.loading.pocket import held_out, load_spoken, pocket_folder
 from eepolicy.modality import Modality
-from eepolicy.model.hooked import HookedModel
-from eepolicy.models.pocket import held_out, load_spoken, pocket_folder
 from eepolicy.probing import probe
 from pocket.closeness import bare, by_place, inside
 

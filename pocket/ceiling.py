@@ -17,8 +17,8 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.intervals import ratio
-from analysis.scoring import is_right, word_errors
+from eepolicy.analysis.evaluation.scoring import is_right, word_errors
+from eepolicy.analysis.stats.bootstrap import ratio
 from eepolicy.speech.asr import Whisper
 from eepolicy.speech.mel import griffin_lim, log_mel
 from eepolicy.speech.mos import DistillMos

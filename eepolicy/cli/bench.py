@@ -83,9 +83,9 @@ def bench(
     import transformers
 
     import eepolicy
-    from analysis import bench as benching
-    from analysis import timing as timing_figure
-    from eepolicy.models import held_out
+    from eepolicy.analysis.timing import figure as timing_figure
+    from eepolicy.analysis.timing import runner as benching
+    from eepolicy.loading import held_out
 
     for spec in policies or ():
         eepolicy.parse_policy(spec)

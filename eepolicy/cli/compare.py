@@ -114,12 +114,12 @@ def compare(
     import torch
 
     import eepolicy
-    from analysis import compare as comparing
-    from analysis.judge import LlmJudge
-    from analysis.records import RunFolder
-    from analysis.report import write_report
-    from analysis.tasks import spoken as speak_tasks
-    from eepolicy.models import held_out
+    from eepolicy.analysis.evaluation import run as comparing
+    from eepolicy.analysis.evaluation.llm_judge import LlmJudge
+    from eepolicy.analysis.evaluation.records import RunFolder
+    from eepolicy.analysis.evaluation.report import write_report
+    from eepolicy.analysis.evaluation.tasks import spoken as speak_tasks
+    from eepolicy.loading import held_out
     from eepolicy.speech import asr, mos
 
     torch.set_num_threads(threads)
@@ -209,7 +209,7 @@ def compare(
 
 
 def _table(results: list[dict[str, Any]]) -> Table:
-    from analysis.report import columns
+    from eepolicy.analysis.evaluation.report import columns
 
     shown = Table(
         title=f"{results[0]['prompts']} prompts; 95 % intervals in the report",

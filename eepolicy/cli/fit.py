@@ -13,7 +13,7 @@ from eepolicy.cli.shared import JsonOption, app, load, note, numbers, out, progr
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
-    from eepolicy.heads.fit import Fitted
+    from eepolicy.fitting.trainer import Fitted
 
 
 @app.command()
@@ -46,9 +46,9 @@ def fit(
 
     Example: eepolicy fit pocket --depths 8,12,16 --out heads.safetensors
     """
-    from eepolicy.heads import fit as fitting
-    from eepolicy.heads.replies import own_replies
-    from eepolicy.models import held_out as questions_of
+    from eepolicy.fitting import trainer as fitting
+    from eepolicy.fitting.replies import own_replies
+    from eepolicy.loading import held_out as questions_of
 
     if not out_file.parent.is_dir():
         raise EepolicyError(f"there is no folder {out_file.parent} to write {out_file.name} to")

@@ -37,7 +37,7 @@ def list_models(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from eepolicy.models import shipped_cards
+    from eepolicy.loading import shipped_cards
 
     if as_json:
         tell([asdict(card) for card in shipped_cards().values()])
@@ -62,7 +62,7 @@ def check(
 
     Example: eepolicy models check ~/checkpoints/Step-Audio-2-mini
     """
-    from eepolicy.models.check import check as look
+    from eepolicy.loading.inspect import check as look
 
     good = True
     for finding in look(folder):
@@ -85,7 +85,7 @@ def convert(
     Example: eepolicy convert zai-org/glm-4-voice-9b glm-4-voice
     """
     from eepolicy.errors import EepolicyError
-    from eepolicy.models import save_converted
+    from eepolicy.loading import save_converted
 
     if folder.exists() and any(folder.iterdir()):
         raise EepolicyError(f"{folder} holds something: give a new folder")

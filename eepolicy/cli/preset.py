@@ -11,8 +11,8 @@ from eepolicy.cli.shared import hint, note, out, progress
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
-    from analysis.compare import Judge
-    from eepolicy.model import HookedModel
+    from eepolicy.analysis.evaluation.run import Judge
+    from eepolicy.hooked import HookedModel
 
 PRESETS = ("spark-table2",)
 
@@ -35,7 +35,7 @@ def read_tasks(tasks: Sequence[str], prompts: int) -> list[dict[str, Any]]:
     Raises:
         EepolicyError: a task that is not written so, or a file that cannot be read.
     """
-    from analysis.tasks import read_task
+    from eepolicy.analysis.evaluation.tasks import read_task
 
     found: list[dict[str, Any]] = []
     for task in tasks:
@@ -85,9 +85,9 @@ def fit_heads(
 
     The paper's: a linear head a depth, by soft labels on the model's own replies.
     """
-    from eepolicy.heads import fit as fitting
+    from eepolicy.fitting import trainer as fitting
+    from eepolicy.fitting.replies import own_replies
     from eepolicy.heads import load_heads
-    from eepolicy.heads.replies import own_replies
 
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
@@ -128,10 +128,10 @@ def run_table2(
     notes: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Fit what heads are missing, run the rows, print and write the table beside the paper's."""
-    from analysis import compare as comparing
-    from analysis import table2
-    from analysis.records import RunFolder, write_whole
-    from analysis.report import write_report
+    from eepolicy.analysis.evaluation import run as comparing
+    from eepolicy.analysis.evaluation import spark_table2 as table2
+    from eepolicy.analysis.evaluation.records import RunFolder, write_whole
+    from eepolicy.analysis.evaluation.report import write_report
 
     rows = table2.rows_of(model)
     unknown = sorted({q.get("task", "held-out") for q in questions} - set(table2.TASKS))

@@ -34,9 +34,9 @@ def report(
 
     Example: eepolicy report my-report
     """
-    from analysis.compare import FULL
-    from analysis.records import RunFolder
-    from analysis.report import write_report
+    from eepolicy.analysis.evaluation.records import RunFolder
+    from eepolicy.analysis.evaluation.report import write_report
+    from eepolicy.analysis.evaluation.run import FULL
     from eepolicy.heads.fingerprint import fingerprint
 
     run = RunFolder(folder)

@@ -17,7 +17,7 @@ from eepolicy.errors import EepolicyError
 if TYPE_CHECKING:
     import torch
 
-    from eepolicy.model import HookedModel
+    from eepolicy.hooked import HookedModel
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from eepolicy.errors import EepolicyError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from eepolicy.model import HookedModel
+    from eepolicy.hooked import HookedModel
 
 PromptsOption = Annotated[int, typer.Option(help="held-out questions", min=2)]
 OutOption = Annotated[Path, typer.Option("--out", help="folder of tables and figures")]
@@ -37,10 +37,10 @@ def stats(
     Example: eepolicy stats --prompts 100 --out stats
     """
     import eepolicy
-    from analysis.reliability import reliability
-    from analysis.sequences import by_modality, sequence_statistics
-    from analysis.statistics import token_statistics
-    from eepolicy.heads.replies import own_replies
+    from eepolicy.analysis.studies.calibration import reliability
+    from eepolicy.analysis.studies.layers import token_statistics
+    from eepolicy.analysis.studies.sequences import by_modality, sequence_statistics
+    from eepolicy.fitting.replies import own_replies
 
     spoken, questions = _asked(model, prompts)
     out_folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def drift(
 
     Example: eepolicy drift spark:triple@14 static@14 --fill catch_up --fill mask --prompts 50
     """
-    from analysis import drift as drifting
+    from eepolicy.analysis.studies import drift as drifting
 
     spoken, questions = _asked(model, prompts)
     chosen = policies or [f"spark:triple@{round(0.7 * spoken.depth)}"]
@@ -128,7 +128,7 @@ def _run(item: tuple[str, str, int]) -> str:
 
 def _asked(model: str, prompts: int) -> tuple[HookedModel, list[str]]:
     """A model that speaks, and some of its held-out questions."""
-    from eepolicy.models import held_out
+    from eepolicy.loading import held_out
 
     spoken = load(model)
     if not spoken.layout.has_speech:
@@ -141,7 +141,7 @@ def _asked(model: str, prompts: int) -> tuple[HookedModel, list[str]]:
 
 def _write(folder: Path, name: str, table: str, figure: Callable[[], Figure]) -> list[Path]:
     """Write a table and its figure; gives the files."""
-    from analysis.style import figures
+    from eepolicy.analysis.style import figures
 
     text, *pictures = files = [folder / f"{name}.{kind}" for kind in ("md", "svg", "png")]
     text.write_text(table + "\n")

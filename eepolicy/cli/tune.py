@@ -52,8 +52,8 @@ def tune(
     """
     import torch
 
-    from analysis import tune as tuning
-    from eepolicy.models import held_out
+    from eepolicy.analysis.studies import policy_search as tuning
+    from eepolicy.loading import held_out
     from eepolicy.speech import asr
 
     if asr.missing_asr():

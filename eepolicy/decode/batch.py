@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eepolicy.cache import Rows
-from eepolicy.decode.costs import LayerCosts
-from eepolicy.decode.fill import Fill
-from eepolicy.decode.record import Recorder
-from eepolicy.model.adapters import Rotation
-from eepolicy.model.hooked import HookedModel
-from eepolicy.model.layers import Layers
+from eepolicy.decode.fills.base import Fill
+from eepolicy.decode.rebatch import LayerCosts
+from eepolicy.decode.recorder import Recorder
+from eepolicy.hooked import HookedModel
+from eepolicy.model.executor import Layers
+from eepolicy.model.families import Rotation
+from eepolicy.model.kv_cache import Rows
 
 
 @dataclass

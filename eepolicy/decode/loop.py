@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from eepolicy.decode import ahead
+from eepolicy.compile.executor import CompiledLayers
+from eepolicy.decode import overlap as ahead
 from eepolicy.decode.acceptance import AcceptAll, Acceptance
 from eepolicy.decode.batch import Batch, Block
-from eepolicy.decode.fill import Fill
-from eepolicy.decode.judge import Judge
-from eepolicy.decode.record import Recorder, plan_of
+from eepolicy.decode.fills.base import Fill
+from eepolicy.decode.recorder import Recorder, plan_of
 from eepolicy.decode.reply import Reply
 from eepolicy.decode.request import Request
 from eepolicy.decode.sampling import Sampler
 from eepolicy.decode.step import take_step
+from eepolicy.decode.verify import Judge
 from eepolicy.errors import EepolicyError
-from eepolicy.model.compiled import CompiledLayers
-from eepolicy.model.hooked import HookedModel
+from eepolicy.hooked import HookedModel
 from eepolicy.policies import ExitPolicy, Step, parse_policy
 from eepolicy.policies.base import check_depth
 from eepolicy.trace import Trace

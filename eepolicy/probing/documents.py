@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.hooked import HookedModel
 from eepolicy.modality import ChunkClock, TokenLayout
-from eepolicy.model.hooked import HookedModel
 
 if TYPE_CHECKING:
     from eepolicy.decode.loop import Output

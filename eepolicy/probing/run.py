@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eepolicy.compile.executor import CompiledLayers
+from eepolicy.compile.onednn import wide_products
 from eepolicy.decode.batch import Batch
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.heads.fitted import FittedHead
-from eepolicy.model.compiled import CompiledLayers
-from eepolicy.model.hooked import HookedModel
-from eepolicy.model.onednn import wide_products
+from eepolicy.hooked import HookedModel
 from eepolicy.probing.documents import LABELS, Document, Inputs, documents
 from eepolicy.probing.result import ProbeResult
 from eepolicy.probing.statistics import (

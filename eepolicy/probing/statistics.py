@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eepolicy.model.kernels import Changing
+from eepolicy.compile.kernel_cache import Changing
 
 #: as `Kernels.run`
 Run = Callable[..., "tuple[Tensor, ...] | None"]

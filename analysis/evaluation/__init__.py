@@ -1,0 +1,1 @@
+"""Comparing policies on questions: the run, its records, the table, the report."""

@@ -1,0 +1,1 @@
+"""Statistics of replies and tokens: bootstrap intervals, tests, divergences."""

@@ -1,0 +1,1 @@
+"""Studies of layers, heads, drift and policies; each gives a table and a figure."""

@@ -1,0 +1,1 @@
+"""Decoding time, and what the machine would allow."""

@@ -1,0 +1,1 @@
+"""Compiled layers: `torch.compile` and CUDA graphs."""

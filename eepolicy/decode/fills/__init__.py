@@ -1,0 +1,1 @@
+"""What becomes of the keys and values above an exit."""

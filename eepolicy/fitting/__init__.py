@@ -1,0 +1,1 @@
+"""Fitting exit heads on the model's own replies."""

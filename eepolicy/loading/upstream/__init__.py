@@ -1,0 +1,1 @@
+"""Checkpoints in their authors' layout."""

@@ -1,0 +1,200 @@
+"""A whole comparison on a random model, with a stub for the ears."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from conftest import LAYERS, LAYOUT, tiny
+from torch import Tensor
+
+from eepolicy import EepolicyError, HookedModel, parse_policy
+from eepolicy.analysis.evaluation.records import RunFolder
+from eepolicy.analysis.evaluation.report import write_report
+from eepolicy.analysis.evaluation.run import FULL, run, scheduled_policies, table
+from eepolicy.speech.units import Units
+
+
+class Letters:
+    """A tokenizer of letters: enough for questions in text."""
+
+    def __call__(self, text, add_special_tokens):
+        return type("Encoding", (), {"input_ids": [5 + ord(c) % 15 for c in text]})
+
+    def decode(self, ids):
+        return " ".join(f"w{int(i)}" for i in ids)
+
+
+class Ears:
+    """Hears a word for each second of speech."""
+
+    def transcribe(self, wave: Tensor) -> str:
+        return " ".join(["word"] * math.ceil(len(wave) / 16_000))
+
+
+@pytest.fixture(params=["llama", "gemma2"])
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def spoken(stock) -> HookedModel:
+    codebook = torch.randn(40, 320, generator=torch.Generator().manual_seed(0)) - 5
+    return HookedModel(stock, LAYOUT, Letters(), vocoder=Units(codebook))
+
+
+QUESTIONS = [{"question": q, "keys": ["word"]} for q in ("cat", "a horse", "it", "dogs", "me")]
+DEV = [{"question": q} for q in ("ox", "some bird")]
+
+
+def test_default_rows_run_resume_and_report(spoken, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    seen: list[tuple[int, str, int]] = []
+
+    def watched(items):
+        for item in items:
+            seen.append(item)
+            yield item
+
+    def stopped(items):
+        yield from list(items)[:11]
+
+    options = {"calibration": DEV, "asr": Ears(), "max_new_tokens": 20}
+    first = run(spoken, QUESTIONS[:3], folder, progress=stopped, **options)
+    rows = run(spoken, QUESTIONS, folder, progress=watched, **options)
+    assert rows == first
+    assert rows[0] == FULL
+    kinds = [parse_policy(r).name for r in rows]
+    assert sorted({"static", "spark", "entropy", "confidence", "full"} - set(kinds)) == []
+    assert len(rows) == 8
+    assert len(seen) == len(rows) * len(QUESTIONS) - 11
+    # policies take turns: another one is first on each question
+    order = [p for i, p, _ in seen if i == 4]
+    assert order == rows[4:] + rows[:4]
+    results = write_report(spoken, rows, QUESTIONS, folder, "eepolicy compare")
+    assert results == json.loads((folder.path / "results.json").read_text())
+    assert all(r["prompts"] == 5 and r["mos"] is None and r["wer"] is not None for r in results)
+    assert (folder.path / "results.csv").read_text().count("\n") == 9
+    values, rest = (folder.path / "results.md").read_text().split("Difference to full")
+    differences, tested = rest.split("Paired sign-flip tests")
+    others = len(rows) - 1
+    for table_of, count in ((values, len(rows)), (differences, others), (tested, others)):
+        lines = [line for line in table_of.splitlines() if line.startswith("|")]
+        assert len(lines) == 2 + count
+        assert len({line.count("|") for line in lines}) == 1
+    page = (folder.path / "index.html").read_text()
+    assert "not measured" in page
+    assert page.count("<audio") == 8 * 5
+    assert "src=" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # one file, which needs no other
+    replies = [r for held in folder.records().values() for r in held]
+    drawn = re.findall(r'<rect class="(\w+)( early)?" x="\d+" y="\d+" width="(\d+)"', page)
+    for modality, number in (("text", 0), ("speech", 1)):
+        places = sum(int(width) for kind, _, width in drawn if kind == modality)
+        assert places == sum(r.modalities.count(number) for r in replies)
+    early = sum(int(width) for _, pale, width in drawn if pale)
+    assert early == sum(depth < LAYERS for r in replies for depth in r.depths) > 0
+    assert not list(folder.path.rglob("*.part"))
+
+
+def test_seeds_of_a_question_count_as_one(spoken, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    options = {"policies": ["static@3"], "max_new_tokens": 12, "sampling": {"temperature": 2.0}}
+    with pytest.raises(EepolicyError, match="a question is asked twice"):
+        run(spoken, QUESTIONS[:1] * 2, folder, max_new_tokens=12)
+    with pytest.raises(EepolicyError, match="got 2 seeds and no sampling"):
+        run(spoken, QUESTIONS[:2], folder, seeds=2, max_new_tokens=12)
+    run(spoken, QUESTIONS[:2], folder, **options)
+    rows = run(spoken, QUESTIONS[:2], folder, seeds=3, **options)  # goes on with more of them
+    with pytest.raises(EepolicyError, match="another temperature"):
+        run(spoken, QUESTIONS[:2], folder, **options | {"sampling": {"temperature": 1.0}})
+    done = folder.records()
+    for (question, policy), replies in done.items():
+        assert sorted(r.seed for r in replies) == [0, 1, 2]
+        for reply in replies:
+            again = spoken.generate(question, policy, 12, temperature=2.0, seed=reply.seed)
+            assert again.tokens.tolist() == reply.tokens
+    assert len({tuple(r.tokens) for replies in done.values() for r in replies}) > 6
+    full, static = table(rows, QUESTIONS[:2], folder)
+    assert (full["prompts"], full["seeds"]) == (2, 3)
+    own = [r for (_, policy), replies in done.items() if policy == "static@3" for r in replies]
+    layers, tokens = sum(r.speech_layers for r in own), sum(r.speech_tokens for r in own)
+    assert static["speech_depth"] == pytest.approx(layers / tokens)
+    # more prompts with fewer seeds: all prompts count, with the seed that they share
+    run(spoken, QUESTIONS[:3], folder, **options)
+    assert [(r["prompts"], r["seeds"]) for r in table(rows, QUESTIONS, folder)] == [(3, 1)] * 2
+    results = write_report(spoken, rows, QUESTIONS[:2], folder, "eepolicy compare")
+    assert results[1]["layer_calls"] == pytest.approx(sum(r.layer_calls for r in own) / 6)
+
+
+def test_without_ears_the_columns_are_empty(spoken, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    rows = run(spoken, QUESTIONS[:2], folder, policies=["static@3"], max_new_tokens=12)
+    write_report(spoken, rows, QUESTIONS[:2], folder, "eepolicy compare")
+    for row in table(rows, QUESTIONS, folder):
+        assert row["accuracy_speech"] is row["wer"] is row["mos"] is None
+        assert row["accuracy_text"] is not None
+        assert row["seconds"] > 0
+
+
+def test_another_model_or_other_heads_do_not_go_on_with_a_run(spoken, family, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    run(spoken, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=8)
+    with pytest.raises(EepolicyError, match="a run with another max_new_tokens"):
+        run(spoken, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=9)
+    other = HookedModel(tiny(family, 5), LAYOUT, Letters(), vocoder=spoken.vocoder)
+    with pytest.raises(EepolicyError, match="a run with another model"):
+        run(other, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=8)
+
+
+@pytest.mark.parametrize(("full", "mean"), [(20, 16), (28, 25), (40, 38), (6, 5)])
+def test_scheduled_policies_have_the_mean_depth(full, mean):
+    """Over whole groups; triple's exit depth is rounded down to a layer."""
+    _, static, even, odd, triple, text = map(parse_policy, scheduled_policies(full, mean))
+    assert static.exit_depth == mean
+    assert (full + even.exit_depth) / 2 == (full + odd.exit_depth) / 2 == mean
+    assert mean - 2 / 3 <= (full + 2 * triple.exit_depth) / 3 <= mean
+    assert (text.on, text.exit_depth) == ("text", even.exit_depth)
+
+
+def test_looks_that_do_not_rise_are_refused(spoken):
+    class Backwards(type(parse_policy("entropy<0.5@2"))):
+        def looks(self, step):
+            return (4, 2)
+
+        def exits(self, step, depth, readout):
+            return torch.tensor([False])
+
+    with pytest.raises(EepolicyError, match="they must rise from 1"):
+        spoken.generate("cat", Backwards(0.5, 2, "both"))
+    assert LAYERS > 4
+
+
+def test_exact_acceptance_gives_every_row_the_answers_of_full_depth(spoken, tmp_path):
+    folder, two = RunFolder(tmp_path / "run"), ["spark:triple@2", "static@3"]
+    run(spoken, QUESTIONS[:3], folder, policies=two, max_new_tokens=20, accept="exact")
+    done = folder.records()
+    for (question, _), (record,) in done.items():
+        assert record.tokens == done[question, FULL][0].tokens
+    assert len(done) == 9
+    with pytest.raises(EepolicyError, match="accept"):
+        run(spoken, QUESTIONS[:3], folder, policies=two, max_new_tokens=20, accept="all")
+
+
+@pytest.mark.parametrize("how", ["narrow", pytest.param("compile", marks=pytest.mark.slow)])
+def test_replies_are_decoded_as_asked(spoken, tmp_path, how):
+    folder, options = RunFolder(tmp_path / "run"), {"policies": ["static@3"], "max_new_tokens": 30}
+    run(spoken, QUESTIONS[:2], folder, **options, **{how: True})
+    plain = RunFolder(tmp_path / "plain")
+    run(spoken, QUESTIONS[:2], plain, **options)
+    for (question, policy), (record,) in folder.records().items():
+        again = spoken.generate(question, policy, 30, **{how: True})
+        assert record.tokens == again.tokens.tolist()
+    if how == "compile":
+        for key, (record,) in plain.records().items():
+            assert record.tokens == folder.records()[key][0].tokens
+    with pytest.raises(EepolicyError, match=how):
+        run(spoken, QUESTIONS[:2], plain, **options, **{how: True})

@@ -1,0 +1,321 @@
+"""The commands, on the pocket model; comparison and its preset have files of their own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import eepolicy
+from eepolicy import (
+    Confidence,
+    Entropy,
+    FullDepth,
+    Margin,
+    Oracle,
+    Patience,
+    Random,
+    Saturation,
+    SparK,
+    parse_policy,
+)
+from eepolicy.analysis.evaluation import report
+from eepolicy.analysis.studies import policy_search as tuning
+from eepolicy.cli import main
+from eepolicy.heads import load_heads, read_notes
+from eepolicy.speech import asr, mos
+
+
+def document(written):
+    """The one document that stdout holds, in JSON that any reader takes."""
+
+    def refused(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(written, parse_constant=refused)
+
+
+def test_probe_command(run, tmp_path):
+    file = tmp_path / "questions.txt"
+    file.write_text("What color is snow?\n\nWhat is two plus three?\n")
+    table, pictures = tmp_path / "table.csv", tmp_path / "pictures"
+    arguments = ["--depths", "4,12", "--csv", str(table), "--plot", str(pictures)]
+    out, _ = run("probe", "pocket", str(file), "--reply", *arguments)
+    assert "ProbeResult(3 of 20 depths" in out
+    assert "of 2 documents" in out
+    rows = table.read_text().splitlines()
+    reply = len(eepolicy.load("pocket").generate("What color is snow?").tokens)
+    assert sum(row.split(",")[0] == "position" for row in rows) == 1
+    assert (len(rows) - 1) % 3 == 0
+    assert len(rows) > 3 * reply
+    assert {p.name for p in pictures.iterdir()} == {"layers.png", "heatmap.png"}
+    saved = str(tmp_path / "arrays")
+    arguments = ["--lens", "--save", saved, "--csv", str(table), "--plot", str(pictures)]
+    out, err = run("probe", "pocket", "What color is snow?", *arguments, "--json")
+    told, probed = document(out), eepolicy.ProbeResult.load(saved)
+    assert len(probed) == len(eepolicy.load("pocket").encode("What color is snow?"))
+    assert (told["model"], told["lens"], told["reply"]) == ("pocket", True, False)
+    assert (told["documents"], told["tokens"], told["full_depth"]) == (1, len(probed), 20)
+    assert [r["depth"] for r in told["results"]] == list(range(1, 21))
+    for row in told["results"]:
+        assert row["modality"] == "text"
+        assert row["entropy"] == pytest.approx(probed.entropy[row["depth"] - 1].mean(), abs=1e-6)
+        assert row["rank_last"] == np.median(probed.rank_last[row["depth"] - 1])
+    drawn = [str(pictures / name) for name in ("layers.png", "heatmap.png")]
+    assert told["files"] == [saved, str(table), *drawn]
+    assert all(Path(file).exists() for file in told["files"])
+    assert "the arrays are in" in err
+    _, err = run("probe", "pocket", "snow", "--depths", "four", code=2)
+    assert "depths are numbers" in err
+
+
+def test_fit_command(run, tmp_path):
+    questions = tmp_path / "questions.txt"
+    texts = [q["question"] for q in eepolicy.held_out("dev")[:8]]
+    questions.write_text("\n".join(texts))
+    file = tmp_path / "heads.safetensors"
+    arguments = [
+        "--prompts",
+        str(questions),
+        "--depths",
+        "10",
+        "--epochs",
+        "2",
+        "--held-out",
+        "0.3",
+    ]
+    out, _ = run("fit", "pocket", "--out", str(file), *arguments)
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".txt"] == [file.name]
+    model = eepolicy.load("pocket")
+    heads = load_heads(file, model.lens, model.model)
+    assert heads.depths == (10,)
+    notes = read_notes(file)["notes"]
+    assert notes["after"]["kl"][0] < notes["before"]["kl"][0]
+    assert f"{notes['after']['kl'][0]:.3f}" in out
+    arguments[3:5] = ["6,10", "--max-new-tokens", "20", "--epochs"]
+    out, err = run("fit", "pocket", "--out", str(file), *arguments, "--json")
+    told, notes = document(out), read_notes(file)["notes"]
+    assert "epoch 2" in err
+    assert (told["model"], told["files"]) == ("pocket", [str(file)])
+    assert (told["fitting"]["kind"], told["fitting"]["depths"]) == ("tuned", [6, 10])
+    assert (told["replies"], told["held_out_replies"]) == (6, 2)
+    assert told["results"] == [
+        {
+            "depth": depth,
+            "kl_before": notes["before"]["kl"][i],
+            "kl_after": notes["after"]["kl"][i],
+            "agreement_before": notes["before"]["agreement"][i],
+            "agreement_after": notes["after"]["agreement"][i],
+        }
+        for i, depth in enumerate((6, 10))
+    ]
+    _, err = run("fit", "pocket", "--out", str(tmp_path / "none" / "heads.safetensors"), code=2)
+    assert "there is no folder" in err
+
+
+def test_stats_command(run, tmp_path):
+    folder = tmp_path / "stats"
+    out, _ = run("stats", "--prompts", "4", "--out", str(folder))
+    assert "| entropy, nats | 20 |" in out
+    names = ("statistics", "reliability", "sequences")
+    for name in names:
+        assert {f"{name}.md", f"{name}.svg", f"{name}.png"} <= {p.name for p in folder.iterdir()}
+    assert len((folder / "reliability.md").read_text().splitlines()) == 2 + 20
+    shown = out.splitlines()
+    # goes on, with nothing left to do
+    out, _ = run("stats", "--prompts", "4", "--out", str(folder), "--json")
+    told, probed = document(out), eepolicy.ProbeResult.load(folder / "probe")
+    assert (told["model"], told["prompts"], told["lens"]) == ("pocket", 4, False)
+    assert told["tokens"] == {
+        m.name.lower(): (probed.modality == m).sum() for m in eepolicy.Modality
+    }
+    for row in told["statistics"]:
+        if row["measure"] == "entropy":
+            for modality in eepolicy.Modality:
+                own = probed.entropy[row["depth"] - 1, probed.modality == modality]
+                assert row[modality.name.lower()] == pytest.approx(own.mean(dtype=float))
+    [last] = [r for r in told["statistics"] if (r["measure"], r["depth"]) == ("entropy", 20)]
+    [line] = [x for x in shown if x.startswith("| entropy, nats | 20 |")]
+    for name in ("text", "speech"):
+        assert f"| {last[name]:.2f} [{last[name + '_low']:.2f}, {last[name + '_high']:.2f}]" in line
+    assert f"| {last['effect']:+.1f} | {100 * last['superiority']:.0f} |" in line
+    lines = (folder / "reliability.md").read_text().splitlines()[2:]
+    for row in told["reliability"]:
+        line = lines[row["depth"] - 1 if row["depth"] < 20 else -1]
+        assert f" {row['ece']:.3f} [{row['ece_low']:.3f}, {row['ece_high']:.3f}] " in line
+        # the table has nan where all agree, or none
+        assert (" nan [nan" in line) if row["auc"] is None else (f" {row['auc']:.3f} [" in line)
+        assert f" {row['ideal']:.3f} " in lines[-1]
+    assert len(told["reliability"]) == 2 * 19
+    lines = (folder / "sequences.md").read_text().splitlines()[2:]
+    for row, line in zip(told["sequences"], lines, strict=True):
+        if row["figure"] == "unigram":
+            assert f"| {row['text']:.2f} [{row['text_low']:.2f}, {row['text_high']:.2f}] |" in line
+        if row["figure"] == "repeats":
+            assert f"| {100 * row['speech']:.1f} [" in line
+    assert [Path(file).exists() for file in told["files"]] == [True] * (2 + 3 * 3)
+    _, err = run("stats", "--prompts", "5", "--out", str(folder), code=2)
+    assert "take another file" in err
+
+
+def test_drift_command(run, tmp_path):
+    folder = tmp_path / "drift"
+    arguments = ["--fill", "catch_up", "--fill", "mask", "--prompts", "2", "--out", str(folder)]
+    out, _ = run("drift", "spark:even@12", *arguments)
+    assert out.count("`spark:even@12`") == 2
+    tokens = pd.read_csv(folder / "tokens.csv")
+    whole = tokens[(tokens.modality == "speech") & (tokens.since_refresh == 0)]
+    # measured 3e-10 nats in float32
+    assert whole[whole.fill == "catch_up"].kl.max() < 1e-7
+    assert whole[whole.fill == "mask"].kl.mean() > 1e-2
+    assert (folder / "drift.svg").exists()
+    out, _ = run("drift", "static@12", *arguments[2:], "--json")
+    told, tokens = document(out), pd.read_csv(folder / "tokens.csv")
+    assert (told["model"], told["prompts"]) == ("pocket", 2)
+    [row] = told["results"]
+    assert (row["policy"], row["fill"]) == ("static@12", "mask")
+    assert row["refresh_kl"] is row["refresh_kl_low"] is None  # it never refreshes
+    assert row["text_kl"] == pytest.approx(tokens[tokens.modality == "text"].kl.mean())
+    spoken = tokens[tokens.modality == "speech"]
+    assert row["below_top1"] == pytest.approx(spoken.top1.mean())
+    assert row["below_kl_low"] <= row["below_kl"] <= row["below_kl_high"]
+    assert {str(folder / f"{name}.csv") for name in ("tokens", "replies")} < {*told["files"]}
+    assert all(Path(file).exists() for file in told["files"])
+    _, err = run("drift", "static@30", "--out", str(folder), code=2)
+    assert "30" in err
+
+
+class Ears:
+    """Hears everything as it is; the search itself is tested in `test_tune.py`."""
+
+    def __init__(self, *_, **__):
+        pass
+
+
+def test_tune_command(run, tmp_path, monkeypatch):
+    def heard(model, policy, questions, asr, *_):
+        depth = 20 if policy == "full" else parse_policy(policy).exit_depth
+        wrong = np.arange(len(questions)) < len(questions) * (20 - depth) / 20
+        return pd.DataFrame({"wer": wrong / 2, "right": 1.0 - wrong, "calls": depth, "tokens": 1})
+
+    monkeypatch.setattr(asr, "missing_asr", lambda *_: None)
+    monkeypatch.setattr(asr, "Whisper", Ears)
+    monkeypatch.setattr(tuning, "_heard", heard)
+    file = tmp_path / "tuned.md"
+    arguments = ["--prompts", "100", "--check", "20", "--wer-loss", "30", "--accuracy-loss", "40"]
+    arguments += ["--depths", "18,16,10"]
+    shown, _ = run("tune", *arguments, "--out", str(file))
+    assert file.read_text().split() == shown.split("chain ends\n")[-1].split()
+    out, err = run("tune", *arguments, "--out", str(file), "--json")
+    told = document(out)
+    assert "static@18: p" in err
+    assert (told["model"], told["prompts"], told["check"]) == ("pocket", 100, 20)
+    assert told["allowed"] == {"wer": 0.3, "accuracy": 0.4, "confidence": 0.95}
+    assert told["files"] == [str(file)]
+    assert told["best"] == "static@16"
+    assert told["checked"]["calls"] == 16
+    assert told["checked"]["accuracy_loss"] == pytest.approx(0.2)
+    assert told["checked"]["wer_loss_low"] < 0.1 < told["checked"]["wer_loss_high"]
+    rows = {row["policy"]: row for row in told["results"]}
+    assert len(rows) == len(told["results"]) == 9
+    for policy, row in rows.items():
+        depth = parse_policy(policy).exit_depth
+        assert (row["calls"], row["passed"]) == (depth, depth > 10)
+        assert row["accuracy_loss"] == pytest.approx((20 - depth) / 20)
+        assert f"| `{policy}` | {depth}.00 |" in shown
+
+
+def test_doctor_says_what_is_there(run, monkeypatch):
+    found = json.loads(run("doctor", "--json")[0])
+    # a wheel may leave the build it is for out of its metadata
+    assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["versions"]["transformers"] == transformers.__version__
+    monkeypatch.setattr(asr, "missing_asr", lambda: "pip install ears")
+    found = json.loads(run("doctor", "--json")[0])
+    assert found["parts"]["speech recognition"] == "pip install ears"
+    out, _ = run("doctor", "--strict", code=1)
+    assert "pip install ears" in out
+
+
+def test_every_listed_policy_is_one(run):
+    listed = json.loads(run("policies", "--json")[0])
+    for entry in listed:
+        assert parse_policy(entry["spec"]).spec == entry["spec"]
+    names = {parse_policy(entry["spec"]).name for entry in listed}
+    kinds = {Confidence, Entropy, FullDepth, Margin, Oracle, Patience, Random, Saturation, SparK}
+    assert {kind.name for kind in kinds} <= names
+    shown, _ = run("policies")
+    assert all(entry["spec"] in shown for entry in listed)
+
+
+def test_generate_for_machines(run):
+    arguments = ("generate", "What color is snow?", "--policy", "spark:triple@14")
+    told = json.loads(run(*arguments, "--json")[0])
+    out = eepolicy.load("pocket").generate("What color is snow?", "spark:triple@14")
+    assert told["text"] == out.text
+    assert told["tokens"] == out.tokens.tolist()
+    assert told["depths"] == out.trace.depth.tolist()
+    assert told["layer_calls"] == out.trace.layer_calls.sum()
+
+
+def test_debug_shows_where_an_error_is_from(run, monkeypatch):
+    _, err = run("generate", "x", "--policy", "nope", code=2)
+    assert "Traceback" not in err
+    monkeypatch.setattr(sys, "argv", ["eepolicy", "--debug", "generate", "x", "--policy", "nope"])
+    with pytest.raises(eepolicy.EepolicyError, match="'nope' is no policy"):
+        main()
+
+
+def test_report_writes_the_page_anew(run, tmp_path, monkeypatch):
+    for module, missing in ((asr, "missing_asr"), (mos, "missing_mos")):
+        monkeypatch.setattr(module, missing, lambda *_: "not here")
+    folder = str(tmp_path / "run")
+    arguments = ("compare", "static@14", "--prompts", "2", "--out", folder)
+    results = json.loads(run(*arguments, "--max-new-tokens", "30", "--json")[0])
+    assert [r["policy"] for r in results] == ["full", "static@14"]
+    page = tmp_path / "run" / "index.html"
+    page.unlink()
+    out, _ = run("report", folder)
+    assert "2 questions, 2 policies" in out
+    assert "static@14" in page.read_text()
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    out, _ = run("report", folder, "--json")
+    told = document(out)
+    assert (told["model"], told["folder"], told["results"]) == ("pocket", folder, results)
+    assert {str(page), str(tmp_path / "run" / "results.csv")} < {*told["files"]}
+    assert all(Path(file).is_file() for file in told["files"])
+    eepolicy.load("pocket").model.save_pretrained(tmp_path / "other")
+    other = load_file(tmp_path / "other" / "model.safetensors")
+    other["model.norm.weight"] += 1
+    save_file(other, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    del config["speech_layout"]
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    _, err = run("report", folder, "--model", str(tmp_path / "other"), code=2)
+    assert "holds a run of another model" in err
+    _, err = run("report", str(tmp_path), code=2)
+    assert "holds no records" in err
+
+
+def test_results_in_parquet_are_those_in_csv(run, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason="Parquet takes pyarrow: pip install pyarrow")
+    for module, missing in ((asr, "missing_asr"), (mos, "missing_mos")):
+        monkeypatch.setattr(module, missing, lambda *_: "not here")
+    folder = tmp_path / "run"
+    arguments = ["compare", "static@14", "--prompts", "2", "--out", str(folder)]
+    run(*arguments, "--max-new-tokens", "20")
+    table = pd.read_parquet(folder / "results.parquet")
+    pd.testing.assert_frame_equal(table, pd.read_csv(folder / "results.csv"), rtol=1e-15)
+    assert table.wer.isna().all()  # without ears
+    (folder / "results.parquet").unlink()
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    _, err = run("report", str(folder))
+    assert not (folder / "results.parquet").exists()
+    assert "arrow" not in err

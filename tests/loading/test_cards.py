@@ -1,0 +1,103 @@
+"""Model cards: any speech model on a stock backbone, by declaration."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import tiny
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import eepolicy
+from eepolicy import EepolicyError
+from eepolicy.loading import ModelCard, card_named, shipped_cards
+
+CARD = """
+name = "toy"
+source = "nobody/toy"
+model_type = "llama"
+unit = "<u{i}>"
+text_chunk = 2
+speech_chunk = 5
+end = "<end>"
+before = "<ask>"
+after = "<answer>"
+silent = ["<fill>"]
+codes = 20
+"""
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = {f"w{i}": i for i in range(26)}
+    made = Tokenizer(models.WordLevel(words, "w0"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = ["<ask>", "<answer>", "<end>", "<fill>", *(f"<u{i}>" for i in range(24))]
+    made.add_special_tokens(special)
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny("llama").save_pretrained(tmp_path / "toy")
+    tokenizer().save_pretrained(tmp_path / "toy")
+    (tmp_path / "toy.toml").write_text(CARD)
+    return tmp_path / "toy"
+
+
+def test_a_card_makes_a_stock_model_speak(folder):
+    model = eepolicy.load(str(folder), card=folder.with_suffix(".toml"))
+    layout = model.layout
+    assert (layout.text, layout.speech, layout.codes) == ((0, 30), (30, 60), 20)
+    assert (layout.end, layout.silent) == (28, (29,))
+    assert model.encode("w3 w4").tolist() == [26, 3, 4, 27]
+    out = model.generate("w3 w4", "spark:triple@2", max_new_tokens=40)
+    assert set(out.trace.depth[out.trace.modality == 0].tolist()) == {model.depth}
+    assert set(out.trace.depth[out.trace.modality == 1].tolist()) == {2, model.depth}
+    assert out.units.max() < 20
+    same = eepolicy.load(str(folder), card=card_named(folder.with_suffix(".toml")))
+    again = same.generate("w3 w4", "spark:triple@2", max_new_tokens=40)
+    assert again.tokens.tolist() == out.tokens.tolist()
+    plain = eepolicy.load(str(folder))
+    assert not plain.layout.has_speech
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (("codes = 20", 'codes = "20"'), "codes is a whole number; got '20'"),
+        (('end = "<end>"', ""), "it is not whole: .*'end'"),
+        (("silent", "quiet"), "it has 'quiet'; a card has after, before"),
+        (("[", "("), "is no model card"),
+        (("<end>", "<stop>"), "the tokenizer has no <stop>: it is none of toy"),
+        (("<u{i}>", "<v{i}>"), "the tokenizer has no <v0>"),
+        (("<u{i}>", "<u0>"), "unit has {i} where its number stands; got '<u0>'"),
+        (('"<u{i}>"', "45"), "20 speech tokens of toy are ids 45 to 64 of 60"),
+    ],
+)
+def test_a_wrong_card_is_told(folder, change, match):
+    text = CARD.replace(*change)
+    file = folder.with_suffix(".toml")
+    file.write_text(text)
+    with pytest.raises(EepolicyError, match=match):
+        eepolicy.load(str(folder), card=file)
+
+
+def test_names_of_cards(tmp_path):
+    with pytest.raises(EepolicyError, match=r"cards are glm-4-voice, .*got 'glm'"):
+        card_named("glm")
+    with pytest.raises(EepolicyError, match="is no model card"):
+        card_named(tmp_path / "none.toml")
+    for name, card in shipped_cards().items():
+        assert card.name == name
+        assert card_named(name) == card == card_named(card)
+        assert card.rate is not None
+        assert set(card.sampling) <= {"do_sample", "temperature", "top_p", "top_k"} | {
+            "repetition_penalty"
+        }
+
+
+def test_a_card_counts_the_codes_where_it_does_not_say():
+    card = ModelCard("toy", "", "llama", "<u{i}>", 2, 5, "<end>")
+    layout = card.layout(tokenizer(), 60)
+    assert layout.codes == 24
+    assert layout.units(torch.tensor([30, 53, 54, 59, 3])).tolist() == [0, 23]

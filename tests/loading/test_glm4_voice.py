@@ -1,0 +1,228 @@
+"""GLM-4-Voice: a small random model in its authors' layout against a plain ChatGLM written here."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_shards
+from safetensors.torch import save_file
+from torch import Tensor
+
+import eepolicy
+from eepolicy import EepolicyError
+from eepolicy.loading import card_named
+
+CONFIG = {
+    "model_type": "chatglm",
+    "num_layers": 4,
+    "hidden_size": 32,
+    "ffn_hidden_size": 48,
+    "num_attention_heads": 4,
+    "multi_query_group_num": 2,
+    "kv_channels": 8,
+    "padded_vocab_size": 330,
+    "seq_length": 512,
+    "layernorm_epsilon": 3.90625e-08,
+    "rope_ratio": 50,
+    "add_qkv_bias": True,
+    "add_bias_linear": False,
+    "rmsnorm": True,
+    "multi_query_attention": True,
+    "eos_token_id": [270, 271],
+    "pad_token_id": 270,
+}
+AUDIO, USER = 290, 271
+SPECIAL = {270: "<|endoftext|>", 271: "<|user|>", 272: "<|assistant|>", 273: "<|system|>"}
+SPECIAL |= {AUDIO + i: f"<|audio_{i}|>" for i in range(40)}
+
+
+def weights(layers: int = 4) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int, scale: float = 0.2, about: float = 0.0) -> Tensor:
+        return about + scale * torch.randn(*shape, generator=generator)
+
+    fused = (4 + 2 * 2) * 8
+    found = {
+        "transformer.embedding.word_embeddings.weight": draw(330, 32),
+        "transformer.encoder.final_layernorm.weight": draw(32, about=1.0),
+        "transformer.output_layer.weight": draw(330, 32),
+        "transformer.rotary_pos_emb.inv_freq": draw(2),
+    }
+    for i in range(layers):
+        layer = f"transformer.encoder.layers.{i}."
+        found |= {
+            layer + "input_layernorm.weight": draw(32, about=1.0),
+            layer + "post_attention_layernorm.weight": draw(32, about=1.0),
+            layer + "self_attention.query_key_value.weight": draw(fused, 32),
+            layer + "self_attention.query_key_value.bias": draw(fused),
+            layer + "self_attention.dense.weight": draw(32, 32),
+            layer + "mlp.dense_h_to_4h.weight": draw(96, 32),
+            layer + "mlp.dense_4h_to_h.weight": draw(32, 48),
+        }
+    return found
+
+
+def plain(w: dict[str, Tensor], ids: Tensor) -> Tensor:
+    """ChatGLM as its paper and config describe it: logits (tokens, vocabulary)."""
+
+    def norm(x: Tensor, weight: Tensor) -> Tensor:
+        return x * (x.pow(2).mean(-1, keepdim=True) + 3.90625e-08).rsqrt() * weight
+
+    def rotate(x: Tensor) -> Tensor:  # (tokens, heads, 8): the first half of a head, in pairs
+        tokens = len(x)
+        turned = x.clone()
+        for pair in range(2):
+            angle = torch.arange(tokens) / (10_000.0 * 50) ** (2 * pair / 4)
+            cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+            a, b = x[..., 2 * pair], x[..., 2 * pair + 1]
+            turned[..., 2 * pair] = a * cos - b * sin
+            turned[..., 2 * pair + 1] = b * cos + a * sin
+        return turned
+
+    x = w["transformer.embedding.word_embeddings.weight"][ids]
+    tokens = len(ids)
+    for i in range(4):
+        layer = {k.split(f"layers.{i}.")[1]: v for k, v in w.items() if f"layers.{i}." in k}
+        h = norm(x, layer["input_layernorm.weight"])
+        fused = h @ layer["self_attention.query_key_value.weight"].T
+        fused = fused + layer["self_attention.query_key_value.bias"]
+        queries = rotate(fused[:, :32].reshape(tokens, 4, 8))
+        keys = rotate(fused[:, 32:48].reshape(tokens, 2, 8))
+        values = fused[:, 48:].reshape(tokens, 2, 8)
+        out = torch.zeros(tokens, 4, 8)
+        for head in range(4):
+            for t in range(tokens):
+                scores = keys[: t + 1, head // 2] @ queries[t, head] / math.sqrt(8)
+                out[t, head] = scores.softmax(0) @ values[: t + 1, head // 2]
+        x = x + out.reshape(tokens, 32) @ layer["self_attention.dense.weight"].T
+        h = norm(x, layer["post_attention_layernorm.weight"])
+        gate, up = (h @ layer["mlp.dense_h_to_4h.weight"].T).chunk(2, -1)
+        x = x + (torch.nn.functional.silu(gate) * up) @ layer["mlp.dense_4h_to_h.weight"].T
+    x = norm(x, w["transformer.encoder.final_layernorm.weight"])
+    return x @ w["transformer.output_layer.weight"].T
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, weights(), CONFIG)
+    return tmp_path
+
+
+def write(folder: Path, held: dict[str, Tensor], config: dict) -> None:
+    """A checkpoint folder as the authors publish theirs, in two shards."""
+    write_shards(folder, held)
+    (folder / "config.json").write_text(json.dumps(config))
+    merged = [b"th", b"the", b" t", b" the", b"in", b"an", b"and", b"er", b"on", b"re", b"at"]
+    tokens = [bytes([i]) for i in range(256)] + merged
+    lines = (base64.b64encode(t) + f" {i}".encode() for i, t in enumerate(tokens))
+    (folder / "tokenizer.model").write_bytes(b"\n".join(lines))
+    added = {str(i): {"content": name, "special": True} for i, name in SPECIAL.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+
+
+def test_its_logits_are_the_plain_models(folder):
+    model = eepolicy.load(str(folder))
+    assert type(model.model).__name__ == "GlmForCausalLM"
+    ids = torch.randint(330, (17,), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = model.model(ids[None]).logits[0]
+    expected = plain(weights(), ids)
+    # measured 5e-6 on logits of spread 1
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-5)
+    assert not any(p.is_meta for p in model.model.parameters())
+    half = eepolicy.load(str(folder), torch.bfloat16)
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+
+
+def test_its_prompt_and_its_chunks(folder):
+    model = eepolicy.load(str(folder))
+    layout = model.layout
+    assert layout.speech == (AUDIO, AUDIO + 40)
+    assert (layout.text_chunk, layout.speech_chunk, layout.end) == (13, 26, USER)
+    prompt = model.encode("the and")
+    text = model.tokenizer.decode(prompt)
+    card = card_named("glm-4-voice")
+    assert text == card.before + "the and" + card.after
+    assert text.startswith("<|system|>\nUser will provide you with a text instruction. Do it step")
+    assert (
+        "with 13 text token followed by 26 audio tokens.<|user|>\nthe and<|assistant|>stream"
+        in text
+    )
+    assert prompt[0] == 273
+    # byte pairs are merged as the file ranks them
+    assert model.tokenizer(" the").input_ids == [259]
+    out = model.generate("the and", "spark:triple@2", max_new_tokens=60)
+    shallow = out.trace.depth == 2
+    assert (out.trace.modality[shallow] == 1).all()
+    assert ((out.trace.phase % 3 != 0) == shallow)[out.trace.modality == 1].all()
+    with pytest.raises(EepolicyError, match="has no vocoder"):
+        out.wave()
+
+
+def test_early_exit_is_exact_on_it(folder):
+    model = eepolicy.load(str(folder))
+    full = model.generate("the", max_new_tokens=50)
+    exact = model.generate("the", "static@2", max_new_tokens=50, accept="exact")
+    assert exact.tokens.tolist() == full.tokens.tolist()
+
+
+def broken(folder, what):
+    first = folder / "model-00001-of-00002.safetensors"
+    config = dict(CONFIG)
+    if what == "cut":
+        first.write_bytes(first.read_bytes()[:2000])
+    elif what == "gone":
+        first.unlink()
+    elif what == "foreign":
+        save_file({"bert.embeddings.weight": torch.zeros(2)}, first)
+    elif what == "partial":
+        save_file({"transformer.encoder.final_layernorm.weight": torch.ones(32)}, first)
+        second = folder / "model-00002-of-00002.safetensors"
+        save_file({"transformer.output_layer.weight": torch.ones(330, 32)}, second)
+    elif what == "shape":
+        config["ffn_hidden_size"] = 50
+    elif what == "groups":
+        config["multi_query_group_num"] = 1
+    elif what == "field":
+        del config["num_layers"]
+    elif what == "layernorm":
+        config["rmsnorm"] = False
+    elif what == "tokenizer":
+        (folder / "tokenizer.model").write_text("no tokens")
+    elif what == "ids":
+        added = {"267": {"content": "<|user|>"}, "500": {"content": "the"}}
+        file = folder / "tokenizer_config.json"
+        file.write_text(json.dumps({"added_tokens_decoder": added}))
+    elif what == "text":
+        added = {"270": {"content": "<|user|>"}}
+        file = folder / "tokenizer_config.json"
+        file.write_text(json.dumps({"added_tokens_decoder": added}))
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("what", "match"),
+    [
+        ("cut", "00001-of-00002.safetensors is damaged"),
+        ("gone", "lacks 1 of the 2 files"),
+        ("foreign", "bert.embeddings.weight, which has no place"),
+        ("partial", "of the model's weights, model.embed_tokens.weight first"),
+        ("shape", r"the shape \(\d+, .*; by its config.json the model has"),
+        ("groups", "has 64 rows; by config.json there are 48"),
+        ("field", "has no 'num_layers'"),
+        ("layernorm", "has rmsnorm = False"),
+        ("tokenizer", "is no tiktoken file"),
+        ("ids", "do not belong together"),
+        ("text", "none of glm-4-voice"),
+    ],
+)
+def test_what_is_wrong_is_said(folder, what, match):
+    broken(folder, what)
+    with pytest.raises(EepolicyError, match=match):
+        eepolicy.load(str(folder))
