@@ -53,7 +53,7 @@ def narrow(bench: Bench) -> dict[str, list[Way]]:
     return {
         policy: [
             bench.ours(policy, "all ids"),
-            bench.ours(policy, "the ids of speech", narrow=True),
+            bench.ours(policy, "the ids of speech", restrict_vocab=True),
         ]
         for policy in ("full", "static@10")
     }
@@ -89,7 +89,9 @@ def same_tokens(model: eepolicy.HookedModel, prompts: Sequence[torch.Tensor]) ->
     """How often reading speech out over its own ids changes a reply."""
     same, units = 0, 0
     for prompt in prompts:
-        plain, other = (model.generate(prompt, "spark:triple@10", narrow=n) for n in (False, True))
+        plain, other = (
+            model.generate(prompt, "spark:triple@10", restrict_vocab=n) for n in (False, True)
+        )
         same += plain.tokens.tolist() == other.tokens.tolist()
         units += len(plain.units)
     return (

@@ -30,8 +30,8 @@ from torch import Tensor
 
 import eepolicy
 from benchmarks import processes
-from eepolicy.fitting.replies import own_replies
-from eepolicy.fitting.trainer import Fitting, fit
+from eepolicy.fitting.replies import generate_replies
+from eepolicy.fitting.trainer import FitConfig, fit
 from eepolicy.hooked import HookedModel
 from eepolicy.probing import Document
 
@@ -70,7 +70,7 @@ def ours(model: HookedModel, texts: Texts, batch: int) -> Callable[[], Fit]:
     """
     train, judged = ([Document(t) for t in some] for some in texts[:2])
     tokens = texts.train.shape[1]
-    how = Fitting(epochs=1, batch_tokens=batch * tokens, chunk=tokens)
+    how = FitConfig(epochs=1, batch_tokens=batch * tokens, chunk=tokens)
 
     def way() -> Fit:
         seconds = 0.0
@@ -165,7 +165,7 @@ def replies_cut(model: HookedModel, documents: int, tokens: int) -> Tensor:
         if not asked:
             raise SystemExit(f"the questions give less than {documents} documents of {tokens}")
         some, asked = asked[:32], asked[32:]
-        found += [d.tokens for d in own_replies(model, some, max_new_tokens=100)]
+        found += [d.tokens for d in generate_replies(model, some, max_new_tokens=100)]
     return torch.cat(found)[: documents * tokens].reshape(documents, tokens)
 
 
@@ -255,7 +255,7 @@ def write_up(
 ) -> str:
     name = Path(args.model).name
     lines = [
-        "# Fitting beside tuned-lens",
+        "# FitConfig beside tuned-lens",
         "",
         f"Model `{name}`, depths 1 to {model.depth - 1}, a full matrix and a bias each, "
         f"{args.steps} steps of {args.batch} documents of {args.tokens} tokens (the model's own "

@@ -58,11 +58,11 @@ class First(ExitPolicy):
     def depths(self, step: Step) -> Tensor:
         return torch.where(step.position == 0, step.full_depth, self.inner.depths(step))
 
-    def looks(self, step: Step) -> tuple[int, ...]:
-        return () if bool((step.position == 0).all()) else self.inner.looks(step)
+    def candidate_depths(self, step: Step) -> tuple[int, ...]:
+        return () if bool((step.position == 0).all()) else self.inner.candidate_depths(step)
 
-    def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
-        return self.inner.exits(step, depth, readout)
+    def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
+        return self.inner.should_exit(step, depth, readout)
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ import torch
 LOADED = "import eepolicy; model = eepolicy.load('pocket')"
 ASKED = "model.generate('What color is snow?', 'spark:triple@14', compile={}, max_new_tokens=20)"
 REPLIES = """
-from eepolicy.fitting.trainer import Fitting, fit
-from eepolicy.fitting.replies import own_replies
-replies = own_replies(model, [q["question"] for q in eepolicy.held_out("dev")[:12]])
+from eepolicy.fitting.trainer import FitConfig, fit
+from eepolicy.fitting.replies import generate_replies
+replies = generate_replies(model, [q["question"] for q in eepolicy.held_out("dev")[:12]])
 """
 ADDED = "torch.compile(lambda x: x + 1)(torch.ones(8))"
-FITTED = "fit(model, replies[:8], replies[8:], Fitting(epochs=1))"
+FITTED = "fit(model, replies[:8], replies[8:], FitConfig(epochs=1))"
 #: name: what comes before, and what is timed
 STARTS = {
     "import transformers' causal language models": (

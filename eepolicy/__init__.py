@@ -7,7 +7,7 @@ from eepolicy.heads import ExitHead
 from eepolicy.hooked import HookedModel, wrap
 from eepolicy.loading import held_out, load
 from eepolicy.modality import ChunkClock, Modality, TokenLayout
-from eepolicy.model.families import Parts
+from eepolicy.model.families import DecoderParts
 from eepolicy.policies import (
     ByModality,
     Confidence,
@@ -34,6 +34,7 @@ __all__ = [
     "ByModality",
     "ChunkClock",
     "Confidence",
+    "DecoderParts",
     "Document",
     "EepolicyError",
     "Entropy",
@@ -45,7 +46,6 @@ __all__ = [
     "Margin",
     "Modality",
     "Oracle",
-    "Parts",
     "Patience",
     "ProbeResult",
     "Random",

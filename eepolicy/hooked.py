@@ -16,18 +16,18 @@ from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
-from eepolicy.model.families import Parts
+from eepolicy.model.families import DecoderParts
 from eepolicy.policies import ExitPolicy, FullDepth
 from eepolicy.speech.wav import read_wave
 
 if TYPE_CHECKING:
-    from eepolicy.compile.executor import CompiledLayers
+    from eepolicy.compile.executor import CompiledExecutor
     from eepolicy.decode.acceptance import Acceptance
     from eepolicy.decode.fills.base import Fill
     from eepolicy.decode.loop import Output
     from eepolicy.decode.rebatch import LayerCosts
     from eepolicy.loading.cards import ModelCard
-    from eepolicy.speech.audio_prompt import Ears
+    from eepolicy.speech.audio_prompt import AudioPrompt
     from eepolicy.speech.vocoder import Vocoder
 
 #: Largest difference from the stock logits at which a model is taken for the same one, as a share
@@ -53,7 +53,7 @@ class HookedModel(Backbone):
         heads: reads tokens out at depths below full; the plain logit lens where none is given.
         vocoder: turns speech units into sound.
         card: what stands around a question in text; the layout's ids where none is given.
-        ears: hears spoken prompts.
+        audio_encoder: hears spoken prompts.
         parts: an adapter's, for a family that has none.
 
     Raises:
@@ -67,17 +67,17 @@ class HookedModel(Backbone):
         tokenizer: PreTrainedTokenizerBase | None = None,
         heads: ExitHead | None = None,
         vocoder: Vocoder | None = None,
-        parts: Parts | None = None,
+        parts: DecoderParts | None = None,
         card: ModelCard | None = None,
-        ears: Ears | None = None,
+        audio_encoder: AudioPrompt | None = None,
     ) -> None:
         super().__init__(model, heads, parts)
         self.layout = layout or TokenLayout.text_only(model.config.vocab_size)
         self.tokenizer = tokenizer
         self.vocoder = vocoder
         self.card = card
-        self.ears = ears
-        self._kernels: tuple[CompiledLayers, bool] | None = None
+        self.audio_encoder = audio_encoder
+        self._kernels: tuple[CompiledExecutor, bool] | None = None
         self._costs: dict[bool, LayerCosts] = {}
         self._check_parity()
 
@@ -101,7 +101,7 @@ class HookedModel(Backbone):
             if self.tokenizer is None:
                 raise EepolicyError("a prompt in text needs a model with a tokenizer")
             if self.card is not None:
-                text = self._written(self.card.before + prompt + self.card.after)
+                text = self._written(self.card.prompt_prefix + prompt + self.card.prompt_suffix)
             elif self.layout.has_speech:
                 text = self._written(prompt)
                 text = [*self.layout.before_prompt, *text, *self.layout.after_prompt]
@@ -137,18 +137,22 @@ class HookedModel(Backbone):
             assert isinstance(prompt, (str, Tensor))
             ids = self.encode(prompt).to(device)
             return ids, self.parts.embed(ids[None])[0]
-        if self.ears is None or self.card is None:
+        if self.audio_encoder is None or self.card is None:
             raise EepolicyError(
                 f"this model hears nothing: give the question in text instead of {_short(prompt)}"
             )
         wave = read_wave(prompt) if isinstance(prompt, Path) else prompt
         assert isinstance(wave, Tensor)
-        inner, heard = self.ears.listen(wave)
-        before, after = (self._written(t) for t in (self.card.before, self.card.after))
+        inner, heard = self.audio_encoder.encode(wave)
+        before, after = (
+            self._written(t) for t in (self.card.prompt_prefix, self.card.prompt_suffix)
+        )
         ids = torch.tensor([*before, *inner.tolist(), *after], device=device)
         embedded = self.parts.embed(ids[None])[0].clone()
         places = torch.zeros(len(ids), dtype=torch.bool, device=device)
-        places[len(before) : len(before) + len(inner)] = inner.to(device) == self.ears.patch
+        places[len(before) : len(before) + len(inner)] = (
+            inner.to(device) == self.audio_encoder.patch
+        )
         embedded[places] = heard.to(embedded)
         return ids, embedded
 
@@ -186,13 +190,13 @@ class HookedModel(Backbone):
         seed: int = 0,
         record: bool | dict[str, Any] = False,
         compile: bool = False,
-        narrow: bool = False,
+        restrict_vocab: bool = False,
         **options: Any,
     ) -> Output | list[Output]:
         """Answer a prompt, or several side by side, each position as deep as the policy says.
 
         Args:
-            prompt: a question in text, or ids (tokens,); to a model with ears also a spoken one, as
+            prompt: a question in text, or ids (tokens,); to a model with an audio encoder also a spoken one, as
                 the path of a sound file or a wave (samples,) at 16 kHz.  A list of them is decoded
                 as one batch, as are ids (rows, tokens) that are padded on the left.
             policy: a policy or its spec string; full depth where none is given.
@@ -216,7 +220,7 @@ class HookedModel(Backbone):
                 same tokens, but for ties within rounding, in less time.  Where that cannot be, a
                 warning says why, and nothing else changes.  Change weights afterwards by writing
                 into them, or in another model or head.
-            narrow: read speech out over the speech ids and the marks that end it alone, where the
+            restrict_vocab: read speech out over the speech ids and the marks that end it alone, where the
                 alternation says that speech follows: cheaper by the rest of the vocabulary, and
                 another distribution, in which no text can interrupt a chunk of speech.
             **options: of the stock `generate`, with its defaults: `do_sample`, `temperature`,
@@ -259,7 +263,7 @@ class HookedModel(Backbone):
             seed,
             {"hidden_states": "all"} if record is True else None if record is False else record,
             self._compiled() if compile else None,
-            narrow,
+            restrict_vocab,
         )
         if ids is not None and any(spoken):  # a row that was written keeps its prompt
             times = len(outputs) // len(spoken)
@@ -321,29 +325,29 @@ class HookedModel(Backbone):
         return next((pad for pad in found if pad is not None), 0)
 
     def to(self, device: str | torch.device) -> HookedModel:
-        """Move the model, its heads and its ears to a device."""
+        """Move the model, its heads and its audio encoder to a device."""
         self.model.to(device)
         self._kernels = None
         self._costs = {}
         self.heads = self.heads.to(self.model)
-        encoder = getattr(self.ears, "encoder", None)
+        encoder = getattr(self.audio_encoder, "encoder", None)
         if isinstance(encoder, torch.nn.Module):
             encoder.to(device)
         return self
 
-    def _compiled(self) -> CompiledLayers | None:
+    def _compiled(self) -> CompiledExecutor | None:
         """The compiled layers, where the model can be compiled."""
-        from eepolicy.compile.cuda_graphs import CapturedLayers
-        from eepolicy.compile.executor import CompiledLayers
+        from eepolicy.compile.cuda_graphs import CudaGraphExecutor
+        from eepolicy.compile.executor import CompiledExecutor
 
         if self._kernels is None:
             on_cuda = self.model.device.type == "cuda"
-            made = (CapturedLayers if on_cuda else CompiledLayers)(self)
+            made = (CudaGraphExecutor if on_cuda else CompiledExecutor)(self)
             self._kernels = made, made.check()
         made, sound = self._kernels
         return made if sound else None
 
-    def layer_costs(self, layers: CompiledLayers | None = None) -> LayerCosts:
+    def layer_costs(self, layers: CompiledExecutor | None = None) -> LayerCosts:
         """Seconds of a layer call on this machine, measured at the first call.
 
         Args:

@@ -36,8 +36,8 @@ class TokenLayout:
         before_prompt: ids in front of a question.
         after_prompt: ids behind it, after which the reply starts.
         end_of_speech: id after which only text follows; -1 for none.
-        silent: text ids that are no text, such as what fills up chunks when the text is over.
-        codes: speech ids that sound, from the first on; those behind fill up chunks.  None for all.
+        non_text_ids: text ids that are no text, such as what fills up chunks when the text is over.
+        num_codes: speech ids that sound, from the first on; those behind fill up chunks.  None for all.
     """
 
     text: tuple[int, int]
@@ -49,8 +49,8 @@ class TokenLayout:
     before_prompt: tuple[int, ...] = ()
     after_prompt: tuple[int, ...] = ()
     end_of_speech: int = -1
-    silent: tuple[int, ...] = ()
-    codes: int | None = None
+    non_text_ids: tuple[int, ...] = ()
+    num_codes: int | None = None
 
     @classmethod
     def text_only(cls, vocabulary: int) -> TokenLayout:
@@ -98,7 +98,7 @@ class TokenLayout:
     def units(self, ids: Tensor) -> Tensor:
         """The speech units among the ids, counted from 0: (tokens,) -> (units,)."""
         units = ids[self.is_speech(ids)] - self.speech[0]
-        return units if self.codes is None else units[units < self.codes]
+        return units if self.num_codes is None else units[units < self.num_codes]
 
     def ids_in_speech(self, ends: Collection[int]) -> list[tuple[int, int]]:
         """Half-open ranges of the ids that a place in a chunk of speech may hold.
@@ -114,7 +114,7 @@ class TokenLayout:
 
     def text_ids(self, ids: Tensor) -> Tensor:
         """The text among the ids, without the end marks: (tokens,) -> (text tokens,)."""
-        marks = torch.tensor([self.end_of_text, self.end_of_speech, self.end, *self.silent])
+        marks = torch.tensor([self.end_of_text, self.end_of_speech, self.end, *self.non_text_ids])
         return ids[~self.is_speech(ids) & ~torch.isin(ids, marks)]
 
 

@@ -35,7 +35,7 @@ class Trace:
         layer_calls: (tokens,) calls of a layer, each on one position or a block of several.
         layer_positions: (tokens,) positions through layers, those that were caught up included.
         filled: (tokens,) layers that stored keys and values alone, see `eepolicy.Fill`.
-        verdict: (tokens,) 0: not judged; 1: read out early, judged and kept; 2: in place of a
+        draft_status: (tokens,) 0: not judged; 1: read out early, judged and kept; 2: in place of a
             rejected one, whose costs it bears.  See `eepolicy.decode.acceptance`.
         full_depth: layers of the model.
         prefill_layer_calls: calls of a layer for the prompt alone, not counted above; 0 where it
@@ -53,7 +53,7 @@ class Trace:
     layer_calls: NDArray[np.int64]
     layer_positions: NDArray[np.int64]
     filled: NDArray[np.int64]
-    verdict: NDArray[np.int64]
+    draft_status: NDArray[np.int64]
     full_depth: int
     prefill_layer_calls: int
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from eepolicy.fitting.replies import own_replies
-from eepolicy.fitting.trainer import Fitting, fit
+from eepolicy.fitting.replies import generate_replies
+from eepolicy.fitting.trainer import FitConfig, fit
 from eepolicy.loading.pocket import load_spoken, pocket_folder
 from pocket.sequences import LAYOUT
 
@@ -53,9 +53,9 @@ def fit_heads(work: Path, to: Path) -> None:
     model = load_spoken(to)
     sets = json.loads((work / "pairs.json").read_text())
     chosen = random.Random(0).sample(sets["train"], FITTED_ON)
-    train = own_replies(model, [p["question"] for p in chosen], batch=64, progress=tqdm)
-    dev = own_replies(model, [p["question"] for p in sets["dev"][:JUDGED_BY]])
-    found = fit(model, train, dev, Fitting(epochs=EPOCHS), report=tqdm.write, progress=tqdm)
+    train = generate_replies(model, [p["question"] for p in chosen], batch=64, progress=tqdm)
+    dev = generate_replies(model, [p["question"] for p in sets["dev"][:JUDGED_BY]])
+    found = fit(model, train, dev, FitConfig(epochs=EPOCHS), report=tqdm.write, progress=tqdm)
     notes = {
         "data": f"{FITTED_ON} of the model's own replies to training questions",
         "held_out": f"{JUDGED_BY} replies to dev questions",

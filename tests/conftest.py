@@ -124,7 +124,7 @@ WAYS = [
     ("both=static@2", {"accept": "exact", "fill": Fill(max_pending=3)}),
     ("both=entropy<2@2", {}),
     ("both=random:4.0@2", {"fill": Fill(along=0.4)}),
-    ("spark:triple@2", {"narrow": True}),
+    ("spark:triple@2", {"restrict_vocab": True}),
     ("both=entropy<2@2", {"temperature": 0.8, "seed": 3}),
 ]
 

@@ -56,7 +56,7 @@ def clocked(layout: TokenLayout, tokens: list[int]) -> list[Modality]:
 UNMARKED = TokenLayout((0, 20), (20, 60), 13, 26, end_of_text=-1, end=4)
 #: as Step-Audio-2-mini: chunks are filled up, and text may follow the speech
 FILLED = TokenLayout(
-    (0, 20), (20, 60), 1, 4, end_of_text=-1, end=4, end_of_speech=5, silent=(6,), codes=38
+    (0, 20), (20, 60), 1, 4, end_of_text=-1, end=4, end_of_speech=5, non_text_ids=(6,), num_codes=38
 )
 
 

@@ -53,7 +53,7 @@ def test_exact_acceptance_is_stock_greedy(smol, policy):
     options = {"repetition_penalty": 1.2}
     outs = smol.generate(PROMPTS, policy, 24, accept="exact", **options)
     assert [out.tokens.tolist() for out in outs] == stock_replies(smol, 24, **options)
-    assert any((out.trace.verdict == 2).any() for out in outs)
+    assert any((out.trace.draft_status == 2).any() for out in outs)
 
 
 @torch.no_grad()

@@ -109,7 +109,7 @@ def measure(
 
     A judge is given what was heard, or the text where nothing could be.
     """
-    wave = output.wave() if output.model.vocoder is not None else None
+    wave = output.audio if output.model.vocoder is not None else None
     trace, text, keys = output.trace, output.text or "", question.get("keys")
     heard = asr.transcribe(wave) if asr and wave is not None else None
     errors, words = word_errors(text, heard) if heard is not None else (None, None)
@@ -168,7 +168,7 @@ def run(
     sampling: Mapping[str, float] | None = None,
     seeds: int = 1,
     compile: bool = False,
-    narrow: bool = False,
+    restrict_vocab: bool = False,
     progress: Progress = iter,
 ) -> list[str]:
     """Ask every policy every question and keep what was measured.
@@ -191,7 +191,7 @@ def run(
         sampling: `temperature`, `top_p` and so on, see `HookedModel.generate`; greedy without.
         seeds: replies of each policy to each question; a question's replies count as one.
         compile: decode with compiled layers, made before the clock starts.
-        narrow: read speech out over its own ids, see `HookedModel.generate`.
+        restrict_vocab: read speech out over its own ids, see `HookedModel.generate`.
         progress: wraps what is still to be done, to show it.
 
     Returns:
@@ -209,7 +209,9 @@ def run(
     for spec in policies or ():
         parse_policy(spec).check(model.depth)
     options: dict[str, Any] = {"fill": fill, "accept": accept, **(sampling or {})}
-    options |= {name: True for name, on in (("compile", compile), ("narrow", narrow)) if on}
+    options |= {
+        name: True for name, on in (("compile", compile), ("restrict_vocab", restrict_vocab)) if on
+    }
     by = {} if judge is None else {"judge": repr(judge)}
     notes = folder.open(identity(model, asr, mos, max_new_tokens) | options | by)
     mean_depth = round(0.8 * model.depth)

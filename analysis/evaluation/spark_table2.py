@@ -116,7 +116,7 @@ def head_depths(rows: Sequence[Row]) -> tuple[int, ...]:
         for modality in Modality:
             here = torch.full_like(phase, modality)
             step = Step(here, phase, phase, phase, phase, full)
-            found |= {*policy.depths(step).tolist(), *policy.looks(step)}
+            found |= {*policy.depths(step).tolist(), *policy.candidate_depths(step)}
     return tuple(sorted(found - {full}))
 
 

@@ -31,7 +31,7 @@ from eepolicy.analysis.studies.layers import place_figure, token_statistics
 from eepolicy.analysis.studies.sequences import by_modality, sequence_statistics
 from eepolicy.analysis.style import figures
 from eepolicy.errors import EepolicyError
-from eepolicy.fitting.replies import own_replies
+from eepolicy.fitting.replies import generate_replies
 from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.speech import asr, mos
 
@@ -94,7 +94,7 @@ class Study:
     def replies(self) -> list[Document]:
         """The model's full-depth replies."""
         asked = [q["question"] for q in self.questions]
-        return own_replies(
+        return generate_replies(
             self.model, asked, save=self.work / "replies.jsonl", progress=_shown("replies")
         )
 

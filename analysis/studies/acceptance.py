@@ -136,7 +136,7 @@ def dial(
                 full.append(units)
             errors, words, right, judged = np.nan, 0, np.nan, 0
             if asr is not None:
-                heard = asr.transcribe(out.wave())
+                heard = asr.transcribe(out.audio)
                 errors, words = word_errors(out.text or "", heard)
                 right, judged = is_right(heard, question["keys"]), 1
             trace = out.trace
@@ -154,7 +154,7 @@ def dial(
                     "replies": 1,
                     # a rejection leaves one token at full depth; drafts behind it were not judged
                     "kept": int(early.sum()),
-                    "drafts": int(early.sum() + (spoken & (trace.verdict == 2)).sum()),
+                    "drafts": int(early.sum() + (spoken & (trace.draft_status == 2)).sum()),
                     "layer_calls": int(trace.layer_calls.sum()),
                     "readouts": int(trace.readouts.sum()),
                     "tokens": len(trace),

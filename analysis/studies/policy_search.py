@@ -239,7 +239,7 @@ def _heard(
         part = questions[start : start + batch]
         outs = model.generate([q["question"] for q in part], policy, max_new_tokens)
         for question, out in zip(part, outs, strict=True):
-            transcript = asr.transcribe(out.wave())
+            transcript = asr.transcribe(out.audio)
             errors, words = word_errors(out.text or "", transcript)
             rows.append(
                 {

@@ -15,7 +15,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 import eepolicy
 from eepolicy.analysis.timing.roofline import Machine, Sizes, least_seconds, measure_machine
-from eepolicy.compile.executor import CompiledLayers
+from eepolicy.compile.executor import CompiledExecutor
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.request import padded
 from eepolicy.errors import EepolicyError
@@ -132,7 +132,7 @@ class Bench:
             would give at what each costs on one position a row, beside the prompt's pass, out of
             which the first token comes where the policy neither looks nor exits; `harvest` is the
             measured one as a share of it; `of_limit` the least time the machine allows as a share
-            of the measured one.  `first_seconds` are those until the first tokens, `later_seconds`
+            of the measured one.  `ttft` are those until the first tokens, `later_seconds`
             a token behind them, where they were timed, with the speed against the first way and the
             share of the limit there.  What is not known is nan.
         """
@@ -225,7 +225,7 @@ class Bench:
                 sum(float(t.readouts.sum()) for t in traces) / tokens,
                 least.sum() / tokens,
                 traces[0].prefill_layer_calls,
-                outs[0].first_seconds,
+                outs[0].ttft,
                 least_later=least[1:].sum() / behind if behind else np.nan,
             )
 
@@ -297,7 +297,7 @@ class Bench:
             "harvest": middle / promised,
             "least_seconds": float(np.median(way.column("least"))),
             "of_limit": float(np.median(way.column("least") / seconds)),
-            "first_seconds": float(np.median(way.column("first"))),
+            "ttft": float(np.median(way.column("first"))),
             "later_seconds": _known_median(later),
             "later_ratio": _known_median(baseline.column("later") / later),
             "later_of_limit": _known_median(way.column("least_later") / later),
@@ -348,7 +348,7 @@ def prompts_of(
 def call_costs(
     model: eepolicy.HookedModel,
     rows: int,
-    layers: CompiledLayers | None,
+    layers: CompiledExecutor | None,
     tokens: int,
     steps: int = STEPS,
 ) -> tuple[float, float]:
@@ -375,7 +375,7 @@ def call_costs(
 def prompt_seconds(
     model: eepolicy.HookedModel,
     batches: Sequence[Sequence[torch.Tensor]],
-    layers: CompiledLayers | None,
+    layers: CompiledExecutor | None,
     rounds: int = 5,
 ) -> float:
     """Seconds of the pass of a batch of prompts, on average.
@@ -435,7 +435,7 @@ SHOWN: dict[str, Callable[[dict[str, Any]], str]] = {
     "harvest": lambda r: f"{r['harvest']:.2f}",
     "least_seconds": lambda r: f"{1e3 * r['least_seconds']:.2f}",
     "of_limit": lambda r: f"{100 * r['of_limit']:.0f} %",
-    "first_seconds": lambda r: f"{1e3 * r['first_seconds']:.1f}",
+    "ttft": lambda r: f"{1e3 * r['ttft']:.1f}",
     "later_seconds": lambda r: f"{1e3 * r['later_seconds']:.2f}",
     "later_ratio": lambda r: f"{r['later_ratio']:.2f}",
     "later_of_limit": lambda r: f"{100 * r['later_of_limit']:.0f} %",
@@ -449,7 +449,7 @@ HEADINGS = {
     "harvest": "harvest",
     "least_seconds": "limit, ms",
     "of_limit": "share of it",
-    "first_seconds": "first token, ms",
+    "ttft": "first token, ms",
     "later_seconds": "ms a token behind it",
     "later_ratio": "speed behind it",
     "later_of_limit": "share of the limit behind it",

@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.preset import PRESETS, Ears, give_voice, read_tasks, run_table2
+from eepolicy.cli.preset import PRESETS, SpeechMetrics, give_voice, read_tasks, run_table2
 from eepolicy.cli.shared import (
     AcceptOption,
     CompileOption,
@@ -19,7 +19,7 @@ from eepolicy.cli.shared import (
     FillOption,
     JsonOption,
     ModelOption,
-    NarrowOption,
+    RestrictVocabOption,
     ThreadsOption,
     app,
     hint,
@@ -64,7 +64,9 @@ def compare(
     ] = None,
     tts: Annotated[
         str | None,
-        typer.Option(help="asks in sound: a command with {text} and {file}, for a model with ears"),
+        typer.Option(
+            help="asks in sound: a command with {text} and {file}, for a model with an audio encoder"
+        ),
     ] = None,
     judge_url: Annotated[
         str | None, typer.Option(help="OpenAI-compatible endpoint, to /v1, that judges answers")
@@ -98,7 +100,7 @@ def compare(
         int | None, typer.Option(help="most tokens of a reply; 400, 2048 in the preset", min=1)
     ] = None,
     compiled: CompileOption = False,
-    narrow: NarrowOption = False,
+    restrict_vocab: RestrictVocabOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare policies on held-out questions: table, figures, and a page to listen to.
@@ -140,14 +142,14 @@ def compare(
     if preset is not None and policies:
         raise EepolicyError(f"the preset {preset} has policies of its own; give it none")
     plain = (fill, accept, temperature, top_p, seeds) == ("catch_up", "all", None, None, 1)
-    plain = plain and not (compiled or narrow)
+    plain = plain and not (compiled or restrict_vocab)
     if preset is not None and not plain:
         raise EepolicyError(
             f"the preset {preset} decodes as the paper: without --fill, --accept, --temperature, "
-            "--top-p, --seeds, --compile and --narrow"
+            "--top-p, --seeds, --compile and --restrict-vocab"
         )
     judge = None if judge_url is None else LlmJudge(judge_url, judge_model, judge_key)
-    ears = Ears(
+    metrics = SpeechMetrics(
         None if asr.missing_asr(whisper) else asr.Whisper(whisper, threads),
         None if mos.missing_mos(rater) else mos.RATERS[rater](),
     )
@@ -164,7 +166,7 @@ def compare(
             spoken,
             own,
             out_folder,
-            ears,
+            metrics,
             judge,
             fit_prompts,
             max_new_tokens or 2048,
@@ -193,9 +195,9 @@ def compare(
         sampling={k: v for k, v in (("temperature", temperature), ("top_p", top_p)) if v},
         seeds=seeds,
         compile=compiled,
-        narrow=narrow,
-        asr=ears.asr,
-        mos=ears.mos,
+        restrict_vocab=restrict_vocab,
+        asr=metrics.asr,
+        mos=metrics.mos,
         judge=judge,
         max_new_tokens=max_new_tokens or 400,
         progress=progress("replies", lambda item: item[1]),

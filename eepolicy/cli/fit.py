@@ -47,12 +47,12 @@ def fit(
     Example: eepolicy fit pocket --depths 8,12,16 --out heads.safetensors
     """
     from eepolicy.fitting import trainer as fitting
-    from eepolicy.fitting.replies import own_replies
+    from eepolicy.fitting.replies import generate_replies
     from eepolicy.loading import held_out as questions_of
 
     if not out_file.parent.is_dir():
         raise EepolicyError(f"there is no folder {out_file.parent} to write {out_file.name} to")
-    how = fitting.Fitting(
+    how = fitting.FitConfig(
         kind=heads,
         depths=None if depths is None else tuple(numbers(depths)),
         rank=rank,
@@ -70,7 +70,7 @@ def fit(
     if len(questions) < 2:
         raise EepolicyError(f"fitting takes two prompts at least; got {len(questions)}")
     kept, checkpoint = (out_file.with_suffix(end) for end in (".replies.jsonl", ".checkpoint"))
-    replies = own_replies(
+    replies = generate_replies(
         fitted_on,
         questions,
         max_new_tokens=max_new_tokens,

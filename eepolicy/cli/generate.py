@@ -13,7 +13,7 @@ from eepolicy.cli.shared import (
     FillOption,
     JsonOption,
     ModelOption,
-    NarrowOption,
+    RestrictVocabOption,
     app,
     load,
     note,
@@ -41,7 +41,7 @@ def generate(
     fill: FillOption = "catch_up",
     accept: AcceptOption = "all",
     compiled: CompileOption = False,
-    narrow: NarrowOption = False,
+    restrict_vocab: RestrictVocabOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer one question, say what was saved, write the speech.
@@ -64,12 +64,12 @@ def generate(
         fill=fill,
         accept=accept,
         compile=compiled,
-        narrow=narrow,
+        restrict_vocab=restrict_vocab,
     )
     trace = output.trace
     full = len(trace) * spoken.depth
     if out_file:
-        wave = output.wave()
+        wave = output.audio
         write_wav(out_file, wave)
     if as_json:
         tell(_told(output, spoken.depth))

@@ -18,7 +18,7 @@ PRESETS = ("spark-table2",)
 
 
 @dataclass(frozen=True)
-class Ears:
+class SpeechMetrics:
     """What listens, where it is installed."""
 
     asr: Any
@@ -86,7 +86,7 @@ def fit_heads(
     The paper's: a linear head a depth, by soft labels on the model's own replies.
     """
     from eepolicy.fitting import trainer as fitting
-    from eepolicy.fitting.replies import own_replies
+    from eepolicy.fitting.replies import generate_replies
     from eepolicy.heads import load_heads
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def fit_heads(
                 "give --fit-prompts, a file with a question a line"
             )
         kept = file.with_suffix(".replies.jsonl")
-        replies = own_replies(
+        replies = generate_replies(
             model, questions, save=kept, batch=8, progress=progress("batches of replies")
         )
         judged = max(1, len(replies) // 10)
@@ -105,7 +105,7 @@ def fit_heads(
             model,
             replies[judged:],
             replies[:judged],
-            fitting.Fitting(kind="linear", depths=depths),
+            fitting.FitConfig(kind="linear", depths=depths),
             checkpoint=file.with_suffix(".checkpoint"),
             report=note,
             progress=progress("steps"),
@@ -120,7 +120,7 @@ def run_table2(
     model: HookedModel,
     questions: list[dict[str, Any]],
     out_folder: Path,
-    ears: Ears,
+    metrics: SpeechMetrics,
     judge: Judge | None,
     fit_prompts: Path | None,
     max_new_tokens: int,
@@ -162,8 +162,8 @@ def run_table2(
         questions,
         folder,
         policies=[row.policy for row in rows],
-        asr=ears.asr,
-        mos=ears.mos,
+        asr=metrics.asr,
+        mos=metrics.mos,
         judge=judge,
         sampling=sampling,
         max_new_tokens=max_new_tokens,

@@ -46,8 +46,8 @@ CompileOption = Annotated[
     bool,
     typer.Option("--compile", help="compile what is computed first: seconds once, then faster"),
 ]
-NarrowOption = Annotated[
-    bool, typer.Option("--narrow", help="read speech out over its own ids alone: cheaper")
+RestrictVocabOption = Annotated[
+    bool, typer.Option("--restrict-vocab", help="read speech out over its own ids alone: cheaper")
 ]
 
 

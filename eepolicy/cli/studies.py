@@ -40,11 +40,11 @@ def stats(
     from eepolicy.analysis.studies.calibration import reliability
     from eepolicy.analysis.studies.layers import token_statistics
     from eepolicy.analysis.studies.sequences import by_modality, sequence_statistics
-    from eepolicy.fitting.replies import own_replies
+    from eepolicy.fitting.replies import generate_replies
 
     spoken, questions = _asked(model, prompts)
     out_folder.mkdir(parents=True, exist_ok=True)
-    replies = own_replies(
+    replies = generate_replies(
         spoken,
         questions,
         max_new_tokens=400,

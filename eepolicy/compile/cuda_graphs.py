@@ -11,26 +11,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eepolicy.compile.executor import CompiledLayers
-from eepolicy.compile.gemv import SOME
+from eepolicy.compile.executor import CompiledExecutor
+from eepolicy.compile.gemv import MAX_CAPTURED_ROWS
 from eepolicy.model.families import Rotation
-from eepolicy.model.kv_cache import ColumnCache, Rooms
+from eepolicy.model.kv_cache import KVBufferPool, KVCache
 
 if TYPE_CHECKING:
     from eepolicy.hooked import HookedModel
 
 #: what is attended to ends at a multiple of so many columns, the last ones masked: a graph for each
-REACH = 256
+KV_BUCKET = 256
 #: graphs of a room
-MOST = 256
+MAX_GRAPHS = 256
 
 
-class CapturedLayers(CompiledLayers):
+class CudaGraphExecutor(CompiledExecutor):
     """Runs stretches of a model's layers as CUDA graphs.
 
     A layer is some ten kernels, which the device runs faster than a host tells it to.  What a
     stretch of layers does to a few new columns is therefore captured, the second time that it is
-    asked for, and replayed: it is told to the device in one call.  A graph belongs to the place
+    inputs for, and replayed: it is told to the device in one call.  A graph belongs to the place
     where keys and values lie, which is used again for the next batch, and attends to more columns
     than are filled, so that one does for many steps.  Prompts, and rows that do not follow each
     other, are told layer by layer.
@@ -41,57 +41,57 @@ class CapturedLayers(CompiledLayers):
 
     def __init__(self, model: HookedModel) -> None:
         super().__init__(model)
-        self._rooms = Rooms(model.depth)
+        self._pool = KVBufferPool(model.depth)
         self._capturing: tuple[torch.cuda.Stream, Any] | None = None
         self._without = False  # there are no graphs here
 
-    def open_cache(self, rows: int, capacity: int) -> ColumnCache:
+    def open_cache(self, rows: int, capacity: int) -> KVCache:
         """What remembers keys and values, in a room that outlives it."""
-        return ColumnCache(self.model.depth, rows, capacity, self._rooms)
+        return KVCache(self.model.depth, rows, capacity, self._pool)
 
     def run_layers(
         self,
         first: int,
-        behind: int,
+        stop: int,
         hidden: Tensor,
         rotations: dict[str, Rotation],
         masks: dict[str, Tensor | None],
-        cache: ColumnCache,
+        cache: KVCache,
     ) -> Tensor:
         """Run a stretch of layers; see `Layers.run_layers`."""
-        rows, start, _, _ = cache.addressed
-        prompt, wide = start == 0, hidden[..., 0].numel() > SOME
+        rows, start, _, _ = cache.slots
+        prompt, wide = start == 0, hidden[..., 0].numel() > MAX_CAPTURED_ROWS
         if self._broken or self._without or prompt or wide or not isinstance(rows, slice):
-            return super().run_layers(first, behind, hidden, rotations, masks, cache)
-        asked = self._asked(first, behind, hidden, rotations, masks, cache)
-        replays, key = cache.room.replays, (rows.start, rows.stop, asked.kind)
+            return super().run_layers(first, stop, hidden, rotations, masks, cache)
+        inputs = self._graph_inputs(first, stop, hidden, rotations, masks, cache)
+        replays, key = cache.buffer.replays, (rows.start, rows.stop, inputs.kind)
         captured: _Replay | None = replays.get(key)
         if captured is None and key in replays:  # it has run as it is
-            captured = replays[key] = self._captured(asked, cache)
+            captured = replays[key] = self._captured(inputs, cache)
         if captured is not None:
-            return captured(asked.tensors)
-        out = self._run(asked, asked.tensors, cache)
+            return captured(inputs.tensors)
+        out = self._run(inputs, inputs.tensors, cache)
         if out is None:
-            return super().run_layers(first, behind, hidden, rotations, masks, cache)
-        if len(replays) == MOST:  # the oldest goes
+            return super().run_layers(first, stop, hidden, rotations, masks, cache)
+        if len(replays) == MAX_GRAPHS:  # the oldest goes
             del replays[next(iter(replays))]
         replays[key] = None
         return out
 
-    def _asked(
+    def _graph_inputs(
         self,
         first: int,
-        behind: int,
+        stop: int,
         hidden: Tensor,
         rotations: dict[str, Rotation],
         masks: dict[str, Tensor | None],
-        cache: ColumnCache,
-    ) -> _Asked:
+        cache: KVCache,
+    ) -> GraphInputs:
         """A stretch as tensors of few shapes."""
-        _, _, end, fresh = cache.addressed
-        reach = min(-(-end // REACH) * REACH, cache.capacity)
-        kinds = sorted({*self.model.parts.attention[first:behind]})
-        tensors, masked = [hidden, cache.places(hidden.device)], []
+        _, _, end, fresh = cache.slots
+        reach = min(-(-end // KV_BUCKET) * KV_BUCKET, cache.capacity)
+        kinds = sorted({*self.model.parts.attention[first:stop]})
+        tensors, masked = [hidden, cache.column_indices(hidden.device)], []
         if fresh is not None:
             tensors.append(fresh)
         for kind in kinds:
@@ -103,19 +103,19 @@ class CapturedLayers(CompiledLayers):
                 tensors.append(F.pad(mask, (0, reach - end), value=nothing))
                 masked.append(kind)
         rotated = [kind for kind in kinds if kind in rotations]
-        return _Asked(first, behind, reach, fresh is not None, rotated, masked, tensors)
+        return GraphInputs(first, stop, reach, fresh is not None, rotated, masked, tensors)
 
-    def _run(self, asked: _Asked, tensors: Sequence[Tensor], cache: ColumnCache) -> Tensor | None:
+    def _run(self, inputs: GraphInputs, tensors: Sequence[Tensor], cache: KVCache) -> Tensor | None:
         """A stretch, layer by layer; None where there is no kernel for it."""
         hidden, *rest = tensors
-        own, rest = rest[: 1 + asked.ragged], rest[1 + asked.ragged :]
+        own, rest = rest[: 1 + inputs.ragged], rest[1 + inputs.ragged :]
         rotations: dict[str, Rotation] = {}
-        for kind in asked.rotated:
+        for kind in inputs.rotated:
             rotations[kind], rest = (rest[0], rest[1]), rest[2:]
-        masks = dict(zip(asked.masked, rest, strict=True))
-        seen = self._seen(own[0], asked.reach, hidden.dtype)
-        for index in range(asked.first, asked.behind):
-            lent, kind = self._lent(index, cache, asked.reach), self.model.parts.attention[index]
+        masks = dict(zip(inputs.masked, rest, strict=True))
+        seen = self._seen(own[0], inputs.reach, hidden.dtype)
+        for index in range(inputs.first, inputs.stop):
+            lent, kind = self._lent(index, cache, inputs.reach), self.model.parts.attention[index]
             if lent is None:
                 return None
             rotation, mask = rotations.get(kind), masks.get(kind, seen)
@@ -133,11 +133,11 @@ class CapturedLayers(CompiledLayers):
         empty = torch.zeros(seen.shape, dtype=dtype, device=at.device)
         return empty.masked_fill(~seen, torch.finfo(dtype).min)
 
-    def _captured(self, asked: _Asked, cache: ColumnCache) -> _Replay | None:
+    def _captured(self, inputs: GraphInputs, cache: KVCache) -> _Replay | None:
         """A stretch as a graph; None where there cannot be any, which is said once."""
         device = self.model.model.device
         with torch.inference_mode(False):  # they outlive the caller's mode
-            held = [t.clone() for t in asked.tensors]
+            held = [t.clone() for t in inputs.tensors]
         try:
             if self._capturing is None:
                 self._capturing = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
@@ -145,7 +145,7 @@ class CapturedLayers(CompiledLayers):
             here = torch.cuda.current_stream(device)
             stream.wait_stream(here)
             with torch.cuda.stream(stream), _capturing(graph, pool):
-                out = self._run(asked, held, cache)
+                out = self._run(inputs, held, cache)
             here.wait_stream(stream)
             if out is None:
                 raise RuntimeError("a kernel is missing")
@@ -172,12 +172,12 @@ def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     graph.capture_end()
 
 
-class _Asked(NamedTuple):
+class GraphInputs(NamedTuple):
     """A stretch of layers, and what it is handed.
 
     Attributes:
         first: layer, from 0.
-        behind: the last layer.
+        stop: the last layer.
         reach: columns that it attends to, those that are not filled included.
         ragged: some of the new columns are not a row's own.
         rotated: kinds of attention that have cosines and sines.
@@ -187,7 +187,7 @@ class _Asked(NamedTuple):
     """
 
     first: int
-    behind: int
+    stop: int
     reach: int
     ragged: bool
     rotated: list[str]

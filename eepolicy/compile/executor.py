@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eepolicy.compile.functional import first_alike, function_of, tensors_of
-from eepolicy.compile.gemv import ONE_SHAPE, Product, Products, filled_sums, product_of
-from eepolicy.compile.head_module import HeadAt, head_at
-from eepolicy.compile.kernel_cache import Changing, Kernels
+from eepolicy.compile.functional import first_same_structure, function_of, tensors_of
+from eepolicy.compile.gemv import ONE_SHAPE, Product, Products, padded_gemv, product_of
+from eepolicy.compile.head_module import HeadModule, head_at
+from eepolicy.compile.kernel_cache import DynamicDims, KernelCache
 from eepolicy.compile.sdpa import attention
-from eepolicy.model.executor import Layers
+from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import Rotation
-from eepolicy.model.kv_cache import ColumnCache
+from eepolicy.model.kv_cache import KVCache
 
 if TYPE_CHECKING:
     from eepolicy.heads.base import ExitHead
@@ -32,7 +32,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, tor
 COLUMNS = 4
 
 
-class CompiledLayers(Layers):
+class CompiledExecutor(LayerExecutor):
     """Runs a model's layers, as `Backbone.run_layer` does, by code that `torch.compile` makes.
 
     One layer is compiled and is handed the parameters of the others, so that a policy may stop
@@ -48,17 +48,17 @@ class CompiledLayers(Layers):
 
     def __init__(self, model: HookedModel) -> None:
         self.model = model
-        self._kernels = Kernels()
+        self._kernels = KernelCache()
         self._layers = [tuple(tensors_of(layer).values()) for layer in model.parts.layers]
-        self._alike = [first_alike(model.parts.layers, i) for i in range(model.depth)]
+        self._alike = [first_same_structure(model.parts.layers, i) for i in range(model.depth)]
         #: by depth and ranges of ids, the head there and what it does
-        self._readouts: dict[Hashable, tuple[ExitHead, HeadAt | None]] = {}
+        self._readouts: dict[Hashable, tuple[ExitHead, HeadModule | None]] = {}
         #: keys and values such as a layer makes, (1, heads, 1, d) each
         self._remembered: dict[int, tuple[Tensor, Tensor]] = {}
         self._broken = False
 
     def __repr__(self) -> str:
-        return f"CompiledLayers({self.kernels} kernels for {len(self._layers)} layers)"
+        return f"CompiledExecutor({self.kernels} kernels for {len(self._layers)} layers)"
 
     @property
     def depth(self) -> int:
@@ -75,7 +75,7 @@ class CompiledLayers(Layers):
         hidden: Tensor,
         rotations: dict[str, Rotation],
         masks: dict[str, Tensor | None],
-        cache: ColumnCache,
+        cache: KVCache,
     ) -> Tensor:
         """Run one layer; see `Backbone.run_layer`."""
         lent = self._lent(index, cache)
@@ -87,28 +87,28 @@ class CompiledLayers(Layers):
         out = self._through(index, hidden, rotations.get(kind), masks[kind], lent)
         if out is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
-        cache.take_back(index, *lent[:2])
+        cache.write_back(index, *lent[:2])
         return out
 
     def fill_layer(
-        self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: ColumnCache
+        self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: KVCache
     ) -> None:
         """Store the keys and values of one layer; see `Backbone.fill_layer`."""
         lent = self._lent(index, cache)
         if lent is not None:
             rotation = rotations.get(self.model.parts.attention[index])
             if self._compiled(_filler, index, hidden, rotation, None, lent) is not None:
-                cache.take_back(index, *lent[:2])
+                cache.write_back(index, *lent[:2])
                 return
         self.model.fill_layer(index, hidden, rotations, cache)
 
-    def _lent(self, index: int, cache: ColumnCache, reach: int = 0) -> tuple[Tensor, ...] | None:
-        """What a layer attends to, if it is known how that looks; see `ColumnCache.lend`."""
+    def _lent(self, index: int, cache: KVCache, reach: int = 0) -> tuple[Tensor, ...] | None:
+        """What a layer attends to, if it is known how that looks; see `KVCache.lend`."""
         if self._broken:
             return None
         if index in self._remembered:
             cache.open(index, *self._remembered[index])
-        return cache.lend(index, reach)
+        return cache.view(index, reach)
 
     def _through(
         self,
@@ -139,7 +139,7 @@ class CompiledLayers(Layers):
             hidden: (rows, columns, width).
             rotation: of the columns.
             mask: of the columns.
-            lent: by `ColumnCache.lend`.
+            lent: by `KVCache.lend`.
         """
         first, product = self._alike[index], product_of(hidden)
         exact = hidden.shape if product in ONE_SHAPE else None
@@ -222,7 +222,7 @@ class CompiledLayers(Layers):
         return F.linear(vectors, weight, bias) if out is None else out[0]
 
     def run(self, *asked: Any) -> tuple[Tensor, ...] | None:
-        """See `Kernels.run`; where nothing can be compiled, that is said once and left."""
+        """See `KernelCache.run`; where nothing can be compiled, that is said once and left."""
         if self._broken:
             return None
         try:
@@ -248,7 +248,7 @@ class CompiledLayers(Layers):
             torch.randn(1, columns, config.hidden_size, generator=generator)
             for columns in (2, 2, 1)
         ]
-        stock, ours = (ColumnCache(model.depth, 1, 5) for _ in range(2))
+        stock, ours = (KVCache(model.depth, 1, 5) for _ in range(2))
         kernels = self._kernels
         for index in range(model.depth):
             for block, start in zip(blocks, (0, 2, 4), strict=True):
@@ -269,7 +269,7 @@ class CompiledLayers(Layers):
         return True
 
     def _step(
-        self, run: Callable[..., Tensor], index: int, states: Tensor, start: int, cache: ColumnCache
+        self, run: Callable[..., Tensor], index: int, states: Tensor, start: int, cache: KVCache
     ) -> Tensor:
         """Some columns of the check through one layer."""
         like, end = self.model.model, start + states.shape[1]
@@ -278,7 +278,7 @@ class CompiledLayers(Layers):
             k: (cos[0, start:][None], sin[0, start:][None]) for k, (cos, sin) in rotations.items()
         }
         masks = self.model.block_masks(end - start, start)
-        cache.address(slice(None), start, end)
+        cache.set_slots(slice(None), start, end)
         return run(index, states.to(like.device, like.dtype), here, masks, cache)
 
     def _give_up(self, why: object) -> None:
@@ -290,7 +290,7 @@ class CompiledLayers(Layers):
         )
 
 
-class _AsWritten(Kernels):
+class _AsWritten(KernelCache):
     """Runs functions as they are written for the compiler, without it."""
 
     def run(
@@ -368,7 +368,7 @@ def _runner(
 
     Returns:
         A function of the parameters, hidden states, cosines and sines, mask, and what
-        `ColumnCache.lend` gives.
+        `KVCache.lend` gives.
     """
     call, count = function_of(layer), len(tensors_of(layer))
 
@@ -380,7 +380,7 @@ def _runner(
         if masked:
             arguments["attention_mask"], more = more[0], more[1:]
         arguments["past_key_values"] = held = _Columns(*more)
-        attend = partial(held.attend, fixed=product is not filled_sums)
+        attend = partial(held.attend, fixed=product is not padded_gemv)
         with Products(product, attend) if product else nullcontext():
             out: Tensor | tuple[Tensor, ...] = call(given[:count], hidden, **arguments)
         return out[0] if isinstance(out, tuple) else out
@@ -404,7 +404,7 @@ def _filler(
     return fill
 
 
-def _reader(readout: HeadAt, product: Product) -> Callable[..., Tensor]:
+def _reader(readout: HeadModule, product: Product) -> Callable[..., Tensor]:
     """What a head does at a depth, as a function of its tensors and of hidden states."""
     call = function_of(readout)
 
@@ -432,7 +432,7 @@ def _changing(
     rotation: Rotation | None,
     mask: Tensor | None = None,
     lent: Sequence[Tensor] = (),
-) -> list[Changing]:
+) -> list[DynamicDims]:
     """Sizes and strides that change from call to call: one kernel is made for all of them.
 
     `fixed`: whether the number of rows is not one of them, and that of columns; what is remembered
@@ -440,15 +440,15 @@ def _changing(
     """
     block = [dim for dim in (0, 1) if not fixed[dim]]  # of (rows, columns, ...)
     changing = [
-        Changing(tensor, [dim for dim in block if dim < tensor.ndim - 1])
+        DynamicDims(tensor, [dim for dim in block if dim < tensor.ndim - 1])
         for tensor in (hidden, *(rotation or ()))
     ]
     if mask is not None:  # (rows, heads, columns, remembered)
-        changing.append(Changing(mask, [2 * dim for dim in block] + [mask.ndim - 1]))
+        changing.append(DynamicDims(mask, [2 * dim for dim in block] + [mask.ndim - 1]))
     if lent:
         # keys and values (rows, heads, remembered, d): how far apart tells what there is room for
         sizes = [0, 2] if 0 in block else [2]
-        changing += [Changing(tensor, sizes, (0, 1)) for tensor in lent[:2]]
-        changing += [Changing(tensor, [0] if 1 in block else []) for tensor in lent[2:3]]
-        changing += [Changing(tensor, block) for tensor in lent[3:]]
+        changing += [DynamicDims(tensor, sizes, (0, 1)) for tensor in lent[:2]]
+        changing += [DynamicDims(tensor, [0] if 1 in block else []) for tensor in lent[2:3]]
+        changing += [DynamicDims(tensor, block) for tensor in lent[3:]]
     return changing

@@ -30,7 +30,7 @@ def function_of(module: nn.Module) -> Callable[..., Any]:
     Returns:
         A function of the tensors, the module's arguments, and its arguments by name.
     """
-    hollow, names = _hollow(module), list(tensors_of(module))
+    hollow, names = _to_meta(module), list(tensors_of(module))
 
     def call(tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
         return functional_call(hollow, dict(zip(names, tensors, strict=True)), args, kwargs)
@@ -38,12 +38,12 @@ def function_of(module: nn.Module) -> Callable[..., Any]:
     return call
 
 
-def first_alike(modules: Sequence[nn.Module], index: int) -> int:
+def first_same_structure(modules: Sequence[nn.Module], index: int) -> int:
     """The first module that is built as this one."""
     return next(i for i in range(index + 1) if _build(modules[i]) == _build(modules[index]))
 
 
-def _hollow(module: nn.Module) -> nn.Module:
+def _to_meta(module: nn.Module) -> nn.Module:
     """A module as this one, with nothing in its parameters: those are handed to it.
 
     Once a stock model was asked for its hidden states, hooks on its layers hand them to whoever

@@ -21,7 +21,7 @@ FEW = 8
 #: eight; others are filled up to `FEW`, which takes as long as `FEW` of them, and no compilation
 EXACT = frozenset({1, 2, 3, 4, FEW})
 #: vectors on a CUDA device up to which attention is written out, and layers are captured
-SOME = 64
+MAX_CAPTURED_ROWS = 64
 #: rows of a weight from which writing sums pays: below, calling the kernel takes longer
 NARROWEST = 32
 #: numbers in a weight up to which the compiler's own sum is taken on a CUDA device, where it has
@@ -38,13 +38,13 @@ def product_of(hidden: Tensor) -> Product | None:
     """How a layer of so many vectors writes its products; None where it is compiled as it is."""
     vectors = hidden.numel() // hidden.shape[-1]
     if hidden.device.type == "cuda":
-        return mixed if vectors == 1 else library if vectors <= SOME else None
+        return gemv_or_blas if vectors == 1 else library if vectors <= MAX_CAPTURED_ROWS else None
     if hidden.device.type != "cpu" or vectors > FEW:
         return None
-    return sums if vectors in EXACT else filled_sums
+    return gemv if vectors in EXACT else padded_gemv
 
 
-def sums(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def gemv(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., width) with (out, width): (..., out).  All vectors meet a row while it is at hand.
 
     One sum for each vector: the compiler takes them in one loop, which reads the weight once.
@@ -53,17 +53,17 @@ def sums(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _each(rows, len(rows), vectors, weight, bias)
 
 
-def filled_sums(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `sums`, for any number up to `FEW`: zeros stand in for those that lack."""
+def padded_gemv(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `gemv`, for any number up to `FEW`: zeros stand in for those that lack."""
     rows = vectors.reshape(-1, vectors.shape[-1])
     filled = F.pad(rows, (0, 0, 0, FEW - rows.shape[0]))
     return _each(filled, FEW, vectors, weight, bias)
 
 
-def mixed(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `sums` for the weights that the library of a CUDA device takes longer for."""
+def gemv_or_blas(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `gemv` for the weights that the library of a CUDA device takes longer for."""
     most = TALL if len(weight) > weight.shape[1] else SMALL
-    return (sums if weight.numel() <= most else F.linear)(vectors, weight, bias)
+    return (gemv if weight.numel() <= most else F.linear)(vectors, weight, bias)
 
 
 def library(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -99,7 +99,7 @@ def _parts(count: int, weight: Tensor) -> int:
 
 
 #: products whose kernels are for one number of vectors
-ONE_SHAPE: tuple[Product, ...] = (sums, mixed)
+ONE_SHAPE: tuple[Product, ...] = (gemv, gemv_or_blas)
 
 
 class Products(TorchFunctionMode):

@@ -18,7 +18,7 @@ from eepolicy.heads.tuned import TunedLens
 SAME = (TunedLens, LinearHead, LowRankHead)
 
 
-class HeadAt(nn.Module):
+class HeadModule(nn.Module):
     """What a head does at one depth.
 
     Args:
@@ -39,7 +39,7 @@ class HeadAt(nn.Module):
     ) -> None:
         super().__init__()
         self.ranges, self.vocabulary = ranges, vocabulary
-        self.norm, self.head, self.cap = lens.norm, lens.head, lens.cap
+        self.norm, self.head, self.logit_softcap = lens.norm, lens.head, lens.logit_softcap
         self.kind = None if head is None else type(head)
         own = {} if head is None else head.at(depth)
         self.own = nn.ParameterDict({k: nn.Parameter(p, False) for k, p in own.items()})
@@ -53,11 +53,11 @@ class HeadAt(nn.Module):
     def alike(self) -> tuple[object, ...]:
         """What is the same for all that do the same, but for the numbers in their tensors."""
         laid_out = tuple((t.shape, t.stride(), t.dtype) for t in self.tensors)
-        return self.kind, self.norm, self.head, self.cap, self.ranges, laid_out
+        return self.kind, self.norm, self.head, self.logit_softcap, self.ranges, laid_out
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocabulary)."""
-        lens = LogitLens(self.norm, self.head, self.cap)
+        lens = LogitLens(self.norm, self.head, self.logit_softcap)
         own: dict[str, Any] = {name: [parameter] for name, parameter in self.own.items()}
         head = lens if self.kind is None else self.kind(lens, (0,), **own)
         if self.ranges:
@@ -67,12 +67,12 @@ class HeadAt(nn.Module):
 
 def head_at(
     head: ExitHead, depth: int, ranges: tuple[tuple[int, int], ...], vocabulary: int
-) -> HeadAt | None:
-    """What a head does at a depth, as a module, see `HeadAt`; None where that is not known."""
+) -> HeadModule | None:
+    """What a head does at a depth, as a module, see `HeadModule`; None where that is not known."""
     fitted = head if isinstance(head, FittedHead) and type(head) in SAME else None
     lens = fitted.lens if fitted else head
     if type(lens) is not LogitLens:
         return None
     if not isinstance(lens.norm, nn.Module) or not isinstance(lens.head, nn.Module):
         return None
-    return HeadAt(lens, fitted, depth, ranges, vocabulary)
+    return HeadModule(lens, fitted, depth, ranges, vocabulary)

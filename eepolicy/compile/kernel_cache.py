@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 #: of the compiler: products and sums become one instruction; what is used more than once, a norm
-#: say, is computed once, and not again for each row of a weight that it meets; and what `Kernels`
+#: say, is computed once, and not again for each row of a weight that it meets; and what `KernelCache`
 #: knows of its inputs is not asserted again at each call
 OPTIONS = {
     "realize_reads_threshold": 0,
@@ -23,7 +23,7 @@ OPTIONS = {
 }
 
 
-class Changing(NamedTuple):
+class DynamicDims(NamedTuple):
     """What of a tensor differs from call to call, by dimension."""
 
     tensor: Tensor
@@ -31,7 +31,7 @@ class Changing(NamedTuple):
     strides: Sequence[int] = ()
 
 
-class Kernels:
+class KernelCache:
     """Makes kernels and calls them.
 
     The compiler's own call looks all inputs over each time and costs as much as a small layer.
@@ -55,7 +55,7 @@ class Kernels:
         kind: Hashable,
         make: Callable[[], Callable[..., Any]],
         given: Sequence[Tensor],
-        changing: Callable[[], Sequence[Changing]],
+        changing: Callable[[], Sequence[DynamicDims]],
     ) -> tuple[Tensor, ...] | None:
         """Run a function of tensors that gives one or several tensors.
 
@@ -103,7 +103,7 @@ class Kernels:
         self,
         given: Sequence[Tensor],
         out: tuple[Tensor, ...],
-        changing: Sequence[Changing],
+        changing: Sequence[DynamicDims],
     ) -> _Call | None:
         """The call that was just made, without the compiler; None where it is not understood.
 
@@ -221,7 +221,7 @@ def _number(
 
 
 def _may_change(
-    changing: Sequence[Changing],
+    changing: Sequence[DynamicDims],
     inputs: Sequence[Any],
     symbols: Sequence[Any],
 ) -> bool:

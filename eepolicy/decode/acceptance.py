@@ -35,22 +35,22 @@ class Drafts:
         tokens: (drafts,).
         full: (drafts, vocabulary), the full model's scores, as the sampler draws from them.
         early: (drafts, vocabulary), the scores that they were drawn from, for rules that use them.
-        draws: whether tokens are drawn, or the likeliest one is taken.
-        lots: (drafts,) in 0..1.
+        do_sample: whether tokens are drawn, or the likeliest one is taken.
+        uniforms: (drafts,) in 0..1.
     """
 
     tokens: Tensor
     full: Tensor
     early: Tensor
-    draws: bool
-    lots: Tensor
+    do_sample: bool
+    uniforms: Tensor
 
 
 class Acceptance(ABC):
     """Which drafts are kept.  Drafts behind the first that is not are dropped."""
 
     #: whether there is anything to judge
-    judges: ClassVar[bool] = True
+    verifies: ClassVar[bool] = True
     #: whether the rule means something only where the likeliest token is taken
     greedy_only: ClassVar[bool] = False
     #: whether it asks what the drafts were drawn from
@@ -77,7 +77,7 @@ class Acceptance(ABC):
 class AcceptAll(Acceptance):
     """Everything stays: SPAR-K.  Nothing is judged, so nothing is paid for it."""
 
-    judges = False
+    verifies = False
 
     def accepts(self, drafts: Drafts) -> Tensor:
         return torch.ones_like(drafts.tokens, dtype=torch.bool)
@@ -104,14 +104,14 @@ class AcceptSampling(Acceptance):
     uses_early = True
 
     def accepts(self, drafts: Drafts) -> Tensor:
-        if not drafts.draws:
+        if not drafts.do_sample:
             return AcceptExact().accepts(drafts)
         at = drafts.tokens[:, None]
         p, q = (scores.softmax(-1).gather(1, at)[:, 0] for scores in (drafts.full, drafts.early))
-        return drafts.lots * q < p
+        return drafts.uniforms * q < p
 
     def scores(self, drafts: Drafts, place: int) -> Tensor:
-        if not drafts.draws:
+        if not drafts.do_sample:
             return drafts.full[place]
         p, q = drafts.full[place].softmax(-1), drafts.early[place].softmax(-1)
         rest = (p - q).clamp(min=0)

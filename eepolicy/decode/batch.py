@@ -13,7 +13,7 @@ from eepolicy.decode.fills.base import Fill
 from eepolicy.decode.rebatch import LayerCosts
 from eepolicy.decode.recorder import Recorder
 from eepolicy.hooked import HookedModel
-from eepolicy.model.executor import Layers
+from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import Rotation
 from eepolicy.model.kv_cache import Rows
 
@@ -79,7 +79,7 @@ class Batch:
         capacity: int,
         fill: Fill | None = None,
         recorder: Recorder | None = None,
-        layers: Layers | None = None,
+        layers: LayerExecutor | None = None,
         in_speech: Sequence[tuple[int, int]] = (),
         costs: LayerCosts | None = None,
     ) -> None:
@@ -160,7 +160,7 @@ class Batch:
             elif layer in self._left_at:  # from here on more is left out
                 masks = self._masks(block.rows, width, layer)
             behind = self._stretch(block.rows, layer, depth)
-            self.cache.address(rows, self.columns - width, self.columns, self._fresh(block))
+            self.cache.set_slots(rows, self.columns - width, self.columns, self._fresh(block))
             block.hidden = self._run_layers(
                 layer, behind, block.hidden, rotations, masks, self.cache
             )
@@ -284,7 +284,7 @@ class Batch:
         rotations = self._rotated(block.rows, 1)
         rows = self._index(block.rows)
         for layer in range(block.depth, self.model.depth):
-            self.cache.address(rows, self.columns - 1, self.columns, store_only=True)
+            self.cache.set_slots(rows, self.columns - 1, self.columns, store_only=True)
             self._fill_layer(layer, block.hidden, rotations, self.cache)
         for row in block.rows:
             self.filled[row] += self.model.depth - block.depth
@@ -324,12 +324,12 @@ class Batch:
 
     def _index(self, rows: list[int]) -> Rows:
         """Where rows lie in what is stored: a part of it where they follow each other."""
-        if self.is_apart(rows):
+        if self.needs_gather(rows):
             return self._places(rows)
         first = self._held.index(rows[0])
         return slice(first, first + len(rows))
 
-    def is_apart(self, rows: list[int]) -> bool:
+    def needs_gather(self, rows: list[int]) -> bool:
         """Whether rows, rising, do not follow each other in what is stored."""
         return self._held.index(rows[-1]) - self._held.index(rows[0]) >= len(rows)
 

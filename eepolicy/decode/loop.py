@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from eepolicy.compile.executor import CompiledLayers
+from eepolicy.compile.executor import CompiledExecutor
 from eepolicy.decode import overlap as ahead
 from eepolicy.decode.acceptance import AcceptAll, Acceptance
 from eepolicy.decode.batch import Batch, Block
@@ -19,8 +19,8 @@ from eepolicy.decode.recorder import Recorder, plan_of
 from eepolicy.decode.reply import Reply
 from eepolicy.decode.request import Request
 from eepolicy.decode.sampling import Sampler
-from eepolicy.decode.step import take_step
-from eepolicy.decode.verify import Judge
+from eepolicy.decode.step import run_step
+from eepolicy.decode.verify import DraftVerifier
 from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
 from eepolicy.policies import ExitPolicy, Step, parse_policy
@@ -43,7 +43,7 @@ class Output:
         ended: the reply ended by itself.
         trace: one entry a token.
         seconds: of decoding the whole batch, the prompts included.
-        first_seconds: of them, until its first tokens were drawn.
+        ttft: of them, until its first tokens were drawn.
         model: that spoke.
         record: what the layers that really ran said, where it was asked for.
     """
@@ -55,7 +55,7 @@ class Output:
     ended: bool
     trace: Trace
     seconds: float
-    first_seconds: float
+    ttft: float
     model: HookedModel
     record: ProbeResult | None = None
 
@@ -64,7 +64,8 @@ class Output:
             f"Output({self.text!r}, {len(self.units)} units, {self.seconds:.2f} s, {self.trace!r})"
         )
 
-    def wave(self) -> Tensor:
+    @property
+    def audio(self) -> Tensor:
         """The speech: (samples,) at 16 kHz.
 
         Raises:
@@ -76,7 +77,7 @@ class Output:
 
 
 #: drafts that may go unjudged where no fill bounds them; what follows a rejected one is lost
-UNJUDGED = 8
+MAX_UNVERIFIED = 8
 
 
 def as_policy(policy: ExitPolicy | str, full_depth: int) -> ExitPolicy:
@@ -89,7 +90,7 @@ def as_policy(policy: ExitPolicy | str, full_depth: int) -> ExitPolicy:
     if not isinstance(found, ExitPolicy):
         raise EepolicyError(f"a policy is an ExitPolicy or a spec string; got {policy!r}")
     found.check(full_depth)
-    check_depth(found.least_depth(full_depth), full_depth, f"the least depth of {found!r}")
+    check_depth(found.min_depth(full_depth), full_depth, f"the least depth of {found!r}")
     return found
 
 
@@ -102,31 +103,31 @@ def decode(
     accept: Acceptance | None = None,
     seed: int = 0,
     record: dict[str, Any] | None = None,
-    layers: CompiledLayers | None = None,
-    narrow: bool = False,
+    layers: CompiledExecutor | None = None,
+    restrict_vocab: bool = False,
 ) -> list[Output]:
     """Decode replies side by side; see `HookedModel.generate`.
 
     Every token of a reply costs one step, the first included, so that every depth in the trace is
     the policy's.  The first is fed the prompts' last tokens; what lies before them runs at full
-    depth, see `take_step`.
+    depth, see `run_step`.
     """
     policy, fill = as_policy(policy, model.depth), fill or Fill()
     fill.check()
     accept = (accept or AcceptAll()).check(model.layout, model.vocoder)
-    _check(model, policy, fill, accept, request, narrow)
+    _check(model, policy, fill, accept, request, restrict_vocab)
     # what does not fit is said before the work, not after it
     plan = None if record is None else plan_of(model, record)
     # timed at a model's first reply alone, so it is not of the reply's own seconds
     of_layers = model.layer_costs(layers) if fill.along == "measured" else None
     began = time.perf_counter()
-    sampler = Sampler(request.processors, request.draws, seed)
+    sampler = Sampler(request.processors, request.do_sample, seed)
     most, rows = request.max_new_tokens, len(request.prompt)
     # a judge bounds what waits by itself, so as to see all of it
-    unbounded = Fill() if accept.judges else fill
+    unbounded = Fill() if accept.verifies else fill
     recorder = None if plan is None else Recorder(rows)
     room = request.prompt.shape[1] + most
-    in_speech = model.layout.ids_in_speech(request.ends) if narrow else ()
+    in_speech = model.layout.ids_in_speech(request.ends) if restrict_vocab else ()
     batch = Batch(model, request.padding, room, unbounded, recorder, layers, in_speech, of_layers)
     replies = [Reply(model.layout, model.depth, request.ends) for _ in range(rows)]
 
@@ -146,26 +147,26 @@ def decode(
 
     if request.streamer is not None:
         request.streamer.put(request.ids.cpu())
-    judge = Judge(batch, sampler, accept, fill.max_pending or UNJUDGED, history)
+    judge = DraftVerifier(batch, sampler, accept, fill.max_pending or MAX_UNVERIFIED, history)
     tokens, alive, streamed = request.prompt, list(range(rows)), 0
     started: Block | None = None
-    first_seconds = 0.0
+    ttft = 0.0
     while alive:
         known = torch.tensor([replies[row].known() for row in alive]).T  # (5, rows), on the host
         step = Step(known[0], known[1], known[2], known[3], known[4], model.depth)
-        taken = take_step(batch, tokens, alive, policy, step, started)
+        taken = run_step(batch, tokens, alive, policy, step, started)
         before = [history(r, replies[r].tokens) for r in alive] if sampler.needs_history else None
         scores = sampler.warp(taken.logits, alive, before)
         newest = sampler.draw(scores, alive, rows)
         # read before the next step starts, which counts anew
-        fetch, costs = ahead.fetched(newest), [batch.paid(row) for row in alive]
+        fetch, costs = ahead.async_to_host(newest), [batch.paid(row) for row in alive]
         last = len(replies[alive[0]]) + 1 >= most
-        started = None if accept.judges or last else ahead.start(batch, policy, newest, alive)
+        started = None if accept.verifies or last else ahead.start(batch, policy, newest, alive)
         drawn = fetch()
-        first_seconds = first_seconds or time.perf_counter() - began
+        ttft = ttft or time.perf_counter() - began
         drops: dict[int, int] = {}
         over = [stops(row, token) for row, token in zip(alive, drawn, strict=True)]
-        if accept.judges:
+        if accept.verifies:
             lengths = [len(replies[row]) + 1 for row in alive]
             drops = judge.take(alive, replies, drawn, scores, taken, over)
             for place, row in enumerate(alive):
@@ -195,7 +196,7 @@ def decode(
     if request.prompt.is_floating_point():  # ids alone are not what was answered
         prompts = [ids[:0] for ids in prompts]
     outputs = [
-        _output(model, prompt, reply, batch.prefilled, seconds, first_seconds)
+        _output(model, prompt, reply, batch.prefilled, seconds, ttft)
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
     if recorder is None or plan is None:
@@ -212,7 +213,7 @@ def _check(
     fill: Fill,
     accept: Acceptance,
     request: Request,
-    narrow: bool,
+    restrict_vocab: bool,
 ) -> None:
     """Refuse what does not go together."""
     if policy.on == "speech" and not model.layout.has_speech:
@@ -220,26 +221,28 @@ def _check(
             f"{policy!r} acts on speech, of which this model has none: put 'text=' in front, or "
             "give the model's layout"
         )
-    if accept.judges and (fill.way != "catch_up" or not policy.realisable):
+    if accept.verifies and (fill.way != "catch_up" or policy.needs_full_pass):
         raise EepolicyError(
             f"{accept!r} judges what a catch-up computed; with the fill {fill.way!r} and "
             f"{policy!r} there is nothing to judge"
         )
-    if accept.judges and fill.along is not None:
+    if accept.verifies and fill.along is not None:
         raise EepolicyError(
             f"{accept!r} judges what waits, and rows that come along leave nothing waiting: use it "
             f"without along={fill.along}"
         )
-    if narrow and (accept.judges or not policy.realisable or not model.layout.has_speech):
+    if restrict_vocab and (
+        accept.verifies or policy.needs_full_pass or not model.layout.has_speech
+    ):
         raise EepolicyError(
             "narrow reads speech out over its own ids: it goes neither with a model of text alone "
             f"nor with what asks the full model ({policy!r}, {accept!r})"
         )
-    if accept.greedy_only and request.draws:
+    if accept.greedy_only and request.do_sample:
         raise EepolicyError(
             f"{accept!r} is for greedy decoding: use 'sampling', or do_sample=False"
         )
-    if fill.way != "catch_up" and not policy.realisable:
+    if fill.way != "catch_up" and policy.needs_full_pass:
         raise EepolicyError(f"{policy!r} leaves nothing to fill with {fill.way!r}")
 
 
@@ -257,7 +260,7 @@ def _output(
     reply: Reply,
     prefill_calls: int,
     seconds: float,
-    first_seconds: float,
+    ttft: float,
 ) -> Output:
     ids, layout = torch.tensor(reply.tokens), model.layout
     text = None
@@ -272,6 +275,6 @@ def _output(
         ended=reply.ended,
         trace=Trace.from_rows(reply.rows, model.depth, prefill_calls),
         seconds=seconds,
-        first_seconds=first_seconds,
+        ttft=ttft,
         model=model,
     )

@@ -11,7 +11,7 @@ from eepolicy.decode.batch import Batch, Block
 from eepolicy.policies import ExitPolicy
 
 
-def works_by_itself(device: torch.device) -> bool:
+def is_async(device: torch.device) -> bool:
     """Whether a device goes on while the host does something else."""
     return device.type == "cuda"
 
@@ -21,7 +21,7 @@ def start(batch: Batch, policy: ExitPolicy, tokens: Tensor, rows: list[int]) -> 
 
     A device that works by itself would wait while the host learns the token, asks the policy and
     tells it the next layers.  It is therefore told those that no policy can leave away, see
-    `ExitPolicy.least_depth`, before the host has looked.  Where a reply ends with the token, they
+    `ExitPolicy.min_depth`, before the host has looked.  Where a reply ends with the token, they
     were for nothing.
 
     Args:
@@ -34,14 +34,14 @@ def start(batch: Batch, policy: ExitPolicy, tokens: Tensor, rows: list[int]) -> 
         The block of the next step, on its way; None where that is not worth while, or a record is
         kept, which tells what a step did.
     """
-    if not works_by_itself(tokens.device) or batch.recorder is not None:
+    if not is_async(tokens.device) or batch.recorder is not None:
         return None
     block = batch.enter(tokens[:, None], rows)
-    batch.run(block, policy.least_depth(batch.model.depth))
+    batch.run(block, policy.min_depth(batch.model.depth))
     return block
 
 
-def fetched(tokens: Tensor) -> Callable[[], list[int]]:
+def async_to_host(tokens: Tensor) -> Callable[[], list[int]]:
     """A function that gives tokens to the host, and waits for no more than them."""
     if tokens.device.type != "cuda":
         return tokens.tolist

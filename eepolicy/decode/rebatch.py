@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from eepolicy.compile.executor import CompiledLayers
+    from eepolicy.compile.executor import CompiledExecutor
     from eepolicy.hooked import HookedModel
 
 #: positions that are timed; compiled, five cost what eight do, and nine much more
@@ -69,7 +69,7 @@ class LayerCosts:
 
 
 @torch.no_grad()
-def measure_layers(model: HookedModel, layers: CompiledLayers | None = None) -> LayerCosts:
+def measure_layers(model: HookedModel, layers: CompiledExecutor | None = None) -> LayerCosts:
     """Time layer calls, `COLUMNS` into a batch of rows; the median of a few rounds.
 
     Args:

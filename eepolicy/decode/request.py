@@ -92,7 +92,7 @@ class Request:
         padding: of each row, empty columns in front.
         max_new_tokens: of each row.
         ends: ids that end a reply.
-        draws: tokens are drawn; otherwise the likeliest one is taken.
+        do_sample: tokens are drawn; otherwise the likeliest one is taken.
         processors: of the logits of each row, the caller's and those that the options stand for.
         criteria: that end a reply, the caller's and those that the options stand for, but for
             `ends` and `max_new_tokens`.
@@ -104,7 +104,7 @@ class Request:
     padding: list[int]
     max_new_tokens: int
     ends: frozenset[int]
-    draws: bool
+    do_sample: bool
     processors: list[LogitsProcessorList]
     criteria: StoppingCriteriaList
     streamer: BaseStreamer | None
@@ -241,7 +241,7 @@ def prepare(
         padding=repeated,
         max_new_tokens=max(1, longest - prepared.ids.shape[1]),
         ends=frozenset(token for tokens in ends for token in tokens),
-        draws=bool(config.do_sample),
+        do_sample=bool(config.do_sample),
         processors=[_of_row(prepared.processors, row) for row in range(len(repeated))],
         criteria=StoppingCriteriaList(
             c for c in prepared.criteria if not _is_end(c) and type(c) is not MaxLengthCriteria

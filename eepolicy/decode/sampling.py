@@ -31,12 +31,14 @@ class Sampler:
 
     Args:
         processors: of each row of the batch, in their order.
-        draws: tokens are drawn; otherwise the likeliest one is taken.
+        do_sample: tokens are drawn; otherwise the likeliest one is taken.
         seed: of the draws.
     """
 
-    def __init__(self, processors: Sequence[LogitsProcessorList], draws: bool, seed: int) -> None:
-        self.processors, self.draws = processors, draws
+    def __init__(
+        self, processors: Sequence[LogitsProcessorList], do_sample: bool, seed: int
+    ) -> None:
+        self.processors, self.do_sample = processors, do_sample
         self.generator = torch.Generator().manual_seed(seed)
         #: whether `warp` must be told the tokens before
         self.needs_history = any(type(p) not in _WITHOUT_HISTORY for p in processors[0])
@@ -85,13 +87,13 @@ class Sampler:
         Returns:
             (rows,).
         """
-        if not self.draws:
+        if not self.do_sample:
             return scores.argmax(-1)
         probabilities = torch.ones(batch, scores.shape[1])
         probabilities[rows] = scores.softmax(-1).cpu()
-        lots = torch.multinomial(probabilities, 1, generator=self.generator)[rows, 0]
-        return lots.to(scores.device)
+        uniforms = torch.multinomial(probabilities, 1, generator=self.generator)[rows, 0]
+        return uniforms.to(scores.device)
 
-    def lots(self, count: int) -> Tensor:
+    def uniforms(self, count: int) -> Tensor:
         """Numbers in 0..1: (count,)."""
         return torch.rand(count, generator=self.generator)

@@ -17,7 +17,7 @@ from eepolicy.policies import ExitPolicy, Step
 
 
 @dataclass
-class Taken:
+class StepOutput:
     """What a step gave, one entry a row that took it.
 
     Attributes:
@@ -35,14 +35,14 @@ class Taken:
     caught_up: dict[int, Tensor]
 
 
-def take_step(
+def run_step(
     batch: Batch,
     tokens: Tensor,
     rows: list[int],
     policy: ExitPolicy,
     step: Step,
     started: Block | None = None,
-) -> Taken:
+) -> StepOutput:
     """Feed one token to each row, go as deep as the policy says, and read the next ones out.
 
     At the first step a prompt lies before that token.  It goes along in the same calls where the
@@ -69,25 +69,29 @@ def take_step(
             )
     groups = _groups(policy, step, limits, batch.in_speech)
     stops = sorted({*limits, *(look for group in groups for look in group.looks)})
-    if stops[0] < (least := policy.least_depth(full)):
+    if stops[0] < (least := policy.min_depth(full)):
         raise EepolicyError(
             f"{policy!r} stops at depth {stops[0]}, below its least depth {least}: let its "
-            "least_depth() give the lowest depth at which it exits or looks"
+            "min_depth() give the lowest depth at which it exits or looks"
         )
     whole = min(limits) == full and not any(group.looks for group in groups)
     if started is None and tokens.shape[1] > 1 and not whole:
         batch.prefill(tokens[:, :-1])
         tokens = tokens[:, -1:]
     block = started or batch.enter(tokens, rows)
-    way = _Climb(batch, block) if policy.realisable else _Hindsight(batch, block, stops)
-    taken = _Taking(batch, len(rows))
+    way = (
+        FullThenSelect(batch, block, stops)
+        if policy.needs_full_pass
+        else LayerwisePass(batch, block)
+    )
+    taken = ExitCollector(batch, len(rows))
     for depth in stops:
         gone: list[int] = []
         for group in groups:
             if depth in group.looks:
                 readout = way.look(depth, group)
                 here = step.select(group.places).to(readout.hidden.device)
-                exits = policy.exits(here, depth, readout).tolist()
+                exits = policy.should_exit(here, depth, readout).tolist()
                 gone += taken.leave(group, [i for i, out in enumerate(exits) if out], readout)
             ended = [i for i, place in enumerate(group.places) if limits[place] == depth]
             if ended:
@@ -127,7 +131,7 @@ def _groups(
     found: dict[tuple[int, ...], _Group] = {}
     modality = step.modality.tolist()  # what is asked of a look may depend on it
     for place, limit in enumerate(limits):
-        looks = policy.looks(step if len(limits) == 1 else step.select([place]))
+        looks = policy.candidate_depths(step if len(limits) == 1 else step.select([place]))
         if list(looks) != sorted(set(looks)) or min(looks, default=1) < 1:
             raise EepolicyError(f"{policy!r} looks at depths {looks}: they must rise from 1")
         below = tuple(look for look in looks if look < limit)
@@ -137,7 +141,7 @@ def _groups(
     return list(found.values())
 
 
-class _Taking:
+class ExitCollector:
     """Collects what the rows of a step leave with."""
 
     def __init__(self, batch: Batch, rows: int) -> None:
@@ -160,7 +164,7 @@ class _Taking:
         self.left.append((places, readout))
         return places
 
-    def done(self) -> Taken:
+    def done(self) -> StepOutput:
         self._read_at_once([readout for _, readout in self.left if not readout.paid])
         parts = [readout.logits for _, readout in self.left]
         logits = torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -171,7 +175,7 @@ class _Taking:
         for places, readout in self.left:
             for place in places:
                 depth[place], readouts[place] = readout.depth, readout.cost
-        return Taken(logits, depth, readouts, self.caught_up)
+        return StepOutput(logits, depth, readouts, self.caught_up)
 
     def _read_at_once(self, unread: list[LazyReadout]) -> None:
         """Read out what nobody has looked at, where one head serves all depths."""
@@ -184,7 +188,7 @@ class _Taking:
             readout.logits = part
 
 
-class _Climb:
+class LayerwisePass:
     """Rows on their way up, and those that have left and come along."""
 
     def __init__(self, batch: Batch, block: Block) -> None:
@@ -232,14 +236,14 @@ class _Climb:
             wide, waiting = (max(missing[i] for i in places) for places in (stay, left))
             rows = self.block.rows
             parts = [[rows[i] for i in places] for places in (stay, left)]
-            gathered = sum(map(self.batch.is_apart, parts)) - self.batch.is_apart(rows)
+            gathered = sum(map(self.batch.needs_gather, parts)) - self.batch.needs_gather(rows)
             return self.batch.costs.favour_coming_along(
                 len(stay), len(left), wide, waiting, gathered
             )
         return len(stay) >= along * len(self.here)
 
 
-class _Hindsight:
+class FullThenSelect:
     """For a policy that asks the full model first: every layer has run before the first look."""
 
     def __init__(self, batch: Batch, block: Block, stops: list[int]) -> None:

@@ -11,10 +11,10 @@ from eepolicy.decode.acceptance import Acceptance, Drafts
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.reply import Reply
 from eepolicy.decode.sampling import Sampler
-from eepolicy.decode.step import Taken
+from eepolicy.decode.step import StepOutput
 
 
-class Judge:
+class DraftVerifier:
     """Applies an acceptance to the drafts of the rows.
 
     Args:
@@ -36,7 +36,7 @@ class Judge:
     ) -> None:
         self.batch, self.sampler, self.accept, self.most = batch, sampler, accept, most
         self.history = history
-        self._early = accept.uses_early and sampler.draws
+        self._early = accept.uses_early and sampler.do_sample
 
     def take(
         self,
@@ -44,7 +44,7 @@ class Judge:
         replies: list[Reply],
         tokens: list[int],
         scores: Tensor,
-        taken: Taken,
+        taken: StepOutput,
         last: list[bool],
     ) -> dict[int, int]:
         """Take the rows' new tokens, and judge their drafts where they can or must be.
@@ -117,8 +117,8 @@ class Judge:
             tokens=torch.tensor(tokens[-count:], device=logits.device),
             full=self.sampler.warp(logits, [row] * count, histories),
             early=torch.stack(reply.drafts),
-            draws=self.sampler.draws,
-            lots=self.sampler.lots(count).to(logits.device),
+            do_sample=self.sampler.do_sample,
+            uniforms=self.sampler.uniforms(count).to(logits.device),
         )
         accepted = self.accept.accepts(drafts).tolist()
         if all(accepted):

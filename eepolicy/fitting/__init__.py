@@ -1,1 +1,1 @@
-"""Fitting exit heads on the model's own replies."""
+"""FitConfig exit heads on the model's own replies."""

@@ -54,7 +54,7 @@ def loss_of(name: str, logits: Tensor, target: Tensor) -> Tensor:
     raise EepolicyError(f"a loss is 'soft', 'reverse_kl' or 'top:K', such as top:50; got {name!r}")
 
 
-def slope_of(name: str, logits: Tensor, target: Tensor) -> Tensor:
+def grad_of(name: str, logits: Tensor, target: Tensor) -> Tensor:
     """The gradient of a loss by its logits, row by row: (rows, vocabulary); names as in `loss_of`.
 
     That of `soft` is q - p: written down, it takes a third of the passes over the vocabulary that

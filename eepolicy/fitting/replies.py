@@ -15,7 +15,7 @@ from eepolicy.hooked import HookedModel
 from eepolicy.probing.documents import Document
 
 
-def own_replies(
+def generate_replies(
     model: HookedModel,
     questions: Sequence[str],
     *,

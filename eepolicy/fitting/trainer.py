@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fitting.losses import loss_of, slope_of
+from eepolicy.fitting.losses import grad_of, loss_of
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fitted import KINDS, FittedHead
 from eepolicy.hooked import HookedModel
@@ -27,7 +27,7 @@ from eepolicy.probing import Document, probe
 
 
 @dataclass(frozen=True)
-class Fitting:
+class FitConfig:
     """How heads are fitted.
 
     Attributes:
@@ -75,7 +75,7 @@ def fit(
     model: HookedModel,
     train: Sequence[Document],
     held_out: Sequence[Document],
-    fitting: Fitting | None = None,
+    fitting: FitConfig | None = None,
     *,
     checkpoint: str | Path | None = None,
     report: Callable[[str], None] = lambda _: None,
@@ -101,16 +101,16 @@ def fit(
         EepolicyError: no replies, options that do not fit, or a checkpoint of another run.
 
     Examples:
-        >>> from eepolicy.fitting.trainer import Fitting, fit
-        >>> from eepolicy.fitting.replies import own_replies
+        >>> from eepolicy.fitting.trainer import FitConfig, fit
+        >>> from eepolicy.fitting.replies import generate_replies
         >>> model = eepolicy.load("pocket")
         >>> questions = [q["question"] for q in eepolicy.held_out("dev")[:6]]
-        >>> replies = own_replies(model, questions)
-        >>> fitted = fit(model, replies[:4], replies[4:], Fitting(depths=(12,), epochs=1))
+        >>> replies = generate_replies(model, questions)
+        >>> fitted = fit(model, replies[:4], replies[4:], FitConfig(depths=(12,), epochs=1))
         >>> fitted.heads
         TunedLens(depths 12 to 12)
     """
-    fitting = fitting or Fitting()
+    fitting = fitting or FitConfig()
     if not train or not held_out:
         raise EepolicyError("fitting heads takes replies to fit on and replies to judge by")
     run = _Run(model, fitting, train, held_out)
@@ -123,7 +123,7 @@ def fit(
         parameter.requires_grad_(False)
     try:
         while run.epoch < fitting.epochs and run.stale < fitting.patience:
-            report(run.pass_over(progress))
+            report(run.train_epoch(progress))
             if file is not None:
                 run.save(file)
     finally:
@@ -138,7 +138,7 @@ class _Run:
     def __init__(
         self,
         model: HookedModel,
-        fitting: Fitting,
+        fitting: FitConfig,
         train: Sequence[Document],
         held_out: Sequence[Document],
     ) -> None:
@@ -207,7 +207,7 @@ class _Run:
             "agreement": result.agreement[:-1].mean(1).tolist(),
         }
 
-    def pass_over(
+    def train_epoch(
         self, progress: Callable[[Iterable[list[Document]]], Iterable[list[Document]]]
     ) -> str:
         """One epoch; says how it went."""
@@ -254,7 +254,7 @@ class _Run:
             for depth in self.heads.depths:
                 # one depth's logits at a time: memory holds chunk x vocabulary, not x depths
                 logits = self.heads.logits(states[depth][some], depth).float()
-                logits.backward(slope_of(self.how.loss, logits.detach(), target).div_(rows))
+                logits.backward(grad_of(self.how.loss, logits.detach(), target).div_(rows))
         self.optimiser.step()
         self.optimiser.zero_grad()
 
@@ -368,7 +368,7 @@ def _batches(documents: Sequence[Document], tokens: int) -> Iterator[list[Docume
 
 
 def fitting_memory(
-    fitting: Fitting, *, width: int, vocabulary: int, full_depth: int, longest: int = 512
+    fitting: FitConfig, *, width: int, vocabulary: int, full_depth: int, longest: int = 512
 ) -> dict[str, int]:
     """Bytes that fitting takes beside the model, at most: by what they are for.
 
@@ -381,7 +381,7 @@ def fitting_memory(
 
     Examples:
         >>> glm = dict(width=4096, vocabulary=168_960, full_depth=40)
-        >>> need = fitting_memory(Fitting(), **glm)
+        >>> need = fitting_memory(FitConfig(), **glm)
         >>> round(sum(need.values()) / 2**30, 1)  # beside 18 GB of weights in bfloat16
         11.8
     """

@@ -1,6 +1,6 @@
 """Exit heads: what reads tokens out of hidden states below full depth."""
 
-from eepolicy.heads.base import ExitHead, Over
+from eepolicy.heads.base import ExitHead, RestrictedHead
 from eepolicy.heads.fitted import FittedHead, load_heads, read_notes
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
@@ -12,7 +12,7 @@ __all__ = [
     "LinearHead",
     "LogitLens",
     "LowRankHead",
-    "Over",
+    "RestrictedHead",
     "TunedLens",
     "load_heads",
     "read_notes",

@@ -61,12 +61,12 @@ class ExitHead(ABC):
         """The same head on a device, in a precision; one without parameters is on all of them."""
         return self
 
-    def over(self, ids: tuple[int, int]) -> Over:
+    def restricted_to(self, ids: tuple[int, int]) -> RestrictedHead:
         """The head over a half-open range of ids, such as `model.layout.speech`."""
-        return Over(self, ids)
+        return RestrictedHead(self, ids)
 
 
-class Over(ExitHead):
+class RestrictedHead(ExitHead):
     """A head over the ids of one modality: another distribution, in which nothing else can follow.
 
     The price is that of its rows of the output embedding.  Its ids are counted from the first of
@@ -82,10 +82,10 @@ class Over(ExitHead):
         self.ids = ids
 
     def __repr__(self) -> str:
-        return f"Over({self.head!r}, {self.ids})"
+        return f"RestrictedHead({self.head!r}, {self.ids})"
 
-    def to(self, like: Tensor | PreTrainedModel) -> Over:
-        return Over(self.head.to(like), self.ids)
+    def to(self, like: Tensor | PreTrainedModel) -> RestrictedHead:
+        return RestrictedHead(self.head.to(like), self.ids)
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.head.logits_over(hidden, depth, slice(*self.ids))
@@ -93,5 +93,5 @@ class Over(ExitHead):
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
         raise EepolicyError(
             f"{self!r} reads out the ids {self.ids[0]} to {self.ids[1] - 1} alone: for others, as "
-            f"narrow=True asks for, use {self.head!r}"
+            f"restrict_vocab=True asks for, use {self.head!r}"
         )

@@ -16,7 +16,7 @@ class LogitLens(ExitHead):
     Args:
         norm: the model's final norm.
         head: its output embedding.
-        cap: what each logit goes through, where there is something.
+        logit_softcap: what each logit goes through, where there is something.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class LogitLens(ExitHead):
     ) -> None:
         self.norm = norm
         self.head = head
-        self.cap = cap
+        self.logit_softcap = cap
 
     def __repr__(self) -> str:
         return "LogitLens"
@@ -43,4 +43,4 @@ class LogitLens(ExitHead):
 
     def capped(self, logits: Tensor) -> Tensor:
         """What the model makes of the products with its output embedding: any shape, kept."""
-        return logits if self.cap is None else self.cap(logits)
+        return logits if self.logit_softcap is None else self.logit_softcap(logits)

@@ -35,13 +35,13 @@ class ModelCard:
         text_chunk: text tokens in a chunk; 0 for a model that answers in speech alone.
         speech_chunk: speech tokens in a chunk.
         end: token that ends a reply.
-        before: what stands in front of a question.
-        after: what stands behind it; the reply follows.
-        codes: how many of the speech tokens sound; all that the tokenizer has where none is given.
+        prompt_prefix: what stands in front of a question.
+        prompt_suffix: what stands behind it; the reply follows.
+        num_codes: how many of the speech tokens sound; all that the tokenizer has where none is given.
         rate: speech tokens a second.
         end_of_text: token after which only speech follows.
         end_of_speech: token after which only text follows.
-        silent: text tokens that are no text.
+        non_text_tokens: text tokens that are no text.
         sampling: options of `generate`, as its authors sample.
         vocoder: what makes sound of its units.
     """
@@ -53,13 +53,13 @@ class ModelCard:
     text_chunk: int
     speech_chunk: int
     end: str | int
-    before: str = ""
-    after: str = ""
-    codes: int | None = None
+    prompt_prefix: str = ""
+    prompt_suffix: str = ""
+    num_codes: int | None = None
     rate: float | None = None
     end_of_text: str | None = None
     end_of_speech: str | None = None
-    silent: tuple[str, ...] = ()
+    non_text_tokens: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
     vocoder: str = ""
 
@@ -77,11 +77,11 @@ class ModelCard:
         unit = held.get("unit", 0)
         if isinstance(unit, str) and "{i}" not in unit:
             raise EepolicyError(f"unit has {{i}} where its number stands; got {unit!r}")
-        for name in ("codes", "text_chunk", "speech_chunk"):
+        for name in ("num_codes", "text_chunk", "speech_chunk"):
             if not isinstance(held.get(name) or 0, int):
                 raise EepolicyError(f"{name} is a whole number; got {held[name]!r}")
         try:
-            return cls(**held | {"silent": tuple(held.get("silent", ()))})
+            return cls(**held | {"non_text_tokens": tuple(held.get("non_text_tokens", ()))})
         except TypeError as error:
             raise EepolicyError(f"it is not whole: {error}") from error
 
@@ -112,14 +112,14 @@ class ModelCard:
             return known[token]
 
         if isinstance(self.unit, int):
-            first, codes = self.unit, self.codes or vocabulary - self.unit
-            last = first + codes - 1
+            first, num_codes = self.unit, self.num_codes or vocabulary - self.unit
+            last = first + num_codes - 1
         else:
-            codes = self.codes or next(i for i in count() if self._unit(i) not in known)
-            first, last = id_of(self._unit(0)), id_of(self._unit(max(codes, 1) - 1))
-        if last - first != codes - 1 or last >= vocabulary:
+            num_codes = self.num_codes or next(i for i in count() if self._unit(i) not in known)
+            first, last = id_of(self._unit(0)), id_of(self._unit(max(num_codes, 1) - 1))
+        if last - first != num_codes - 1 or last >= vocabulary:
             raise EepolicyError(
-                f"the {codes} speech tokens of {self.name} are ids {first} to {last} of "
+                f"the {num_codes} speech tokens of {self.name} are ids {first} to {last} of "
                 f"{vocabulary}: they do not lie side by side in it"
             )
         return TokenLayout(
@@ -130,8 +130,8 @@ class ModelCard:
             end_of_text=-1 if self.end_of_text is None else id_of(self.end_of_text),
             end=id_of(self.end),
             end_of_speech=-1 if self.end_of_speech is None else id_of(self.end_of_speech),
-            silent=tuple(id_of(token) for token in self.silent),
-            codes=codes,
+            non_text_ids=tuple(id_of(token) for token in self.non_text_tokens),
+            num_codes=num_codes,
         )
 
 

@@ -14,12 +14,12 @@ from eepolicy.hooked import HookedModel
 from eepolicy.loading.cards import ModelCard
 from eepolicy.loading.huggingface import read_model, read_tokenizer, with_heads
 from eepolicy.loading.upstream.checkpoint import Native, load_native, read_json
-from eepolicy.speech.audio_prompt import Ears
-from eepolicy.speech.step_audio2_encoder import EarsConfig, StepEars
+from eepolicy.speech.audio_prompt import AudioPrompt
+from eepolicy.speech.step_audio2_encoder import StepAudio2Encoder, StepAudio2EncoderConfig
 
 #: fields of `config.json` in a converted folder
-CARD, EARS = "speech_card", "speech_ears"
-EARS_FOLDER = "ears"
+CARD, AUDIO_ENCODER = "speech_card", "speech_audio_encoder"
+AUDIO_ENCODER_FOLDER = "audio_encoder"
 
 
 def load_declared(
@@ -39,11 +39,15 @@ def load_declared(
     model = read_model(name, dtype, **options)
     tokenizer = read_tokenizer(name)
     layout = card.layout(tokenizer, model.config.vocab_size)
-    told = getattr(model.config, EARS, None)
-    ears = None if told is None else _ears(Path(name) / EARS_FOLDER, dtype, told)
-    if ears is not None:
-        ears.encoder.to(model.device)  # type: ignore[attr-defined]
-    return with_heads(HookedModel(model, layout, tokenizer, card=card, ears=ears), Path(name))
+    told = getattr(model.config, AUDIO_ENCODER, None)
+    audio_encoder = (
+        None if told is None else _audio_encoder(Path(name) / AUDIO_ENCODER_FOLDER, dtype, told)
+    )
+    if audio_encoder is not None:
+        audio_encoder.encoder.to(model.device)  # type: ignore[attr-defined]
+    return with_heads(
+        HookedModel(model, layout, tokenizer, card=card, audio_encoder=audio_encoder), Path(name)
+    )
 
 
 def load_converted(folder: Path, dtype: torch.dtype, **options: Any) -> HookedModel:
@@ -57,7 +61,7 @@ def load_converted(folder: Path, dtype: torch.dtype, **options: Any) -> HookedMo
 
 
 def save_converted(model: HookedModel, folder: Path) -> None:
-    """Write a spoken model in Hugging Face format, its card in `config.json`, its ears beside it.
+    """Write a spoken model in Hugging Face format, its card in `config.json`, its audio encoder beside it.
 
     What is written loads with every option of `from_pretrained`: sharded, quantised, on devices.
 
@@ -73,26 +77,28 @@ def save_converted(model: HookedModel, folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise EepolicyError(f"{folder} holds something: give a new folder")
     setattr(model.model.config, CARD, asdict(model.card))
-    if model.ears is not None:
-        encoder = model.ears.encoder
-        assert isinstance(encoder, StepEars)
-        told = {k: getattr(model.ears, k) for k in ("start", "patch", "end")}
-        setattr(model.model.config, EARS, told | {"sizes": asdict(encoder.config)})
+    if model.audio_encoder is not None:
+        encoder = model.audio_encoder.encoder
+        assert isinstance(encoder, StepAudio2Encoder)
+        told = {k: getattr(model.audio_encoder, k) for k in ("start", "patch", "end")}
+        setattr(model.model.config, AUDIO_ENCODER, told | {"sizes": asdict(encoder.config)})
     try:
         model.model.save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
     finally:
-        for name in (CARD, EARS):
+        for name in (CARD, AUDIO_ENCODER):
             if hasattr(model.model.config, name):
                 delattr(model.model.config, name)
-    if model.ears is not None:
-        assert isinstance(encoder, StepEars)
-        (folder / EARS_FOLDER).mkdir()
+    if model.audio_encoder is not None:
+        assert isinstance(encoder, StepAudio2Encoder)
+        (folder / AUDIO_ENCODER_FOLDER).mkdir()
         weights = {k: v.contiguous() for k, v in encoder.state_dict().items()}
-        save_file(weights, folder / EARS_FOLDER / "model.safetensors")
+        save_file(weights, folder / AUDIO_ENCODER_FOLDER / "model.safetensors")
 
 
-def _ears(folder: Path, dtype: torch.dtype, told: dict[str, Any]) -> Ears:
-    sizes = EarsConfig.from_dict(told["sizes"])
-    encoder = load_native(Native(lambda: StepEars(sizes), lambda k, t: [(k, t)]), folder, dtype)
-    return Ears(encoder, told["start"], told["patch"], told["end"])
+def _audio_encoder(folder: Path, dtype: torch.dtype, told: dict[str, Any]) -> AudioPrompt:
+    sizes = StepAudio2EncoderConfig.from_dict(told["sizes"])
+    encoder = load_native(
+        Native(lambda: StepAudio2Encoder(sizes), lambda k, t: [(k, t)]), folder, dtype
+    )
+    return AudioPrompt(encoder, told["start"], told["patch"], told["end"])

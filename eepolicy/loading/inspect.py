@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from eepolicy.errors import EepolicyError
 from eepolicy.loading import ORIGINAL
 from eepolicy.loading.cards import ModelCard, shipped_cards
-from eepolicy.loading.convert import CARD, EARS_FOLDER
+from eepolicy.loading.convert import AUDIO_ENCODER_FOLDER, CARD
 from eepolicy.loading.huggingface import TOKENIZERS, UNREADABLE, read_tokenizer
 from eepolicy.loading.upstream.checkpoint import headers, load_native, read_json
 from eepolicy.model.families import ADAPTERS
@@ -73,7 +73,7 @@ def _stock(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
         known = ", ".join(sorted(ADAPTERS))
         yield Finding(False, f"model type {kind!r} has no adapter; there are {known}")
     try:
-        parts = [folder, *(f for f in [folder / EARS_FOLDER] if f.is_dir())]
+        parts = [folder, *(f for f in [folder / AUDIO_ENCODER_FOLDER] if f.is_dir())]
         weights = [tensor for part in parts for _, _, tensor in headers(part)]
         stock = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         yield _memory(sum(t.numel() for t in weights), stock)

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
-from eepolicy.model.executor import Layers
-from eepolicy.model.families import SLIDING, Parts, Rotation, check_parts, parts_of
-from eepolicy.model.kv_cache import ColumnCache, Stored
+from eepolicy.model.executor import LayerExecutor
+from eepolicy.model.families import SLIDING, DecoderParts, Rotation, check_parts, parts_of
+from eepolicy.model.kv_cache import KVCache, StoreOnly
 
 
-class Backbone(Layers):
+class Backbone(LayerExecutor):
     """A stock decoder whose layers are called one by one.
 
     The model's own code is neither edited nor patched: it stays usable by itself.
@@ -36,12 +36,12 @@ class Backbone(Layers):
         self,
         model: PreTrainedModel,
         heads: ExitHead | None = None,
-        parts: Parts | None = None,
+        parts: DecoderParts | None = None,
     ) -> None:
         self.model = model.eval()
         self.parts = parts or parts_of(model)
         check_parts(model, self.parts)
-        self.lens = LogitLens(self.parts.norm, self.parts.head, self.parts.cap)
+        self.lens = LogitLens(self.parts.norm, self.parts.head, self.parts.logit_softcap)
         self.heads = heads or self.lens
 
     @property
@@ -60,7 +60,11 @@ class Backbone(Layers):
             (rows, tokens, width).
         """
         hidden = tokens if tokens.is_floating_point() else self.parts.embed(tokens)
-        return hidden if self.parts.learned is None else hidden + self.parts.learned(positions)
+        return (
+            hidden
+            if self.parts.position_embedding is None
+            else hidden + self.parts.position_embedding(positions)
+        )
 
     def rotations(self, tokens: int) -> dict[str, Rotation]:
         """Cosines and sines of the positions from 0, (1, tokens, d) each, by kind of attention."""
@@ -138,7 +142,7 @@ class Backbone(Layers):
         hidden: Tensor,
         rotations: dict[str, Rotation],
         masks: dict[str, Tensor | None],
-        cache: ColumnCache | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Run one layer.
 
@@ -164,7 +168,7 @@ class Backbone(Layers):
         return out[0] if isinstance(out, tuple) else out
 
     def fill_layer(
-        self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: ColumnCache
+        self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: KVCache
     ) -> None:
         """Store what one layer makes of hidden states as keys and values, and run no further.
 
@@ -174,7 +178,7 @@ class Backbone(Layers):
             rotations: of the tokens' positions, by kind of attention.
             cache: addressed with `store_only`.
         """
-        with suppress(Stored):
+        with suppress(StoreOnly):
             unmasked = dict.fromkeys(self.parts.attention)
             self.run_layer(index, hidden, rotations, unmasked, cache)
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from eepolicy.model.families import Rotation
-from eepolicy.model.kv_cache import ColumnCache
+from eepolicy.model.kv_cache import KVCache
 
 
-class Layers(ABC):
+class LayerExecutor(ABC):
     """The layers of a model, from 0."""
 
     @property
@@ -26,13 +26,13 @@ class Layers(ABC):
         hidden: Tensor,
         rotations: dict[str, Rotation],
         masks: dict[str, Tensor | None],
-        cache: ColumnCache,
+        cache: KVCache,
     ) -> Tensor:
         """Run one layer; see `Backbone.run_layer`."""
 
     @abstractmethod
     def fill_layer(
-        self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: ColumnCache
+        self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: KVCache
     ) -> None:
         """Store the keys and values of one layer; see `Backbone.fill_layer`."""
 
@@ -43,17 +43,17 @@ class Layers(ABC):
     def run_layers(
         self,
         first: int,
-        behind: int,
+        stop: int,
         hidden: Tensor,
         rotations: dict[str, Rotation],
         masks: dict[str, Tensor | None],
-        cache: ColumnCache,
+        cache: KVCache,
     ) -> Tensor:
-        """Run a stretch of layers, from `first` on and below `behind`; see `run_layer`."""
-        for index in range(first, behind):
+        """Run a stretch of layers, from `first` on and below `stop`; see `run_layer`."""
+        for index in range(first, stop):
             hidden = self.run_layer(index, hidden, rotations, masks, cache)
         return hidden
 
-    def open_cache(self, rows: int, capacity: int) -> ColumnCache:
+    def open_cache(self, rows: int, capacity: int) -> KVCache:
         """What remembers keys and values of so many rows and columns."""
-        return ColumnCache(self.depth, rows, capacity)
+        return KVCache(self.depth, rows, capacity)

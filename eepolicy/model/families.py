@@ -21,7 +21,7 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines, (rows, tokens, d) each
 
 
 @dataclass(frozen=True)
-class Parts:
+class DecoderParts:
     """The parts of a decoder-only model, as the layer loop uses them.
 
     Attributes:
@@ -34,9 +34,9 @@ class Parts:
         window: how many positions a sliding layer sees, its own included.
         rotary: (like, positions (rows, tokens), kind of attention) -> the rotation; None where
             positions are learned.
-        learned: positions (rows, tokens) -> what is added to the embedding; None where positions
+        position_embedding: positions (rows, tokens) -> what is added to the embedding; None where positions
             rotate.
-        cap: what each logit of the head goes through; None where that is nothing.
+        logit_softcap: what each logit of the head goes through; None where that is nothing.
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -46,18 +46,18 @@ class Parts:
     attention: tuple[str, ...]
     window: int | None = None
     rotary: Callable[[Tensor, Tensor, str], Rotation] | None = None
-    learned: Callable[[Tensor], Tensor] | None = None
-    cap: Callable[[Tensor], Tensor] | None = None
+    position_embedding: Callable[[Tensor], Tensor] | None = None
+    logit_softcap: Callable[[Tensor], Tensor] | None = None
 
 
-def _llama(model: PreTrainedModel) -> Parts:
+def _llama(model: PreTrainedModel) -> DecoderParts:
     """Llama and all that are laid out like it; what differs lies inside their layers."""
     inner, config = model.model, model.config
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or [SLIDING if window else FULL] * len(
         inner.layers
     )
-    return Parts(
+    return DecoderParts(
         embed=inner.embed_tokens,
         layers=inner.layers,
         norm=inner.norm,
@@ -68,7 +68,7 @@ def _llama(model: PreTrainedModel) -> Parts:
     )
 
 
-def _gemma(model: PreTrainedModel) -> Parts:
+def _gemma(model: PreTrainedModel) -> DecoderParts:
     """Gemma 2 and 3: soft-capped logits; Gemma 3 rotates sliding layers by another base."""
     parts, rotary = _llama(model), model.model.rotary_emb
     cap = model.config.final_logit_softcapping
@@ -81,35 +81,35 @@ def _gemma(model: PreTrainedModel) -> Parts:
         rotation: Rotation = rotary(like, positions, kind)
         return rotation
 
-    return Parts(
+    return DecoderParts(
         **vars(parts)
-        | ({"cap": capped} if cap else {})
+        | ({"logit_softcap": capped} if cap else {})
         | ({"rotary": by_kind} if model.config.model_type == "gemma3_text" else {})
     )
 
 
-def _gpt2(model: PreTrainedModel) -> Parts:
+def _gpt2(model: PreTrainedModel) -> DecoderParts:
     """GPT-2: learned positions, no rotation."""
     inner = model.transformer
-    return Parts(
+    return DecoderParts(
         embed=inner.wte,
         layers=inner.h,
         norm=inner.ln_f,
         head=model.lm_head,
         attention=(FULL,) * len(inner.h),
-        learned=inner.wpe,
+        position_embedding=inner.wpe,
     )
 
 
 #: model type of the config: its adapter
-ADAPTERS: dict[str, Callable[[PreTrainedModel], Parts]] = {
+ADAPTERS: dict[str, Callable[[PreTrainedModel], DecoderParts]] = {
     **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "glm", "phi3", "olmo2"), _llama),
     **dict.fromkeys(("gemma2", "gemma3_text"), _gemma),
     "gpt2": _gpt2,
 }
 
 
-def parts_of(model: PreTrainedModel) -> Parts:
+def parts_of(model: PreTrainedModel) -> DecoderParts:
     """The parts of a model, by its family's adapter.
 
     Raises:
@@ -122,14 +122,14 @@ def parts_of(model: PreTrainedModel) -> Parts:
         if not offered:
             raise EepolicyError(
                 f"no adapter for model type {family!r}; there are {', '.join(sorted(ADAPTERS))}. "
-                "Pass wrap(model, parts=Parts(...)), or install a package that offers one under "
+                "Pass wrap(model, parts=DecoderParts(...)), or install a package that offers one under "
                 f"the entry point {GROUP!r}; docs/families.md says what an adapter needs"
             )
         adapter = next(iter(offered)).load()
     return adapter(model)
 
 
-def check_parts(model: PreTrainedModel, parts: Parts) -> None:
+def check_parts(model: PreTrainedModel, parts: DecoderParts) -> None:
     """Refuse what the layer loop cannot give.
 
     Raises:

@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: columns that room is made for at once
+#: columns that buffer is made for at once
 STEP = 64
-#: likewise, where room outlives a batch, so that few sizes do for all
+#: likewise, where buffer outlives a batch, so that few sizes do for all
 LASTING_STEP = 512
-#: rooms that nobody uses and that are kept
+#: pool that nobody uses and that are kept
 SPARE = 4
 
 #: rows of a batch that follow each other, or any
 Rows = slice | Tensor
 
 
-class Stored(Exception):
+class StoreOnly(Exception):
     """Keys and values are stored, and nobody wants to know what is attended to."""
 
 
-class Room:
+class KVBuffer:
     """Where keys and values of a batch lie.
 
     Args:
@@ -46,8 +46,8 @@ class Room:
         self.replays: dict[Hashable, Any] = {}
 
 
-class Rooms:
-    """Rooms that outlive a batch: what was captured of work on their addresses is kept.
+class KVBufferPool:
+    """KVBufferPool that outlive a batch: what was captured of work on their addresses is kept.
 
     Args:
         layers: of the model.
@@ -55,61 +55,63 @@ class Rooms:
 
     def __init__(self, layers: int) -> None:
         self.layers = layers
-        self._spare: list[Room] = []
+        self._spare: list[KVBuffer] = []
         self._taking = threading.Lock()
 
-    def take(self, rows: int, capacity: int) -> Room:
-        """A room that nobody else uses, with zeros in it, for so many columns or more."""
+    def take(self, rows: int, capacity: int) -> KVBuffer:
+        """A buffer that nobody else uses, with zeros in it, for so many columns or more."""
         with self._taking:
             del self._spare[:-SPARE]
             fits = [r for r in self._spare if r.rows == rows and r.capacity >= capacity]
             if not fits:
-                return Room(self.layers, rows, -(-capacity // LASTING_STEP) * LASTING_STEP)
-            room = min(fits, key=lambda r: r.capacity)
-            self._spare.remove(room)
-        for held in (*room.keys, *room.values):
+                return KVBuffer(self.layers, rows, -(-capacity // LASTING_STEP) * LASTING_STEP)
+            buffer = min(fits, key=lambda r: r.capacity)
+            self._spare.remove(buffer)
+        for held in (*buffer.keys, *buffer.values):
             if held is not None:
                 held.zero_()
-        return room
+        return buffer
 
-    def give_back(self, room: Room) -> None:
+    def give_back(self, buffer: KVBuffer) -> None:
         """Nobody uses it any more; the newest of those are kept.
 
         It is called when a batch is gone, in the middle of whatever runs then.
         """
-        self._spare.append(room)
+        self._spare.append(buffer)
 
 
-class ColumnCache:
+class KVCache:
     """Keys and values in one preallocated block a layer.
 
     The object is handed to stock attention layers as `past_key_values`.  Before a layer is called,
-    `address` says which rows and columns the new keys and values belong to; what the attention gets
+    `set_slots` says which rows and columns the new keys and values belong to; what the attention gets
     back is everything up to the last of them.  Columns that hold nothing yet are zeros.
 
     Args:
         layers: of the model.
         rows: of the batch.
         capacity: columns.
-        rooms: to take room from; it is made for this batch alone where none are given.
+        pool: to take buffer from; it is made for this batch alone where none are given.
 
     Attributes:
         rows: that it holds.
         capacity: columns that there is room for, which may be more than were asked for.
-        room: where they lie.
+        buffer: where they lie.
     """
 
-    def __init__(self, layers: int, rows: int, capacity: int, rooms: Rooms | None = None) -> None:
-        self._layers, self._rooms = layers, rooms
-        self._lease: weakref.finalize[..., ColumnCache] | None = None
-        self._enter(rows, capacity, rooms)
+    def __init__(
+        self, layers: int, rows: int, capacity: int, pool: KVBufferPool | None = None
+    ) -> None:
+        self._layers, self._pool = layers, pool
+        self._lease: weakref.finalize[..., KVCache] | None = None
+        self._enter(rows, capacity, pool)
         self._to: tuple[Rows, int, int, Tensor | None] = (slice(None), 0, 0, None)
         self._store_only = False
         self._columns: tuple[tuple[int, int], Tensor] | None = None
         #: where rows that do not follow each other are brought together, one layer after another
         self._gathered: dict[tuple[bool, int, int], Tensor] = {}
 
-    def address(
+    def set_slots(
         self,
         rows: Rows,
         start: int,
@@ -125,14 +127,14 @@ class ColumnCache:
             end: behind their last column.
             fresh: (active, columns) of bool: which of them are new, the others stay as they are;
                 None for all of them.
-            store_only: raise `Stored` once they are stored, which leaves the attention.
+            store_only: raise `StoreOnly` once they are stored, which leaves the attention.
         """
         self._to = (rows, start, end, fresh)
         self._store_only = store_only
 
     @property
-    def addressed(self) -> tuple[Rows, int, int, Tensor | None]:
-        """What `address` was told last: rows, first column, behind the last, fresh ones."""
+    def slots(self) -> tuple[Rows, int, int, Tensor | None]:
+        """What `set_slots` was told last: rows, first column, behind the last, fresh ones."""
         return self._to
 
     def update(
@@ -151,7 +153,7 @@ class ColumnCache:
             Keys and values of the active rows up to the last column: (active, heads, end, d) each.
 
         Raises:
-            Stored: where `address` asked for nothing else.
+            StoreOnly: where `set_slots` asked for nothing else.
         """
         self.open(layer_idx, keys, values)
         known = (
@@ -159,7 +161,7 @@ class ColumnCache:
             self._put(self._values[layer_idx], values, False),
         )
         if self._store_only:
-            raise Stored
+            raise StoreOnly
         return known
 
     def open(self, index: int, keys: Tensor, values: Tensor) -> None:
@@ -195,7 +197,7 @@ class ColumnCache:
             raise IndexError(f"layer {index} holds nothing yet")
         return keys[:, :, :end], values[:, :, :end]
 
-    def lend(self, index: int, reach: int = 0) -> tuple[Tensor, ...] | None:
+    def view(self, index: int, reach: int = 0) -> tuple[Tensor, ...] | None:
         """What a layer attends to, for someone who writes the new columns into it himself.
 
         Args:
@@ -206,7 +208,7 @@ class ColumnCache:
             Keys and values of the active rows up to the last column, or to `reach`: (active, heads,
             end, d) each; the places of the new columns in them, (columns,); and where only some of
             those are a row's own, which, (active, columns).  None where there is nothing yet.
-            Where `address` asked for nothing else, columns before the new ones may be anything.
+            Where `set_slots` asked for nothing else, columns before the new ones may be anything.
         """
         keys, values = self._keys[index], self._values[index]
         if keys is None or values is None:
@@ -215,18 +217,18 @@ class ColumnCache:
         lent = (
             self._some(keys, True, reach),
             self._some(values, False, reach),
-            self.places(keys.device),
+            self.column_indices(keys.device),
         )
         return lent if fresh is None else (*lent, fresh)
 
-    def places(self, device: torch.device) -> Tensor:
+    def column_indices(self, device: torch.device) -> Tensor:
         """The columns that were addressed: (columns,)."""
         _, start, end, _ = self._to
         if self._columns is None or self._columns[0] != (start, end):
             self._columns = ((start, end), torch.arange(start, end, device=device))
         return self._columns[1]
 
-    def take_back(self, index: int, keys: Tensor, values: Tensor) -> None:
+    def write_back(self, index: int, keys: Tensor, values: Tensor) -> None:
         """What was lent, with the new columns in it."""
         rows, start, end, _ = self._to
         if isinstance(rows, Tensor):
@@ -234,18 +236,18 @@ class ColumnCache:
                 assert held is not None
                 held[rows, :, start:end] = lent[:, :, start - end :]
 
-    def _enter(self, rows: int, capacity: int, rooms: Rooms | None) -> None:
-        """Use another room."""
+    def _enter(self, rows: int, capacity: int, pool: KVBufferPool | None) -> None:
+        """Use another buffer."""
         self._asked = capacity
-        self.room = (
-            Room(self._layers, rows, capacity) if rooms is None else rooms.take(rows, capacity)
+        self.buffer = (
+            KVBuffer(self._layers, rows, capacity) if pool is None else pool.take(rows, capacity)
         )
         self.rows: int = rows
-        self.capacity: int = self.room.capacity
-        self._keys, self._values = self.room.keys, self.room.values
+        self.capacity: int = self.buffer.capacity
+        self._keys, self._values = self.buffer.keys, self.buffer.values
         self._lease = None
-        if rooms is not None:
-            self._lease = weakref.finalize(self, rooms.give_back, self.room)
+        if pool is not None:
+            self._lease = weakref.finalize(self, pool.give_back, self.buffer)
             self._lease.atexit = False
 
     def _move(self, rows: Rows, end: int, capacity: int) -> None:
@@ -254,9 +256,9 @@ class ColumnCache:
         For fewer rows than the batch had it is made for them alone: batches of other numbers would
         push out those that come again.
         """
-        before, lease, self._gathered = self.room, self._lease, {}
+        before, lease, self._gathered = self.buffer, self._lease, {}
         if isinstance(rows, slice):
-            self._enter(self.rows, capacity, self._rooms)
+            self._enter(self.rows, capacity, self._pool)
         else:
             self._enter(len(rows), capacity, None)
         for held, new in ((before.keys, self._keys), (before.values, self._values)):
@@ -270,7 +272,7 @@ class ColumnCache:
             lease()
 
     def _empty(self, like: Tensor) -> Tensor:
-        """Room for a layer: (rows, heads, capacity, d).
+        """KVBuffer for a layer: (rows, heads, capacity, d).
 
         Columns of a head follow each other: attention reads them at one go.  Measured on 900
         columns, against heads of a column side by side: 0.88 of a step's time, compiled 0.94; of
@@ -281,7 +283,7 @@ class ColumnCache:
             return like.new_zeros(shape)[:, :, : self.capacity]
 
     def _some(self, held: Tensor, keys: bool, reach: int = 0) -> Tensor:
-        """Of the rows of `address` a layer's keys, or values, to the end: (active, heads, end, d).
+        """Of the rows of `set_slots` a layer's keys, or values, to the end: (active, heads, end, d).
 
         They are what is held, where the rows follow each other, and a copy otherwise, which lasts
         until the next layer is asked for; of the new columns alone where nothing else was asked

@@ -21,7 +21,7 @@ ON = ("speech", "text", "both")
 class Step:
     """What is known of a position before it runs; one entry a row of the batch.
 
-    A schedule is asked on the host, so that nothing waits for the model's device; `exits` is asked
+    A schedule is asked on the host, so that nothing waits for the model's device; `should_exit` is asked
     on the device of what it is shown.
 
     Attributes:
@@ -116,8 +116,8 @@ class Readout(Protocol):
 class ExitPolicy(ABC):
     """Says how deep each position goes.
 
-    A *scheduled* policy names the depth in `depths`.  An *adaptive* one names in `looks` the depths
-    at which it wants to look, and decides in `exits`; `depths` is then its last resort, as a rule
+    A *scheduled* policy names the depth in `depths`.  An *adaptive* one names in `candidate_depths` the depths
+    at which it wants to look, and decides in `should_exit`; `depths` is then its last resort, as a rule
     full depth.  Policies know neither the model nor the decoding: they are tested without both.
 
     Examples:
@@ -134,21 +134,21 @@ class ExitPolicy(ABC):
     #: the name in spec strings
     name: ClassVar[str] = ""
     #: a policy that is not asks the full model first, so that nothing is saved
-    realisable: ClassVar[bool] = True
+    needs_full_pass: ClassVar[bool] = False
 
     @abstractmethod
     def depths(self, step: Step) -> Tensor:
         """How deep each row goes at most: (rows,) of integers in 1..`step.full_depth`."""
 
-    def looks(self, step: Step) -> tuple[int, ...]:
-        """The depths, rising, at which `exits` is asked at this step."""
+    def candidate_depths(self, step: Step) -> tuple[int, ...]:
+        """The depths, rising, at which `should_exit` is asked at this step."""
         return ()
 
-    def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
-        """Which rows exit at a depth that `looks` named: (rows,) of bool."""
-        raise NotImplementedError(f"{type(self).__name__} looks at depths but has no exits()")
+    def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
+        """Which rows exit at a depth that `candidate_depths` named: (rows,) of bool."""
+        raise NotImplementedError(f"{type(self).__name__} looks at depths but has no should_exit()")
 
-    def least_depth(self, full_depth: int) -> int:
+    def min_depth(self, full_depth: int) -> int:
         """Layers that every position runs before it may exit or is looked at: 1 or more.
 
         A device may be told to run them before the token is known.  A policy made of another one

@@ -26,29 +26,29 @@ class ByModality(ExitPolicy):
     def depths(self, step: Step) -> Tensor:
         return torch.where(step.is_on("text"), self.text.depths(step), self.speech.depths(step))
 
-    def looks(self, step: Step) -> tuple[int, ...]:
+    def candidate_depths(self, step: Step) -> tuple[int, ...]:
         found: set[int] = set()
         for on, policy in (("text", self.text), ("speech", self.speech)):
             if bool(step.is_on(on).any()):
-                found |= set(policy.looks(step))
+                found |= set(policy.candidate_depths(step))
         return tuple(sorted(found))
 
-    def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
+    def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         leaving = torch.zeros_like(step.phase, dtype=torch.bool)
         for on, policy in (("text", self.text), ("speech", self.speech)):
             here = step.is_on(on)
-            if depth in policy.looks(step) and bool(here.any()):
-                leaving |= here & policy.exits(step, depth, readout)
+            if depth in policy.candidate_depths(step) and bool(here.any()):
+                leaving |= here & policy.should_exit(step, depth, readout)
         return leaving
 
-    def least_depth(self, full_depth: int) -> int:
-        return min(policy.least_depth(full_depth) for policy in (self.text, self.speech))
+    def min_depth(self, full_depth: int) -> int:
+        return min(policy.min_depth(full_depth) for policy in (self.text, self.speech))
 
     def check(self, full_depth: int) -> None:
         for on, policy in (("text", self.text), ("speech", self.speech)):
             if policy.on not in (on, "both"):
                 raise EepolicyError(f"{policy!r} acts on {policy.on} but was given for {on}")
-            if isinstance(policy, ByModality) or not policy.realisable:
+            if isinstance(policy, ByModality) or policy.needs_full_pass:
                 raise EepolicyError(f"{policy!r} cannot be one of two policies; use it alone")
             policy.check(full_depth)
 

@@ -43,7 +43,7 @@ class Random(ExitPolicy):
         exiting = torch.tensor(lots, device=step.phase.device) < share
         return masked_depths(step, self.on, torch.where(exiting, self.exit_depth, step.full_depth))
 
-    def least_depth(self, full_depth: int) -> int:
+    def min_depth(self, full_depth: int) -> int:
         return self.exit_depth
 
     def check(self, full_depth: int) -> None:

@@ -20,7 +20,7 @@ class FullDepth(ExitPolicy):
     def depths(self, step: Step) -> Tensor:
         return torch.full_like(step.phase, step.full_depth)
 
-    def least_depth(self, full_depth: int) -> int:
+    def min_depth(self, full_depth: int) -> int:
         return full_depth
 
     @property

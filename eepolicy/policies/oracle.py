@@ -20,7 +20,7 @@ class Oracle(Adaptive):
     changing a token.
 
     Attributes:
-        depths_looked_at: the depths, or one depth: from it on, every depth below full.
+        exit_depths: the depths, or one depth: from it on, every depth below full.
         on: `"speech"`, `"text"` or `"both"`.
 
     Examples:
@@ -28,12 +28,12 @@ class Oracle(Adaptive):
         'oracle@1'
     """
 
-    depths_looked_at: int | tuple[int, ...]
+    exit_depths: int | tuple[int, ...]
     on: str = "speech"
     name: ClassVar[str] = "oracle"
-    realisable: ClassVar[bool] = False
+    needs_full_pass: ClassVar[bool] = True
 
-    def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
+    def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         assert readout.full is not None
         return step.is_on(self.on) & (readout.top1 == readout.full.top1)
 

@@ -21,7 +21,7 @@ class Patience(Adaptive):
 
     Attributes:
         count: looks that must agree, 2 or more.
-        depths_looked_at: the depths, or one depth: from it on, every depth below full.
+        exit_depths: the depths, or one depth: from it on, every depth below full.
         on: `"speech"`, `"text"` or `"both"`.
 
     Examples:
@@ -30,11 +30,11 @@ class Patience(Adaptive):
     """
 
     count: int
-    depths_looked_at: int | tuple[int, ...]
+    exit_depths: int | tuple[int, ...]
     on: str = "speech"
     name: ClassVar[str] = "patience"
 
-    def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
+    def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         agreeing, earlier = step.is_on(self.on), readout.previous
         for _ in range(self.count - 1):
             if earlier is None:

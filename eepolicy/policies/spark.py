@@ -55,7 +55,7 @@ class SparK(ExitPolicy):
         depths = [step.full_depth if letter == "F" else self.exit_depth for letter in group]
         return masked_depths(step, self.on, torch.tensor(depths, device=place.device)[place])
 
-    def least_depth(self, full_depth: int) -> int:
+    def min_depth(self, full_depth: int) -> int:
         return self.exit_depth
 
     def check(self, full_depth: int) -> None:

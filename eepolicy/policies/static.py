@@ -33,7 +33,7 @@ class Static(ExitPolicy):
     def depths(self, step: Step) -> Tensor:
         return masked_depths(step, self.on, self.exit_depth)
 
-    def least_depth(self, full_depth: int) -> int:
+    def min_depth(self, full_depth: int) -> int:
         return self.exit_depth
 
     def check(self, full_depth: int) -> None:

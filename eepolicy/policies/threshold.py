@@ -19,16 +19,16 @@ class Threshold(Adaptive):
 
     Attributes:
         threshold: of the statistic.
-        depths_looked_at: the depths, or one depth: from it on, every depth below full.
+        exit_depths: the depths, or one depth: from it on, every depth below full.
         on: `"speech"`, `"text"` or `"both"`.
     """
 
     threshold: float
-    depths_looked_at: int | tuple[int, ...]
+    exit_depths: int | tuple[int, ...]
     on: str = "speech"
     sign: ClassVar[str]
 
-    def exits(self, step: Step, depth: int, readout: Readout) -> Tensor:
+    def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         return step.is_on(self.on) & self.sure(readout)
 
     @abstractmethod

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eepolicy.compile.executor import CompiledLayers
+from eepolicy.compile.executor import CompiledExecutor
 from eepolicy.compile.onednn import wide_products
 from eepolicy.decode.batch import Batch
 from eepolicy.errors import EepolicyError
@@ -232,7 +232,7 @@ def _depths(asked: Depths, model: HookedModel) -> tuple[int, ...]:
 
 
 def _read_out(
-    model: HookedModel, document: Document, plan: Plan, layers: CompiledLayers | None
+    model: HookedModel, document: Document, plan: Plan, layers: CompiledExecutor | None
 ) -> Columns:
     """The readouts of one document, (readouts, ...) each."""
     start, end = document.span

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eepolicy.compile.kernel_cache import Changing
+from eepolicy.compile.kernel_cache import DynamicDims
 
-#: as `Kernels.run`
+#: as `KernelCache.run`
 Run = Callable[..., "tuple[Tensor, ...] | None"]
 
 #: name of a statistic: what it says of one readout
@@ -90,7 +90,7 @@ def measure(
         last: the last layer's, of the same rows; None leaves out what compares with it.
         following: (rows,) ids that really follow, -1 where nothing does.
         wanted: names of `STATISTICS`.
-        run: compiles what is done to the rows, see `Kernels.run`; None runs it as it is.
+        run: compiles what is done to the rows, see `KernelCache.run`; None runs it as it is.
 
     Returns:
         (rows,) each, by name.  Of the token that follows where there is none: rank -1, probability
@@ -114,7 +114,7 @@ def measure(
     if run is not None and names:
         key = (_measured, *names, len(given), logits.device)
         kind = (key, logits.shape, *((tensor.stride(), tensor.dtype) for tensor in given))
-        out = run(key, kind, lambda: function, given, lambda: [Changing(t, [0]) for t in given])
+        out = run(key, kind, lambda: function, given, lambda: [DynamicDims(t, [0]) for t in given])
     found = dict(zip(names, function(*given) if out is None else out, strict=True))
     nothing = following < 0
     if "rank_next" in found:
@@ -170,8 +170,8 @@ def _measured(
             twice = torch.addcmul(last.probabilities, weights, share[:, None], out=passing)
             twice.clamp_(min=torch.finfo(twice.dtype).tiny)
             logs = torch.log(twice, out=shifted)
-            mixed = _LOG_2 - torch.linalg.vecdot(twice, logs) / 2
-            found["js"] = (mixed - (last.entropy + found["entropy"]) / 2).clamp(0, _LOG_2)
+            gemv_or_blas = _LOG_2 - torch.linalg.vecdot(twice, logs) / 2
+            found["js"] = (gemv_or_blas - (last.entropy + found["entropy"]) / 2).clamp(0, _LOG_2)
     if "margin" in names:
         second = weights.scatter_(-1, first, 0.0).amax(-1) * share
         found["margin"] = found["confidence"] - second

@@ -12,13 +12,13 @@ from torch import Tensor
 class Encoder(Protocol):
     """Hears a wave."""
 
-    def hear(self, wave: Tensor) -> list[Tensor]:
+    def encode(self, wave: Tensor) -> list[Tensor]:
         """Pieces of (tokens, width) from (samples,) at 16 kHz."""
         ...
 
 
 @dataclass(frozen=True)
-class Ears:
+class AudioPrompt:
     """How what is heard stands in a prompt.
 
     Attributes:
@@ -33,7 +33,7 @@ class Ears:
     patch: int
     end: int
 
-    def listen(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """The part of a prompt that a wave makes.
 
         Args:
@@ -42,7 +42,7 @@ class Ears:
         Returns:
             Ids (tokens,), `patch` wherever something was heard, and what that is: (patches, width).
         """
-        pieces = self.encoder.hear(wave)
+        pieces = self.encoder.encode(wave)
         ids: list[int] = []
         for piece in pieces:
             ids += [self.start, *[self.patch] * len(piece), self.end]

@@ -1,4 +1,4 @@
-"""The ears of Step-Audio-2: a Whisper encoder, halved in time twice, and an adapter to the decoder.
+"""The audio encoder of Step-Audio-2: a Whisper encoder, halved in time twice, and an adapter to the decoder.
 
 Written after its authors' modeling file, on the encoder layers of transformers.
 """
@@ -24,8 +24,8 @@ INNER = 2048
 
 
 @dataclass(frozen=True)
-class EarsConfig:
-    """Sizes of the ears, named as in `audio_encoder_config` of the checkpoint."""
+class StepAudio2EncoderConfig:
+    """Sizes of the audio encoder, named as in `audio_encoder_config` of the checkpoint."""
 
     n_mels: int
     n_audio_ctx: int
@@ -37,7 +37,7 @@ class EarsConfig:
     adapter_stride: int
 
     @classmethod
-    def from_dict(cls, theirs: dict[str, Any]) -> EarsConfig:
+    def from_dict(cls, theirs: dict[str, Any]) -> StepAudio2EncoderConfig:
         """The sizes among the fields of a checkpoint.
 
         Raises:
@@ -49,14 +49,14 @@ class EarsConfig:
             raise EepolicyError(f"audio_encoder_config has no {error}") from error
 
 
-class StepEars(nn.Module):
+class StepAudio2Encoder(nn.Module):
     """Waves to what stands in a prompt in place of tokens, about 12.5 a second.
 
     Args:
         config: sizes.
     """
 
-    def __init__(self, config: EarsConfig) -> None:
+    def __init__(self, config: StepAudio2EncoderConfig) -> None:
         super().__init__()
         width = config.n_audio_state
         whisper = WhisperConfig(
@@ -105,7 +105,7 @@ class StepEars(nn.Module):
         return hidden[: (pooled + 2 - self.config.kernel_size) // self.config.adapter_stride + 1]
 
     @torch.no_grad()
-    def hear(self, wave: Tensor) -> list[Tensor]:
+    def encode(self, wave: Tensor) -> list[Tensor]:
         """What is heard, piece by piece of 25 seconds.
 
         Args:

@@ -192,7 +192,7 @@ def test_drift_command(run, tmp_path):
     assert "30" in err
 
 
-class Ears:
+class AudioPrompt:
     """Hears everything as it is; the search itself is tested in `test_tune.py`."""
 
     def __init__(self, *_, **__):
@@ -206,7 +206,7 @@ def test_tune_command(run, tmp_path, monkeypatch):
         return pd.DataFrame({"wer": wrong / 2, "right": 1.0 - wrong, "calls": depth, "tokens": 1})
 
     monkeypatch.setattr(asr, "missing_asr", lambda *_: None)
-    monkeypatch.setattr(asr, "Whisper", Ears)
+    monkeypatch.setattr(asr, "Whisper", AudioPrompt)
     monkeypatch.setattr(tuning, "_heard", heard)
     file = tmp_path / "tuned.md"
     arguments = ["--prompts", "100", "--check", "20", "--wer-loss", "30", "--accuracy-loss", "40"]

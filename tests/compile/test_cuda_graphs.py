@@ -11,10 +11,10 @@ from conftest import LAYERS, LAYOUT, WAYS, assert_same_replies, tiny
 
 from eepolicy import HookedModel
 from eepolicy.compile import cuda_graphs as captured
-from eepolicy.compile.cuda_graphs import CapturedLayers
+from eepolicy.compile.cuda_graphs import CudaGraphExecutor
 from eepolicy.compile.executor import _AsWritten
 from eepolicy.compile.sdpa import _grouped
-from eepolicy.decode import ahead
+from eepolicy.decode import overlap as ahead
 
 QUESTION = torch.tensor([5, 33, 21, 8])
 ONE = [QUESTION]
@@ -23,7 +23,7 @@ ALL = [*WAYS, ("spark:triple@2", {"record": True})]
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
-class Rerun(CapturedLayers):
+class Rerun(CudaGraphExecutor):
     """Stands in for CUDA graphs: a replay reads the tensors that it was made with."""
 
     def __init__(self, model):
@@ -37,15 +37,15 @@ class Rerun(CapturedLayers):
         del self.now  # or its room would not be free behind the reply
         return hidden
 
-    def _captured(self, asked, cache):
-        held, room = [t.clone() for t in asked.tensors], cache.room
+    def _captured(self, inputs, cache):
+        held, room = [t.clone() for t in inputs.tensors], cache.buffer
 
         def replay(tensors):
-            assert self.now.room is room  # a graph knows no other place
+            assert self.now.buffer is room  # a graph knows no other place
             for old, new in zip(held, tensors, strict=True):
                 old.copy_(new)
             self.replays += 1
-            return self._run(asked, held, self.now)
+            return self._run(inputs, held, self.now)
 
         return replay
 
@@ -53,7 +53,7 @@ class Rerun(CapturedLayers):
 @pytest.fixture(params=["llama", "gemma2", "gemma3", "gpt2", "glm"])
 def stretched(request, monkeypatch) -> HookedModel:
     """A model whose compiled layers run in stretches, reaching over what is not filled yet."""
-    monkeypatch.setattr(captured, "REACH", 16)
+    monkeypatch.setattr(captured, "KV_BUCKET", 16)
     model = HookedModel(tiny(request.param), layout=LAYOUT)
     model._kernels = Rerun(model), True
     return model
@@ -73,11 +73,11 @@ def test_replies_are_those_of_the_layers_as_they_are(stretched, prompts):
 
 
 def test_graphs_are_few(stretched):
-    """One for each stretch, width and reach, however often it is asked for."""
+    """One for each stretch, width and reach, however often it is inputs for."""
     counts = []
     for _ in range(3):
         stretched.generate(ONE, "both=spark:triple@2", max_new_tokens=40, compile=True)
-        (room,) = stretched._kernels[0]._rooms._spare
+        (room,) = stretched._kernels[0]._pool._spare
         counts.append(len(room.replays))
     assert counts[1] == counts[2]
     # three stretches, to 2, from there and whole; three reaches; beyond its window a layer takes a
@@ -86,16 +86,16 @@ def test_graphs_are_few(stretched):
 
 
 def test_the_oldest_graphs_go(stretched, monkeypatch):
-    monkeypatch.setattr(captured, "MOST", 2)
+    monkeypatch.setattr(captured, "MAX_GRAPHS", 2)
     same(stretched, ONE, "both=spark:triple@2", {})
-    (room,) = stretched._kernels[0]._rooms._spare
+    (room,) = stretched._kernels[0]._pool._spare
     assert len(room.replays) == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there are graphs")
 def test_where_there_are_no_graphs_the_rest_stays_compiled():
     model = HookedModel(tiny("llama"), layout=LAYOUT)
-    layers = CapturedLayers(model)
+    layers = CudaGraphExecutor(model)
     layers._kernels = _AsWritten()
     model._kernels = layers, True
     with pytest.warns(UserWarning, match="CUDA graphs are left aside"):
@@ -133,11 +133,11 @@ def test_graphs_give_the_replies_of_the_layers_as_they_are(family, prompts, monk
     model = HookedModel(tiny(family), layout=LAYOUT).to("cuda")
     for policy, options in ALL:
         with monkeypatch.context() as waiting:
-            waiting.setattr(ahead, "works_by_itself", lambda device: False)
+            waiting.setattr(ahead, "is_async", lambda device: False)
             plain = model.generate(prompts, policy, max_new_tokens=25, **options)
         same(model, prompts, policy, options, plain)
     layers = model._compiled()
-    assert isinstance(layers, CapturedLayers)
+    assert isinstance(layers, CudaGraphExecutor)
     assert not layers._broken
-    rooms = layers._rooms._spare
+    rooms = layers._pool._spare
     assert any(replay is not None for room in rooms for replay in room.replays.values())

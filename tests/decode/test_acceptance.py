@@ -48,8 +48,8 @@ def test_exact_gives_the_full_models_greedy_tokens(family, seed, rows, cap):
         )[0, len(prompt) :]
         assert out.tokens.tolist() == expected.tolist()
         early = out.trace.depth < LAYERS
-        assert (out.trace.verdict[early] == 1).all()
-        assert (out.trace.depth[out.trace.verdict == 2] == LAYERS).all()
+        assert (out.trace.draft_status[early] == 1).all()
+        assert (out.trace.depth[out.trace.draft_status == 2] == LAYERS).all()
     # what was rejected is paid for all the same: nothing is lost from the books
     decoded = counter.calls[outs[0].trace.prefill_layer_calls :]
     paid = sum(out.trace.layer_calls.sum() for out in outs)
@@ -62,7 +62,7 @@ def test_a_judged_row_does_not_depend_on_its_neighbours(hooked, accept):
     """Tokens, depths, verdicts and costs, though neighbours drop other columns."""
     options = dict(max_new_tokens=40, accept=accept, fill=Fill(max_pending=3))
     together = hooked.generate(PROMPTS, "both=static@2", **options)
-    assert any(len(set(o.trace.verdict.tolist())) == 2 for o in together)
+    assert any(len(set(o.trace.draft_status.tolist())) == 2 for o in together)
     for prompt, out in zip(PROMPTS, together, strict=True):
         alone = hooked.generate(prompt, "both=static@2", **options)
         for name, value in vars(alone.trace).items():
@@ -187,8 +187,11 @@ def test_rules_by_hand():
         ({"fill": Fill(along=1.5)}, "along is a share, 0 to 1"),
         ({"fill": Fill(along="cheap")}, "or 'measured'"),
         ({"accept": "exact", "fill": Fill(along=0.5)}, "leave nothing waiting"),
-        ({"accept": "exact", "narrow": True}, "narrow reads speech out over its own ids"),
-        ({"policy": "oracle@1", "narrow": True}, "narrow reads speech out over its own ids"),
+        ({"accept": "exact", "restrict_vocab": True}, "narrow reads speech out over its own ids"),
+        (
+            {"policy": "oracle@1", "restrict_vocab": True},
+            "narrow reads speech out over its own ids",
+        ),
     ],
 )
 def test_mistakes_get_a_sentence(options, sentence):

@@ -32,7 +32,7 @@ from eepolicy import (
 )
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.rebatch import VECTORS, WORTH, LayerCosts
-from eepolicy.decode.step import take_step
+from eepolicy.decode.step import run_step
 from eepolicy.policies import Step, parse_policy
 
 PROMPT = torch.tensor([1, 7, 30, 12, 2])
@@ -216,7 +216,7 @@ def test_no_more_positions_wait_than_may(stock, hooked, cap):
     with torch.no_grad():
         batch.prefill(ids[:, :3])
         for column in range(3, 20):
-            take_step(batch, ids[:, column : column + 1], [0, 1, 2], policy, step)
+            run_step(batch, ids[:, column : column + 1], [0, 1, 2], policy, step)
             most = max(most, *(batch.pending(row) for row in range(3)))
     assert most == cap
     free = hooked.generate(PROMPT, Static(2, on="both"), max_new_tokens=30)
@@ -249,8 +249,8 @@ def test_keys_and_values_after_a_catch_up(family, seed, lengths, dtype, along):
         batch.prefill(ids[:, : max(lengths) - 1])
         for column in range(max(lengths) - 1, ids.shape[1] - 1):
             step = Step(*torch.ones(5, len(rows), dtype=torch.long), full_depth=LAYERS)
-            take_step(batch, ids[:, column : column + 1], rows, policy, step)
-        taken = take_step(batch, ids[:, -1:], rows, FullDepth(), step)
+            run_step(batch, ids[:, column : column + 1], rows, policy, step)
+        taken = run_step(batch, ids[:, -1:], rows, FullDepth(), step)
         assert taken.depth == [LAYERS] * len(rows)
         for row, empty in enumerate(padding):
             assert batch.pending(row) == 0
@@ -445,7 +445,7 @@ def test_a_scheduled_step_reads_nothing_off_the_device(hooked, padding, monkeypa
         for i in range(9):
             at = torch.full((len(rows),), i)
             step = Step(torch.ones_like(at), at, at, at, at, LAYERS)
-            take_step(batch, tokens[:, None], rows, parse_policy(policy), step)
+            run_step(batch, tokens[:, None], rows, parse_policy(policy), step)
 
     for policy in ("full", "static@3", "spark:triple@2", "random:4.0@2"):
         decode(policy)
@@ -508,7 +508,7 @@ def test_narrow_reads_what_a_mask_would_leave(hooked, policy):
     options = {"max_new_tokens": 60, "temperature": 1.5, "seed": 3}
     plain = hooked.generate(PROMPT, policy, **options)
     masked = hooked.generate(PROMPT, policy, logits_processor=[OnlySpeech()], **options)
-    narrow = hooked.generate(PROMPT, policy, narrow=True, **options)
+    narrow = hooked.generate(PROMPT, policy, restrict_vocab=True, **options)
     assert narrow.tokens.tolist() == masked.tokens.tolist()
     assert narrow.tokens.tolist() != plain.tokens.tolist()  # else the mask would have done nothing
     for name, value in vars(masked.trace).items():
@@ -517,10 +517,10 @@ def test_narrow_reads_what_a_mask_would_leave(hooked, policy):
 
 def test_a_head_of_one_modality_does_not_read_out_others(stock):
     hooked = HookedModel(stock, layout=LAYOUT)
-    hooked.heads = hooked.lens.over(LAYOUT.speech)
+    hooked.heads = hooked.lens.restricted_to(LAYOUT.speech)
     for narrow, sentence in ((False, "a reply needs all of them"), (True, "use LogitLens")):
         with pytest.raises(EepolicyError, match=sentence):
-            hooked.generate(PROMPT, "static@2", max_new_tokens=40, narrow=narrow)
+            hooked.generate(PROMPT, "static@2", max_new_tokens=40, restrict_vocab=narrow)
 
 
 def test_narrow_pays_for_the_ids_of_speech_alone(hooked):
@@ -537,7 +537,7 @@ def test_narrow_pays_for_the_ids_of_speech_alone(hooked):
             return lens.logits_over(hidden, depth, ids)
 
     hooked.heads = Counting()
-    outs = hooked.generate(PROMPTS, "both=static@2", max_new_tokens=40, narrow=True)
+    outs = hooked.generate(PROMPTS, "both=static@2", max_new_tokens=40, restrict_vocab=True)
     modality = np.concatenate([out.trace.modality for out in outs])
     assert sum(whole) == (modality == Modality.TEXT).sum()
     by_range = dict.fromkeys((tuple(ids) for _, *ids in over), 0)
@@ -546,7 +546,7 @@ def test_narrow_pays_for_the_ids_of_speech_alone(hooked):
     speech = (modality == Modality.SPEECH).sum()
     assert by_range == {LAYOUT.speech: speech, (LAYOUT.end, LAYOUT.end + 1): speech}
     for prompt, out in zip(PROMPTS, outs, strict=True):
-        alone = hooked.generate(prompt, "both=static@2", max_new_tokens=40, narrow=True)
+        alone = hooked.generate(prompt, "both=static@2", max_new_tokens=40, restrict_vocab=True)
         assert alone.tokens.tolist() == out.tokens.tolist()
 
 

@@ -125,7 +125,7 @@ def test_processors_are_the_stock_ones(hooked, options):
 def test_what_is_judged_has_the_history_of_its_place(hooked, policy, options):
     """Processors see no rejected draft: `exact` stays the stock greedy reply."""
     outs = same_as_stock(hooked, options, policy=policy, accept="exact")
-    assert any((out.trace.verdict == 2).any() for out in outs)
+    assert any((out.trace.draft_status == 2).any() for out in outs)
 
 
 @pytest.mark.parametrize("accept", ["all", "exact"])
@@ -163,7 +163,7 @@ def test_whenever_a_criterion_fires_nothing_stays_unjudged(hooked, n):
     for out, whole in zip(outs, full, strict=True):
         assert out.tokens.tolist() == whole.tokens[: len(out.tokens)].tolist()
         early = out.trace.depth < LAYERS
-        assert (out.trace.verdict[early] == 1).all()
+        assert (out.trace.draft_status[early] == 1).all()
 
 
 def test_criteria_of_the_caller_replace_those_of_the_options(hooked):

@@ -7,7 +7,7 @@ import torch
 from conftest import LAYERS, LAYOUT, WAYS, assert_same_replies, layers_of, tiny
 
 from eepolicy import EepolicyError, ExitPolicy, Fill, HookedModel
-from eepolicy.decode import ahead
+from eepolicy.decode import overlap as ahead
 
 ONE = [torch.tensor([5, 33, 21, 8])]
 #: ids that end a reply, so many that rows end one by one
@@ -23,7 +23,7 @@ def model(request) -> HookedModel:
 @pytest.fixture
 def always(monkeypatch) -> None:
     """The device counts as one that works by itself."""
-    monkeypatch.setattr(ahead, "works_by_itself", lambda device: True)
+    monkeypatch.setattr(ahead, "is_async", lambda device: True)
 
 
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
@@ -42,7 +42,7 @@ def always(monkeypatch) -> None:
 )
 def test_replies_and_costs_are_the_same(model, monkeypatch, prompts, policy, options):
     plain = model.generate(prompts, policy, max_new_tokens=40, eos_token_id=ENDS, **options)
-    monkeypatch.setattr(ahead, "works_by_itself", lambda device: True)
+    monkeypatch.setattr(ahead, "is_async", lambda device: True)
     ours = model.generate(prompts, policy, max_new_tokens=40, eos_token_id=ENDS, **options)
     if prompts is RAGGED:  # rows end while the next step of all is under way
         assert len({len(out.tokens) for out in plain}) > 1
@@ -53,7 +53,7 @@ def test_replies_and_costs_are_the_same(model, monkeypatch, prompts, policy, opt
 def test_layers_run_before_the_host_looks(model, always, monkeypatch, policy, early):
     """Between a token and the host's look at it run the layers that no token leaves away."""
     events = ""
-    fetched = ahead.fetched
+    async_to_host = ahead.async_to_host
 
     def note(event):
         nonlocal events
@@ -61,10 +61,10 @@ def test_layers_run_before_the_host_looks(model, always, monkeypatch, policy, ea
 
     def watched(tokens):
         note("D")  # a token is drawn
-        look = fetched(tokens)
+        look = async_to_host(tokens)
         return lambda: (note("L"), look())[1]  # the host looks at it
 
-    monkeypatch.setattr(ahead, "fetched", watched)
+    monkeypatch.setattr(ahead, "async_to_host", watched)
     for layer in layers_of(model.model):
         layer.register_forward_hook(lambda *_: note("."))
     model.generate(ONE, policy, max_new_tokens=5, min_new_tokens=5)
@@ -78,7 +78,7 @@ class Liar(ExitPolicy):
     def depths(self, step):
         return torch.full_like(step.phase, 2)
 
-    def least_depth(self, full_depth):
+    def min_depth(self, full_depth):
         return 3
 
 
@@ -90,6 +90,6 @@ def test_a_policy_that_stops_below_its_least_depth_is_found_out(model):
 
 @pytest.mark.parametrize("least", [0, LAYERS + 1])
 def test_a_least_depth_that_the_model_does_not_have_is_refused(model, monkeypatch, least):
-    monkeypatch.setattr(Liar, "least_depth", lambda self, full_depth: least)
+    monkeypatch.setattr(Liar, "min_depth", lambda self, full_depth: least)
     with pytest.raises(EepolicyError, match=f"at depth {least}, but the model has depths 1 to 6"):
         model.generate(ONE, Liar(), max_new_tokens=5)

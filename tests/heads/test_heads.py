@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eepolicy import Document, EepolicyError, HookedModel, probe
-from eepolicy.fitting.losses import loss_of, slope_of, soft_cross_entropy
-from eepolicy.fitting.replies import own_replies
-from eepolicy.fitting.trainer import Fitting, fit, fitting_memory
+from eepolicy.fitting.losses import grad_of, loss_of, soft_cross_entropy
+from eepolicy.fitting.replies import generate_replies
+from eepolicy.fitting.trainer import FitConfig, fit, fitting_memory
 from eepolicy.heads import LinearHead, LowRankHead, TunedLens, load_heads, read_notes
 from eepolicy.heads.fingerprint import fingerprint
 
@@ -77,9 +77,9 @@ def test_heads_start_as_the_lens_and_are_their_formula(hooked, stock, kind):
                 expected = torch.tanh(expected / cap) * cap
         found = head.logits(hidden, 2)
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)  # measured 4e-6
-        speech = head.over(LAYOUT.speech).logits(hidden, 2)
+        speech = head.restricted_to(LAYOUT.speech).logits(hidden, 2)
         torch.testing.assert_close(speech, found[:, 20:60], rtol=0, atol=1e-5)
-        lens_over = hooked.lens.over(LAYOUT.speech).logits(hidden, 2)
+        lens_over = hooked.lens.restricted_to(LAYOUT.speech).logits(hidden, 2)
         torch.testing.assert_close(lens_over, lens[:, 20:60], rtol=0, atol=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_a_slope_is_what_autograd_makes_of_the_loss(name):
     logits, target = torch.randn(2, 7, 11, generator=torch.Generator().manual_seed(0)).unbind()
     target, leaf = target.softmax(-1), logits.clone().requires_grad_()
     loss_of(name, leaf, target).sum().backward()
-    torch.testing.assert_close(slope_of(name, logits, target), leaf.grad)
+    torch.testing.assert_close(grad_of(name, logits, target), leaf.grad)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_slope_is_what_autograd_makes_of_the_loss(name):
 def test_fitting_helps_every_depth_and_leaves_the_model_alone(hooked, kind, tmp_path):
     train, held_out = replies(hooked, 24, 100), replies(hooked, 6, 900)
     before = {n: p.clone() for n, p in hooked.model.named_parameters()}
-    how = Fitting(kind, rank=8, epochs=6, learning_rate=1e-2, chunk=64)
+    how = FitConfig(kind, rank=8, epochs=6, learning_rate=1e-2, chunk=64)
     found = fit(hooked, train, held_out, how)
     assert all(torch.equal(before[n], p) for n, p in hooked.model.named_parameters())
     assert all(p.requires_grad for p in hooked.model.parameters())
@@ -145,7 +145,7 @@ def test_fitting_helps_every_depth_and_leaves_the_model_alone(hooked, kind, tmp_
 @pytest.mark.parametrize("family", ["llama"])
 def test_fitting_on_one_modality_and_some_depths(hooked):
     train, held_out = replies(hooked, 12, 100), replies(hooked, 4, 900)
-    how = Fitting(depths=(2, 4), on="speech", epochs=2, loss="top:20")
+    how = FitConfig(depths=(2, 4), on="speech", epochs=2, loss="top:20")
     found = fit(hooked, train, held_out, how)
     assert found.heads.depths == (2, 4)
     with pytest.raises(EepolicyError, match="no head was fitted at depth 3"):
@@ -159,7 +159,7 @@ def test_fitting_on_one_modality_and_some_depths(hooked):
 @pytest.mark.parametrize("family", ["qwen2"])
 def test_a_stopped_fit_goes_on_to_the_same_heads(hooked, tmp_path):
     train, held_out = replies(hooked, 12, 100), replies(hooked, 4, 900)
-    how = Fitting(epochs=3, batch_tokens=64)
+    how = FitConfig(epochs=3, batch_tokens=64)
     whole = fit(hooked, train, held_out, how)
 
     class Stop(Exception):
@@ -206,7 +206,7 @@ def test_a_stopped_fit_goes_on_to_the_same_heads(hooked, tmp_path):
 def test_what_cannot_be_fitted_is_said(hooked, wrong, match):
     documents = replies(hooked, 2, 0)
     with pytest.raises(EepolicyError, match=match):
-        fit(hooked, documents[:1], documents[1:], Fitting(**wrong))
+        fit(hooked, documents[:1], documents[1:], FitConfig(**wrong))
     with pytest.raises(EepolicyError, match="takes replies"):
         fit(hooked, [], documents)
 
@@ -249,7 +249,7 @@ def test_fitting_stays_within_the_memory_that_is_promised(kind):
     )
     hooked = HookedModel(LlamaForCausalLM(config))
     documents = [Document(torch.randint(4000, (64,)), 4) for _ in range(12)]
-    how = Fitting(kind, epochs=1, batch_tokens=256, chunk=64)
+    how = FitConfig(kind, epochs=1, batch_tokens=256, chunk=64)
     with Peak() as measured:
         fit(hooked, documents[:8], documents[8:], how)
     promised = fitting_memory(how, width=16, vocabulary=4000, full_depth=4, longest=64)
@@ -293,21 +293,21 @@ def test_own_replies_are_the_models(stock, tmp_path):
 
     hooked = HookedModel(stock, layout=LAYOUT, tokenizer=Words())
     questions = ["cat", "a horse", "it"]
-    found = own_replies(hooked, questions, max_new_tokens=25, batch=3)
+    found = generate_replies(hooked, questions, max_new_tokens=25, batch=3)
     for question in questions:
         prompt = hooked.encode(question)
         [reply] = [r for r in found if torch.equal(r.tokens[: r.prompt], prompt)]
         expected = hooked.generate(prompt, max_new_tokens=25).tokens
         assert reply.reply.tolist() == expected.tolist()
     file = tmp_path / "replies.jsonl"
-    own_replies(hooked, questions, max_new_tokens=25, batch=1, save=file)
+    generate_replies(hooked, questions, max_new_tokens=25, batch=1, save=file)
     file.write_bytes(file.read_bytes()[:-5])  # cut off in its last line
-    again = own_replies(hooked, questions, max_new_tokens=25, batch=1, save=file)
+    again = generate_replies(hooked, questions, max_new_tokens=25, batch=1, save=file)
     assert [r.tokens.tolist() for r in again] == [r.tokens.tolist() for r in found]
     with pytest.raises(EepolicyError, match="another model, or to other questions"):
-        own_replies(hooked, questions, max_new_tokens=24, save=file)
+        generate_replies(hooked, questions, max_new_tokens=24, save=file)
     with pytest.raises(EepolicyError, match="to other questions"):
-        own_replies(hooked, ["dog", "a house", "is"], max_new_tokens=25, save=file)
+        generate_replies(hooked, ["dog", "a house", "is"], max_new_tokens=25, save=file)
 
 
 def test_heads_go_where_their_model_goes():
@@ -317,6 +317,8 @@ def test_heads_go_where_their_model_goes():
     held = [part for each in hooked.heads.parameters.values() for part in each]
     assert {part.device.type for part in held} == {"meta"}
     assert hooked.logits(torch.zeros(1, 32, device="meta"), 2).device.type == "meta"
-    over = hooked.heads.over((0, 20)).to(torch.zeros(1, device="meta", dtype=torch.float16))
+    over = hooked.heads.restricted_to((0, 20)).to(
+        torch.zeros(1, device="meta", dtype=torch.float16)
+    )
     assert over.ids == (0, 20)
     assert over.head.parameters["weight"][0].dtype == torch.float16

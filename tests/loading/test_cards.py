@@ -20,10 +20,10 @@ unit = "<u{i}>"
 text_chunk = 2
 speech_chunk = 5
 end = "<end>"
-before = "<ask>"
-after = "<answer>"
-silent = ["<fill>"]
-codes = 20
+prompt_prefix = "<ask>"
+prompt_suffix = "<answer>"
+non_text_tokens = ["<fill>"]
+num_codes = 20
 """
 
 
@@ -47,8 +47,8 @@ def folder(tmp_path):
 def test_a_card_makes_a_stock_model_speak(folder):
     model = eepolicy.load(str(folder), card=folder.with_suffix(".toml"))
     layout = model.layout
-    assert (layout.text, layout.speech, layout.codes) == ((0, 30), (30, 60), 20)
-    assert (layout.end, layout.silent) == (28, (29,))
+    assert (layout.text, layout.speech, layout.num_codes) == ((0, 30), (30, 60), 20)
+    assert (layout.end, layout.non_text_ids) == (28, (29,))
     assert model.encode("w3 w4").tolist() == [26, 3, 4, 27]
     out = model.generate("w3 w4", "spark:triple@2", max_new_tokens=40)
     assert set(out.trace.depth[out.trace.modality == 0].tolist()) == {model.depth}
@@ -64,9 +64,9 @@ def test_a_card_makes_a_stock_model_speak(folder):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (("codes = 20", 'codes = "20"'), "codes is a whole number; got '20'"),
+        (("num_codes = 20", 'num_codes = "20"'), "num_codes is a whole number; got '20'"),
         (('end = "<end>"', ""), "it is not whole: .*'end'"),
-        (("silent", "quiet"), "it has 'quiet'; a card has after, before"),
+        (("non_text_tokens", "quiet"), "it has 'quiet'; a card has end, end_of_speech"),
         (("[", "("), "is no model card"),
         (("<end>", "<stop>"), "the tokenizer has no <stop>: it is none of toy"),
         (("<u{i}>", "<v{i}>"), "the tokenizer has no <v0>"),
@@ -99,5 +99,5 @@ def test_names_of_cards(tmp_path):
 def test_a_card_counts_the_codes_where_it_does_not_say():
     card = ModelCard("toy", "", "llama", "<u{i}>", 2, 5, "<end>")
     layout = card.layout(tokenizer(), 60)
-    assert layout.codes == 24
+    assert layout.num_codes == 24
     assert layout.units(torch.tensor([30, 53, 54, 59, 3])).tolist() == [0, 23]

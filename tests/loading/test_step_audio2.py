@@ -20,7 +20,7 @@ import eepolicy
 from eepolicy import EepolicyError
 from eepolicy.loading import save_converted
 from eepolicy.loading.upstream import step_audio2
-from eepolicy.speech.step_audio2_encoder import PIECE, EarsConfig
+from eepolicy.speech.step_audio2_encoder import PIECE, StepAudio2EncoderConfig
 from eepolicy.speech.wav import read_wave
 
 SPECIAL = (
@@ -182,7 +182,7 @@ def plain_mels(wave: np.ndarray) -> np.ndarray:
     return (np.maximum(logs, logs.max() - 8) + 4) / 4
 
 
-def plain_ears(w: dict[str, Tensor], mels: Tensor) -> Tensor:
+def plain_audio_encoder(w: dict[str, Tensor], mels: Tensor) -> Tensor:
     """What the decoder is given for a spectrum (128, frames), written with loops."""
 
     def conv(x: Tensor, name: str, stride: int) -> Tensor:  # (width, time), one place at a time
@@ -275,12 +275,12 @@ def test_its_logits_are_the_plain_models(model, held):
 @pytest.mark.parametrize("samples", [1600, 8000, 16_160, 16_300, 32_123])
 def test_its_ears_are_the_plain_ones(model, held, samples):
     wave = torch.from_numpy(sound(2.1)[:samples]).float()
-    encoder = model.ears.encoder
+    encoder = model.audio_encoder.encoder
     mels = encoder.mels(wave)
     # measured 5e-5: transformers computes in float32
     np.testing.assert_allclose(mels, plain_mels(wave.numpy()), rtol=0, atol=5e-4)
-    [found] = encoder.hear(wave)
-    expected = plain_ears(held, mels)
+    [found] = encoder.encode(wave)
+    expected = plain_audio_encoder(held, mels)
     assert found.shape == expected.shape
     # measured 9e-7 on values of spread 0.5
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
@@ -288,10 +288,10 @@ def test_its_ears_are_the_plain_ones(model, held, samples):
 
 def test_long_speech_is_heard_in_pieces(model):
     wave = torch.randn(PIECE + 20_000, generator=torch.Generator().manual_seed(0)) * 0.1
-    first, second = model.ears.encoder.hear(wave)
-    torch.testing.assert_close(model.ears.encoder.hear(wave[:PIECE])[0], first)
-    torch.testing.assert_close(model.ears.encoder.hear(wave[PIECE:])[0], second)
-    ids, heard = model.ears.listen(wave)
+    first, second = model.audio_encoder.encoder.encode(wave)
+    torch.testing.assert_close(model.audio_encoder.encoder.encode(wave[:PIECE])[0], first)
+    torch.testing.assert_close(model.audio_encoder.encoder.encode(wave[PIECE:])[0], second)
+    ids, heard = model.audio_encoder.encode(wave)
     assert len(heard) == len(first) + len(second) == int((ids == PATCH).sum())
     assert ids.tolist() == [
         *[START, *[PATCH] * len(first), END],
@@ -307,9 +307,9 @@ def test_its_prompt(model):
     )
     assert model.encode("Hi?")[-1] == TTS
     layout = model.layout
-    assert (layout.text_chunk, layout.speech_chunk, layout.codes) == (1, 4, CODES)
+    assert (layout.text_chunk, layout.speech_chunk, layout.num_codes) == (1, 4, CODES)
     assert layout.speech == (FIRST, WORDS)
-    assert (layout.end, layout.end_of_speech, layout.silent) == (EOT, TTS_END, (PAD, TTS))
+    assert (layout.end, layout.end_of_speech, layout.non_text_ids) == (EOT, TTS_END, (PAD, TTS))
     reply = torch.tensor([72, FIRST, FIRST + 6560, FIRST + 6561, FIRST + 6567, PAD, TTS_END, 73])
     assert layout.units(reply).tolist() == [0, 6560]
     assert layout.text_ids(reply).tolist() == [72, 73]
@@ -318,8 +318,8 @@ def test_its_prompt(model):
 def test_a_spoken_prompt_stands_where_the_template_has_it(model, tmp_path):
     file = tmp_path / "question.wav"
     soundfile.write(file, sound(1.5), 16_000)
-    heard = model.ears.encoder.hear(read_wave(file))[0]
-    before, after = model.card.before, model.card.after
+    heard = model.audio_encoder.encoder.encode(read_wave(file))[0]
+    before, after = model.card.prompt_prefix, model.card.prompt_suffix
     text = before + "<audio_start>" + "<audio_patch>" * len(heard) + "<audio_end>" + after
     ids = torch.tensor(model.tokenizer(text, add_special_tokens=False).input_ids)
     embeds = model.model.get_input_embeddings()(ids).clone()
@@ -413,7 +413,7 @@ def hooked_text():
     ("what", "match"),
     [
         ("foreign", "encoder.extra.weight, which has no place"),
-        ("partial", "of the model's weights, ears.shrink.weight first"),
+        ("partial", "of the model's weights, audio_encoder.shrink.weight first"),
         ("sizes", "audio_encoder_config has no 'n_mels'"),
         ("field", "text_config of a Step-Audio-2 model has no 'hidden_size'"),
         ("scaled", "has rope_scaling"),
@@ -463,7 +463,7 @@ def test_a_checkpoint_is_looked_at_before_it_is_loaded(original, tmp_path, run, 
     first = tmp_path / "model-00001-of-00002.safetensors"
     save_file({k: v for k, v in load_file(first).items() if k != "adapter.conv.weight"}, first)
     _, err = run("models", "check", str(tmp_path), code=1)
-    assert "of the model's weights, ears.shrink.weight first" in err
+    assert "of the model's weights, audio_encoder.shrink.weight first" in err
     out, _ = run("models")
     assert all(card in out for card in ("glm-4-voice", "orpheus-3b"))
 
@@ -520,9 +520,9 @@ def test_sizes_of_the_real_models():
     block = 12 * 1280 * 1280 + (3 + 4 + 1) * 1280 + 4 * 1280
     others = 128 * 1280 * 3 + 1280 + 2 * (3 * 1280 * 1280 + 1280) + 1500 * 1280 + 2 * 1280
     adapter = 1280 * 2048 + 2048 + 2048 * 3584 + 3584
-    assert sum(p.numel() for p in whole.ears.parameters()) == 32 * block + others + adapter
+    assert sum(p.numel() for p in whole.audio_encoder.parameters()) == 32 * block + others + adapter
 
 
 def test_sizes_of_the_ears_are_read_by_name():
-    sizes = EarsConfig.from_dict(CONFIG["audio_encoder_config"])
+    sizes = StepAudio2EncoderConfig.from_dict(CONFIG["audio_encoder_config"])
     assert (sizes.n_audio_state, sizes.adapter_stride) == (STATE, 2)

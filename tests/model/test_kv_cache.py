@@ -1,4 +1,4 @@
-"""Rooms of keys and values that outlive a batch."""
+"""KVBufferPool of keys and values that outlive a batch."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import gc
 
 import torch
 
-from eepolicy.model.kv_cache import LASTING_STEP, SPARE, ColumnCache, Rooms
+from eepolicy.model.kv_cache import LASTING_STEP, SPARE, KVBufferPool, KVCache
 
 NEW = torch.arange(1, 2 * 2 * 3 * 4 + 1, dtype=torch.float).view(2, 2, 3, 4)
 
 
-def filled(rooms: Rooms) -> ColumnCache:
-    cache = ColumnCache(1, 2, 5, rooms)
-    cache.address(slice(0, 2), 0, 3)
+def filled(rooms: KVBufferPool) -> KVCache:
+    cache = KVCache(1, 2, 5, rooms)
+    cache.set_slots(slice(0, 2), 0, 3)
     cache.update(NEW, -NEW, 0)
     return cache
 
 
 def test_a_room_is_used_again_and_is_empty_then():
-    rooms = Rooms(1)
+    rooms = KVBufferPool(1)
     cache = filled(rooms)
-    room, place = cache.room, cache.layer(0, 3)[0].data_ptr()
+    buffer, place = cache.buffer, cache.layer(0, 3)[0].data_ptr()
     beside = filled(rooms)
-    assert beside.room is not room  # it is taken
+    assert beside.buffer is not buffer  # it is taken
     del cache
     gc.collect()
-    again = ColumnCache(1, 2, 9, rooms)
-    assert again.room is room
+    again = KVCache(1, 2, 9, rooms)
+    assert again.buffer is buffer
     assert again.layer(0, 3)[0].data_ptr() == place
     for held in again.layer(0, LASTING_STEP):
         assert not held.any()
 
 
 def test_rows_that_stay_move_to_a_room_of_their_own():
-    rooms = Rooms(1)
+    rooms = KVBufferPool(1)
     cache = filled(rooms)
-    before = cache.room
+    before = cache.buffer
     cache.keep(torch.tensor([1]), 3)
-    assert cache.room.rows == 1
-    assert cache.capacity == 5  # as was asked for
+    assert cache.buffer.rows == 1
+    assert cache.capacity == 5  # as was inputs for
     keys, values = cache.layer(0, 3)
     assert torch.equal(keys, NEW[1:])
     assert torch.equal(values, -NEW[1:])
@@ -50,35 +50,35 @@ def test_rows_that_stay_move_to_a_room_of_their_own():
 
 
 def test_what_inference_mode_made_is_used_behind_it():
-    rooms = Rooms(1)
+    rooms = KVBufferPool(1)
     with torch.inference_mode():
         cache = filled(rooms)
-        room = cache.room
+        buffer = cache.buffer
         del cache
         gc.collect()
     again = filled(rooms)
-    assert again.room is room
+    assert again.buffer is buffer
     assert torch.equal(again.layer(0, 3)[0], NEW)
 
 
 def test_more_room_is_taken_only_where_it_lacks():
-    rooms = Rooms(1)
+    rooms = KVBufferPool(1)
     cache = filled(rooms)
-    before = cache.room
+    before = cache.buffer
     cache.grow(LASTING_STEP)
-    assert cache.room is before
+    assert cache.buffer is before
     cache.grow(LASTING_STEP + 1)
     assert cache.capacity == 2 * LASTING_STEP
     assert torch.equal(cache.layer(0, 3)[0], NEW)
 
 
-def test_few_rooms_are_kept():
-    rooms = Rooms(1)
-    caches = [ColumnCache(1, rows, 5, rooms) for rows in range(1, SPARE + 3)]
-    newest = [cache.room for cache in caches[-SPARE + 1 :]]
+def test_few_pool_are_kept():
+    rooms = KVBufferPool(1)
+    caches = [KVCache(1, rows, 5, rooms) for rows in range(1, SPARE + 3)]
+    newest = [cache.buffer for cache in caches[-SPARE + 1 :]]
     while caches:
         del caches[0]
     gc.collect()
     rooms.take(100, 5)
     assert len(rooms._spare) == SPARE
-    assert all(room in rooms._spare for room in newest)
+    assert all(buffer in rooms._spare for buffer in newest)

@@ -54,7 +54,7 @@ def test_it_answers_and_speaks(pocket):
     right = sum(is_right(o.text, q["keys"]) for o, q in zip(outputs, questions, strict=True))
     assert right >= 49  # measured 53; the model card says how often on 200
     assert all(o.ended for o in outputs)
-    assert all(1.0 < len(o.wave()) / 16_000 < 8.0 for o in outputs)
+    assert all(1.0 < len(o.audio) / 16_000 < 8.0 for o in outputs)
 
 
 def test_depth_matters_and_speech_stays_uncertain(pocket):
@@ -292,7 +292,7 @@ def test_its_speech_is_understood(pocket):
     whisper = asr.Whisper()
     questions = eepolicy.held_out("test")[:30]
     outputs = [pocket.generate(q["question"]) for q in questions]
-    counts = [word_errors(o.text, whisper.transcribe(o.wave())) for o in outputs]
+    counts = [word_errors(o.text, whisper.transcribe(o.audio)) for o in outputs]
     errors, total = map(sum, zip(*counts, strict=True))
     assert errors / total < 0.12  # measured 0.089; the model card has the figure of 200
 

@@ -110,11 +110,11 @@ def policies():
 )
 def test_nothing_happens_below_the_least_depth(policy, rows):
     known = torch.tensor(rows).T
-    least = policy.least_depth(FULL)
+    least = policy.min_depth(FULL)
     assert 1 <= least <= FULL
     step = Step(*known, FULL)
     assert least <= policy.depths(step).min()
-    assert all(look >= least for look in policy.looks(step))
+    assert all(look >= least for look in policy.candidate_depths(step))
 
 
 @given(policies())
@@ -222,7 +222,7 @@ def test_patience_waits_for_looks_that_agree():
     seen = looks_at({d: torch.eye(3)[t].tolist() for d, t in ids.items()})
 
     def exits(policy):
-        return [policy.exits(step, r.depth, r).tolist() for r in seen]
+        return [policy.should_exit(step, r.depth, r).tolist() for r in seen]
 
     assert exits(Patience(2, (4, 6, 8, 10))) == [
         [False, False, False],
@@ -238,8 +238,8 @@ def test_saturation_is_the_cosine_to_the_look_before_and_needs_no_head():
     hidden = {4: [[1.0, 0.0], [1.0, 0.0]], 6: [[2.0, 0.0], [1.0, 1.0]]}
     first, second = looks_at({4: [[0.0], [0.0]], 6: [[0.0], [0.0]]}, hidden)
     policy = Saturation(0.8, (4, 6))  # cosines 1 and 0.71
-    assert policy.exits(step, 4, first).tolist() == [False, False]
-    assert policy.exits(step, 6, second).tolist() == [True, False]
+    assert policy.should_exit(step, 4, first).tolist() == [False, False]
+    assert policy.should_exit(step, 6, second).tolist() == [True, False]
     assert first.paid == second.paid == 0
 
 
@@ -247,10 +247,10 @@ def test_margin_and_oracle():
     step = steps(2, Modality.SPEECH)
     (full,) = looks_at({20: [[0.0, 9.0], [9.0, 0.0]]})
     (seen,) = looks_at({4: [[0.0, 2.0], [0.0, 2.0]]}, full=full)  # probabilities .119 and .881
-    assert Margin(0.76, 4).exits(step, 4, seen).tolist() == [True, True]
-    assert Margin(0.77, 4).exits(step, 4, seen).tolist() == [False, False]
-    assert Oracle(4).exits(step, 4, seen).tolist() == [True, False]
-    assert not Oracle(4).realisable
+    assert Margin(0.76, 4).should_exit(step, 4, seen).tolist() == [True, True]
+    assert Margin(0.77, 4).should_exit(step, 4, seen).tolist() == [False, False]
+    assert Oracle(4).should_exit(step, 4, seen).tolist() == [True, False]
+    assert Oracle(4).needs_full_pass
 
 
 def test_random_has_its_mean_depth_and_repeats():
@@ -311,10 +311,10 @@ def test_thresholds_look_at_their_own_modality_only():
         *torch.tensor([[0, 1, 1], [0, 0, 0], [0, 1, 2], [0, 1, 2], [0, 0, 1]]), full_depth=FULL
     )
     seen = Seen([0.1, 0.1, 0.9], [0.9, 0.9, 0.2])
-    assert Entropy(0.5, 14).exits(step, 14, seen).tolist() == [False, True, False]
-    assert Confidence(0.5, 14).exits(step, 14, seen).tolist() == [False, True, False]
-    assert Entropy(0.5, 14).looks(step) == tuple(range(14, 20))
-    assert Entropy(0.5, 14).looks(steps(2, Modality.TEXT)) == ()
+    assert Entropy(0.5, 14).should_exit(step, 14, seen).tolist() == [False, True, False]
+    assert Confidence(0.5, 14).should_exit(step, 14, seen).tolist() == [False, True, False]
+    assert Entropy(0.5, 14).candidate_depths(step) == tuple(range(14, 20))
+    assert Entropy(0.5, 14).candidate_depths(steps(2, Modality.TEXT)) == ()
     assert Entropy(0.5, (3, 9)).depths(step).tolist() == [FULL] * 3
 
 
@@ -324,5 +324,9 @@ def test_by_modality_asks_each_for_its_own():
         *torch.tensor([[0, 1, 0], [0, 0, 0], [0, 1, 1], [0, 1, 2], [0, 0, 1]]), full_depth=FULL
     )
     assert policy.depths(mixed).tolist() == [20, 20, 5]
-    assert policy.looks(mixed) == (7, 9)
-    assert policy.exits(mixed, 7, Seen([0.1, 0.1, 0.1], [0, 0, 0])).tolist() == [False, True, False]
+    assert policy.candidate_depths(mixed) == (7, 9)
+    assert policy.should_exit(mixed, 7, Seen([0.1, 0.1, 0.1], [0, 0, 0])).tolist() == [
+        False,
+        True,
+        False,
+    ]

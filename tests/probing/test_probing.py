@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import eepolicy
 from eepolicy import Document, EepolicyError, ExitHead, HookedModel, ProbeResult, probe
-from eepolicy.compile.kernel_cache import Kernels
+from eepolicy.compile.kernel_cache import KernelCache
 from eepolicy.decode.recorder import Recorder
 from eepolicy.heads import TunedLens
 from eepolicy.probing import STATISTICS, run
@@ -104,7 +104,7 @@ def test_small_divergences_of_large_vocabularies(apart, compiled):
     p = q + apart * torch.randn(6, 50_000, generator=generator)
     wanted = frozenset({"entropy", "kl", "kl_reverse", "js"})
     last, following = Last.of(q, wanted), torch.arange(6)
-    found = measure(p, last, following, wanted, Kernels().run if compiled else None)
+    found = measure(p, last, following, wanted, KernelCache().run if compiled else None)
     p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
     half = torch.logaddexp(p, q) - np.log(2)
     right = {
@@ -251,7 +251,7 @@ def test_a_record_knows_nothing_of_what_was_taken_back(hooked, accept):
     ]
     outs = hooked.generate(prompts, "static@3", 30, accept=accept, record=True)
     for out in outs:
-        assert 2 in out.trace.verdict  # something was taken back
+        assert 2 in out.trace.draft_status  # something was taken back
         full = probe(hooked, out)
         ran = ~np.isnan(out.record.entropy)
         assert ran[:3].all()
@@ -439,7 +439,7 @@ def test_inputs_of_other_kinds(hooked):
     some = TunedLens.untrained(hooked.lens, (2, 4), width=32)
     assert probe(hooked, ids[0], heads=some).depths.tolist() == [2, 4, 6]
     with pytest.raises(EepolicyError, match="reads out 40 of the model's 60"):
-        probe(hooked, ids[0], heads=hooked.lens.over(LAYOUT.speech), statistics=["top1"])
+        probe(hooked, ids[0], heads=hooked.lens.restricted_to(LAYOUT.speech), statistics=["top1"])
     # what was asked of a result leaves it as it is
     assert len(result.words) == len(result)
     assert len(result[:2]) == 2

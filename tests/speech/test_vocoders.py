@@ -113,6 +113,6 @@ def test_a_voice_without_a_codebook_speaks_but_measures_no_distance():
 
     model = HookedModel(tiny("llama"), LAYOUT, vocoder=Voice())
     out = model.generate(torch.arange(6), max_new_tokens=20)
-    assert out.wave().shape == (10 * len(out.units),)
+    assert out.audio.shape == (10 * len(out.units),)
     with pytest.raises(EepolicyError, match="a model whose vocoder has a codebook"):
         model.generate(torch.arange(6), "static@3", accept="acoustic:3")

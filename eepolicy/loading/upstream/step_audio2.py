@@ -1,4 +1,4 @@
-"""Step-Audio-2-mini (2507.16632): its decoder as the native Qwen2 class, and its ears."""
+"""Step-Audio-2-mini (2507.16632): its decoder as the native Qwen2 class, and its audio_encoder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from eepolicy.hooked import HookedModel
 from eepolicy.loading.cards import ModelCard
 from eepolicy.loading.huggingface import UNREADABLE
 from eepolicy.loading.upstream.checkpoint import Native, complete, load_native, read_json
-from eepolicy.speech.audio_prompt import Ears
-from eepolicy.speech.step_audio2_encoder import EarsConfig, StepEars
+from eepolicy.speech.audio_prompt import AudioPrompt
+from eepolicy.speech.step_audio2_encoder import StepAudio2Encoder, StepAudio2EncoderConfig
 
 #: what the model's config.json says it is
 MODEL_TYPE = "step_audio_2"
 #: tokens around what is heard, and the one in its place
 START, PATCH, END = "<audio_start>", "<audio_patch>", "<audio_end>"
 
-#: names of the ears' weights, theirs to ours
-_EARS = {
+#: names of the audio encoder' weights, theirs to ours
+_ENCODER = {
     "encoder.conv1.": "conv1.",
     "encoder.conv2.": "conv2.",
     "encoder.positional_embedding.": "positions.",
@@ -46,12 +46,12 @@ _BLOCK = {
 
 
 class _Whole(nn.Module):
-    """Decoder and ears, as they lie in one checkpoint."""
+    """Decoder and audio encoder, as they lie in one checkpoint."""
 
-    def __init__(self, decoder: Qwen2Config, ears: EarsConfig) -> None:
+    def __init__(self, decoder: Qwen2Config, audio_encoder: StepAudio2EncoderConfig) -> None:
         super().__init__()
         self.decoder = Qwen2ForCausalLM(decoder)
-        self.ears = StepEars(ears)
+        self.audio_encoder = StepAudio2Encoder(audio_encoder)
 
 
 def native_config(theirs: dict[str, Any]) -> Qwen2Config:
@@ -89,10 +89,13 @@ def convert(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     if key.startswith("encoder.blocks."):
         number, _, rest = key.removeprefix("encoder.blocks.").partition(".")
         theirs = next((t for t in _BLOCK if rest.startswith(t)), "")
-        yield f"ears.layers.{number}.{_BLOCK.get(theirs, '')}{rest.removeprefix(theirs)}", tensor
+        yield (
+            f"audio_encoder.layers.{number}.{_BLOCK.get(theirs, '')}{rest.removeprefix(theirs)}",
+            tensor,
+        )
     elif key.startswith(("encoder.", "adapter.")):
-        theirs = next((t for t in _EARS if key.startswith(t)), "")
-        yield f"ears.{_EARS.get(theirs, '')}{key.removeprefix(theirs)}", tensor
+        theirs = next((t for t in _ENCODER if key.startswith(t)), "")
+        yield f"audio_encoder.{_ENCODER.get(theirs, '')}{key.removeprefix(theirs)}", tensor
     else:
         yield f"decoder.{key}", tensor
 
@@ -111,14 +114,14 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def native(config: dict[str, Any]) -> Native[_Whole]:
-    """How a checkpoint becomes the native decoder and the ears, by its `config.json`.
+    """How a checkpoint becomes the native decoder and the audio encoder, by its `config.json`.
 
     Raises:
         EepolicyError: a field is missing, or asks for what the native class does not do.
     """
     decoder = native_config(config.get("text_config", {}))
-    ears = EarsConfig.from_dict(config.get("audio_encoder_config", {}))
-    return Native(lambda: _Whole(decoder, ears), convert)
+    audio_encoder = StepAudio2EncoderConfig.from_dict(config.get("audio_encoder_config", {}))
+    return Native(lambda: _Whole(decoder, audio_encoder), convert)
 
 
 def load(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
@@ -141,5 +144,5 @@ def load(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
         layout,
         tokenizer,
         card=card,
-        ears=Ears(whole.ears, start, patch, end),
+        audio_encoder=AudioPrompt(whole.audio_encoder, start, patch, end),
     )

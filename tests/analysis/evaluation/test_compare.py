@@ -28,7 +28,7 @@ class Letters:
         return " ".join(f"w{int(i)}" for i in ids)
 
 
-class Ears:
+class AudioPrompt:
     """Hears a word for each second of speech."""
 
     def transcribe(self, wave: Tensor) -> str:
@@ -62,7 +62,7 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
     def stopped(items):
         yield from list(items)[:11]
 
-    options = {"calibration": DEV, "asr": Ears(), "max_new_tokens": 20}
+    options = {"calibration": DEV, "asr": AudioPrompt(), "max_new_tokens": 20}
     first = run(spoken, QUESTIONS[:3], folder, progress=stopped, **options)
     rows = run(spoken, QUESTIONS, folder, progress=watched, **options)
     assert rows == first
@@ -162,10 +162,10 @@ def test_scheduled_policies_have_the_mean_depth(full, mean):
 
 def test_looks_that_do_not_rise_are_refused(spoken):
     class Backwards(type(parse_policy("entropy<0.5@2"))):
-        def looks(self, step):
+        def candidate_depths(self, step):
             return (4, 2)
 
-        def exits(self, step, depth, readout):
+        def should_exit(self, step, depth, readout):
             return torch.tensor([False])
 
     with pytest.raises(EepolicyError, match="they must rise from 1"):
@@ -184,7 +184,7 @@ def test_exact_acceptance_gives_every_row_the_answers_of_full_depth(spoken, tmp_
         run(spoken, QUESTIONS[:3], folder, policies=two, max_new_tokens=20, accept="all")
 
 
-@pytest.mark.parametrize("how", ["narrow", pytest.param("compile", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["restrict_vocab", pytest.param("compile", marks=pytest.mark.slow)])
 def test_replies_are_decoded_as_asked(spoken, tmp_path, how):
     folder, options = RunFolder(tmp_path / "run"), {"policies": ["static@3"], "max_new_tokens": 30}
     run(spoken, QUESTIONS[:2], folder, **options, **{how: True})

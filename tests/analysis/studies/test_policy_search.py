@@ -66,7 +66,7 @@ class Ears:
 
     def __init__(self, model, questions):
         outs = [model.generate(q["question"], max_new_tokens=15) for q in questions]
-        self.known = [out.wave() for out in outs]
+        self.known = [out.audio for out in outs]
 
     def transcribe(self, wave):
         same = any(wave.shape == w.shape and torch.equal(wave, w) for w in self.known)

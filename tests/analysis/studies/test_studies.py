@@ -254,7 +254,7 @@ def test_sequences_of_known_sources():
     assert np.isnan(zipf_slope(np.array([2.0, 1.0])))
 
 
-class Ears:
+class AudioPrompt:
     """Hears a word for each second unit's length of sound, whatever it is."""
 
     def transcribe(self, wave):
@@ -264,7 +264,7 @@ class Ears:
 def test_the_oracle_feeds_nothing_back():
     hooked = speaker()
     outs = [hooked.generate(q, max_new_tokens=40) for q in ("cat", "a horse", "it")]
-    found = oracle(hooked, outs, [2, 4], asr=Ears())
+    found = oracle(hooked, outs, [2, 4], asr=AudioPrompt())
     full = found.rows[found.rows.depth == 6]
     assert (full.same == full.units).all()
     assert (full.apart == 0).all()
@@ -289,7 +289,7 @@ def test_the_dial_ends_where_nothing_is_lost():
         questions,
         "static@3",
         settings=("all", "top:3", "exact"),
-        asr=Ears(),
+        asr=AudioPrompt(),
         batch=3,
         max_new_tokens=40,
     )

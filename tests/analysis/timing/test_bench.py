@@ -159,7 +159,7 @@ def test_first_tokens_are_timed_apart(timed):
     timed = replace(timed, first_token=True)
     way, full = benching.Way("", decode), timed.ours("full")
     (record, of_full) = timed.run([way, full], 2)  # batches of two rows and of one
-    assert record["first_seconds"] == pytest.approx(2)
+    assert record["ttft"] == pytest.approx(2)
     assert record["later_seconds"] == pytest.approx((1.5 + 3) / 2)
     assert record["later_ratio"] == 1
     assert np.isnan(record["later_of_limit"])
@@ -171,7 +171,7 @@ def test_first_tokens_are_timed_apart(timed):
         np.median([t.least_later / t.later for t in full.turns])
     )
     shown = benching.headings([record])
-    assert {"first_seconds", "later_seconds", "later_ratio"} < shown.keys()
+    assert {"ttft", "later_seconds", "later_ratio"} < shown.keys()
     assert "promised" not in shown
     (record,) = timed.run([benching.Way("", lambda prompts: decode(prompts, 1))], 2)
     assert np.isnan(record["later_seconds"])  # no reply had a second token
@@ -260,7 +260,7 @@ def test_bench_command(run, tmp_path):
     assert ">Batch 2, prompts of 20 tokens<" in drawn
     out, _ = run("bench", "static@10", *arguments, "--first-token", "--json")
     for record in json.loads(out)["results"]:
-        whole = record["first_seconds"] + 11 * record["later_seconds"]
+        whole = record["ttft"] + 11 * record["later_seconds"]
         # medians of two turns each, on a machine that others use
         assert whole == pytest.approx(12 * record["seconds"], rel=0.5), record["decoding"]
     several = [*arguments[:-1], "6,20", "--no-stock"]
