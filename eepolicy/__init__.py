@@ -1,10 +1,12 @@
 """Early exit for language models that speak: how many layers does this token need?"""
 
 from eepolicy.decode.acceptance import Acceptance, parse_acceptance
-from eepolicy.decode.fills.base import Fill
+from eepolicy.decode.config import EarlyExitConfig
+from eepolicy.decode.fills import KVFill, parse_fill
+from eepolicy.decode.output import Output
 from eepolicy.errors import EepolicyError
 from eepolicy.heads import ExitHead
-from eepolicy.hooked import HookedModel, wrap
+from eepolicy.hooked import HookedModel, probe, wrap
 from eepolicy.loading import held_out, load
 from eepolicy.modality import ChunkClock, Modality, TokenLayout
 from eepolicy.model.families import DecoderParts
@@ -24,8 +26,8 @@ from eepolicy.policies import (
     Step,
     parse_policy,
 )
-from eepolicy.probing import Document, ProbeResult, probe
-from eepolicy.trace import Trace
+from eepolicy.probing import Document, ProbeResult
+from eepolicy.trace import DraftStatus, Trace
 
 __version__ = "0.1.0"
 
@@ -36,16 +38,19 @@ __all__ = [
     "Confidence",
     "DecoderParts",
     "Document",
+    "DraftStatus",
+    "EarlyExitConfig",
     "EepolicyError",
     "Entropy",
     "ExitHead",
     "ExitPolicy",
-    "Fill",
     "FullDepth",
     "HookedModel",
+    "KVFill",
     "Margin",
     "Modality",
     "Oracle",
+    "Output",
     "Patience",
     "ProbeResult",
     "Random",
@@ -58,6 +63,7 @@ __all__ = [
     "held_out",
     "load",
     "parse_acceptance",
+    "parse_fill",
     "parse_policy",
     "probe",
     "wrap",

@@ -1,60 +1,74 @@
-"""The hooked model: owns the layer loop of a stock Hugging Face causal language model."""
+"""The hooked model: early-exit decoding and probing of a stock Hugging Face model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eepolicy.compile.cuda_graphs import CudaGraphExecutor
+from eepolicy.compile.executor import CompiledExecutor
+from eepolicy.decode.acceptance import Acceptance
+from eepolicy.decode.batch import Batch
+from eepolicy.decode.config import EarlyExitConfig
+from eepolicy.decode.fills import KVFill
+from eepolicy.decode.measure import measure_layers
+from eepolicy.decode.output import Output
+from eepolicy.decode.rebatch import LayerCosts
+from eepolicy.decode.recorder import Recorder
+from eepolicy.decode.reply import Reply
+from eepolicy.decode.request import Request, RequestDefaults, prepare_request
+from eepolicy.decode.session import DecodeSession, Runtime
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.families import DecoderParts
-from eepolicy.policies import ExitPolicy, FullDepth
-from eepolicy.speech.wav import read_wave
+from eepolicy.policies import ExitPolicy
+from eepolicy.probing.documents import Document, Inputs, to_documents
+from eepolicy.probing.plan import Depths, ProbeConfig, ProbePlan
+from eepolicy.probing.recorded import record_plan, recorded_result
+from eepolicy.probing.result import ProbeResult
+from eepolicy.probing.run import run_probe
+from eepolicy.probing.statistics import Statistic
+from eepolicy.prompts import Prompt, PromptBatch, PromptFormat, is_audio, pad_left
+from eepolicy.speech.audio import read_wave
+from eepolicy.speech.audio_prompt import AudioPrompt
+from eepolicy.speech.model_card import ModelCard
+from eepolicy.speech.vocoders import Vocoder
+from eepolicy.trace import Trace
 
-if TYPE_CHECKING:
-    from eepolicy.compile.executor import CompiledExecutor
-    from eepolicy.decode.acceptance import Acceptance
-    from eepolicy.decode.fills.base import Fill
-    from eepolicy.decode.loop import Output
-    from eepolicy.decode.rebatch import LayerCosts
-    from eepolicy.loading.cards import ModelCard
-    from eepolicy.speech.audio_prompt import AudioPrompt
-    from eepolicy.speech.vocoder import Vocoder
-
-#: Largest difference from the stock logits at which a model is taken for the same one, as a share
-#: of their spread.  Measured on ten families on a CPU: 0.0, since the loop makes the same calls;
-#: the room is for devices whose kernels do not repeat.
+#: Largest difference from the stock logits, as a share of their standard deviation, at which the
+#: layer loop counts as equal.  Measured on ten families on a CPU: 0.0, because the loop makes the
+#: same calls.  The tolerance is for devices whose kernels are not deterministic.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 
-#: How many times as far off may be what is computed in two blocks, the second masked and behind the
-#: first in the cache.  Measured on the ten: 0.0, 2e-6 with Gemma 2's eager attention in float32; a
-#: layer that leaves its mask out is off by several times the spread.
-BEHIND = 10
+#: Factor on `TOLERANCE` for the check in two blocks, the second masked and after the first in the
+#: cache.  Measured on the ten families: 0.0, and 2e-6 with Gemma 2's eager attention in float32.
+#: A layer that ignores its mask differs by several standard deviations.
+TWO_BLOCK_FACTOR = 10
 
 
 class HookedModel(Backbone):
-    """A stock model whose layers are called one by one, as deep as a policy says.
+    """A stock model that decodes with early exit and can be probed at every depth.
 
-    The model's own code is neither edited nor patched: it stays usable by itself.
+    The stock model is neither edited nor patched, except that it is put into evaluation mode.
 
     Args:
-        model: a decoder-only causal language model of a family that has an adapter.
-        layout: its vocabulary and chunks; text alone where none is given.
-        tokenizer: for prompts given as text.
-        heads: reads tokens out at depths below full; the plain logit lens where none is given.
+        model: decoder-only causal language model of a family with an adapter.
+        layout: vocabulary and chunks of the model; default: text only.
+        tokenizer: tokenizer, for prompts in text.
+        heads: exit heads for depths below full depth; default: the logit lens.
         vocoder: turns speech units into sound.
-        card: what stands around a question in text; the layout's ids where none is given.
-        audio_encoder: hears spoken prompts.
-        parts: an adapter's, for a family that has none.
+        parts: parts of a model whose family has no adapter.
+        card: model card, whose texts surround a question; default: the ids of the layout.
+        audio_encoder: turns audio prompts into embeddings.
 
     Raises:
         EepolicyError: the family has no adapter, or the layer loop does not give the stock logits.
@@ -77,9 +91,9 @@ class HookedModel(Backbone):
         self.vocoder = vocoder
         self.card = card
         self.audio_encoder = audio_encoder
-        self._kernels: tuple[CompiledExecutor, bool] | None = None
-        self._costs: dict[bool, LayerCosts] = {}
-        self._check_parity()
+        self._executor: tuple[CompiledExecutor, bool] | None = None
+        self._layer_costs: dict[bool, LayerCosts] = {}
+        check_stock_logits(self)
 
     def __repr__(self) -> str:
         config = self.model.config
@@ -88,6 +102,14 @@ class HookedModel(Backbone):
             f"vocabulary {config.vocab_size}, heads {self.heads!r})"
         )
 
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How a question becomes ids."""
+        affixes = None
+        if self.card is not None:
+            affixes = (self.card.prompt_prefix, self.card.prompt_suffix)
+        return PromptFormat(self.vocab_size, self.layout, self.tokenizer, affixes)
+
     def encode(self, prompt: str | Tensor) -> Tensor:
         """The ids of a prompt: (tokens,).
 
@@ -95,74 +117,17 @@ class HookedModel(Backbone):
             prompt: a question in text, or ids (tokens,) or (1, tokens).
 
         Raises:
-            EepolicyError: text without a tokenizer, more than one row, ids outside the vocabulary.
+            EepolicyError: text without a tokenizer, several rows, or ids outside the vocabulary.
         """
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise EepolicyError("a prompt in text needs a model with a tokenizer")
-            if self.card is not None:
-                text = self._written(self.card.prompt_prefix + prompt + self.card.prompt_suffix)
-            elif self.layout.has_speech:
-                text = self._written(prompt)
-                text = [*self.layout.before_prompt, *text, *self.layout.after_prompt]
-            else:
-                text = self.tokenizer(prompt).input_ids
-            prompt = torch.tensor(text, dtype=torch.long)
-        if not isinstance(prompt, Tensor) or prompt.is_floating_point():
-            raise EepolicyError(f"a prompt is a question in text, or a row of ids; got {prompt!r}")
-        ids = prompt[0] if prompt.ndim == 2 and len(prompt) == 1 else prompt
-        if ids.ndim != 1 or ids.numel() == 0:
-            raise EepolicyError(f"a prompt is one row of ids, (tokens,); got {tuple(prompt.shape)}")
-        vocabulary = self.model.config.vocab_size
-        if ids.min() < 0 or ids.max() >= vocabulary:
-            raise EepolicyError(
-                f"ids are 0 to {vocabulary - 1}; got {int(ids.min())} to {int(ids.max())}"
-            )
-        return ids
-
-    def _written(self, text: str) -> list[int]:
-        """The ids of a text, with nothing around it."""
-        assert self.tokenizer is not None
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
-
-    @torch.no_grad()
-    def _embedded(self, prompt: str | Tensor | Path) -> tuple[Tensor, Tensor]:
-        """A prompt, spoken or not, as ids (tokens,) and embeddings (tokens, width).
-
-        The ids of what was heard only hold its place.
-        """
-        device = self.model.device
-        if not _is_spoken(prompt):
-            assert isinstance(prompt, (str, Tensor))
-            ids = self.encode(prompt).to(device)
-            return ids, self.parts.embed(ids[None])[0]
-        if self.audio_encoder is None or self.card is None:
-            raise EepolicyError(
-                f"this model hears nothing: give the question in text instead of {_short(prompt)}"
-            )
-        wave = read_wave(prompt) if isinstance(prompt, Path) else prompt
-        assert isinstance(wave, Tensor)
-        inner, heard = self.audio_encoder.encode(wave)
-        before, after = (
-            self._written(t) for t in (self.card.prompt_prefix, self.card.prompt_suffix)
-        )
-        ids = torch.tensor([*before, *inner.tolist(), *after], device=device)
-        embedded = self.parts.embed(ids[None])[0].clone()
-        places = torch.zeros(len(ids), dtype=torch.bool, device=device)
-        places[len(before) : len(before) + len(inner)] = (
-            inner.to(device) == self.audio_encoder.patch
-        )
-        embedded[places] = heard.to(embedded)
-        return ids, embedded
+        return self.prompt_format.encode(prompt)
 
     @overload
     def generate(
         self,
-        prompt: str | Tensor | Path | None = None,
+        prompt: Prompt | None = None,
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int | None = None,
-        fill: Fill | str | None = None,
+        fill: KVFill | str | None = None,
         accept: Acceptance | str | None = None,
         **options: Any,
     ) -> Output: ...
@@ -170,72 +135,74 @@ class HookedModel(Backbone):
     @overload
     def generate(
         self,
-        prompt: Sequence[str | Tensor | Path],
+        prompt: Sequence[Prompt],
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int | None = None,
-        fill: Fill | str | None = None,
+        fill: KVFill | str | None = None,
         accept: Acceptance | str | None = None,
         **options: Any,
     ) -> list[Output]: ...
 
     def generate(
         self,
-        prompt: str | Tensor | Path | Sequence[str | Tensor | Path] | None = None,
+        prompt: Prompt | Sequence[Prompt] | None = None,
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int | None = None,
-        fill: Fill | str | None = None,
+        fill: KVFill | str | None = None,
         accept: Acceptance | str | None = None,
         *,
+        config: EarlyExitConfig | None = None,
+        max_pending: int | None = None,
+        rebatch: str | float | None = None,
+        restrict_vocab: bool | None = None,
+        compile: bool | None = None,
+        record: bool | Mapping[str, Any] | None = None,
+        seed: int | None = None,
         attention_mask: Tensor | None = None,
-        seed: int = 0,
-        record: bool | dict[str, Any] = False,
-        compile: bool = False,
-        restrict_vocab: bool = False,
         **options: Any,
     ) -> Output | list[Output]:
-        """Answer a prompt, or several side by side, each position as deep as the policy says.
+        """Answer one prompt, or several side by side, each position as deep as the policy says.
 
         Args:
-            prompt: a question in text, or ids (tokens,); to a model with an audio encoder also a spoken one, as
-                the path of a sound file or a wave (samples,) at 16 kHz.  A list of them is decoded
-                as one batch, as are ids (rows, tokens) that are padded on the left.
-            policy: a policy or its spec string; full depth where none is given.
-            max_new_tokens: at most so many a reply, the end mark included; 400 where neither it nor
-                a generation config says.
-            fill: what becomes of the keys and values above an exit: a `Fill` or its way,
-                `"catch_up"` (exact) where none is given, `"propagate"` or `"mask"`.
-            accept: what becomes of the tokens that were read out early once the full model has
-                caught up: an `Acceptance` or its string, `"all"` (SPAR-K) where none is given,
-                `"exact"` (lossless, greedy), `"sampling"` (lossless), `"top:5"`, `"ratio:0.3"`,
-                `"acoustic:20"`.
-            attention_mask: (rows, tokens) of prompts given as ids or embeddings, 0 where a row is
-                padded.
-            seed: of the draws; on a CPU the stock `generate` draws the same after
-                `torch.manual_seed`.
-            record: keep in `Output.record` what every layer that really ran said of each token,
-                those of a catch-up included, and its hidden states; or a dict of what to measure
-                and keep, as `eepolicy.probe` takes it.
-            compile: run the layers by code that `torch.compile` makes of them at the first call,
-                which takes seconds, and half a minute where nothing is on the disk yet: the
-                same tokens, but for ties within rounding, in less time.  Where that cannot be, a
-                warning says why, and nothing else changes.  Change weights afterwards by writing
-                into them, or in another model or head.
-            restrict_vocab: read speech out over the speech ids and the marks that end it alone, where the
-                alternation says that speech follows: cheaper by the rest of the vocabulary, and
-                another distribution, in which no text can interrupt a chunk of speech.
-            **options: of the stock `generate`, with its defaults: `do_sample`, `temperature`,
-                `top_p`, `top_k`, `repetition_penalty`, `num_return_sequences`, `inputs_embeds` in
-                place of a prompt, `generation_config`, `logits_processor`, `stopping_criteria`,
-                `stop_strings`, `streamer` and so on.  A `temperature` (`top_p`, ...) asks for
-                sampling.  A logits processor must follow from the ids that it is given, as
-                rejected drafts are gone from them.
+            prompt: a question in text, or ids (tokens,).  For a model with an audio encoder also
+                audio: the path of a sound file, or a waveform (samples,) at 16 kHz.  A list is
+                decoded as one batch, as are ids (rows, tokens) that are padded on the left.
+            policy: exit policy or its spec string; default: full depth.
+            max_new_tokens: largest number of new tokens of a reply, the end token included;
+                default: the generation config's, else 400.
+            fill: what becomes of the keys and values above an exit: a `KVFill` or its spec string,
+                `"catch_up"` (exact, default), `"propagate"` or `"mask"`.
+            accept: which tokens of early exits stay once the full model has verified them: an
+                `Acceptance` or its spec string, `"all"` (SPAR-K, default), `"exact"` (lossless,
+                greedy), `"sampling"` (lossless), `"top:5"`, `"ratio:0.3"`, `"acoustic:20"`.
+            config: all options of early exit; the arguments override it.
+            max_pending: largest number of pending positions, or of unverified drafts, of a row.
+            rebatch: whether exited rows of a batch run on: `"never"` (default), `"always"`,
+                `"auto"`, or a share; see `EarlyExitConfig`.
+            restrict_vocab: read speech out over the speech ids and end tokens only, where the
+                alternation of chunks expects speech.  This costs fewer rows of the output
+                embedding.  It is another distribution: text cannot interrupt a speech chunk.
+            compile: run the layers with code made by `torch.compile`.  The first call compiles,
+                which takes seconds, or half a minute without a compile cache.  Tokens are the same,
+                except for ties within rounding.  Where compilation fails, a warning gives the
+                reason and the layers run uncompiled.  Afterwards, change weights in place only.
+            record: store in `Output.record` the hidden states of every layer that runs and their
+                statistics; True, or the options of `eepolicy.probe` as a dict.
+            seed: seed of sampling; default 0.  On a CPU the stock `generate` samples the same
+                tokens after `torch.manual_seed(seed)`.
+            attention_mask: (rows, tokens), 0 at padding, for prompts given as ids or embeddings.
+            **options: options of the stock `generate`, with its defaults: `do_sample`,
+                `temperature`, `top_p`, `top_k`, `repetition_penalty`, `num_return_sequences`,
+                `inputs_embeds`, `generation_config`, `logits_processor`, `stopping_criteria`,
+                `stop_strings`, `streamer` and so on.  A `temperature` (or `top_p` and so on) turns
+                sampling on.  A logits processor must be a function of the ids that it gets,
+                because rejected drafts are removed from them.
 
         Returns:
-            Tokens, text, speech and trace; a list of them for a list or several rows.
+            An `Output`, or a list of them for a list or several rows.
 
         Raises:
-            EepolicyError: a prompt, policy or option that does not fit the model, or one that
-                cannot be honoured, such as beams.
+            EepolicyError: a prompt, policy or option does not fit the model, or is not supported.
 
         Examples:
             >>> model = eepolicy.load("pocket")
@@ -245,167 +212,308 @@ class HookedModel(Backbone):
             >>> [out.ended for out in model.generate(questions, "spark:triple@14")]
             [True, True]
         """
-        from eepolicy.decode.acceptance import parse_acceptance
-        from eepolicy.decode.fills.base import Fill
-        from eepolicy.decode.loop import decode
-        from eepolicy.decode.request import prepare
-
-        ids, mask, alone, spoken = self._rows(prompt, attention_mask, options)
-        if "inputs_embeds" in options:
-            options["inputs_embeds"] = options["inputs_embeds"].to(self.model.device)
+        changes = {
+            "policy": policy,
+            "fill": fill,
+            "accept": accept,
+            "max_pending": max_pending,
+            "rebatch": rebatch,
+            "restrict_vocab": restrict_vocab,
+            "compile": compile,
+            "record": record,
+            "seed": seed,
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        config = (config or EarlyExitConfig()).replace(**changes)
+        prompts = self._prompts(prompt, attention_mask, options)
         end = self.layout.end if self.layout.has_speech else None
-        outputs = decode(
-            self,
-            prepare(self.model, ids, mask, end, max_new_tokens, options, self.tokenizer),
-            FullDepth() if policy is None else policy,
-            Fill(fill) if isinstance(fill, str) else fill,
-            parse_acceptance(accept) if isinstance(accept, str) else accept,
-            seed,
-            {"hidden_states": "all"} if record is True else None if record is False else record,
-            self._compiled() if compile else None,
-            restrict_vocab,
-        )
-        if ids is not None and any(spoken):  # a row that was written keeps its prompt
-            times = len(outputs) // len(spoken)
-            rows = [ids[i][mask[i].bool()].cpu() for i in range(len(spoken))]
+        defaults = RequestDefaults(end, max_new_tokens, self.tokenizer)
+        request = prepare_request(self.model, prompts, options, defaults)
+        outputs = self._decode(request, config)
+        if prompts.ids is not None and any(prompts.is_audio):  # rows in text keep their prompt
+            times = len(outputs) // len(prompts.is_audio)
             outputs = [
-                o if spoken[i // times] else replace(o, prompt=rows[i // times])
-                for i, o in enumerate(outputs)
+                out
+                if prompts.is_audio[i // times]
+                else replace(out, prompt=prompts.text_prompt(i // times))
+                for i, out in enumerate(outputs)
             ]
-        return outputs[0] if alone and len(outputs) == 1 else outputs
+        return outputs[0] if prompts.is_single and len(outputs) == 1 else outputs
 
-    def _rows(
+    def _decode(self, request: Request, config: EarlyExitConfig) -> list[Output]:
+        """Decode a request and attach records."""
+        config = config.validate(self.depth, self.layout, self.vocoder)
+        plan = record_plan(self, config.record)  # checked before any work
+        executor = self.compiled_executor() if config.compile else None
+        costs = self.layer_costs(executor) if config.rebatch == "auto" else None
+        recorder = None if plan is None else Recorder(len(request.prompt))
+        runtime = Runtime(executor, costs, recorder)
+        session = DecodeSession(self, self.layout, request, config, runtime)
+        replies = session.run()
+        seconds = session.seconds
+        prompts = [ids[n:].cpu() for ids, n in zip(request.ids, request.padding, strict=True)]
+        if request.prompt.is_floating_point():  # ids do not describe embeddings
+            prompts = [ids[:0] for ids in prompts]
+        outputs = [
+            self._output(prompt, reply, session, seconds)
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        if recorder is None or plan is None:
+            return outputs
+        results = [
+            recorded_result(self, out, recorder.states[row], plan, self.layout, row)
+            for row, out in enumerate(outputs)
+        ]
+        return [
+            replace(out, record=replace(result, tokenizer=self.tokenizer))
+            for out, result in zip(outputs, results, strict=True)
+        ]
+
+    def _output(
+        self, prompt: Tensor, reply: Reply, session: DecodeSession, seconds: float
+    ) -> Output:
+        """The output of one row."""
+        ids, text = torch.tensor(reply.tokens), None
+        if self.tokenizer is not None:
+            text_ids = self.layout.text_ids(ids[:-1] if reply.ended else ids)
+            text = self.tokenizer.decode(text_ids).strip()
+        prefill = session.batch.prefill_layer_calls
+        return Output(
+            prompt=prompt,
+            tokens=ids,
+            text=text,
+            units=self.layout.units(ids),
+            ended=reply.ended,
+            trace=Trace.from_entries(reply.entries, self.depth, prefill),
+            seconds=seconds,
+            ttft=session.ttft,
+            vocoder=self.vocoder,
+        )
+
+    def _prompts(
         self,
-        prompt: str | Tensor | Path | Sequence[str | Tensor | Path] | None,
+        prompt: Prompt | Sequence[Prompt] | None,
         mask: Tensor | None,
         options: dict[str, Any],
-    ) -> tuple[Tensor | None, Tensor, bool, list[bool]]:
-        """Prompts as ids and mask, (rows, tokens) each; whether it is one; which are spoken.
-
-        Where one of them is spoken, the embeddings of all are put into the options.
-        """
-        from eepolicy.decode.request import padded
-
-        device, embedded = self.model.device, options.get("inputs_embeds")
-        if (prompt is None) == (embedded is None):
+    ) -> PromptBatch:
+        """Prompts side by side; takes `inputs_embeds` out of the options."""
+        device = self.model.device
+        embeddings: Tensor | None = options.pop("inputs_embeds", None)
+        if (prompt is None) == (embeddings is None):
             raise EepolicyError("give a prompt, or inputs_embeds in its place")
-        if embedded is not None:
+        if embeddings is not None:
             width = self.model.config.hidden_size
-            if embedded.ndim != 3 or embedded.shape[2] != width or not embedded.shape[1]:
+            if embeddings.ndim != 3 or embeddings.shape[2] != width or not embeddings.shape[1]:
                 raise EepolicyError(
-                    f"inputs_embeds is (rows, tokens, {width}); got {tuple(embedded.shape)}"
+                    f"inputs_embeds is (rows, tokens, {width}); got {tuple(embeddings.shape)}"
                 )
-            return None, _held(mask, embedded, device), len(embedded) == 1, []
+            embeddings = embeddings.to(device)
+            full_mask = _mask_or_ones(mask, embeddings)
+            return PromptBatch(None, full_mask, embeddings, len(embeddings) == 1)
         if isinstance(prompt, Tensor) and prompt.ndim == 2 and len(prompt):
             ids = torch.stack([self.encode(row) for row in prompt]).to(device)
-            return ids, _held(mask, ids, device), len(ids) == 1, []
+            return PromptBatch(ids, _mask_or_ones(mask, ids), is_single=len(ids) == 1)
         if mask is not None:
             raise EepolicyError(
-                "an attention mask goes with ids (rows, tokens); other prompts are padded for you"
+                "an attention mask goes with ids (rows, tokens); other prompts are padded here"
             )
-        alone = isinstance(prompt, (str, Tensor, Path))
+        is_single = isinstance(prompt, (str, Tensor, Path))
         prompts = [prompt] if isinstance(prompt, (str, Tensor, Path)) else list(prompt or ())
         if not prompts:
-            raise EepolicyError("there is no prompt")
-        pad = self._pad(options.get("pad_token_id"))
-        spoken = [_is_spoken(p) for p in prompts]
-        if any(spoken):
-            rows, states = zip(*(self._embedded(p) for p in prompts), strict=True)
-            ids, mask = padded(rows, pad)
-            embeds = [F.pad(s, (0, 0, ids.shape[1] - len(s), 0)) for s in states]
-            options["inputs_embeds"] = torch.stack(embeds)
-            return ids, mask, alone, spoken
-        ids, mask = padded([self.encode(p).to(device) for p in prompts], pad)  # type: ignore[arg-type]
-        return ids, mask, alone, spoken
+            raise EepolicyError("the list of prompts is empty")
+        return self._pad_prompts(prompts, is_single, self._pad_id(options.get("pad_token_id")))
 
-    def _pad(self, given: int | None) -> int:
-        """The id in front of the shorter prompts: nothing attends to it, but processors see it."""
+    def _pad_prompts(self, prompts: list[Prompt], is_single: bool, pad: int) -> PromptBatch:
+        """Encode prompts and pad them on the left; audio needs embeddings for all rows."""
+        audio = tuple(is_audio(prompt) for prompt in prompts)
+        if not any(audio):
+            rows = [self.encode(p).to(self.model.device) for p in prompts]  # type: ignore[arg-type]
+            return PromptBatch(*pad_left(rows, pad), is_single=is_single, is_audio=audio)
+        ids, states = zip(*(self._embed_prompt(p) for p in prompts), strict=True)
+        padded, mask = pad_left(ids, pad)
+        embeddings = [F.pad(s, (0, 0, padded.shape[1] - len(s), 0)) for s in states]
+        return PromptBatch(padded, mask, torch.stack(embeddings), is_single, audio)
+
+    @torch.no_grad()
+    def _embed_prompt(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """A prompt as ids (tokens,) and embeddings (tokens, width).
+
+        Ids of audio are placeholders.
+        """
+        device = self.model.device
+        if not is_audio(prompt):
+            assert isinstance(prompt, (str, Tensor))
+            ids = self.encode(prompt).to(device)
+            return ids, self.parts.embed(ids[None])[0]
+        if self.audio_encoder is None or self.card is None:
+            raise EepolicyError(
+                "this model has no audio encoder: give the question in text instead of "
+                f"{_describe(prompt)}"
+            )
+        wave = read_wave(prompt) if isinstance(prompt, Path) else prompt
+        assert isinstance(wave, Tensor)
+        audio_ids, audio_states = self.audio_encoder.encode(wave)
+        before, after = self.prompt_format.encode_affixes()
+        ids = torch.tensor([*before, *audio_ids.tolist(), *after], device=device)
+        embeddings = self.parts.embed(ids[None])[0].clone()
+        is_patch = torch.zeros(len(ids), dtype=torch.bool, device=device)
+        is_patch[len(before) : len(before) + len(audio_ids)] = (
+            audio_ids.to(device) == self.audio_encoder.patch
+        )
+        embeddings[is_patch] = audio_states.to(embeddings)
+        return ids, embeddings
+
+    def _pad_id(self, given: int | None) -> int:
+        """The id before shorter prompts: masked in the layers, but visible to processors."""
         own = getattr(self.tokenizer, "pad_token_id", None)
-        found = (given, own, self.model.generation_config.pad_token_id)
-        return next((pad for pad in found if pad is not None), 0)
+        candidates = (given, own, self.model.generation_config.pad_token_id)
+        return next((pad for pad in candidates if pad is not None), 0)
 
     def to(self, device: str | torch.device) -> HookedModel:
-        """Move the model, its heads and its audio encoder to a device."""
+        """Move the model, its exit heads and its audio encoder to a device."""
         self.model.to(device)
-        self._kernels = None
-        self._costs = {}
+        self._executor = None
+        self._layer_costs = {}
         self.heads = self.heads.to(self.model)
         encoder = getattr(self.audio_encoder, "encoder", None)
-        if isinstance(encoder, torch.nn.Module):
+        if isinstance(encoder, nn.Module):
             encoder.to(device)
         return self
 
-    def _compiled(self) -> CompiledExecutor | None:
-        """The compiled layers, where the model can be compiled."""
-        from eepolicy.compile.cuda_graphs import CudaGraphExecutor
-        from eepolicy.compile.executor import CompiledExecutor
-
-        if self._kernels is None:
+    def compiled_executor(self) -> CompiledExecutor | None:
+        """The executor of compiled layers; None where the model cannot be compiled."""
+        if self._executor is None:
             on_cuda = self.model.device.type == "cuda"
-            made = (CudaGraphExecutor if on_cuda else CompiledExecutor)(self)
-            self._kernels = made, made.check()
-        made, sound = self._kernels
-        return made if sound else None
+            executor = (CudaGraphExecutor if on_cuda else CompiledExecutor)(self)
+            self._executor = executor, executor.check()
+        executor, is_correct = self._executor
+        return executor if is_correct else None
 
-    def layer_costs(self, layers: CompiledExecutor | None = None) -> LayerCosts:
+    def layer_costs(self, executor: CompiledExecutor | None = None) -> LayerCosts:
         """Seconds of a layer call on this machine, measured at the first call.
 
         Args:
-            layers: the compiled ones, where they are asked for.
+            executor: runs the layers; default: the backbone.
         """
-        from eepolicy.decode.rebatch import measure_layers
-
-        compiled = layers is not None
-        if compiled not in self._costs:
-            self._costs[compiled] = measure_layers(self, layers)
-        return self._costs[compiled]
+        is_compiled = executor is not None
+        if is_compiled not in self._layer_costs:
+            self._layer_costs[is_compiled] = measure_layers(self, executor)
+        return self._layer_costs[is_compiled]
 
     def unwrap(self) -> PreTrainedModel:
-        """The stock model, which was never changed but for its evaluation mode."""
+        """The stock model, unchanged except for its evaluation mode."""
         return self.model
 
-    @torch.no_grad()
-    def _check_parity(self) -> None:
-        from eepolicy.decode.batch import Batch
 
-        vocabulary, device = self.model.config.vocab_size, self.model.device
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(vocabulary, (1, 8), generator=generator).to(device)
-        stock = self.model(ids).logits
-        *_, whole = self.hidden_states(ids)
-        batch, behind = Batch(self, [0], ids.shape[1]), []
-        for tokens in ids.split(4, 1):
-            block = batch.enter_block(tokens)
-            batch.run(block, self.depth)
-            behind.append(block.hidden)
-        exact = TOLERANCE.get(self.model.dtype, 0.0)
-        for states, tolerance in ((whole, exact), (torch.cat(behind, 1), BEHIND * exact)):
-            ours = self.lens.logits(states, self.depth)
-            error = ((ours - stock).abs().max() / stock.std()).item()
-            if not error <= tolerance:
-                raise EepolicyError(
-                    f"the layer loop differs from the stock {type(self.model).__name__} by "
-                    f"{error:.1e} of its logits' spread (tolerance {tolerance:.0e}): "
-                    "the adapter of its family does not fit"
-                )
-
-
-#: hook a loaded model; `HookedModel.unwrap` gives it back
+#: hook a loaded model; `HookedModel.unwrap` returns it
 wrap = HookedModel
 
 
-def _is_spoken(prompt: object) -> bool:
-    """Whether a prompt is a sound file or a wave."""
-    wave = isinstance(prompt, Tensor) and prompt.ndim == 1 and prompt.is_floating_point()
-    return wave or isinstance(prompt, Path)
+@torch.no_grad()
+def check_stock_logits(backbone: Backbone) -> None:
+    """Compare the layer loop with the stock forward pass, in one block and in two.
+
+    Raises:
+        EepolicyError: the logits differ.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(backbone.vocab_size, (1, 8), generator=generator).to(backbone.device)
+    stock = backbone.model(ids).logits
+    *_, one_block = backbone.hidden_states(ids)
+    batch, blocks = Batch(backbone, [0], ids.shape[1]), []
+    for tokens in ids.split(4, 1):
+        block = batch.begin_block(tokens)
+        batch.run(block, backbone.depth)
+        blocks.append(block.hidden)
+    tolerance = TOLERANCE.get(backbone.model.dtype, 0.0)
+    for states, allowed in (
+        (one_block, tolerance),
+        (torch.cat(blocks, 1), TWO_BLOCK_FACTOR * tolerance),
+    ):
+        logits = backbone.lens.logits(states, backbone.depth)
+        error = ((logits - stock).abs().max() / stock.std()).item()
+        if not error <= allowed:
+            raise EepolicyError(
+                f"the layer loop differs from the stock {type(backbone.model).__name__} by "
+                f"{error:.1e} of its logits' standard deviation (tolerance {allowed:.0e}): "
+                "the adapter of its family does not fit"
+            )
 
 
-def _short(prompt: object) -> str:
+def _describe(prompt: Prompt) -> str:
     return f"{tuple(prompt.shape)} samples" if isinstance(prompt, Tensor) else repr(str(prompt))
 
 
-def _held(mask: Tensor | None, prompt: Tensor, device: torch.device) -> Tensor:
-    """The mask, or one that holds everything: (rows, tokens)."""
+def _mask_or_ones(mask: Tensor | None, prompt: Tensor) -> Tensor:
+    """The mask on the device of the prompt, or ones: (rows, tokens)."""
     if mask is None:
-        return torch.ones(prompt.shape[:2], dtype=torch.long, device=device)
-    return mask.to(device)
+        return torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+    return mask.to(prompt.device)
+
+
+def probe(
+    model: HookedModel | PreTrainedModel,
+    inputs: Inputs,
+    *,
+    depths: Depths = None,
+    heads: ExitHead | None = None,
+    statistics: Iterable[str | Statistic] | None = None,
+    top_k: int = 0,
+    hidden_states: Depths = None,
+    distributions: Depths = None,
+    dtype: torch.dtype = torch.float32,
+    attention_mask: Tensor | None = None,
+    save: str | Path | None = None,
+    compile: bool = False,
+    progress: Callable[[Iterator[Document]], Iterable[Document]] = iter,
+) -> ProbeResult:
+    """Read out every layer at every token of some documents, in one pass a document.
+
+    Memory contains the keys and values of one document, the logits of a few positions, and the
+    statistics.  With `save` the statistics go to disk, and a stopped run resumes from there.
+
+    Args:
+        model: model to probe; a stock model is wrapped first.
+        inputs: text, ids (tokens,) or (rows, tokens), the output of a tokenizer or of `generate`,
+            a `Document`, or any iterable of these.  Of a generated reply, each token is read out
+            at the position that predicts it; otherwise every position is read out.
+        depths: depths to read out, or `"all"`.  By default all, or those at which the heads were
+            fitted.  Full depth is always added.
+        heads: exit heads; by default the model's own.  `model.lens` is the logit lens.
+        statistics: names from `eepolicy.probing.STATISTICS` and `Statistic` objects; by default
+            all names.
+        top_k: number of most probable tokens to keep.
+        hidden_states: depths whose hidden states are kept, or `"all"`.
+        distributions: depths whose log-probabilities over the vocabulary are kept, or `"all"`.
+        dtype: type in which hidden states and distributions are kept: float16 (up to 65,504),
+            float32 or float64.
+        attention_mask: (rows, tokens) of padded ids, 0 for padding.
+        save: folder to write to; the result is then memory-mapped from there.
+        compile: run the layers and statistics by `torch.compile`.  Compiling takes seconds at the
+            first call.  The numbers are the same up to rounding.  A user's statistics run eager.
+        progress: wraps the iterator of documents, to show a progress bar.
+
+    Returns:
+        Labelled statistics, (depths, tokens) each.
+
+    Raises:
+        EepolicyError: inputs, depths or names that do not fit the model, no document, or a folder
+            that contains something else.
+
+    Examples:
+        >>> model = eepolicy.load("pocket")
+        >>> out = model.generate("What color is snow?")
+        >>> result = eepolicy.probe(model, out, statistics=["entropy", "top1"])
+        >>> result.entropy.shape == (20, len(out.tokens))
+        True
+    """
+    if isinstance(model, PreTrainedModel):
+        model = HookedModel(model)
+    if not isinstance(model, HookedModel):
+        raise EepolicyError(f"probe takes a HookedModel or a transformers model; got {model!r}")
+    config = ProbeConfig(depths, heads, statistics, top_k, hidden_states, distributions, dtype)
+    plan = ProbePlan.of(model, config)
+    documents = progress(to_documents(model.encode, inputs, attention_mask))
+    executor = model.compiled_executor() if compile else None
+    result = run_probe(model, documents, plan, model.layout, save, executor)
+    return replace(result, tokenizer=model.tokenizer)

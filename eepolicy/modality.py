@@ -1,4 +1,4 @@
-"""Token ids to modality, and where the next token stands in the alternation of chunks."""
+"""The modality of token ids, and the alternation of text and speech chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eepolicy.errors import EepolicyError
 
 
 class Modality(IntEnum):
-    """What a token is."""
+    """Modality of a token or of a position."""
 
     TEXT = 0
     SPEECH = 1
@@ -26,18 +26,19 @@ class TokenLayout:
     """How a one-stream spoken language model lays out its vocabulary and its replies.
 
     Attributes:
-        text: half-open range of the text ids, specials included.
+        text: half-open range of the text ids, special tokens included.
         speech: half-open range of the speech ids.
-        text_chunk: text tokens in a chunk; 0 for a model that answers in speech alone.
-        speech_chunk: speech tokens in a chunk.
-        end_of_text: id after which only speech follows; -1 for a model that says so by going on
-            with speech where text is due.
+        text_chunk: number of text tokens in a chunk; 0 for a model that replies in speech only.
+        speech_chunk: number of speech tokens in a chunk.
+        end_of_text: id after which only speech follows.  -1 for a model that continues with
+            speech where a text token is expected.
         end: id that ends a reply.
-        before_prompt: ids in front of a question.
-        after_prompt: ids behind it, after which the reply starts.
+        before_prompt: ids before a question.
+        after_prompt: ids between a question and its reply.
         end_of_speech: id after which only text follows; -1 for none.
-        non_text_ids: text ids that are no text, such as what fills up chunks when the text is over.
-        num_codes: speech ids that sound, from the first on; those behind fill up chunks.  None for all.
+        non_text_ids: ids in the text range that are not text, such as padding of chunks.
+        num_codes: number of speech ids that are speech units, counted from the first.  The ids
+            after them pad chunks.  None if all are units.
     """
 
     text: tuple[int, int]
@@ -54,23 +55,25 @@ class TokenLayout:
 
     @classmethod
     def text_only(cls, vocabulary: int) -> TokenLayout:
-        """The layout of a model without speech: one chunk of text, ended by the model's own mark.
+        """The layout of a text model: one chunk of text, ended by the model's own end token.
 
         Args:
-            vocabulary: its size.
+            vocabulary: size of the vocabulary.
         """
         return cls((0, vocabulary), (vocabulary, vocabulary), sys.maxsize, sys.maxsize, -1, -1)
 
     @property
     def has_speech(self) -> bool:
-        """Whether any id is speech."""
+        """Whether the vocabulary has speech ids."""
         return self.speech[0] < self.speech[1]
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> TokenLayout:
-        """The layout that `to_dict` wrote, lists turned back into tuples."""
-        read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-        return cls(**read)
+        """Read what `to_dict` returns; lists become tuples."""
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
+        }
+        return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """The layout as plain JSON types."""
@@ -80,7 +83,7 @@ class TokenLayout:
         """The modality of one id.
 
         Raises:
-            EepolicyError: the id is in neither range.
+            EepolicyError: the id is outside both ranges.
         """
         if self._is_unit(token):
             return Modality.SPEECH
@@ -92,16 +95,16 @@ class TokenLayout:
         )
 
     def is_speech(self, ids: Tensor) -> Tensor:
-        """Which ids are speech: (...,) -> (...,) of bool."""
+        """Whether each id is a speech id: (...,) -> (...,) of bool."""
         return (ids >= self.speech[0]) & (ids < self.speech[1])
 
     def units(self, ids: Tensor) -> Tensor:
-        """The speech units among the ids, counted from 0: (tokens,) -> (units,)."""
+        """Select the speech units, counted from 0: (tokens,) -> (units,)."""
         units = ids[self.is_speech(ids)] - self.speech[0]
         return units if self.num_codes is None else units[units < self.num_codes]
 
     def ids_in_speech(self, ends: Collection[int]) -> list[tuple[int, int]]:
-        """Half-open ranges of the ids that a place in a chunk of speech may hold.
+        """Half-open ranges of the ids that may occur in a speech chunk.
 
         Args:
             ends: ids that end a reply.
@@ -113,22 +116,22 @@ class TokenLayout:
         return self.speech[0] <= token < self.speech[1]
 
     def text_ids(self, ids: Tensor) -> Tensor:
-        """The text among the ids, without the end marks: (tokens,) -> (text tokens,)."""
+        """Select the text ids without end tokens: (tokens,) -> (text tokens,)."""
         marks = torch.tensor([self.end_of_text, self.end_of_speech, self.end, *self.non_text_ids])
         return ids[~self.is_speech(ids) & ~torch.isin(ids, marks)]
 
 
 @dataclass
 class ChunkClock:
-    """Follows a reply and says where its next token stands.
+    """Tracks the chunks of a reply and describes the position of its next token.
 
     Attributes:
-        layout: of the model that speaks.
-        modality: of the next token, as the alternation has it.
+        layout: layout of the model.
+        modality: expected modality of the next token.
         chunk: number of the next token's chunk in the reply, from 0.
-        phase: place of the next token in its chunk, from 0.
-        last: the modality that alone follows, once the other has ended.
-        produced: tokens of each modality so far.
+        phase: index of the next token in its chunk, from 0.
+        last: the only modality that follows, once the other has ended.
+        produced: number of tokens of each modality so far.
     """
 
     layout: TokenLayout
@@ -144,19 +147,19 @@ class ChunkClock:
 
     @property
     def ordinal(self) -> int:
-        """Tokens of the next token's modality before it."""
+        """Number of earlier tokens of the next token's modality."""
         return self.produced[self.modality]
 
     def advance(self, token: int) -> None:
-        """Take the token that was produced at this place.
+        """Advance by one generated token.
 
-        A model may leave the alternation; the clock then follows what it really produced.
+        A model may leave the alternation; the clock then follows the generated token.
         """
         produced, layout = self.layout.modality(token), self.layout
         self.produced[produced] += 1
         if produced != self.modality:
             if layout.end_of_text < 0 < layout.text_chunk:
-                # no token says that a modality is over: the other does, where it is due
+                # the layout has no end token for a modality: a token of the other one ends it
                 self.last = produced if self.last is None else None
             self._turn(produced)
         self.phase += 1
@@ -170,7 +173,7 @@ class ChunkClock:
                 self._turn(Modality(1 - produced))
 
     def _alone(self, modality: Modality) -> None:
-        """Nothing but a modality follows."""
+        """Only one modality follows."""
         self.last = modality
         if self.modality != modality:
             self._turn(modality)

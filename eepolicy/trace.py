@@ -1,10 +1,11 @@
-"""What decoding records of every generated position."""
+"""What decoding records of every generated token."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +21,90 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class DraftStatus(IntEnum):
+    """What verification did with a token."""
+
+    #: not verified: read out at full depth, or accepted without verification
+    UNVERIFIED = 0
+    #: drafted by an early exit, verified and accepted
+    ACCEPTED = 1
+    #: replaces a rejected draft, and carries the costs of all rejected drafts
+    REPLACEMENT = 2
+
+
+@dataclass(slots=True)
+class TokenCost:
+    """Computation of one token.
+
+    Attributes:
+        readouts: evaluations of an exit head or of the output embedding.
+        layer_calls: calls of a layer, each on a block of one or more positions.
+        layer_positions: positions that went through a layer, pending ones included.
+        filled: layers that stored keys and values only.
+    """
+
+    readouts: int = 0
+    layer_calls: int = 0
+    layer_positions: int = 0
+    filled: int = 0
+
+    def __add__(self, other: TokenCost) -> TokenCost:
+        return TokenCost(
+            self.readouts + other.readouts,
+            self.layer_calls + other.layer_calls,
+            self.layer_positions + other.layer_positions,
+            self.filled + other.filled,
+        )
+
+    def __sub__(self, other: TokenCost) -> TokenCost:
+        return TokenCost(
+            self.readouts - other.readouts,
+            self.layer_calls - other.layer_calls,
+            self.layer_positions - other.layer_positions,
+            self.filled - other.filled,
+        )
+
+
+@dataclass(slots=True)
+class TraceEntry:
+    """One token of a `Trace`; the attributes of `Trace` explain the fields."""
+
+    token: int
+    modality: int
+    chunk: int
+    phase: int
+    depth: int
+    since_refresh: int
+    cost: TokenCost
+    draft_status: DraftStatus = DraftStatus.UNVERIFIED
+
+    def to_dict(self) -> dict[str, int]:
+        """The entry by column of `Trace`."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cost"}
+        return columns | asdict(self.cost)
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One entry for every generated token, in order.
+    """The tokens of a reply, in order, with their depths and costs.
 
     Attributes:
         token: (tokens,) id.
-        modality: (tokens,) of the place, as the alternation has it, see `Modality`.
+        modality: (tokens,) modality that the alternation of chunks expects; see `Modality`.
         chunk: (tokens,) number of the chunk, from 0.
-        phase: (tokens,) place in the chunk, from 0.
-        depth: (tokens,) after which the token was read out (of the oracle: could have been).
-        since_refresh: (tokens,) positions since the last one at full depth, 0 at full depth.
-        readouts: (tokens,) head evaluations paid, that of the exit included.
-        layer_calls: (tokens,) calls of a layer, each on one position or a block of several.
-        layer_positions: (tokens,) positions through layers, those that were caught up included.
-        filled: (tokens,) layers that stored keys and values alone, see `eepolicy.Fill`.
-        draft_status: (tokens,) 0: not judged; 1: read out early, judged and kept; 2: in place of a
-            rejected one, whose costs it bears.  See `eepolicy.decode.acceptance`.
-        full_depth: layers of the model.
-        prefill_layer_calls: calls of a layer for the prompt alone, not counted above; 0 where it
-            went along with the first token, or was nothing but it.  Its positions are not counted
-            above either way.
+        phase: (tokens,) index in the chunk, from 0.
+        depth: (tokens,) depth at which the token was read out.  A policy with `needs_full_pass`
+            records the depth that would have sufficed.
+        since_refresh: (tokens,) positions since the last one at full depth; 0 at full depth.
+        readouts: (tokens,) head evaluations, the one at the exit included.
+        layer_calls: (tokens,) calls of a layer, each on one position or on a block of several.
+        layer_positions: (tokens,) positions that went through a layer, pending ones included.
+        filled: (tokens,) layers that stored keys and values only; see `eepolicy.decode.fills`.
+        draft_status: (tokens,) see `DraftStatus`.
+        full_depth: number of layers of the model.
+        prefill_layer_calls: layer calls of a separate prefill, not included above.  0 where the
+            prompt runs in the same calls as the first token, or has one token.  Positions of the
+            prompt are never included above.
     """
 
     token: NDArray[np.int64]
@@ -61,19 +125,19 @@ class Trace:
         return len(self.token)
 
     def __repr__(self) -> str:
-        names = [m.name.lower() for m in Modality]
-        counts = " + ".join(f"{(self.modality == Modality[n.upper()]).sum()} {n}" for n in names)
-        depths = " and ".join(f"{self.mean_depth(n):.2f}" for n in names)
-        return f"Trace({counts} tokens, mean depth {depths} of {self.full_depth})"
+        present = [m.name.lower() for m in Modality if (self.modality == m).any()]
+        counts = " + ".join(f"{(self.modality == Modality[n.upper()]).sum()} {n}" for n in present)
+        depths = " and ".join(f"{self.mean_depth(n):.2f}" for n in present)
+        return f"Trace({counts or 0} tokens, mean depth {depths or '-'} of {self.full_depth})"
 
     def mean_depth(self, modality: str) -> float:
-        """Depth at which tokens of a modality were read out, on average; nan where there is none.
+        """Mean depth of the tokens of a modality; nan where there are none.
 
         Args:
             modality: `"text"` or `"speech"`.
 
         Raises:
-            EepolicyError: another modality.
+            EepolicyError: the modality is neither of these.
         """
         if modality.upper() not in Modality.__members__:
             raise EepolicyError(f"a modality is 'text' or 'speech'; got {modality!r}")
@@ -81,7 +145,7 @@ class Trace:
         return float(depths.mean()) if len(depths) else float("nan")
 
     def __getitem__(self, which: slice | NDArray[np.bool_]) -> Trace:
-        """Some of the tokens: a slice of them, or (tokens,) of bool.
+        """Select tokens by a slice or a mask, (tokens,) of bool.
 
         Examples:
             >>> trace = eepolicy.load("pocket").generate("What color is snow?").trace
@@ -91,20 +155,20 @@ class Trace:
         return replace(self, **{name: column[which] for name, column in self._columns().items()})
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a token, one column an attribute; the modality as `text` or `speech`."""
+        """A table with a row a token and a column an attribute; modality as `text` or `speech`."""
         import pandas as pd
 
         names = np.array([m.name.lower() for m in Modality])
         return pd.DataFrame(self._columns() | {"modality": names[self.modality]})
 
     def save(self, path: str | Path) -> None:
-        """Write the trace: columns as safetensors, what is one number as JSON in its header."""
+        """Write the trace: columns as safetensors, scalars as JSON in the header."""
         path = Path(path)
         part = path.with_name(f"{path.name}.part")
-        rest = {"full_depth": self.full_depth, "prefill_layer_calls": self.prefill_layer_calls}
-        # safetensors writes memory as it lies: columns of a table must be laid out one by one
+        scalars = {"full_depth": self.full_depth, "prefill_layer_calls": self.prefill_layer_calls}
+        # safetensors writes memory in storage order: columns must be contiguous
         columns = {name: np.ascontiguousarray(c) for name, c in self._columns().items()}
-        save_file(columns, part, {"trace": json.dumps(rest)})
+        save_file(columns, part, {"trace": json.dumps(scalars)})
         part.replace(path)
 
     @classmethod
@@ -112,14 +176,14 @@ class Trace:
         """Read a trace that `save` wrote.
 
         Raises:
-            EepolicyError: the file is no trace.
+            EepolicyError: the file is not a trace.
         """
         try:
             with safe_open(path, "np") as file:
-                rest = json.loads(file.metadata()["trace"])
-                return cls(**{name: file.get_tensor(name) for name in file.keys()}, **rest)  # noqa: SIM118
+                scalars = json.loads(file.metadata()["trace"])
+                return cls(**{name: file.get_tensor(name) for name in file.keys()}, **scalars)  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise EepolicyError(f"{path} is no trace: {error}") from error
+            raise EepolicyError(f"{path} is not a trace: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The trace as plain JSON types."""
@@ -128,23 +192,20 @@ class Trace:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Trace:
         """The trace that `to_dict` wrote."""
-        read: dict[str, Any] = {
+        columns: dict[str, Any] = {
             k: np.array(v, np.int64) if isinstance(v, list) else v for k, v in plain.items()
         }
-        return cls(**read)
+        return cls(**columns)
 
     def _columns(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
 
     @classmethod
-    def from_rows(
-        cls, rows: Sequence[Sequence[int]], full_depth: int, prefill_layer_calls: int
+    def from_entries(
+        cls, entries: Sequence[TraceEntry], full_depth: int, prefill_layer_calls: int
     ) -> Trace:
-        """A trace from one tuple a token, in the order of the attributes."""
+        """Build a trace from one entry a token."""
+        rows = [entry.to_dict() for entry in entries]
         names = [f.name for f in fields(cls)][:-2]
-        columns = np.array(rows, np.int64).reshape(-1, len(names)).T
-        return cls(
-            **dict(zip(names, columns, strict=True)),
-            full_depth=full_depth,
-            prefill_layer_calls=prefill_layer_calls,
-        )
+        columns = {name: np.array([row[name] for row in rows], np.int64) for name in names}
+        return cls(**columns, full_depth=full_depth, prefill_layer_calls=prefill_layer_calls)

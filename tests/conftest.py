@@ -29,10 +29,10 @@ from transformers import (
 )
 
 import eepolicy
-from eepolicy import Fill, HookedModel, TokenLayout
+from eepolicy import HookedModel, TokenLayout
 from eepolicy.cli import main
 from eepolicy.cli.shared import out
-from eepolicy.decode.loop import Output
+from eepolicy.decode.output import Output
 
 # tiny models run fastest on one thread, and a busy machine then slows them least
 torch.set_num_threads(1)
@@ -120,10 +120,10 @@ WAYS = [
     ("spark:triple@2", {}),
     ("spark:triple@2", {"fill": "propagate"}),
     ("spark:even@3", {"fill": "mask"}),
-    ("both=static@2", {"fill": Fill(max_pending=3)}),
-    ("both=static@2", {"accept": "exact", "fill": Fill(max_pending=3)}),
+    ("both=static@2", {"max_pending": 3}),
+    ("both=static@2", {"accept": "exact", "max_pending": 3}),
     ("both=entropy<2@2", {}),
-    ("both=random:4.0@2", {"fill": Fill(along=0.4)}),
+    ("both=random:4.0@2", {"rebatch": 0.4}),
     ("spark:triple@2", {"restrict_vocab": True}),
     ("both=entropy<2@2", {"temperature": 0.8, "seed": 3}),
 ]

@@ -1,4 +1,4 @@
-"""What an adaptive policy is shown, computed when it is touched and counted."""
+"""What an adaptive policy sees at a depth: computed on access, and counted."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from eepolicy.policies import Readout
 
 
 class LazyReadout:
-    """A look at one depth; see `eepolicy.policies.Readout`.
+    """A readout at one depth; see `eepolicy.policies.Readout`.
 
     Args:
         depth: layers that have run.
-        hidden: (rows, width) after them.
-        read: hidden states and a depth to logits (rows, vocabulary).
-        previous: the look before at this step, of the same rows.
-        full: the look at full depth, for policies that are not realisable.
+        hidden: (rows, width), hidden states after them.
+        read: function from hidden states and depth to logits (rows, vocab).
+        previous: readout of the same rows at the candidate depth before, in this step.
+        full: readout at full depth, for policies with `needs_full_pass`.
     """
 
     def __init__(
@@ -65,30 +65,32 @@ class LazyReadout:
         return torch.cosine_similarity(self.hidden.float(), other.hidden.float(), dim=-1)
 
     @property
-    def paid(self) -> int:
-        """Head evaluations of each row at this look: 0 or 1."""
-        return int("logits" in vars(self))
+    def is_evaluated(self) -> bool:
+        """Whether the logits were computed."""
+        return "logits" in vars(self)
 
     @property
-    def cost(self) -> int:
-        """Head evaluations of each row at this step so far: one a depth."""
+    def num_readouts(self) -> int:
+        """Head evaluations of each row in this step so far: one a depth."""
         depths: set[int] = set()
-        look: LazyReadout | None = self
-        while look is not None:
-            depths |= {r.depth for r in (look, look.full) if r is not None and r.paid}
-            look = look.previous
+        readout: LazyReadout | None = self
+        while readout is not None:
+            for one in (readout, readout.full):
+                if one is not None and one.is_evaluated:
+                    depths.add(one.depth)
+            readout = readout.previous
         return len(depths)
 
     def select(self, rows: Sequence[int]) -> LazyReadout:
-        """The look of some of the rows; what was computed for them stays computed."""
+        """Select rows; computed logits stay computed."""
         index = torch.tensor(rows, device=self.hidden.device)
-        chosen = LazyReadout(
+        selected = LazyReadout(
             self.depth,
             self.hidden[index],
             self._read,
             self.previous.select(rows) if self.previous else None,
             self.full.select(rows) if self.full else None,
         )
-        if self.paid:
-            vars(chosen)["logits"] = self.logits[index]
-        return chosen
+        if self.is_evaluated:
+            vars(selected)["logits"] = self.logits[index]
+        return selected

@@ -1,102 +1,140 @@
-"""What a layer costs, measured, so that a batch can choose the cheaper way."""
+"""Rebatching: whether rows that have exited run on with those that continue.
+
+A row that exits can leave the batch, or stay in it to full depth.  Leaving saves layer calls now
+and costs a wider block later; see dynamic rebatching, arXiv 2512.15705.  Tokens are the same either
+way.  The costs of a row then depend on its neighbours and, for `auto`, on the machine.
+"""
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-if TYPE_CHECKING:
-    from eepolicy.compile.executor import CompiledExecutor
-    from eepolicy.hooked import HookedModel
+from eepolicy.decode.block import Block
+from eepolicy.decode.positions import Positions
+from eepolicy.errors import EepolicyError
 
-#: positions that are timed; compiled, five cost what eight do, and nine much more
-VECTORS = (1, 2, 3, 4, 5, 8, 9, 16, 32, 64)
-COLUMNS = 64  # that are remembered
-#: share of the layer calls' cost that rows may be parted for: parting, waiting and joining cost
-#: time of their own, which is not measured
-WORTH = 0.8
-LAYERS = 4  # that take turns, so that their weights come from where they lie
-ROUNDS = 3
+#: Splitting must save this share of the layer-call cost: gathering, deferring and joining rows
+#: costs time that is not measured.
+MIN_SAVING = 0.8
+
+
+class RebatchRule(ABC):
+    """Decides whether exited rows run on."""
+
+    @abstractmethod
+    def runs_on(
+        self, block: Block, staying: list[int], exited: list[int], positions: Positions
+    ) -> bool:
+        """Whether exited rows run on with the rows that continue.
+
+        Args:
+            block: both groups of rows.
+            staying: indices in the block of the rows that continue.
+            exited: indices in the block of the rows that have exited.
+            positions: cache slots of the batch.
+        """
+
+
+@dataclass(frozen=True)
+class NeverRebatch(RebatchRule):
+    """Exited rows leave, so the cost of a row does not depend on its neighbours."""
+
+    def runs_on(
+        self, block: Block, staying: list[int], exited: list[int], positions: Positions
+    ) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class ShareRebatch(RebatchRule):
+    """Exited rows run on while at least a share of the rows continues.
+
+    Attributes:
+        share: smallest share of continuing rows, from 0 (always run on) to 1.
+    """
+
+    share: float
+
+    def runs_on(
+        self, block: Block, staying: list[int], exited: list[int], positions: Positions
+    ) -> bool:
+        return len(staying) >= self.share * len(block.rows)
+
+
+@dataclass(frozen=True)
+class AutoRebatch(RebatchRule):
+    """Exited rows run on unless leaving saves a fifth of the layer calls' measured cost.
+
+    Attributes:
+        costs: measured costs of a layer call.
+    """
+
+    costs: LayerCosts
+
+    def runs_on(
+        self, block: Block, staying: list[int], exited: list[int], positions: Positions
+    ) -> bool:
+        widths = [max(block.num_new[i] for i in group) for group in (staying, exited)]
+        groups = [[block.rows[i] for i in group] for group in (staying, exited)]
+        gathers = sum(map(positions.needs_gather, groups)) - positions.needs_gather(block.rows)
+        return self.costs.favours_running_on(
+            (len(staying), len(exited)), (widths[0], widths[1]), gathers
+        )
 
 
 @dataclass(frozen=True)
 class LayerCosts:
-    """Seconds of one layer call, by the number of positions that go through it at once.
+    """Seconds of one layer call by the number of positions in it.
 
     Attributes:
-        vectors: numbers of positions that were measured, rising.
-        seconds: of each.
-        gathering: seconds more for two rows, `COLUMNS` long, that do not follow each other, whose
-            keys and values have to be brought together.
+        num_positions: measured numbers of positions, rising.
+        seconds: seconds of a layer call, one for each.
+        gather_seconds: additional seconds for two rows that are not adjacent in the cache.
     """
 
-    vectors: tuple[int, ...]
+    num_positions: tuple[int, ...]
     seconds: tuple[float, ...]
-    gathering: float = 0.0
+    gather_seconds: float = 0.0
 
-    def of(self, vectors: int) -> float:
-        """Seconds for so many positions, between what was measured on a straight line."""
-        most = self.vectors[-1]
-        if vectors > most:  # by then it is products that take the time
-            return self.seconds[-1] * vectors / most
-        return float(np.interp(vectors, self.vectors, self.seconds))
+    def of(self, num_positions: int) -> float:
+        """Seconds for a number of positions, linearly interpolated."""
+        largest = self.num_positions[-1]
+        if num_positions > largest:  # matrix products dominate, so cost grows in proportion
+            return self.seconds[-1] * num_positions / largest
+        return float(np.interp(num_positions, self.num_positions, self.seconds))
 
-    def favour_coming_along(
-        self, stay: int, left: int, wide: int, missing: int, gathered: int = 0
+    def favours_running_on(
+        self, rows: tuple[int, int], widths: tuple[int, int], extra_gathers: int = 0
     ) -> bool:
-        """Whether rows that have exited had better come along with those that go on.
+        """Whether running on costs less than leaving.
 
-        It compares the layer calls of now and of the next time that all of them go up, in one
-        block, which is as wide for all as for those that miss most.  Rows part where that costs
-        less than `WORTH` of it.
+        It compares the layer calls of this step and of the next step in which all rows go to full
+        depth in one block, which is as wide as the widest row.
 
         Args:
-            stay: rows that go on.
-            left: rows that have exited.
-            wide: columns that those that go on take along.
-            missing: columns that those that have exited miss.
-            gathered: how many more of the two, than of both together, do not follow each other in
-                the batch.
+            rows: number of rows that continue, and that have exited.
+            widths: number of columns that each of the two groups computes.
+            extra_gathers: how many more groups are not adjacent after the split than before.
         """
-        rows = stay + left
-        now = self.of(rows * max(wide, missing)) + self.of(rows)
-        later = self.of(stay * wide) + self.of(rows * (missing + 1))
-        return WORTH * now <= later + gathered * self.gathering
+        staying, exited = rows
+        both = staying + exited
+        running_on = self.of(both * max(widths)) + self.of(both)
+        leaving = self.of(staying * widths[0]) + self.of(both * (widths[1] + 1))
+        return MIN_SAVING * running_on <= leaving + extra_gathers * self.gather_seconds
 
 
-@torch.no_grad()
-def measure_layers(model: HookedModel, layers: CompiledExecutor | None = None) -> LayerCosts:
-    """Time layer calls, `COLUMNS` into a batch of rows; the median of a few rounds.
+def check_rebatch(rebatch: str | float) -> None:
+    """Check the value of the option `rebatch`.
 
-    Args:
-        model: whose layers.
-        layers: run in place of the model's own.
+    Raises:
+        EepolicyError: the value is not `"never"`, `"always"`, `"auto"` or a share.
     """
-    from eepolicy.decode.batch import Batch, Block
-
-    like, count = model.model, min(LAYERS, model.depth)
-
-    def run(batch: Batch, rows: list[int], columns: int) -> float:
-        """Seconds of a layer call on new columns of some rows."""
-        hidden = torch.randn(len(rows), columns, like.config.hidden_size)
-        batch.columns += columns
-        block = Block(rows, hidden.to(like.device, like.dtype), [columns] * len(rows))
-        began = time.perf_counter()
-        batch.run(block, count)
-        block.hidden.sum().item()  # a device has only been told until it is asked
-        return (time.perf_counter() - began) / count
-
-    def seconds(rows: list[int], columns: int = 1) -> float:
-        """The same, behind those that are remembered."""
-        held = list(range(rows[-1] + 1))
-        room = COLUMNS + (ROUNDS + 1) * columns
-        batch = Batch(model, [0] * len(held), room, layers=layers)
-        run(batch, held, COLUMNS)
-        return float(np.median([run(batch, rows, columns) for _ in range(ROUNDS + 1)][1:]))
-
-    of_one_row = tuple(seconds([0], columns) for columns in VECTORS)
-    return LayerCosts(VECTORS, of_one_row, max(0.0, seconds([0, 2]) - seconds([0, 1])))
+    is_share = isinstance(rebatch, (int, float)) and not isinstance(rebatch, bool)
+    if rebatch in ("never", "always", "auto") or (is_share and 0 <= float(rebatch) <= 1):
+        return
+    raise EepolicyError(
+        f"rebatch is 'never', 'always', 'auto' or a share from 0 to 1; got {rebatch!r}"
+    )

@@ -1,4 +1,4 @@
-"""One row while it is decoded: where its next token stands, and its trace so far."""
+"""One reply while it is decoded: its tokens, its drafts, and the position of its next token."""
 
 from __future__ import annotations
 
@@ -7,79 +7,86 @@ from dataclasses import replace
 from torch import Tensor
 
 from eepolicy.modality import ChunkClock, TokenLayout
-
-#: where a trace row, in the order of `Trace`, has its depth, its distance to the last refresh, its
-#: costs and its verdict
-_SINCE, _COSTS, _VERDICT = 5, slice(6, 10), 10
+from eepolicy.trace import DraftStatus, TokenCost, TraceEntry
 
 
 class Reply:
     """The tokens of one row.
 
     Args:
-        layout: of the model that speaks.
-        full_depth: its layers.
+        layout: layout of the model.
+        full_depth: number of layers of the model.
         ends: ids that end the reply.
 
     Attributes:
-        rows: of the trace, in the order of `Trace`.
-        drafts: (vocabulary,) each, the scores of the newest tokens that are still to be judged.
-        ended: the newest token ends the reply.
+        entries: trace entry of each token.
+        draft_scores: (vocab,) each, scores of the newest tokens, which are not verified yet.
     """
 
     def __init__(self, layout: TokenLayout, full_depth: int, ends: frozenset[int]) -> None:
         self.layout, self.full_depth, self.ends = layout, full_depth, ends
-        self.rows: list[list[int]] = []
-        self.drafts: list[Tensor] = []
-        self._clocks = [ChunkClock(layout)]  # before each token, and for the next one
+        self.entries: list[TraceEntry] = []
+        self.draft_scores: list[Tensor] = []
+        #: clock before each token, and before the next one
+        self._clocks = [ChunkClock(layout)]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.entries)
 
     @property
     def ended(self) -> bool:
-        return bool(self.rows) and self.rows[-1][0] in self.ends
+        """Whether the newest token ends the reply."""
+        return bool(self.entries) and self.entries[-1].token in self.ends
 
     @property
     def tokens(self) -> list[int]:
-        """The ids so far."""
-        return [row[0] for row in self.rows]
+        """Ids of the reply so far."""
+        return [entry.token for entry in self.entries]
 
-    def known(self) -> tuple[int, ...]:
-        """What a policy may know of the next token, in the order of `Step`."""
+    @property
+    def num_drafts(self) -> int:
+        """Number of newest tokens that are not verified yet."""
+        return len(self.draft_scores)
+
+    def step_fields(self) -> tuple[int, int, int, int, int]:
+        """Modality, chunk, phase, position and ordinal of the next token; see `Step`."""
         clock = self._clocks[-1]
-        return clock.modality, clock.chunk, clock.phase, len(self.rows), clock.ordinal
+        return clock.modality, clock.chunk, clock.phase, len(self.entries), clock.ordinal
 
-    def take(self, token: int, depth: int, costs: tuple[int, ...], verdict: int = 0) -> None:
-        """One more token, read out at a depth, and what was paid for it."""
-        since = self.rows[-1][_SINCE] + 1 if self.rows else 1
-        since = 0 if depth == self.full_depth else since
-        self.rows.append([token, *self.known()[:3], depth, since, *costs, verdict])
+    def append(
+        self,
+        token: int,
+        depth: int,
+        cost: TokenCost,
+        status: DraftStatus = DraftStatus.UNVERIFIED,
+    ) -> None:
+        """Add a token that was read out at a depth."""
+        modality, chunk, phase, *_ = self.step_fields()
+        since = 0
+        if depth < self.full_depth:
+            since = 1 + (self.entries[-1].since_refresh if self.entries else 0)
+        self.entries.append(TraceEntry(token, modality, chunk, phase, depth, since, cost, status))
         clock = self._clocks[-1]
         clock = replace(clock, produced=list(clock.produced))
         if token not in self.ends:
             clock.advance(token)
         self._clocks.append(clock)
 
-    def pay(self, costs: tuple[int, ...]) -> None:
-        """What the newest token cost on top."""
-        row = self.rows[-1]
-        row[_COSTS] = [a + b for a, b in zip(row[_COSTS], costs, strict=True)]
+    def add_cost(self, cost: TokenCost) -> None:
+        """Add to the cost of the newest token."""
+        self.entries[-1].cost += cost
 
-    def keep(self) -> None:
-        """The drafts were judged and stay."""
-        for row in self.rows[len(self.rows) - len(self.drafts) :]:
-            row[_VERDICT] = 1
-        self.drafts = []
+    def accept_drafts(self) -> None:
+        """All drafts were accepted."""
+        for entry in self.entries[len(self.entries) - self.num_drafts :]:
+            entry.draft_status = DraftStatus.ACCEPTED
+        self.draft_scores = []
 
-    def reject(self, kept: int) -> list[int]:
-        """All drafts but the first ones go; gives what was paid for them."""
-        first = len(self.rows) - len(self.drafts) + kept
-        gone, self.rows, self._clocks = (
-            self.rows[first:],
-            self.rows[:first],
-            self._clocks[: first + 1],
-        )
-        self.drafts = self.drafts[:kept]
-        self.keep()
-        return [sum(column) for column in zip(*(row[_COSTS] for row in gone), strict=True)]
+    def reject_drafts(self, num_accepted: int) -> TokenCost:
+        """Keep the first drafts and drop the others; returns the cost of the dropped ones."""
+        first = len(self.entries) - self.num_drafts + num_accepted
+        rejected, self.entries = self.entries[first:], self.entries[:first]
+        self._clocks = self._clocks[: first + 1]
+        self.draft_scores = self.draft_scores[:num_accepted]
+        self.accept_drafts()
+        return sum((entry.cost for entry in rejected), TokenCost())

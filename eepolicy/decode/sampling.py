@@ -1,4 +1,4 @@
-"""Logits to the next token, by transformers' own processors."""
+"""From logits to the next tokens, by the logits processors of transformers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as stock
 
-#: processors that look at the scores alone
+#: processors that read the scores only, not the tokens before
 _WITHOUT_HISTORY = (
     stock.EpsilonLogitsWarper,
     stock.EtaLogitsWarper,
@@ -24,15 +24,18 @@ _WITHOUT_HISTORY = (
 
 
 class Sampler:
-    """Processes logits, and takes the likeliest token or draws one.
+    """Processes logits, then takes the most likely token or samples one.
 
-    Processors that may look at the tokens before are called once for all rows that are equally long
-    and have the same ones.  They must follow from those alone: rejected tokens are gone from them.
+    Processors that read the tokens before are called once for all rows of equal length with the
+    same processors.  They must be functions of these tokens: rejected drafts are removed from them.
 
     Args:
-        processors: of each row of the batch, in their order.
-        do_sample: tokens are drawn; otherwise the likeliest one is taken.
-        seed: of the draws.
+        processors: processors of each row of the batch, in order.
+        do_sample: sample tokens; otherwise take the most likely one.
+        seed: seed of the random numbers.
+
+    Attributes:
+        needs_history: whether `process` needs the tokens before.
     """
 
     def __init__(
@@ -40,60 +43,64 @@ class Sampler:
     ) -> None:
         self.processors, self.do_sample = processors, do_sample
         self.generator = torch.Generator().manual_seed(seed)
-        #: whether `warp` must be told the tokens before
         self.needs_history = any(type(p) not in _WITHOUT_HISTORY for p in processors[0])
 
-    def warp(self, logits: Tensor, rows: list[int], histories: Sequence[Tensor] | None) -> Tensor:
-        """What tokens are taken from: (tokens, vocabulary) -> (tokens, vocabulary) in float32.
+    def process(
+        self, logits: Tensor, rows: list[int], histories: Sequence[Tensor] | None
+    ) -> Tensor:
+        """Apply the processors.
 
         Args:
-            logits: of the tokens.
-            rows: of the batch, that each token is of.
-            histories: of each token, those before it, (tokens,), the prompt included; needed only
-                where `needs_history`.
+            logits: (tokens, vocab).
+            rows: row of each token.
+            histories: ids before each token, (ids,) each, prompt included; needed only with
+                `needs_history`.
+
+        Returns:
+            (tokens, vocab) in float32, the scores that tokens are taken from.
         """
         if not self.processors[0]:
             return logits.float()
-        logits = logits.to(torch.float32, copy=True)  # processors may write into them
+        logits = logits.to(torch.float32, copy=True)  # processors may write in place
         if not self.needs_history:
             none = torch.empty(len(logits), 0, dtype=torch.long, device=logits.device)
             scores: Tensor = self.processors[0](none, logits)
             return scores
         assert histories is not None
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for place, (row, ids) in enumerate(zip(rows, histories, strict=True)):
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, (row, ids) in enumerate(zip(rows, histories, strict=True)):
             key = (len(ids), *map(id, self.processors[row]))
-            alike.setdefault(key, []).append(place)
-        if len(alike) == 1:
+            groups.setdefault(key, []).append(index)
+        if len(groups) == 1:
             scores = self.processors[rows[0]](torch.stack(list(histories)), logits)
             return scores
         scores = torch.empty_like(logits)
-        for places in alike.values():
-            ids = torch.stack([histories[place] for place in places])
-            scores[places] = self.processors[rows[places[0]]](ids, logits[places])
+        for indices in groups.values():
+            ids = torch.stack([histories[index] for index in indices])
+            scores[indices] = self.processors[rows[indices[0]]](ids, logits[indices])
         return scores
 
-    def draw(self, scores: Tensor, rows: list[int], batch: int) -> Tensor:
-        """The next tokens.
+    def next_tokens(self, scores: Tensor, rows: list[int], num_rows: int) -> Tensor:
+        """Take or sample the next tokens.
 
-        Lots are drawn for every row of the batch, as the stock `generate` does, so that one seed
-        gives its tokens.
+        Random numbers are drawn for every row of the batch, as in the stock `generate`, so that the
+        same seed gives the same tokens.
 
         Args:
-            scores: (rows, vocabulary), from `warp`.
-            rows: which rows of the batch they are of.
-            batch: its rows, those included that have ended.
+            scores: (rows, vocab), from `process`.
+            rows: row of the batch of each line of `scores`.
+            num_rows: number of rows in the batch, ended ones included.
 
         Returns:
-            (rows,).
+            (rows,) ids.
         """
         if not self.do_sample:
             return scores.argmax(-1)
-        probabilities = torch.ones(batch, scores.shape[1])
+        probabilities = torch.ones(num_rows, scores.shape[1])
         probabilities[rows] = scores.softmax(-1).cpu()
-        uniforms = torch.multinomial(probabilities, 1, generator=self.generator)[rows, 0]
-        return uniforms.to(scores.device)
+        tokens = torch.multinomial(probabilities, 1, generator=self.generator)[rows, 0]
+        return tokens.to(scores.device)
 
     def uniforms(self, count: int) -> Tensor:
-        """Numbers in 0..1: (count,)."""
+        """Random numbers in [0, 1): (count,)."""
         return torch.rand(count, generator=self.generator)

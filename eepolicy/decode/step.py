@@ -1,278 +1,233 @@
-"""One token of each row through the layers, as deep as a policy says."""
+"""One token of each row through the layers, as deep as the policy says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from eepolicy.decode.batch import Batch, Block
+from eepolicy.decode.batch import Batch
+from eepolicy.decode.block import Block
 from eepolicy.decode.readout import LazyReadout
+from eepolicy.decode.traversal import FullThenSelect, LayerwisePass, ReadoutGroup, Traversal
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import Modality
 from eepolicy.policies import ExitPolicy, Step
+from eepolicy.trace import TokenCost
 
 
 @dataclass
 class StepOutput:
-    """What a step gave, one entry a row that took it.
+    """Result of a step, one entry a row.
 
     Attributes:
-        logits: (rows, vocabulary) of the next tokens.
-        depth: layers that ran before they were read out.
-        readouts: head evaluations that were paid.
-        caught_up: hidden states at full depth, (columns, width), of the rows that ran all layers on
-            more than their newest position, a prompt that went along included, oldest first, by
-            their place in the step.
+        logits: (rows, vocab) of the next tokens.
+        depth: depth at which each row was read out.
+        costs: computation of each row.
+        pending_states: full-depth states, (columns, width), of the rows that ran all layers on
+            more than their newest position, oldest first, by index in the step.  A prompt in the
+            same call is included.
     """
 
     logits: Tensor
     depth: list[int]
-    readouts: list[int]
-    caught_up: dict[int, Tensor]
+    costs: list[TokenCost]
+    pending_states: dict[int, Tensor]
 
 
 def run_step(
     batch: Batch,
-    tokens: Tensor,
+    inputs: Tensor | Block,
     rows: list[int],
     policy: ExitPolicy,
     step: Step,
-    started: Block | None = None,
 ) -> StepOutput:
-    """Feed one token to each row, go as deep as the policy says, and read the next ones out.
+    """Feed one token to each row, run layers as the policy says, and read the next tokens out.
 
-    At the first step a prompt lies before that token.  It goes along in the same calls where the
-    tokens of all rows go all the way, and none looks before; otherwise it is prefilled.
+    At the first step the prompt comes before that token.  It runs in the same calls if all rows go
+    to full depth without a readout on the way; otherwise it is prefilled.
 
     Args:
-        batch: of the rows.
-        tokens: ids (rows, columns) or embeddings (rows, columns, width); the newest one is the
-            step's, and those before it are the prompt's.
-        rows: of the batch, rising.
-        policy: which names the depths.
-        step: what it may know.
-        started: the block of the step, which is already on its way; the tokens are in it then.
+        batch: batch that decodes.
+        inputs: ids (rows, columns) or embeddings (rows, columns, width), where the newest column
+            is the step's token and the columns before it are the prompt.  Or the block of a step
+            that was launched before.
+        rows: rows of the batch, rising.
+        policy: exit policy.
+        step: what the policy knows of each row.
 
     Raises:
-        EepolicyError: the policy names a depth that the model does not have.
+        EepolicyError: the policy returns a depth that the model does not have.
     """
-    full = batch.model.depth
-    limits = [int(d) for d in policy.depths(step).tolist()]
-    for limit in limits:
-        if not 1 <= limit <= full:
-            raise EepolicyError(
-                f"{policy!r} gave depth {limit}, but the model has depths 1 to {full}"
-            )
-    groups = _groups(policy, step, limits, batch.in_speech)
-    stops = sorted({*limits, *(look for group in groups for look in group.looks)})
-    if stops[0] < (least := policy.min_depth(full)):
+    full = batch.full_depth
+    limits = _limits(policy, step, full)
+    groups = _groups(policy, step, limits, batch)
+    stops = sorted({*limits, *(depth for group in groups for depth in group.candidates)})
+    if stops[0] < (lowest := policy.min_depth(full)):
         raise EepolicyError(
-            f"{policy!r} stops at depth {stops[0]}, below its least depth {least}: let its "
-            "min_depth() give the lowest depth at which it exits or looks"
+            f"{policy!r} stops at depth {stops[0]}, below its min_depth {lowest}: let min_depth() "
+            "return the lowest depth at which it exits or reads out"
         )
-    whole = min(limits) == full and not any(group.looks for group in groups)
-    if started is None and tokens.shape[1] > 1 and not whole:
-        batch.prefill(tokens[:, :-1])
-        tokens = tokens[:, -1:]
-    block = started or batch.enter(tokens, rows)
-    way = (
-        FullThenSelect(batch, block, stops)
+    if not isinstance(inputs, Block):
+        no_stop_before_full = min(limits) == full and not any(g.candidates for g in groups)
+        if inputs.shape[1] > 1 and not no_stop_before_full:
+            batch.prefill(inputs[:, :-1])
+            inputs = inputs[:, -1:]
+        inputs = batch.begin_step(inputs, rows)
+    traversal: Traversal = (
+        FullThenSelect(batch, inputs, stops)
         if policy.needs_full_pass
-        else LayerwisePass(batch, block)
+        else LayerwisePass(batch, inputs)
     )
-    taken = ExitCollector(batch, len(rows))
+    collector = ExitCollector(batch, rows)
+    exits = _Exits(policy, step, limits, traversal, collector)
     for depth in stops:
-        gone: list[int] = []
-        for group in groups:
-            if depth in group.looks:
-                readout = way.look(depth, group)
-                here = step.select(group.places).to(readout.hidden.device)
-                exits = policy.should_exit(here, depth, readout).tolist()
-                gone += taken.leave(group, [i for i, out in enumerate(exits) if out], readout)
-            ended = [i for i, place in enumerate(group.places) if limits[place] == depth]
-            if ended:
-                readout = way.look(depth, group)
-                if depth == full:
-                    taken.caught_up |= way.caught_up([group.places[i] for i in ended])
-                gone += taken.leave(group, ended, readout)
-        if gone:
-            groups = [group for group in groups if group.places]
-            way.drop(gone)
+        exited = [row for group in groups for row in exits.of_group(group, depth)]
+        if exited:
+            groups = [group for group in groups if group.rows]
+            traversal.exit(exited)
         if not groups:
             break
-    return taken.done()
+    return collector.output()
 
 
-@dataclass
-class _Group:
-    """Rows that look at the same depths.
+def _limits(policy: ExitPolicy, step: Step, full_depth: int) -> list[int]:
+    """The depth at which each row stops at the latest.
+
+    Raises:
+        EepolicyError: the policy returns a depth that the model does not have.
+    """
+    limits = [int(d) for d in policy.depths(step).tolist()]
+    for limit in limits:
+        if not 1 <= limit <= full_depth:
+            raise EepolicyError(
+                f"{policy!r} gave depth {limit}, but the model has depths 1 to {full_depth}"
+            )
+    return limits
+
+
+def _groups(policy: ExitPolicy, step: Step, limits: list[int], batch: Batch) -> list[ReadoutGroup]:
+    """Group rows by candidate depths.
+
+    Each row has the candidates that it would have alone, whatever its neighbours do.
+    """
+    ranges = batch.options.vocab_ranges
+    groups: dict[tuple[int, ...], ReadoutGroup] = {}
+    modality = step.modality.tolist()  # a policy's candidates may depend on it
+    for row, limit in enumerate(limits):
+        candidates = policy.candidate_depths(step if len(limits) == 1 else step.select([row]))
+        if list(candidates) != sorted(set(candidates)) or min(candidates, default=1) < 1:
+            raise EepolicyError(
+                f"{policy!r} has candidate depths {candidates}: they must rise from 1"
+            )
+        below = tuple(depth for depth in candidates if depth < limit)
+        key = (modality[row], *below) if below or ranges else ()
+        row_ranges = ranges if modality[row] == Modality.SPEECH else ()
+        groups.setdefault(key, ReadoutGroup(below, [], row_ranges)).rows.append(row)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class _Exits:
+    """Decides which rows of a step exit at a depth.
 
     Attributes:
-        looks: the depths below their limits.
-        places: of the rows in the step.
-        over: ranges of ids that they read out; all where there are none.
-        seen: what they saw last.
+        policy: exit policy.
+        step: what the policy knows of each row.
+        limits: depth at which each row stops at the latest.
+        traversal: gives the readouts.
+        collector: collects the readouts of rows that exit.
     """
 
-    looks: tuple[int, ...]
-    places: list[int]
-    over: Sequence[tuple[int, int]] = ()
-    seen: LazyReadout | None = None
+    policy: ExitPolicy
+    step: Step
+    limits: list[int]
+    traversal: Traversal
+    collector: ExitCollector
 
-
-def _groups(
-    policy: ExitPolicy, step: Step, limits: list[int], in_speech: Sequence[tuple[int, int]]
-) -> list[_Group]:
-    """Each row looks where it would look by itself, whatever its neighbours do."""
-    found: dict[tuple[int, ...], _Group] = {}
-    modality = step.modality.tolist()  # what is asked of a look may depend on it
-    for place, limit in enumerate(limits):
-        looks = policy.candidate_depths(step if len(limits) == 1 else step.select([place]))
-        if list(looks) != sorted(set(looks)) or min(looks, default=1) < 1:
-            raise EepolicyError(f"{policy!r} looks at depths {looks}: they must rise from 1")
-        below = tuple(look for look in looks if look < limit)
-        key = (modality[place], *below) if below or in_speech else ()
-        over = in_speech if modality[place] == Modality.SPEECH else ()
-        found.setdefault(key, _Group(below, [], over)).places.append(place)
-    return list(found.values())
+    def of_group(self, group: ReadoutGroup, depth: int) -> list[int]:
+        """Rows of a group that exit at a depth, or reach their limit there."""
+        exited: list[int] = []
+        if depth in group.candidates:
+            readout = self.traversal.readout(depth, group)
+            here = self.step.select(group.rows).to(readout.hidden.device)
+            should_exit = self.policy.should_exit(here, depth, readout).tolist()
+            out = [i for i, exits in enumerate(should_exit) if exits]
+            exited += self.collector.exit(group, out, readout)
+        at_limit = [i for i, row in enumerate(group.rows) if self.limits[row] == depth]
+        if at_limit:
+            readout = self.traversal.readout(depth, group)
+            if depth == self.step.full_depth:
+                rows = [group.rows[i] for i in at_limit]
+                self.collector.pending_states |= self.traversal.pending_states(rows)
+            exited += self.collector.exit(group, at_limit, readout)
+        return exited
 
 
 class ExitCollector:
-    """Collects what the rows of a step leave with."""
+    """Collects the readouts of rows that exit.
 
-    def __init__(self, batch: Batch, rows: int) -> None:
+    Args:
+        batch: batch that decodes.
+        rows: rows of the step.
+    """
+
+    def __init__(self, batch: Batch, rows: list[int]) -> None:
         self.batch, self.rows = batch, rows
-        self.left: list[tuple[list[int], LazyReadout]] = []
-        self.caught_up: dict[int, Tensor] = {}
+        self.exits: list[tuple[list[int], LazyReadout]] = []
+        self.pending_states: dict[int, Tensor] = {}
 
-    def leave(self, group: _Group, out: list[int], readout: LazyReadout) -> list[int]:
-        """Some rows of a group leave with a readout of the whole group; gives their places."""
+    def exit(self, group: ReadoutGroup, out: list[int], readout: LazyReadout) -> list[int]:
+        """Some rows of a group exit.
+
+        Args:
+            group: the group; keeps the other rows.
+            out: indices in the group of the rows that exit.
+            readout: readout of the whole group.
+
+        Returns:
+            Indices of the rows in the step.
+        """
         if not out:
             return []
-        if len(out) < len(group.places):
-            stay = sorted({*range(len(group.places))} - {*out})
-            group.seen = readout.select(stay)
+        staying: list[int] = []
+        if len(out) < len(group.rows):
+            staying = sorted({*range(len(group.rows))} - {*out})
+            group.last = readout.select(staying)
             readout = readout.select(out)
-        else:
-            stay = []
-        places = [group.places[i] for i in out]
-        group.places = [group.places[i] for i in stay]
-        self.left.append((places, readout))
-        return places
+        rows = [group.rows[i] for i in out]
+        group.rows = [group.rows[i] for i in staying]
+        self.exits.append((rows, readout))
+        return rows
 
-    def done(self) -> StepOutput:
-        self._read_at_once([readout for _, readout in self.left if not readout.paid])
-        parts = [readout.logits for _, readout in self.left]
+    def output(self) -> StepOutput:
+        """The result of the step, rows in order."""
+        self._read_together([readout for _, readout in self.exits if not readout.is_evaluated])
+        parts = [readout.logits for _, readout in self.exits]
         logits = torch.cat(parts) if len(parts) > 1 else parts[0]
-        order = [place for places, _ in self.left for place in places]
+        order = [row for rows, _ in self.exits for row in rows]
         if order != sorted(order):
             logits = logits[torch.tensor(order, device=logits.device).argsort()]
-        depth, readouts = [0] * self.rows, [0] * self.rows
-        for places, readout in self.left:
-            for place in places:
-                depth[place], readouts[place] = readout.depth, readout.cost
-        return StepOutput(logits, depth, readouts, self.caught_up)
+        depth, readouts = [0] * len(self.rows), [0] * len(self.rows)
+        for rows, readout in self.exits:
+            for row in rows:
+                depth[row], readouts[row] = readout.depth, readout.num_readouts
+        # copied: the next step resets the batch's counts
+        costs = [
+            self.batch.cost(row) + TokenCost(n) for row, n in zip(self.rows, readouts, strict=True)
+        ]
+        return StepOutput(logits, depth, costs, self.pending_states)
 
-    def _read_at_once(self, unread: list[LazyReadout]) -> None:
-        """Read out what nobody has looked at, where one head serves all depths."""
-        model, read = self.batch.model, self.batch.read
-        if len(unread) < 2 or model.heads is not model.lens or self.batch.in_speech:
+    def _read_together(self, unread: list[LazyReadout]) -> None:
+        """Evaluate readouts in one call if one head serves all depths."""
+        backbone = self.batch.backbone
+        if len(unread) < 2 or backbone.heads is not backbone.lens:
             return
-        logits = read(torch.cat([readout.hidden for readout in unread]), model.depth)
+        if self.batch.options.vocab_ranges:
+            return
+        hidden = torch.cat([readout.hidden for readout in unread])
+        logits = self.batch.read(hidden, self.batch.full_depth)
         parts = logits.split([len(readout.hidden) for readout in unread])
         for readout, part in zip(unread, parts, strict=True):
             readout.logits = part
-
-
-class LayerwisePass:
-    """Rows on their way up, and those that have left and come along."""
-
-    def __init__(self, batch: Batch, block: Block) -> None:
-        self.batch, self.block = batch, block
-        self.here = list(range(len(block.rows)))
-        self.along: set[int] = set()
-
-    def look(self, depth: int, group: _Group) -> LazyReadout:
-        """What a group sees at a depth."""
-        self.batch.run(self.block, depth)
-        hidden = self.block.hidden[:, -1]
-        if len(group.places) < len(self.here):
-            at = [self.here.index(place) for place in group.places]
-            hidden = hidden[torch.tensor(at, device=hidden.device)]
-        read = partial(self.batch.read, over=group.over) if group.over else self.batch.read
-        group.seen = LazyReadout(depth, hidden, read, group.seen)
-        return group.seen
-
-    def caught_up(self, places: list[int]) -> dict[int, Tensor]:
-        """Hidden states of rows that have run more than their newest position."""
-        at = {place: self.here.index(place) for place in places}
-        columns = {place: self.block.missing[i] for place, i in at.items()}
-        return {p: self.block.hidden[at[p], -n:] for p, n in columns.items() if n > 1}
-
-    def drop(self, places: list[int]) -> None:
-        """Rows that have left."""
-        self.along |= {*places}
-        stay = [i for i, place in enumerate(self.here) if place not in self.along]
-        if not stay:
-            self.batch.leave(self.block)
-            return
-        left = [i for i in range(len(self.here)) if i not in stay]
-        if self._come_along(stay, left):
-            return
-        self.batch.leave(self.block.select(left))
-        self.block, self.here = self.block.select(stay), [self.here[i] for i in stay]
-
-    def _come_along(self, stay: list[int], left: list[int]) -> bool:
-        """Whether rows that have left run on with the others, by their places in the block."""
-        along, missing = self.batch.fill.along, self.block.missing
-        if along is None:
-            return False
-        if along == "measured":
-            assert self.batch.costs is not None
-            wide, waiting = (max(missing[i] for i in places) for places in (stay, left))
-            rows = self.block.rows
-            parts = [[rows[i] for i in places] for places in (stay, left)]
-            gathered = sum(map(self.batch.needs_gather, parts)) - self.batch.needs_gather(rows)
-            return self.batch.costs.favour_coming_along(
-                len(stay), len(left), wide, waiting, gathered
-            )
-        return len(stay) >= along * len(self.here)
-
-
-class FullThenSelect:
-    """For a policy that asks the full model first: every layer has run before the first look."""
-
-    def __init__(self, batch: Batch, block: Block, stops: list[int]) -> None:
-        self.model, self.read = batch.model, batch.read
-        self.states: dict[int, Tensor] = {}
-        for depth in sorted({*stops, self.model.depth}):
-            batch.run(block, depth)
-            self.states[depth] = block.hidden[:, -1]
-        self.full = LazyReadout(self.model.depth, block.hidden[:, -1], self.read)
-        self.full.logits  # noqa: B018 - read once, for all rows
-
-    def look(self, depth: int, group: _Group) -> LazyReadout:
-        """What a group sees at a depth."""
-        full = self.full.select(group.places)
-        if depth == self.model.depth:
-            full.previous = group.seen
-            return full
-        group.seen = LazyReadout(
-            depth,
-            self.states[depth][torch.tensor(group.places)],
-            self.read,
-            group.seen,
-            full,
-        )
-        return group.seen
-
-    def caught_up(self, places: list[int]) -> dict[int, Tensor]:
-        """Nothing waits, since every layer has run."""
-        return {}
-
-    def drop(self, places: list[int]) -> None:
-        """Rows that have left: nothing waits, since every layer has run."""

@@ -1,8 +1,9 @@
-"""Judges what was read out early, once the full model has caught up."""
+"""Verification: the full model's scores decide which drafts stay."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,18 +13,40 @@ from eepolicy.decode.batch import Batch
 from eepolicy.decode.reply import Reply
 from eepolicy.decode.sampling import Sampler
 from eepolicy.decode.step import StepOutput
+from eepolicy.trace import DraftStatus, TokenCost
+
+#: drafts of a row that may stay unverified if `max_pending` sets no limit.  Tokens after a rejected
+#: draft are lost.
+MAX_UNVERIFIED = 8
+
+
+@dataclass(frozen=True)
+class NewTokens:
+    """The tokens of a step before verification.
+
+    Attributes:
+        rows: rows of the step.
+        tokens: sampled token of each row.
+        scores: (rows, vocab), the scores that they were sampled from.
+        ends_reply: whether each token ends its reply, so that its drafts are verified now.
+    """
+
+    rows: list[int]
+    tokens: list[int]
+    scores: Tensor
+    ends_reply: list[bool]
 
 
 class DraftVerifier:
-    """Applies an acceptance to the drafts of the rows.
+    """Applies an acceptance rule to the drafts of the rows.
 
     Args:
-        batch: of the rows.
-        sampler: that the drafts were drawn by.
-        accept: the rule.
-        most: drafts of a row that may go unjudged after a step.
-        history: (row, tokens of its reply) -> its tokens before the next one, the prompt included,
-            for processors that ask for them.
+        batch: batch that decodes.
+        sampler: sampler of the drafts.
+        accept: acceptance rule.
+        max_unverified: drafts of a row that may stay unverified after a step.
+        history: function from a row and the ids of its reply to all ids before the next token, for
+            logits processors that read them.
     """
 
     def __init__(
@@ -31,104 +54,106 @@ class DraftVerifier:
         batch: Batch,
         sampler: Sampler,
         accept: Acceptance,
-        most: int,
+        max_unverified: int,
         history: Callable[[int, list[int]], Tensor],
     ) -> None:
-        self.batch, self.sampler, self.accept, self.most = batch, sampler, accept, most
-        self.history = history
-        self._early = accept.uses_early and sampler.do_sample
+        self.batch, self.sampler, self.accept = batch, sampler, accept
+        self.max_unverified, self.history = max_unverified, history
+        self._keeps_scores = accept.uses_draft_scores and sampler.do_sample
 
-    def take(
-        self,
-        rows: list[int],
-        replies: list[Reply],
-        tokens: list[int],
-        scores: Tensor,
-        taken: StepOutput,
-        last: list[bool],
-    ) -> dict[int, int]:
-        """Take the rows' new tokens, and judge their drafts where they can or must be.
+    def add(self, replies: list[Reply], new: NewTokens, step: StepOutput) -> dict[int, int]:
+        """Append the tokens of a step, and verify drafts where that is possible or due.
 
-        Drafts that must be judged are run up to full depth together, and all are read out at once.
+        A step at full depth has computed the full-depth states of the row's drafts.  Drafts that
+        are due (too many, or their reply ends) run to full depth together.  All are read at once.
 
         Args:
-            rows: of the batch, that took a step.
-            replies: of all rows.
-            tokens: that were drawn, one a row of the step.
-            scores: (rows, vocabulary) that they were drawn from.
-            taken: the step; what it caught up are the columns that drafts were read out of, and the
-                newest one.
-            last: the token ends its reply, so it must be judged.
+            replies: all rows; tokens are appended, and rejected drafts are removed.
+            new: tokens of the step.
+            step: result of the step.
 
         Returns:
-            Columns to drop, by row.
+            Number of columns to drop, by row.
         """
-        full, due = self.batch.model.depth, []
-        seen: dict[int, Tensor] = {}  # (drafts, width) at full depth, by row
-        for place, row in enumerate(rows):
-            reply, depth = replies[row], taken.depth[place]
-            if depth == full and reply.drafts:
-                seen[row] = taken.caught_up[place][:-1]
-                continue
-            reply.take(tokens[place], depth, (taken.readouts[place], *self.batch.paid(row)))
-            if depth < full:
-                reply.drafts.append(scores[place].clone() if self._early else scores[place, :0])
-                if last[place] or len(reply.drafts) > self.most:
+        states: dict[int, Tensor] = {}  # (drafts, width) at full depth, by row
+        due: list[int] = []
+        for i, row in enumerate(new.rows):
+            reply, depth = replies[row], step.depth[i]
+            if depth == self.batch.full_depth and reply.num_drafts:
+                states[row] = step.pending_states[i][:-1]
+                continue  # appended only if all drafts are accepted
+            reply.append(new.tokens[i], depth, step.costs[i])
+            if depth < self.batch.full_depth:
+                scores = new.scores[i].clone() if self._keeps_scores else new.scores[i, :0]
+                reply.draft_scores.append(scores)
+                if new.ends_reply[i] or reply.num_drafts > self.max_unverified:
                     due.append(row)
-        before = {row: self.batch.paid(row) for row in due}
-        states = seen | self.batch.flush(due)
+        before = {row: self.batch.cost(row) + TokenCost() for row in due}
+        states |= self.batch.flush(due)
         if not states:
             return {}
-        order = sorted(states)
-        logits = self.batch.read(torch.cat([states[row] for row in order]), full)
-        drops: dict[int, int] = {}
-        for row, own in zip(order, logits.split([len(states[row]) for row in order]), strict=True):
-            reply, place = replies[row], rows.index(row)
-            drafts = len(reply.drafts)
-            kept, replacement = self._judge(row, reply, own)
-            paid = [
-                b - a for a, b in zip(before.get(row, (0, 0, 0)), self.batch.paid(row), strict=True)
-            ]
-            costs = (drafts + (taken.readouts[place] if row in seen else 0), *paid)
-            if replacement is not None:
-                self._replace(reply, kept, replacement, costs)
-                drops[row] = drafts - kept - (row not in seen)
-                continue
-            reply.keep()
-            if row in seen:
-                reply.take(tokens[place], full, costs)
+        rows = sorted(states)
+        logits = self.batch.read(torch.cat([states[row] for row in rows]), self.batch.full_depth)
+        dropped: dict[int, int] = {}
+        for row, own in zip(rows, logits.split([len(states[row]) for row in rows]), strict=True):
+            i, reply = new.rows.index(row), replies[row]
+            if row in before:
+                cost = self.batch.cost(row) - before[row] + TokenCost(reply.num_drafts)
+                count = self._verify(row, reply, own, cost)
             else:
-                reply.pay(costs)
-        return drops
+                cost = step.costs[i] + TokenCost(reply.num_drafts)
+                count = self._verify(row, reply, own, cost, new.tokens[i])
+            if count is not None:
+                dropped[row] = count
+        return dropped
 
-    def _judge(self, row: int, reply: Reply, logits: Tensor) -> tuple[int, int | None]:
-        """How many drafts stay, and the token in place of the first that does not.
+    def _verify(
+        self, row: int, reply: Reply, logits: Tensor, cost: TokenCost, token: int | None = None
+    ) -> int | None:
+        """Verify the drafts of one row.
 
         Args:
-            row: of the batch.
-            reply: of the row.
-            logits: (drafts, vocabulary) of the full model.
+            row: the row.
+            reply: reply of the row.
+            logits: (drafts, vocab), of the full model.
+            cost: computation of the verification and, with `token`, of its step.
+            token: full-depth token after the drafts, appended if all drafts are accepted.
+
+        Returns:
+            Number of columns to drop; None if all drafts are accepted.
         """
-        count, tokens = len(reply.drafts), reply.tokens
-        before = range(len(tokens) - count, len(tokens))
-        asked = self.sampler.needs_history
-        histories = [self.history(row, tokens[:i]) for i in before] if asked else None
+        num_drafts = reply.num_drafts
+        num_accepted, replacement = self._judge(row, reply, logits)
+        if replacement is not None:
+            spent = reply.reject_drafts(num_accepted)
+            status = DraftStatus.REPLACEMENT
+            reply.append(replacement, self.batch.full_depth, spent + cost, status)
+            # the last draft of a flushed row has no successor in the cache yet
+            return num_drafts - num_accepted - (token is None)
+        reply.accept_drafts()
+        if token is not None:
+            reply.append(token, self.batch.full_depth, cost)
+        else:
+            reply.add_cost(cost)
+        return None
+
+    def _judge(self, row: int, reply: Reply, logits: Tensor) -> tuple[int, int | None]:
+        """Number of accepted drafts, and the replacement of the first rejected one."""
+        count, tokens = reply.num_drafts, reply.tokens
+        histories = None
+        if self.sampler.needs_history:
+            before = range(len(tokens) - count, len(tokens))
+            histories = [self.history(row, tokens[:i]) for i in before]
         drafts = Drafts(
             tokens=torch.tensor(tokens[-count:], device=logits.device),
-            full=self.sampler.warp(logits, [row] * count, histories),
-            early=torch.stack(reply.drafts),
+            target_scores=self.sampler.process(logits, [row] * count, histories),
+            draft_scores=torch.stack(reply.draft_scores),
             do_sample=self.sampler.do_sample,
             uniforms=self.sampler.uniforms(count).to(logits.device),
         )
         accepted = self.accept.accepts(drafts).tolist()
         if all(accepted):
             return count, None
-        kept = accepted.index(False)
-        scores = self.accept.scores(drafts, kept)
-        return kept, int(self.sampler.draw(scores[None], [0], 1))
-
-    def _replace(self, reply: Reply, kept: int, token: int, costs: tuple[int, ...]) -> None:
-        """Put a token of the full model in place of the drafts behind the first ones."""
-        spent = reply.reject(kept)
-        total = tuple(a + b for a, b in zip(spent, costs, strict=True))
-        reply.take(token, self.batch.model.depth, total, verdict=2)
+        first_rejected = accepted.index(False)
+        scores = self.accept.replacement_scores(drafts, first_rejected)
+        return first_rejected, int(self.sampler.next_tokens(scores[None], [0], 1))

@@ -19,14 +19,20 @@ from eepolicy.model.kv_cache import KVCache, StoreOnly
 
 
 class Backbone(LayerExecutor):
-    """A stock decoder whose layers are called one by one.
+    """A stock decoder-only model whose layers can be run one by one.
 
-    The model's own code is neither edited nor patched: it stays usable by itself.
+    The backbone calls the stock layers.  It neither edits nor patches the model.
 
     Args:
-        model: a decoder-only causal language model of a family that has an adapter.
-        heads: reads tokens out at depths below full; the plain logit lens where none is given.
-        parts: an adapter's, for a family that has none.
+        model: causal language model of a family with an adapter.
+        heads: exit heads for depths below full depth; default: the logit lens.
+        parts: parts of a model whose family has no adapter.
+
+    Attributes:
+        model: the stock model.
+        parts: its parts, as the layer loop uses them.
+        lens: its final norm and output embedding.
+        heads: exit heads for depths below full depth.
 
     Raises:
         EepolicyError: the family has no adapter.
@@ -46,28 +52,41 @@ class Backbone(LayerExecutor):
 
     @property
     def depth(self) -> int:
-        """Number of decoder layers: full depth."""
+        """Number of decoder layers, which is full depth."""
         return len(self.parts.layers)
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the vocabulary."""
+        return int(self.model.config.vocab_size)
+
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What enters the first layer.
+        """Input of the first layer.
 
         Args:
-            tokens: ids (rows, tokens), or their embeddings (rows, tokens, width).
+            tokens: ids (rows, tokens), or embeddings (rows, tokens, width).
             positions: (rows or 1, tokens).
 
         Returns:
             (rows, tokens, width).
         """
         hidden = tokens if tokens.is_floating_point() else self.parts.embed(tokens)
-        return (
-            hidden
-            if self.parts.position_embedding is None
-            else hidden + self.parts.position_embedding(positions)
-        )
+        if self.parts.position_embedding is None:
+            return hidden
+        return hidden + self.parts.position_embedding(positions)
 
     def rotations(self, tokens: int) -> dict[str, Rotation]:
-        """Cosines and sines of the positions from 0, (1, tokens, d) each, by kind of attention."""
+        """Cosines and sines of positions 0 to `tokens` - 1, by kind of attention.
+
+        Returns:
+            (1, tokens, d) each; empty for a model with learned positions.
+        """
         if self.parts.rotary is None:
             return {}
         positions = torch.arange(tokens, device=self.model.device)[None]
@@ -79,30 +98,30 @@ class Backbone(LayerExecutor):
         self,
         tokens: int,
         start: int,
-        held: Tensor | None = None,
+        valid: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> dict[str, Tensor | None]:
-        """What each of a block attends to, by kind of attention.
+        """Attention masks of a block of new columns, by kind of attention.
 
-        A block behind cached columns is causal from the lower right corner, a sliding layer sees a
-        window of it, and each column sees itself, whether it is held or not.  One token alone that
-        sees everything takes no mask, nor does a block with nothing before it under sdpa: without
-        one its attention is causal, and the heads that share keys need no copies of them.
+        The block is causal with respect to the columns before it.  A sliding layer sees a window.
+        Each column sees itself, also where `valid` excludes it.  No mask is needed for a single
+        token that sees all columns, nor, with sdpa, for a block without columns before it: sdpa is
+        then causal and does not copy keys that heads share.
 
         Args:
-            tokens: columns of the block.
-            start: its first column.
-            held: (rows, start + tokens) of bool, the columns that hold something; None for all.
-            positions: (rows, start + tokens), true positions for the windows, where columns were
-                dropped; columns that follow each other otherwise.
+            tokens: number of columns in the block.
+            start: first column of the block.
+            valid: (rows, start + tokens) of bool, columns that may be attended to; None for all.
+            positions: (rows, start + tokens), true positions for the windows where columns were
+                dropped; None where columns are consecutive positions.
 
         Returns:
-            (rows or 1, 1, tokens, start + tokens) each, of bool for sdpa and additive for eager
-            attention.
+            (rows or 1, 1, tokens, start + tokens) each: bool for sdpa, additive for eager
+            attention.  None where no mask is needed.
         """
         return {
             kind: self._block_mask(
-                self.parts.window if kind == SLIDING else None, tokens, start, held, positions
+                self.parts.window if kind == SLIDING else None, tokens, start, valid, positions
             )
             for kind in set(self.parts.attention)
         }
@@ -112,29 +131,29 @@ class Backbone(LayerExecutor):
         window: int | None,
         tokens: int,
         start: int,
-        held: Tensor | None,
+        valid: Tensor | None,
         positions: Tensor | None,
     ) -> Tensor | None:
-        end = start + tokens
+        stop = start + tokens
         eager = self.model.config._attn_implementation == "eager"
-        causal_by_itself = tokens == 1 or (start == 0 and not eager)
-        if causal_by_itself and held is None and (window is None or end <= window):
+        causal_without_mask = tokens == 1 or (start == 0 and not eager)
+        if causal_without_mask and valid is None and (window is None or stop <= window):
             return None
         device = self.model.device
-        seen = torch.ones((tokens, end), dtype=torch.bool, device=device).tril(start)
+        visible = torch.ones((tokens, stop), dtype=torch.bool, device=device).tril(start)
         if window is not None and positions is None:
-            seen = seen.triu(start - window + 1)
-        seen = seen[None]
+            visible = visible.triu(start - window + 1)
+        visible = visible[None]
         if window is not None and positions is not None:
-            seen = seen & (positions[:, start:, None] - positions[:, None] < window)
-        if held is not None:
-            columns = torch.arange(end, device=device)
-            seen = (seen & held[:, None]) | (columns == columns[start:, None])
+            visible = visible & (positions[:, start:, None] - positions[:, None] < window)
+        if valid is not None:
+            columns = torch.arange(stop, device=device)
+            visible = (visible & valid[:, None]) | (columns == columns[start:, None])
         if eager:
-            least = torch.finfo(self.model.dtype).min
-            empty = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
-            return empty.masked_fill(~seen, least)[:, None]
-        return seen[:, None]
+            lowest = torch.finfo(self.model.dtype).min
+            zeros = torch.zeros(visible.shape, dtype=self.model.dtype, device=device)
+            return zeros.masked_fill(~visible, lowest)[:, None]
+        return visible[:, None]
 
     def run_layer(
         self,
@@ -147,43 +166,43 @@ class Backbone(LayerExecutor):
         """Run one layer.
 
         Args:
-            index: the layer, from 0.
+            index: index of the layer.
             hidden: (rows, tokens, width).
-            rotations: of the tokens' positions, by kind of attention.
-            masks: from `block_masks`.
-            cache: takes the new keys and values and gives those to attend to.
+            rotations: cosines and sines of the tokens' positions, by kind of attention.
+            masks: attention masks; see `block_masks`.
+            cache: stores the new keys and values and returns those to attend to.
 
         Returns:
             (rows, tokens, width).
         """
         kind = self.parts.attention[index]
         arguments: dict[str, Any] = {"position_embeddings": rotations[kind]} if rotations else {}
-        out: Tensor | tuple[Tensor, ...] = self.parts.layers[index](
+        output: Tensor | tuple[Tensor, ...] = self.parts.layers[index](
             hidden,
             attention_mask=masks[kind],
             past_key_values=cache,
             use_cache=cache is not None,
             **arguments,
         )
-        return out[0] if isinstance(out, tuple) else out
+        return output[0] if isinstance(output, tuple) else output
 
     def fill_layer(
         self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: KVCache
     ) -> None:
-        """Store what one layer makes of hidden states as keys and values, and run no further.
+        """Store the keys and values that one layer makes of hidden states, without its output.
 
         Args:
-            index: the layer, from 0.
+            index: index of the layer.
             hidden: (rows, 1, width).
-            rotations: of the tokens' positions, by kind of attention.
-            cache: addressed with `store_only`.
+            rotations: cosines and sines of the tokens' positions, by kind of attention.
+            cache: its slots are set with `store_only`.
         """
         with suppress(StoreOnly):
             unmasked = dict.fromkeys(self.parts.attention)
             self.run_layer(index, hidden, rotations, unmasked, cache)
 
     def hidden_states(self, ids: Tensor) -> Iterator[Tensor]:
-        """The hidden state after each layer, before any norm, one by one.
+        """Hidden states after each layer, before any norm.
 
         Args:
             ids: (1, tokens).
@@ -198,24 +217,29 @@ class Backbone(LayerExecutor):
             hidden = self.run_layer(index, hidden, rotations, masks)
             yield hidden
 
-    def logits(self, hidden: Tensor, depth: int, over: Sequence[tuple[int, int]] = ()) -> Tensor:
-        """What is read out of hidden states at a depth: (..., width) -> (..., vocabulary).
+    def logits(
+        self, hidden: Tensor, depth: int, vocab_ranges: Sequence[tuple[int, int]] = ()
+    ) -> Tensor:
+        """Read logits out of hidden states: (..., width) -> (..., vocab).
 
-        At full depth this is the model's own norm and head, below it the exit head.
+        The model's own norm and output embedding read full depth; the exit heads read below it.
 
         Args:
-            hidden: after so many layers.
-            depth: the layers.
-            over: half-open ranges of ids that alone are read out, for the price of their rows of
-                the output embedding; all others get the least number there is.  None for all ids.
+            hidden: hidden states after `depth` layers.
+            depth: number of layers that ran.
+            vocab_ranges: half-open ranges of ids to read; other ids get the lowest float.  The cost
+                is that of the ranges' rows of the output embedding.  Empty for all ids.
+
+        Raises:
+            EepolicyError: the head reads only a part of the vocabulary.
         """
         head = self.lens if depth == self.depth else self.heads
-        if over:
-            return head.logits_among(hidden, depth, over, self.model.config.vocab_size)
+        if vocab_ranges:
+            return head.logits_among(hidden, depth, vocab_ranges, self.vocab_size)
         logits = head.logits(hidden, depth)
-        if logits.shape[-1] != self.model.config.vocab_size:
+        if logits.shape[-1] != self.vocab_size:
             raise EepolicyError(
-                f"{head!r} reads out {logits.shape[-1]} of {self.model.config.vocab_size} tokens; "
+                f"{head!r} reads out {logits.shape[-1]} of {self.vocab_size} tokens; "
                 "a reply needs all of them"
             )
         return logits

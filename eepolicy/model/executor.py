@@ -1,4 +1,4 @@
-"""What runs a model's layers and reads them out: as they are, compiled, or captured."""
+"""The interface of whatever runs a model's layers: eager, compiled, or as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from eepolicy.model.kv_cache import KVCache
 
 
 class LayerExecutor(ABC):
-    """The layers of a model, from 0."""
+    """Runs the decoder layers of a model, which count from 0, and reads logits out."""
 
     @property
     @abstractmethod
     def depth(self) -> int:
-        """Number of decoder layers: full depth."""
+        """Number of decoder layers, which is full depth."""
 
     @abstractmethod
     def run_layer(
@@ -37,8 +37,10 @@ class LayerExecutor(ABC):
         """Store the keys and values of one layer; see `Backbone.fill_layer`."""
 
     @abstractmethod
-    def logits(self, hidden: Tensor, depth: int, over: Sequence[tuple[int, int]] = ()) -> Tensor:
-        """Read out hidden states at a depth; see `Backbone.logits`."""
+    def logits(
+        self, hidden: Tensor, depth: int, vocab_ranges: Sequence[tuple[int, int]] = ()
+    ) -> Tensor:
+        """Read logits out of hidden states at a depth; see `Backbone.logits`."""
 
     def run_layers(
         self,
@@ -49,11 +51,23 @@ class LayerExecutor(ABC):
         masks: dict[str, Tensor | None],
         cache: KVCache,
     ) -> Tensor:
-        """Run a stretch of layers, from `first` on and below `stop`; see `run_layer`."""
+        """Run consecutive layers.
+
+        Args:
+            first: index of the first layer.
+            stop: index after the last layer.
+            hidden: (rows, columns, width).
+            rotations: cosines and sines of the columns, by kind of attention.
+            masks: attention masks, by kind of attention; see `Backbone.block_masks`.
+            cache: stores the new keys and values.
+
+        Returns:
+            (rows, columns, width).
+        """
         for index in range(first, stop):
             hidden = self.run_layer(index, hidden, rotations, masks, cache)
         return hidden
 
     def open_cache(self, rows: int, capacity: int) -> KVCache:
-        """What remembers keys and values of so many rows and columns."""
+        """Create a cache for `rows` rows of up to `capacity` columns."""
         return KVCache(self.depth, rows, capacity)

@@ -1,4 +1,4 @@
-"""Keys and values of a batch, addressed by column."""
+"""Keys and values of a batch, stored by column."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: columns that buffer is made for at once
-STEP = 64
-#: likewise, where buffer outlives a batch, so that few sizes do for all
-LASTING_STEP = 512
-#: pool that nobody uses and that are kept
-SPARE = 4
+#: columns by which a buffer of one batch grows
+COLUMN_STEP = 64
+#: columns by which a pooled buffer grows: few sizes can be reused by many batches
+POOLED_COLUMN_STEP = 512
+#: unused buffers that a pool keeps
+MAX_SPARE_BUFFERS = 4
 
-#: rows of a batch that follow each other, or any
+#: rows of a batch: a slice where they are adjacent, else their indices (rows,)
 Rows = slice | Tensor
 
 
 class StoreOnly(Exception):
-    """Keys and values are stored, and nobody wants to know what is attended to."""
+    """Raised by the cache when keys and values are stored and the attention is not needed."""
 
 
 class KVBuffer:
-    """Where keys and values of a batch lie.
+    """Memory for the keys and values of a batch.
 
     Args:
-        layers: of the model.
-        rows: of the batch.
-        capacity: columns.
+        layers: number of layers.
+        rows: number of rows.
+        capacity: number of columns.
 
     Attributes:
-        keys: of each layer, (rows, heads, capacity, d); None where nothing was ever stored.
-        values: likewise.
-        replays: what was captured of work on them.
+        keys: of each layer, (rows, heads, capacity, d), or None before anything is stored.
+        values: of each layer, (rows, heads, capacity, d), or None.
+        replays: CUDA graphs that read and write this memory.
     """
 
     def __init__(self, layers: int, rows: int, capacity: int) -> None:
@@ -47,56 +47,57 @@ class KVBuffer:
 
 
 class KVBufferPool:
-    """KVBufferPool that outlive a batch: what was captured of work on their addresses is kept.
+    """Buffers that outlive a batch, so that CUDA graphs of their addresses stay valid.
 
     Args:
-        layers: of the model.
+        layers: number of layers.
     """
 
     def __init__(self, layers: int) -> None:
         self.layers = layers
         self._spare: list[KVBuffer] = []
-        self._taking = threading.Lock()
+        self._lock = threading.Lock()
 
     def take(self, rows: int, capacity: int) -> KVBuffer:
-        """A buffer that nobody else uses, with zeros in it, for so many columns or more."""
-        with self._taking:
-            del self._spare[:-SPARE]
-            fits = [r for r in self._spare if r.rows == rows and r.capacity >= capacity]
-            if not fits:
-                return KVBuffer(self.layers, rows, -(-capacity // LASTING_STEP) * LASTING_STEP)
-            buffer = min(fits, key=lambda r: r.capacity)
+        """A zeroed buffer of `rows` rows and at least `capacity` columns, for exclusive use."""
+        with self._lock:
+            del self._spare[:-MAX_SPARE_BUFFERS]
+            fitting = [b for b in self._spare if b.rows == rows and b.capacity >= capacity]
+            if not fitting:
+                columns = -(-capacity // POOLED_COLUMN_STEP) * POOLED_COLUMN_STEP
+                return KVBuffer(self.layers, rows, columns)
+            buffer = min(fitting, key=lambda b: b.capacity)
             self._spare.remove(buffer)
-        for held in (*buffer.keys, *buffer.values):
-            if held is not None:
-                held.zero_()
+        for stored in (*buffer.keys, *buffer.values):
+            if stored is not None:
+                stored.zero_()
         return buffer
 
     def give_back(self, buffer: KVBuffer) -> None:
-        """Nobody uses it any more; the newest of those are kept.
+        """Return a buffer.  The pool keeps the newest ones.
 
-        It is called when a batch is gone, in the middle of whatever runs then.
+        The finalizer of a cache calls this, possibly in the middle of `take`, so it takes no lock.
         """
         self._spare.append(buffer)
 
 
 class KVCache:
-    """Keys and values in one preallocated block a layer.
+    """Keys and values in one preallocated buffer a layer.
 
-    The object is handed to stock attention layers as `past_key_values`.  Before a layer is called,
-    `set_slots` says which rows and columns the new keys and values belong to; what the attention gets
-    back is everything up to the last of them.  Columns that hold nothing yet are zeros.
+    Stock attention layers take this object as `past_key_values`.  Before a layer runs, `set_slots`
+    sets the rows and columns of the new keys and values.  The attention gets all columns up to the
+    last of them.  Columns without stored values are zeros.
 
     Args:
-        layers: of the model.
-        rows: of the batch.
-        capacity: columns.
-        pool: to take buffer from; it is made for this batch alone where none are given.
+        layers: number of layers.
+        rows: number of rows.
+        capacity: number of columns.
+        pool: pool that the buffer comes from; without one the buffer belongs to this cache.
 
     Attributes:
-        rows: that it holds.
-        capacity: columns that there is room for, which may be more than were asked for.
-        buffer: where they lie.
+        rows: number of rows.
+        capacity: number of columns, possibly more than requested.
+        buffer: memory of the keys and values.
     """
 
     def __init__(
@@ -104,141 +105,141 @@ class KVCache:
     ) -> None:
         self._layers, self._pool = layers, pool
         self._lease: weakref.finalize[..., KVCache] | None = None
-        self._enter(rows, capacity, pool)
-        self._to: tuple[Rows, int, int, Tensor | None] = (slice(None), 0, 0, None)
+        self._use_buffer(rows, capacity, pool)
+        self._slots: tuple[Rows, int, int, Tensor | None] = (slice(None), 0, 0, None)
         self._store_only = False
         self._columns: tuple[tuple[int, int], Tensor] | None = None
-        #: where rows that do not follow each other are brought together, one layer after another
+        #: copies of non-adjacent rows, reused by one layer after another
         self._gathered: dict[tuple[bool, int, int], Tensor] = {}
 
     def set_slots(
         self,
         rows: Rows,
         start: int,
-        end: int,
-        fresh: Tensor | None = None,
+        stop: int,
+        own: Tensor | None = None,
         store_only: bool = False,
     ) -> None:
-        """Say where the next keys and values go.
+        """Set where the next keys and values are stored.
 
         Args:
-            rows: of the batch; those that do not follow each other, (active,), have to be gathered.
-            start: their first column.
-            end: behind their last column.
-            fresh: (active, columns) of bool: which of them are new, the others stay as they are;
-                None for all of them.
-            store_only: raise `StoreOnly` once they are stored, which leaves the attention.
+            rows: rows of the batch; indices (active,) where they are not adjacent.
+            start: first column.
+            stop: column after the last one.
+            own: (active, columns) of bool, columns to write; the others keep their values.  None
+                writes all columns.
+            store_only: raise `StoreOnly` after storing, which skips the attention.
         """
-        self._to = (rows, start, end, fresh)
+        self._slots = (rows, start, stop, own)
         self._store_only = store_only
 
     @property
     def slots(self) -> tuple[Rows, int, int, Tensor | None]:
-        """What `set_slots` was told last: rows, first column, behind the last, fresh ones."""
-        return self._to
+        """Rows, first column, stop and own columns of the last `set_slots`."""
+        return self._slots
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Take new keys and values of a layer; called by the attention.
+        """Store new keys and values of a layer.  Stock attention layers call this.
 
         Args:
             keys: (active, heads, columns, d).
             values: (active, heads, columns, d).
-            layer_idx: the layer, from 0.
-            *args: not used; the stock caches take more.
-            **kwargs: likewise.
+            layer_idx: index of the layer.
+            *args: ignored; stock caches take more arguments.
+            **kwargs: ignored.
 
         Returns:
-            Keys and values of the active rows up to the last column: (active, heads, end, d) each.
+            Keys and values of the active rows up to the last column, (active, heads, stop, d) each.
 
         Raises:
-            StoreOnly: where `set_slots` asked for nothing else.
+            StoreOnly: `set_slots` was called with `store_only`.
         """
         self.open(layer_idx, keys, values)
-        known = (
-            self._put(self._keys[layer_idx], keys, True),
-            self._put(self._values[layer_idx], values, False),
+        stored = (
+            self._write(self._keys[layer_idx], keys, True),
+            self._write(self._values[layer_idx], values, False),
         )
         if self._store_only:
             raise StoreOnly
-        return known
+        return stored
 
     def open(self, index: int, keys: Tensor, values: Tensor) -> None:
-        """Make room for a layer that holds nothing yet.
+        """Allocate memory for a layer without stored values.
 
         Args:
-            index: the layer, from 0.
-            keys: such as it makes, (any, heads, any, d).
-            values: likewise.
+            index: index of the layer.
+            keys: an example of its keys, (any, heads, any, d).
+            values: an example of its values, (any, heads, any, d).
         """
         if self._keys[index] is None:
             self._keys[index], self._values[index] = self._empty(keys), self._empty(values)
 
     def grow(self, capacity: int) -> None:
-        """Make room for more columns."""
+        """Extend the cache to at least `capacity` columns."""
         if capacity > self.capacity:
             self._move(slice(None), self.capacity, capacity)
-        self._asked = capacity
+        self._requested = capacity
 
-    def keep(self, rows: Tensor, end: int) -> None:
-        """Forget all other rows, so that none has to be gathered any more.
+    def keep(self, rows: Tensor, stop: int) -> None:
+        """Drop all other rows, so that the remaining ones are adjacent.
 
         Args:
-            rows: (rows that stay,).
-            end: behind the last column that holds something.
+            rows: indices of the rows to keep, (rows,).
+            stop: column after the last stored one.
         """
-        self._move(rows, end, self._asked)
+        self._move(rows, stop, self._requested)
 
-    def layer(self, index: int, end: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer up to a column: (rows, heads, end, d) each."""
+    def layer(self, index: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer up to a column: (rows, heads, stop, d) each."""
         keys, values = self._keys[index], self._values[index]
         if keys is None or values is None:
-            raise IndexError(f"layer {index} holds nothing yet")
-        return keys[:, :, :end], values[:, :, :end]
+            raise IndexError(f"layer {index} has no stored keys and values yet")
+        return keys[:, :, :stop], values[:, :, :stop]
 
-    def view(self, index: int, reach: int = 0) -> tuple[Tensor, ...] | None:
-        """What a layer attends to, for someone who writes the new columns into it himself.
+    def view(self, index: int, min_columns: int = 0) -> tuple[Tensor, ...] | None:
+        """Keys and values that a layer attends to, for a caller that writes the new columns itself.
 
         Args:
-            index: the layer, from 0.
-            reach: columns to lend, where rows follow each other and that is more than are filled.
+            index: index of the layer.
+            min_columns: columns of the view where rows are adjacent and fewer are stored.
 
         Returns:
-            Keys and values of the active rows up to the last column, or to `reach`: (active, heads,
-            end, d) each; the places of the new columns in them, (columns,); and where only some of
-            those are a row's own, which, (active, columns).  None where there is nothing yet.
-            Where `set_slots` asked for nothing else, columns before the new ones may be anything.
+            Keys and values of the active rows, (active, heads, columns, d) each, where columns end
+            at the last slot or at `min_columns`; indices of the new columns, (columns,); and, if
+            `set_slots` got one, the mask of own columns, (active, columns).  None before anything
+            is stored.  With `store_only`, columns before the new ones are undefined.
         """
         keys, values = self._keys[index], self._values[index]
         if keys is None or values is None:
             return None
-        fresh = self._to[3]
-        lent = (
-            self._some(keys, True, reach),
-            self._some(values, False, reach),
+        own = self._slots[3]
+        views = (
+            self._read(keys, True, min_columns),
+            self._read(values, False, min_columns),
             self.column_indices(keys.device),
         )
-        return lent if fresh is None else (*lent, fresh)
+        return views if own is None else (*views, own)
 
     def column_indices(self, device: torch.device) -> Tensor:
-        """The columns that were addressed: (columns,)."""
-        _, start, end, _ = self._to
-        if self._columns is None or self._columns[0] != (start, end):
-            self._columns = ((start, end), torch.arange(start, end, device=device))
+        """Indices of the columns of the last `set_slots`: (columns,)."""
+        _, start, stop, _ = self._slots
+        if self._columns is None or self._columns[0] != (start, stop):
+            self._columns = ((start, stop), torch.arange(start, stop, device=device))
         return self._columns[1]
 
     def write_back(self, index: int, keys: Tensor, values: Tensor) -> None:
-        """What was lent, with the new columns in it."""
-        rows, start, end, _ = self._to
+        """Store the new columns of a `view`, which is a copy where rows are not adjacent."""
+        rows, start, stop, _ = self._slots
         if isinstance(rows, Tensor):
-            for held, lent in ((self._keys[index], keys), (self._values[index], values)):
-                assert held is not None
-                held[rows, :, start:end] = lent[:, :, start - end :]
+            for stored, viewed in ((self._keys[index], keys), (self._values[index], values)):
+                assert stored is not None
+                stored[rows, :, start:stop] = viewed[:, :, start - stop :]
 
-    def _enter(self, rows: int, capacity: int, pool: KVBufferPool | None) -> None:
-        """Use another buffer."""
-        self._asked = capacity
+    def _use_buffer(self, rows: int, capacity: int, pool: KVBufferPool | None) -> None:
+        """Switch to another buffer."""
+        self._requested = capacity
         self.buffer = (
             KVBuffer(self._layers, rows, capacity) if pool is None else pool.take(rows, capacity)
         )
@@ -250,84 +251,85 @@ class KVCache:
             self._lease = weakref.finalize(self, pool.give_back, self.buffer)
             self._lease.atexit = False
 
-    def _move(self, rows: Rows, end: int, capacity: int) -> None:
-        """Use another room for some of the rows, and what they hold up to a column.
+    def _move(self, rows: Rows, stop: int, capacity: int) -> None:
+        """Copy some rows up to a column into another buffer.
 
-        For fewer rows than the batch had it is made for them alone: batches of other numbers would
-        push out those that come again.
+        A smaller batch gets a buffer of its own: pooled buffers of many row counts would evict
+        those that come back.
         """
         before, lease, self._gathered = self.buffer, self._lease, {}
         if isinstance(rows, slice):
-            self._enter(self.rows, capacity, self._pool)
+            self._use_buffer(self.rows, capacity, self._pool)
         else:
-            self._enter(len(rows), capacity, None)
-        for held, new in ((before.keys, self._keys), (before.values, self._values)):
-            for index, old in enumerate(held):
+            self._use_buffer(len(rows), capacity, None)
+        for old_layers, new_layers in ((before.keys, self._keys), (before.values, self._values)):
+            for index, old in enumerate(old_layers):
                 if old is not None:
-                    there = self._empty(old) if new[index] is None else new[index]
-                    assert there is not None
-                    there[:, :, :end] = old[rows, :, :end]
-                    new[index] = there
+                    new = new_layers[index]
+                    new = self._empty(old) if new is None else new
+                    new[:, :, :stop] = old[rows, :, :stop]
+                    new_layers[index] = new
         if lease is not None:
             lease()
 
     def _empty(self, like: Tensor) -> Tensor:
-        """KVBuffer for a layer: (rows, heads, capacity, d).
+        """Zeros for a layer: (rows, heads, capacity, d).
 
-        Columns of a head follow each other: attention reads them at one go.  Measured on 900
-        columns, against heads of a column side by side: 0.88 of a step's time, compiled 0.94; of
-        eight rows behind 500 columns 0.82 and 0.93.
+        The columns of a head are contiguous, so attention reads them at once.  Measured on 900
+        columns against contiguous heads of a column: 0.88 of a step's time, compiled 0.94; with
+        eight rows after 500 columns 0.82 and 0.93.
         """
-        shape = (self.rows, like.shape[1], _rounded(self.capacity), like.shape[3])
-        with torch.inference_mode(False):  # it may outlive the caller's mode
+        shape = (self.rows, like.shape[1], _padded_capacity(self.capacity), like.shape[3])
+        with torch.inference_mode(False):  # the buffer may outlive the caller's inference mode
             return like.new_zeros(shape)[:, :, : self.capacity]
 
-    def _some(self, held: Tensor, keys: bool, reach: int = 0) -> Tensor:
-        """Of the rows of `set_slots` a layer's keys, or values, to the end: (active, heads, end, d).
+    def _read(self, stored: Tensor, keys: bool, min_columns: int = 0) -> Tensor:
+        """Keys, or values, of the active rows up to the last column: (active, heads, stop, d).
 
-        They are what is held, where the rows follow each other, and a copy otherwise, which lasts
-        until the next layer is asked for; of the new columns alone where nothing else was asked
-        for.
+        Adjacent rows give a view.  Others give a copy that is valid until the next layer is read;
+        with `store_only` it holds the new columns only.
         """
-        rows, start, end, _ = self._to
+        rows, start, stop, _ = self._slots
         if isinstance(rows, slice):
-            return _part(held, rows, max(end, reach))
+            return _adjacent_rows(stored, rows, max(stop, min_columns))
         first = start if self._store_only else 0
-        of = keys, held.shape[1], held.shape[3]
-        if of not in self._gathered:
-            self._gathered[of] = self._empty(held)
-        some = self._gathered[of][: len(rows), :, :end]
-        torch.index_select(held[:, :, first:end], 0, rows, out=some[:, :, first:])
-        return some
+        key = keys, stored.shape[1], stored.shape[3]
+        if key not in self._gathered:
+            self._gathered[key] = self._empty(stored)
+        gathered = self._gathered[key][: len(rows), :, :stop]
+        torch.index_select(stored[:, :, first:stop], 0, rows, out=gathered[:, :, first:])
+        return gathered
 
-    def _put(self, held: Tensor | None, new: Tensor, keys: bool) -> Tensor:
-        assert held is not None
-        rows, start, end, fresh = self._to
-        known = self._some(held, keys)
-        there = known[:, :, start - end :]
-        there.copy_(new if fresh is None else torch.where(fresh[:, None, :, None], new, there))
+    def _write(self, stored: Tensor | None, new: Tensor, keys: bool) -> Tensor:
+        """Store new columns and return what `_read` gives: (active, heads, stop, d)."""
+        assert stored is not None
+        rows, start, stop, own = self._slots
+        result = self._read(stored, keys)
+        target = result[:, :, start - stop :]
+        target.copy_(new if own is None else torch.where(own[:, None, :, None], new, target))
         if isinstance(rows, Tensor):
-            held[rows, :, start:end] = there
-        return known
+            stored[rows, :, start:stop] = target
+        return result
 
 
-def _part(held: Tensor, rows: slice, end: int) -> Tensor:
-    """Some rows up to a column as one view: (rows, heads, capacity, d) -> (active, heads, end, d).
+def _adjacent_rows(stored: Tensor, rows: slice, stop: int) -> Tensor:
+    """Adjacent rows up to a column as one view: (active, heads, stop, d).
 
-    Nothing lies a single row's stride away, so it is one that does not tell of the capacity.
+    The strides of the view do not depend on the capacity where there is one row, so that one
+    compiled kernel serves all capacities.
     """
-    begin, behind, _ = rows.indices(held.shape[0])
-    down, across, along, _ = held.stride()
-    return held.as_strided(
-        (behind - begin, held.shape[1], end, held.shape[3]),
-        (down if behind - begin > 1 else along, across, along, 1),
-        begin * down,
+    first, row_stop, _ = rows.indices(stored.shape[0])
+    row_stride, head_stride, column_stride, _ = stored.stride()
+    return stored.as_strided(
+        (row_stop - first, stored.shape[1], stop, stored.shape[3]),
+        (row_stride if row_stop - first > 1 else column_stride, head_stride, column_stride, 1),
+        first * row_stride,
     )
 
 
-def _rounded(capacity: int) -> int:
-    """Columns to make room for: few sizes, and at least one column more than is used.
+def _padded_capacity(capacity: int) -> int:
+    """Columns to allocate: few sizes, and at least one column more than is used.
 
-    A kernel that was compiled for rows that are full would not do for others.
+    A kernel compiled for a full buffer would not fit a buffer with spare columns.
     """
-    return (capacity // STEP + 1) * STEP
+    return (capacity // COLUMN_STEP + 1) * COLUMN_STEP

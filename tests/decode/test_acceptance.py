@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 from test_decode import PROMPTS, LayerCounter, RandomDepths
 
-from eepolicy import EepolicyError, Fill, HookedModel
+from eepolicy import EepolicyError, HookedModel
 from eepolicy.decode import acceptance
 from eepolicy.decode.acceptance import (
     AcceptAcoustic,
@@ -36,7 +36,7 @@ def test_exact_gives_the_full_models_greedy_tokens(family, seed, rows, cap):
     """Whatever the policy: any depth at any position, alone and in ragged batches."""
     model = tiny(family, seed % 7)
     hooked = HookedModel(model, layout=LAYOUT)
-    options = dict(fill=Fill(max_pending=cap), accept="exact", max_new_tokens=30)
+    options = dict(max_pending=cap, accept="exact", max_new_tokens=30)
     with LayerCounter(model) as counter:
         outs = hooked.generate(PROMPTS[:rows], RandomDepths(seed), **options)
     for prompt, out in zip(PROMPTS, outs, strict=False):
@@ -60,7 +60,7 @@ def test_exact_gives_the_full_models_greedy_tokens(family, seed, rows, cap):
 @pytest.mark.parametrize("accept", ["exact", "ratio:0.5"])
 def test_a_judged_row_does_not_depend_on_its_neighbours(hooked, accept):
     """Tokens, depths, verdicts and costs, though neighbours drop other columns."""
-    options = dict(max_new_tokens=40, accept=accept, fill=Fill(max_pending=3))
+    options = dict(max_new_tokens=40, accept=accept, max_pending=3)
     together = hooked.generate(PROMPTS, "both=static@2", **options)
     assert any(len(set(o.trace.draft_status.tolist())) == 2 for o in together)
     for prompt, out in zip(PROMPTS, together, strict=True):
@@ -72,7 +72,7 @@ def test_a_judged_row_does_not_depend_on_its_neighbours(hooked, accept):
 
 def test_drafts_that_are_due_together_are_judged_together(stock, hooked):
     """Rows that are alike cost no more blocks and no more head calls than one of them."""
-    options = dict(max_new_tokens=20, accept="exact", fill=Fill(max_pending=3))
+    options = dict(max_new_tokens=20, accept="exact", max_pending=3)
     counts = []
     for rows in (1, 3):
         heads = []
@@ -117,7 +117,7 @@ def test_speculative_sampling_is_the_full_models_distribution():
         torch.rand(count, generator=generator),
     )
     kept = AcceptSampling().accepts(drafts)
-    residual = AcceptSampling().scores(drafts, 0).softmax(-1)
+    residual = AcceptSampling().replacement_scores(drafts, 0).softmax(-1)
     replaced = torch.multinomial(residual, count, replacement=True, generator=generator)
     frequency = torch.bincount(torch.where(kept, tokens, replaced), minlength=5) / count
     # three standard errors of a share of one half are 0.0034
@@ -172,25 +172,28 @@ def test_rules_by_hand():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"accept": "most"}, "'most' is no acceptance; one is: all, exact"),
-        ({"accept": "top:0"}, "1 or more of the likeliest"),
-        ({"accept": "ratio:1.5"}, "a share from 0 to 1"),
-        ({"accept": "acoustic:3"}, "needs the sounds of the units"),
-        ({"accept": "exact", "fill": "mask"}, "there is nothing to judge"),
-        ({"accept": "exact", "policy": "oracle@1"}, "there is nothing to judge"),
-        ({"fill": "mask", "policy": "oracle@1"}, "leaves nothing to fill"),
+        ({"accept": "most"}, "'most' is no acceptance rule; an acceptance rule is one of: "),
+        ({"accept": "top:0"}, "count is 1 or more"),
+        ({"accept": "ratio:1.5"}, "share is from 0 to 1"),
+        ({"accept": "acoustic:3"}, "compares the sounds of units"),
+        ({"accept": "exact", "fill": "mask"}, "there is nothing to verify"),
+        ({"accept": "exact", "policy": "oracle@1"}, "there is nothing to verify"),
+        ({"fill": "mask", "policy": "oracle@1"}, "leaves nothing for the fill"),
         ({"accept": "exact", "temperature": 0.8}, "use 'sampling', or do_sample=False"),
-        ({"fill": "copy"}, "a fill is catch_up, propagate, mask; got 'copy'"),
-        ({"fill": Fill(max_pending=0)}, "max_pending is 1 or more"),
-        ({"fill": Fill("mask", 3)}, "for catch_up alone"),
-        ({"fill": Fill("mask", along=0.5)}, "or 'measured', and for catch_up alone"),
-        ({"fill": Fill(along=1.5)}, "along is a share, 0 to 1"),
-        ({"fill": Fill(along="cheap")}, "or 'measured'"),
-        ({"accept": "exact", "fill": Fill(along=0.5)}, "leave nothing waiting"),
-        ({"accept": "exact", "restrict_vocab": True}, "narrow reads speech out over its own ids"),
+        ({"fill": "copy"}, "'copy' is no fill; a fill is one of: catch_up, mask, propagate"),
+        ({"max_pending": 0}, "max_pending is 1 or more"),
+        ({"fill": "mask", "max_pending": 3}, "use fill='catch_up'"),
+        ({"fill": "mask", "rebatch": 0.5}, "use fill='catch_up'"),
+        ({"rebatch": 1.5}, "or a share from 0 to 1"),
+        ({"rebatch": "cheap"}, "rebatch is 'never', 'always', 'auto'"),
+        ({"accept": "exact", "rebatch": 0.5}, "rows that run on leave none"),
+        (
+            {"accept": "exact", "restrict_vocab": True},
+            "restrict_vocab reads speech out over its own ids",
+        ),
         (
             {"policy": "oracle@1", "restrict_vocab": True},
-            "narrow reads speech out over its own ids",
+            "restrict_vocab reads speech out over its own ids",
         ),
     ],
 )

@@ -18,7 +18,6 @@ from eepolicy import (
     Entropy,
     ExitHead,
     ExitPolicy,
-    Fill,
     FullDepth,
     HookedModel,
     Margin,
@@ -30,8 +29,9 @@ from eepolicy import (
     SparK,
     Static,
 )
-from eepolicy.decode.batch import Batch
-from eepolicy.decode.rebatch import VECTORS, WORTH, LayerCosts
+from eepolicy.decode.batch import Batch, BatchOptions
+from eepolicy.decode.measure import NUM_POSITIONS
+from eepolicy.decode.rebatch import MIN_SAVING, LayerCosts, NeverRebatch, ShareRebatch
 from eepolicy.decode.step import run_step
 from eepolicy.policies import Step, parse_policy
 
@@ -114,30 +114,32 @@ def test_a_row_does_not_depend_on_its_neighbours(stock, hooked, policy):
                 assert np.array_equal(getattr(out.trace, name), value), name
 
 
-@pytest.mark.parametrize("fill", ["propagate", "mask", Fill(max_pending=2)], ids=str)
-def test_a_row_does_not_depend_on_its_neighbours_with_other_fills(stock, hooked, fill):
+@pytest.mark.parametrize(
+    "options", [{"fill": "propagate"}, {"fill": "mask"}, {"max_pending": 2}], ids=str
+)
+def test_a_row_does_not_depend_on_its_neighbours_with_other_fills(stock, hooked, options):
     policy = "text=static@5,speech=margin>0.1@[2,4]"
-    together = hooked.generate(PROMPTS, policy, max_new_tokens=40, fill=fill)
+    together = hooked.generate(PROMPTS, policy, max_new_tokens=40, **options)
     for prompt, out in zip(PROMPTS, together, strict=True):
-        alone = hooked.generate(prompt, policy, max_new_tokens=40, fill=fill)
+        alone = hooked.generate(prompt, policy, max_new_tokens=40, **options)
         assert out.tokens.tolist() == alone.tokens.tolist()
         for name in ("depth", "layer_calls", "layer_positions", "filled", "readouts"):
             assert np.array_equal(getattr(out.trace, name), getattr(alone.trace, name)), name
 
 
-@pytest.mark.parametrize("along", [0, 0.5, 1.0, "measured"])
+@pytest.mark.parametrize("rebatch", ["always", 0.5, 1.0, "auto"])
 @pytest.mark.parametrize(
     "policy", ["random:4.0@2", "text=static@5,speech=margin>0.1@[2,4]", "entropy<2.5@2"]
 )
-def test_rows_that_come_along_say_the_same(hooked, policy, along):
-    """What stays behind decides nothing but the costs: with 0 rows of a step run equally deep."""
+def test_rebatching_changes_costs_only(hooked, policy, rebatch):
+    """Tokens and depths stay; with "always" all rows of a step run equally deep."""
     alone = hooked.generate(PROMPTS, policy, max_new_tokens=40)
-    together = hooked.generate(PROMPTS, policy, max_new_tokens=40, fill=Fill(along=along))
+    together = hooked.generate(PROMPTS, policy, max_new_tokens=40, rebatch=rebatch)
     for left, right in zip(together, alone, strict=True):
         assert left.tokens.tolist() == right.tokens.tolist()
         for name in ("depth", "readouts", "since_refresh"):
             assert np.array_equal(getattr(left.trace, name), getattr(right.trace, name)), name
-    if along == 0:
+    if rebatch == "always":
         steps = min(len(out.trace) for out in together)
         calls = np.stack([out.trace.layer_calls[:steps] for out in together])
         assert (calls == calls[0]).all()
@@ -207,22 +209,20 @@ def test_other_fills_equal_a_plain_loop(family, seed, depths, way):
 
 
 @pytest.mark.parametrize("cap", [1, 3])
-def test_no_more_positions_wait_than_may(stock, hooked, cap):
+def test_max_pending_limits_pending_positions(stock, hooked, cap):
     policy = RandomDepths(5)
     ids = torch.randint(60, (3, 20), generator=torch.Generator().manual_seed(cap))
-    batch = Batch(hooked, [0, 2, 1], 20, Fill(max_pending=cap))
+    batch = Batch(hooked, [0, 2, 1], 20, BatchOptions(max_pending=cap))
     step = Step(*torch.ones(5, 3, dtype=torch.long), full_depth=LAYERS)
     most = 0
     with torch.no_grad():
         batch.prefill(ids[:, :3])
         for column in range(3, 20):
             run_step(batch, ids[:, column : column + 1], [0, 1, 2], policy, step)
-            most = max(most, *(batch.pending(row) for row in range(3)))
+            most = max(most, *(batch.num_pending(row) for row in range(3)))
     assert most == cap
     free = hooked.generate(PROMPT, Static(2, on="both"), max_new_tokens=30)
-    capped = hooked.generate(
-        PROMPT, Static(2, on="both"), max_new_tokens=30, fill=Fill(max_pending=cap)
-    )
+    capped = hooked.generate(PROMPT, Static(2, on="both"), max_new_tokens=30, max_pending=cap)
     assert capped.trace.depth.tolist() == free.trace.depth.tolist() == [2] * len(free.tokens)
     assert capped.tokens.tolist() == free.tokens.tolist()
     assert capped.trace.layer_calls.sum() > free.trace.layer_calls.sum()
@@ -234,16 +234,17 @@ def test_no_more_positions_wait_than_may(stock, hooked, cap):
     seed=st.integers(0, 10_000),
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     dtype=st.sampled_from([torch.float32, torch.float64]),
-    along=st.none() | st.floats(0, 1),
+    share=st.none() | st.floats(0, 1),
 )
-def test_keys_and_values_after_a_catch_up(family, seed, lengths, dtype, along):
+def test_keys_and_values_after_a_catch_up(family, seed, lengths, dtype, share):
     """Whatever exits happened, after a catch-up each row's cache is the stock model's."""
     model = tiny(family, seed % 7, dtype=dtype)
     hooked = HookedModel(model, layout=LAYOUT)
     generator = torch.Generator().manual_seed(seed)
     padding = [max(lengths) - n for n in lengths]
     ids = torch.randint(60, (len(lengths), max(lengths) + 9), generator=generator)
-    batch = Batch(hooked, padding, ids.shape[1], Fill(along=along))
+    rebatch = NeverRebatch() if share is None else ShareRebatch(share)
+    batch = Batch(hooked, padding, ids.shape[1], BatchOptions(rebatch=rebatch))
     policy, rows = RandomDepths(seed), list(range(len(lengths)))
     with torch.no_grad():
         batch.prefill(ids[:, : max(lengths) - 1])
@@ -253,7 +254,7 @@ def test_keys_and_values_after_a_catch_up(family, seed, lengths, dtype, along):
         taken = run_step(batch, ids[:, -1:], rows, FullDepth(), step)
         assert taken.depth == [LAYERS] * len(rows)
         for row, empty in enumerate(padding):
-            assert batch.pending(row) == 0
+            assert batch.num_pending(row) == 0
             whole, cache = ids[row : row + 1, empty:], DynamicCache()
             expected = model(whole, past_key_values=cache, use_cache=True).logits[0, -1]
             torch.testing.assert_close(taken.logits[row], expected, rtol=0, atol=TOLERANCE[dtype])
@@ -335,12 +336,11 @@ def test_trace_counts_what_really_ran(stock, hooked, policy):
     assert [*deepest, depth] == trace.depth.tolist()
 
 
-@pytest.mark.parametrize("along", [None, 0.0, 0.4])
-def test_a_batch_counts_what_really_ran(stock, hooked, along):
+@pytest.mark.parametrize("rebatch", ["never", "always", 0.4])
+def test_a_batch_counts_what_really_ran(stock, hooked, rebatch):
     """A call of a layer counts for every row that took part in it, and no row more took part."""
     with LayerCounter(stock) as counter:
-        fill = Fill(along=along)
-        outs = hooked.generate(PROMPTS, RandomDepths(3), max_new_tokens=40, fill=fill)
+        outs = hooked.generate(PROMPTS, RandomDepths(3), max_new_tokens=40, rebatch=rebatch)
     decoded = counter.calls[outs[0].trace.prefill_layer_calls :]
     assert sum(out.trace.layer_calls.sum() for out in outs) == sum(rows for _, rows, _ in decoded)
 
@@ -393,7 +393,7 @@ def test_oracle_is_the_shallowest_depth_that_knows_the_full_models_token(stock, 
     full = hooked.generate(PROMPT, max_new_tokens=30)
     out = hooked.generate(PROMPT, Oracle(1, on="both"), max_new_tokens=30)
     assert out.tokens.tolist() == full.tokens.tolist()
-    assert (out.trace.layer_calls == LAYERS).all()  # not realisable: nothing is saved
+    assert (out.trace.layer_calls == LAYERS).all()  # a full pass: nothing is saved
     with torch.no_grad():
         ids = torch.cat([PROMPT, full.tokens[:-1]])[None]
         states = stock(ids, output_hidden_states=True).hidden_states[1:LAYERS]
@@ -470,7 +470,7 @@ def test_trace_round_trips(hooked, tmp_path):
             assert type(getattr(again, name)) is type(value)
     assert [p.name for p in tmp_path.iterdir()] == ["a.trace"]
     (tmp_path / "b.trace").write_bytes(b"not a trace")
-    with pytest.raises(EepolicyError, match=r"b\.trace is no trace"):
+    with pytest.raises(EepolicyError, match=r"b\.trace is not a trace"):
         type(trace).load(tmp_path / "b.trace")
 
 
@@ -488,7 +488,7 @@ def test_a_trace_is_sliced_and_becomes_a_table(hooked):
 
 
 class OnlySpeech(LogitsProcessor):
-    """What `narrow` does, by hand: where a chunk of speech goes on, nothing else may follow."""
+    """What `restrict_vocab` does, by hand: where a chunk of speech goes on, nothing else may follow."""
 
     def __call__(self, input_ids, scores):
         reply = input_ids[0, len(PROMPT) :]
@@ -504,26 +504,26 @@ class OnlySpeech(LogitsProcessor):
 
 
 @pytest.mark.parametrize("policy", ["full", "both=static@3", "spark:triple@2"])
-def test_narrow_reads_what_a_mask_would_leave(hooked, policy):
+def test_restrict_vocab_reads_what_a_mask_would_leave(hooked, policy):
     options = {"max_new_tokens": 60, "temperature": 1.5, "seed": 3}
     plain = hooked.generate(PROMPT, policy, **options)
     masked = hooked.generate(PROMPT, policy, logits_processor=[OnlySpeech()], **options)
-    narrow = hooked.generate(PROMPT, policy, restrict_vocab=True, **options)
-    assert narrow.tokens.tolist() == masked.tokens.tolist()
-    assert narrow.tokens.tolist() != plain.tokens.tolist()  # else the mask would have done nothing
+    restricted = hooked.generate(PROMPT, policy, restrict_vocab=True, **options)
+    assert restricted.tokens.tolist() == masked.tokens.tolist()
+    assert restricted.tokens.tolist() != plain.tokens.tolist()  # else the mask would have done nothing
     for name, value in vars(masked.trace).items():
-        assert np.array_equal(getattr(narrow.trace, name), value), name
+        assert np.array_equal(getattr(restricted.trace, name), value), name
 
 
 def test_a_head_of_one_modality_does_not_read_out_others(stock):
     hooked = HookedModel(stock, layout=LAYOUT)
     hooked.heads = hooked.lens.restricted_to(LAYOUT.speech)
-    for narrow, sentence in ((False, "a reply needs all of them"), (True, "use LogitLens")):
+    for restricted, sentence in ((False, "a reply needs all of them"), (True, "use LogitLens")):
         with pytest.raises(EepolicyError, match=sentence):
-            hooked.generate(PROMPT, "static@2", max_new_tokens=40, restrict_vocab=narrow)
+            hooked.generate(PROMPT, "static@2", max_new_tokens=40, restrict_vocab=restricted)
 
 
-def test_narrow_pays_for_the_ids_of_speech_alone(hooked):
+def test_restrict_vocab_pays_for_speech_ids_only(hooked):
     over, whole = [], []
     lens = hooked.heads
 
@@ -550,7 +550,7 @@ def test_narrow_pays_for_the_ids_of_speech_alone(hooked):
         assert alone.tokens.tolist() == out.tokens.tolist()
 
 
-COSTS = st.lists(st.integers(0, 50), min_size=len(VECTORS), max_size=len(VECTORS))
+COSTS = st.lists(st.integers(0, 50), min_size=len(NUM_POSITIONS), max_size=len(NUM_POSITIONS))
 
 
 @given(
@@ -561,51 +561,50 @@ COSTS = st.lists(st.integers(0, 50), min_size=len(VECTORS), max_size=len(VECTORS
     missing=st.integers(1, 5),
     gathered=st.integers(0, 2),
 )
-def test_the_cheaper_way_is_chosen_by_what_both_cost(steps, stay, left, wide, missing, gathered):
+def test_the_cheaper_choice_by_measured_costs(steps, stay, left, wide, missing, gathered):
     seconds = np.cumsum([1, *steps])[1:] / 1000
-    costs = LayerCosts(VECTORS, tuple(seconds), gathering=0.002)
+    costs = LayerCosts(NUM_POSITIONS, tuple(seconds), gather_seconds=0.002)
 
     def of(vectors: int) -> float:
-        if vectors >= VECTORS[-1]:
-            return seconds[-1] * vectors / VECTORS[-1]
-        i = max(i for i, known in enumerate(VECTORS) if known <= vectors)
-        share = (vectors - VECTORS[i]) / (VECTORS[i + 1] - VECTORS[i])
+        if vectors >= NUM_POSITIONS[-1]:
+            return seconds[-1] * vectors / NUM_POSITIONS[-1]
+        i = max(i for i, known in enumerate(NUM_POSITIONS) if known <= vectors)
+        share = (vectors - NUM_POSITIONS[i]) / (NUM_POSITIONS[i + 1] - NUM_POSITIONS[i])
         return seconds[i] + share * (seconds[i + 1] - seconds[i])
 
     synchronised = of((stay + left) * max(wide, missing)) + of(stay + left)
     waited = of(stay * wide) + of((stay + left) * (missing + 1)) + gathered * 0.002
-    assume(abs(WORTH * synchronised - waited) > 1e-9)
-    chosen = costs.favour_coming_along(stay, left, wide, missing, gathered)
-    assert chosen == (WORTH * synchronised < waited)
+    assume(abs(MIN_SAVING * synchronised - waited) > 1e-9)
+    chosen = costs.favours_running_on((stay, left), (wide, missing), gathered)
+    assert chosen == (MIN_SAVING * synchronised < waited)
 
 
 def test_layers_are_timed_once_a_model(hooked):
     costs = hooked.layer_costs()
-    assert costs.vectors == VECTORS
+    assert costs.num_positions == NUM_POSITIONS
     assert all(0 < seconds < 10 for seconds in costs.seconds)
-    assert 0 <= costs.gathering < 10
+    assert 0 <= costs.gather_seconds < 10
     assert hooked.layer_costs() is costs
     assert hooked.to("cpu").layer_costs() is not costs
 
 
-def test_rows_come_along_as_their_costs_say(hooked):
+def test_auto_rebatching_follows_the_costs(hooked):
     """A layer that costs the same for any number of rows had better not run twice, and so on."""
     policy = "random:4.0@2"
-    fill = Fill(along="measured")
     calls = {}
-    flat, steep = (1.0,) * len(VECTORS), (1.0, 1.0, *(9.0,) * (len(VECTORS) - 2))
+    flat, steep = (1.0,) * len(NUM_POSITIONS), (1.0, 1.0, *(9.0,) * (len(NUM_POSITIONS) - 2))
     costs = {
-        "any number at the cost of one": LayerCosts(VECTORS, flat),
-        "more than two are dear": LayerCosts(VECTORS, steep),
-        "so they are, but gathering is dearer": LayerCosts(VECTORS, steep, gathering=1e3),
+        "any number at the cost of one": LayerCosts(NUM_POSITIONS, flat),
+        "more than two are dear": LayerCosts(NUM_POSITIONS, steep),
+        "so they are, but gathering is dearer": LayerCosts(NUM_POSITIONS, steep, gather_seconds=1e3),
     }
     for name, known in costs.items():
-        hooked._costs[False] = known
-        outs = hooked.generate(PROMPTS, policy, max_new_tokens=40, fill=fill)
+        hooked._layer_costs[False] = known
+        outs = hooked.generate(PROMPTS, policy, max_new_tokens=40, rebatch="auto")
         calls[name] = sum(int(out.trace.layer_calls.sum()) for out in outs)
     always, never = (
-        hooked.generate(PROMPTS, policy, max_new_tokens=40, fill=Fill(along=along))
-        for along in (0, None)
+        hooked.generate(PROMPTS, policy, max_new_tokens=40, rebatch=rebatch)
+        for rebatch in ("always", "never")
     )
     most, least = (sum(int(o.trace.layer_calls.sum()) for o in outs) for outs in (always, never))
     flat, steep, gathered = calls.values()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import LAYERS, LAYOUT, WAYS, assert_same_replies, layers_of, tiny
 
-from eepolicy import EepolicyError, ExitPolicy, Fill, HookedModel
+from eepolicy import EepolicyError, ExitPolicy, HookedModel
 from eepolicy.decode import overlap as ahead
 
 ONE = [torch.tensor([5, 33, 21, 8])]
@@ -32,7 +32,7 @@ def always(monkeypatch) -> None:
     [
         *WAYS,
         ("both=random:4.0@2", {}),
-        ("both=patience:2@2", {"fill": Fill(along=0.4)}),
+        ("both=patience:2@2", {"rebatch": 0.4}),
         ("oracle@2", {}),
         ("text=static@3,speech=spark:triple@2", {"temperature": 0.8, "seed": 3}),
         ("spark:triple@2", {"repetition_penalty": 1.2}),

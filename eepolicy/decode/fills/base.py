@@ -2,53 +2,113 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol
 
+from eepolicy.decode.block import Block
 from eepolicy.errors import EepolicyError
+from eepolicy.registry import Registry
 
-FILLS = ("catch_up", "propagate", "mask")
+
+class FillBatch(Protocol):
+    """What a fill may use of a `Batch`."""
+
+    @property
+    def full_depth(self) -> int:
+        """Number of layers of the model."""
+
+    @property
+    def max_pending(self) -> int:
+        """Largest number of pending positions of a row."""
+
+    def num_pending(self, row: int) -> int:
+        """Number of positions of a row that have not run all layers."""
+
+    def run(self, block: Block, depth: int) -> None:
+        """Run a block up to a depth, together with pending columns on the way."""
+
+    def defer(self, block: Block) -> None:
+        """Keep the columns of a block pending at its depth."""
+
+    def store_kv(self, block: Block, first: int, stop: int) -> None:
+        """Layers `first` to `stop` store keys and values of a block's newest column."""
+
+    def mask_out(self, block: Block, depth: int) -> None:
+        """Later positions do not attend to a block's newest column in the layers above `depth`."""
+
+    def mark_computed(self, block: Block) -> None:
+        """The columns of a block need none of the layers above it."""
 
 
-@dataclass(frozen=True)
-class Fill:
-    """What becomes of the keys and values above an exit.
+class KVFill(ABC):
+    """Treats the keys and values that an exited position lacks in the layers above its exit.
 
-    Attributes:
-        way: `"catch_up"`: the layers above run once a later position goes there, as one block, so
-            that the cache is the full model's (SPAR-K; exact).  `"propagate"`: the exit's hidden
-            state stands for those above it, and each layer makes its keys and values from it (CALM,
-            arXiv 2207.07061).  `"mask"`: nobody attends to what is missing.
-        max_pending: of catch-up, positions that may wait; a step that would leave more waiting runs
-            on to full depth after its exit.
-        along: of catch-up in a batch, None or 0 to 1: a row that has exited comes along with those
-            that go on, instead of waiting, while they are at least this share of the rows in the
-            layers; with 0 always, which is to synchronise on the deepest.  `"measured"`: unless
-            waiting saves a fifth, by layer calls that are timed once a model.  Tokens stay the
-            same, but what a row pays depends on its neighbours (and, measured, on the machine).
+    A fill is a frozen object without state; one instance serves many batches.  Subclass it to add
+    a fill; register it with `FILLS.register` to give it a spec string.
+
+    Examples:
+        >>> from eepolicy.decode.fills import KVFill
+        >>> class HalfMask(KVFill):
+        ...     def on_exit(self, batch, block):
+        ...         middle = (block.depth + batch.full_depth) // 2
+        ...         batch.store_kv(block, block.depth, middle)
+        ...         batch.mask_out(block, middle)
+        ...         batch.mark_computed(block)
+        >>> model = eepolicy.load("pocket")
+        >>> model.generate("What color is snow?", "static@14", fill=HalfMask()).ended
+        True
     """
 
-    way: str = "catch_up"
-    max_pending: int | None = None
-    along: float | Literal["measured"] | None = None
+    name: ClassVar[str] = ""
+    usage: ClassVar[str] = ""
+    example: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    #: whether exited positions stay pending, so that the cache becomes the full model's
+    defers: ClassVar[bool] = False
 
-    def check(self) -> None:
-        """Refuse what is no fill.
+    @abstractmethod
+    def on_exit(self, batch: FillBatch, block: Block) -> None:
+        """Treat the layers above `block.depth` for the newest column of each row of a block.
+
+        Use `batch.run` and `batch.defer`; or `batch.store_kv` and `batch.mask_out`, followed by
+        `batch.mark_computed`.
+
+        Args:
+            batch: batch that decodes.
+            block: rows that exit, after `block.depth` layers.
+        """
+
+    @classmethod
+    def from_spec(cls, rest: str) -> KVFill:
+        """Build the fill from the text after its name.
 
         Raises:
-            EepolicyError: naming what is possible.
+            EepolicyError: the fill takes no argument.
         """
-        if self.way not in FILLS:
-            raise EepolicyError(f"a fill is {', '.join(FILLS)}; got {self.way!r}")
-        if self.max_pending is not None and (self.way != "catch_up" or self.max_pending < 1):
-            raise EepolicyError(
-                f"max_pending is 1 or more, and for catch_up alone; got {self.max_pending} "
-                f"with {self.way}"
-            )
-        known = self.along in (None, "measured")
-        known = known or (isinstance(self.along, (int, float)) and 0 <= self.along <= 1)
-        if not known or (self.along is not None and self.way != "catch_up"):
-            raise EepolicyError(
-                "along is a share, 0 to 1, or 'measured', and for catch_up alone; got "
-                f"{self.along!r} with {self.way}"
-            )
+        if rest:
+            raise EepolicyError(f"it takes no argument; got {rest!r}")
+        return cls()
+
+    @property
+    def spec(self) -> str:
+        """The fill as a spec string."""
+        return self.name
+
+
+FILLS: Registry[KVFill] = Registry(kind="fill", group="eepolicy.fills")
+
+
+def parse_fill(spec: str) -> KVFill:
+    """Build a fill from its spec string.
+
+    Raises:
+        EepolicyError: no fill has this name; the message lists the fills.
+
+    Examples:
+        >>> from eepolicy.decode.fills import parse_fill
+        >>> parse_fill("catch_up")
+        CatchUp()
+    """
+    return FILLS.create(spec.strip())

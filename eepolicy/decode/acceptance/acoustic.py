@@ -1,0 +1,73 @@
+"""Relaxed verification by the sound of a speech unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, Acceptance, Drafts
+from eepolicy.errors import EepolicyError
+from eepolicy.modality import TokenLayout
+from eepolicy.registry import parse_rest
+from eepolicy.speech.vocoders import Vocoder, codebook_of
+
+
+@ACCEPTANCE_RULES.register
+@dataclass(frozen=True)
+class AcceptAcoustic(Acceptance):
+    """Accepts a speech unit that sounds like the full model's most likely token.
+
+    After the acoustic similarity of arXiv 2511.13732; here it is the Euclidean distance of entries
+    in the vocoder's codebook.  Text is verified as by `exact`.
+
+    Attributes:
+        distance: largest accepted distance.
+        codebook: (units, features); default: the codebook of the model's vocoder.
+        first: id of the first unit.
+    """
+
+    distance: float
+    codebook: Tensor | None = field(default=None, repr=False, compare=False)
+    first: int = 0
+    name: ClassVar[str] = "acoustic"
+    usage: ClassVar[str] = "acoustic:DISTANCE"
+    example: ClassVar[str] = "acoustic:20"
+    summary: ClassVar[str] = "the unit sounds like the full model's, by distance in the codebook"
+    paper: ClassVar[str] = "after arXiv 2511.13732"
+    source: ClassVar[str] = "https://arxiv.org/abs/2511.13732"
+
+    def __post_init__(self) -> None:
+        if self.distance < 0:
+            raise EepolicyError(f"{self!r}: distance is 0 or more")
+
+    def accepts(self, drafts: Drafts) -> Tensor:
+        assert self.codebook is not None
+        target = drafts.target_scores.argmax(-1)  # (drafts,)
+        accepted = drafts.tokens == target
+        units = torch.stack([drafts.tokens, target]) - self.first  # (2, drafts)
+        both_units = ((units >= 0) & (units < len(self.codebook))).all(0)
+        draft_sound, target_sound = self.codebook.to(units.device)[units[:, both_units]]
+        accepted[both_units] |= (draft_sound - target_sound).norm(dim=-1) <= self.distance
+        return accepted
+
+    def bind(self, layout: TokenLayout, vocoder: Vocoder | None) -> Acceptance:
+        if self.codebook is not None:
+            return self
+        codebook = codebook_of(vocoder)
+        if codebook is None:
+            raise EepolicyError(
+                "acoustic acceptance compares the sounds of units: use a model whose vocoder has "
+                "a codebook, or AcceptAcoustic(distance, codebook=...)"
+            )
+        return AcceptAcoustic(self.distance, codebook, layout.speech[0])
+
+    @classmethod
+    def from_spec(cls, rest: str) -> AcceptAcoustic:
+        return cls(float(parse_rest(r":(\d*\.?\d+)", rest)[0]))
+
+    @property
+    def spec(self) -> str:
+        return f"acoustic:{self.distance!r}"

@@ -1,0 +1,45 @@
+"""Relaxed verification by probability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, Acceptance, Drafts
+from eepolicy.errors import EepolicyError
+from eepolicy.registry import parse_rest
+
+
+@ACCEPTANCE_RULES.register
+@dataclass(frozen=True)
+class AcceptRatio(Acceptance):
+    """Accepts a draft whose probability is at least a share of the most likely token's.
+
+    Attributes:
+        share: share of the highest probability of the full model, from 0 (accept all) to 1 (accept
+            the most likely token).
+    """
+
+    share: float
+    name: ClassVar[str] = "ratio"
+    usage: ClassVar[str] = "ratio:SHARE"
+    example: ClassVar[str] = "ratio:0.3"
+    summary: ClassVar[str] = "at least 0.3 times as likely as the full model's most likely token"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise EepolicyError(f"{self!r}: share is from 0 to 1")
+
+    def accepts(self, drafts: Drafts) -> Tensor:
+        p = drafts.target_scores.softmax(-1)  # (drafts, vocab)
+        return p.gather(1, drafts.tokens[:, None])[:, 0] >= self.share * p.amax(-1)
+
+    @classmethod
+    def from_spec(cls, rest: str) -> AcceptRatio:
+        return cls(float(parse_rest(r":(\d*\.?\d+)", rest)[0]))
+
+    @property
+    def spec(self) -> str:
+        return f"ratio:{self.share!r}"

@@ -1,0 +1,45 @@
+"""Relaxed verification by rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, Acceptance, Drafts
+from eepolicy.errors import EepolicyError
+from eepolicy.registry import parse_rest
+
+
+@ACCEPTANCE_RULES.register
+@dataclass(frozen=True)
+class AcceptTop(Acceptance):
+    """Accepts a draft among the full model's most likely tokens.
+
+    Attributes:
+        count: number of most likely tokens.
+    """
+
+    count: int
+    name: ClassVar[str] = "top"
+    usage: ClassVar[str] = "top:COUNT"
+    example: ClassVar[str] = "top:5"
+    summary: ClassVar[str] = "among the full model's 5 most likely tokens"
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise EepolicyError(f"{self!r}: count is 1 or more")
+
+    def accepts(self, drafts: Drafts) -> Tensor:
+        count = min(self.count, drafts.target_scores.shape[1])
+        best = drafts.target_scores.topk(count, -1).indices  # (drafts, count)
+        return (best == drafts.tokens[:, None]).any(-1)
+
+    @classmethod
+    def from_spec(cls, rest: str) -> AcceptTop:
+        return cls(int(parse_rest(r":(\d+)", rest)[0]))
+
+    @property
+    def spec(self) -> str:
+        return f"top:{self.count}"

@@ -1,0 +1,183 @@
+"""All options of early-exit decoding in one object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from eepolicy.decode.acceptance import AcceptAll, Acceptance, parse_acceptance
+from eepolicy.decode.fills import CatchUp, KVFill, parse_fill
+from eepolicy.decode.rebatch import check_rebatch
+from eepolicy.decode.verify import MAX_UNVERIFIED
+from eepolicy.errors import EepolicyError
+from eepolicy.modality import TokenLayout
+from eepolicy.policies import ExitPolicy, FullDepth, parse_policy
+from eepolicy.policies.base import check_depth
+from eepolicy.speech.vocoders import Vocoder
+
+
+@dataclass(frozen=True)
+class EarlyExitConfig:
+    """How `generate` exits early.
+
+    Spec strings become objects: `EarlyExitConfig(policy="static@16").policy` is `Static(16)`.
+
+    Attributes:
+        policy: exit policy.
+        fill: what becomes of the keys and values above an exit.
+        accept: which tokens of early exits stay once the full model has verified them.
+        max_pending: with a fill that defers, the largest number of pending positions of a row; a
+            step that would leave more runs on to full depth after its exit.  With a verifying
+            acceptance rule, the number of drafts that may stay unverified; default: 8.
+        rebatch: whether rows of a batch that have exited run on with the others, with a fill that
+            defers: `"never"`, `"always"`, `"auto"` (by measured costs), or the smallest share of
+            continuing rows.  Tokens stay the same; costs then depend on the neighbours of a row.
+        restrict_vocab: read speech out over the speech ids and end tokens only, where the
+            alternation of chunks expects speech.
+        compile: run the layers with code made by `torch.compile`.
+        record: record hidden states and statistics of the layers that run; True, or the options of
+            `eepolicy.probe`.
+        seed: seed of sampling.
+
+    Raises:
+        EepolicyError: a value has the wrong type or is out of range.
+
+    Examples:
+        >>> config = eepolicy.EarlyExitConfig(policy="spark:triple@14", max_pending=4)
+        >>> config.to_dict()["policy"]
+        'spark:triple@14'
+        >>> eepolicy.EarlyExitConfig.from_dict(config.to_dict()) == config
+        True
+    """
+
+    policy: ExitPolicy = field(default_factory=FullDepth)
+    fill: KVFill = field(default_factory=CatchUp)
+    accept: Acceptance = field(default_factory=AcceptAll)
+    max_pending: int | None = None
+    rebatch: str | float = "never"
+    restrict_vocab: bool = False
+    compile: bool = False
+    record: bool | Mapping[str, Any] = False
+    seed: int = 0
+
+    def __init__(
+        self,
+        policy: ExitPolicy | str | None = None,
+        fill: KVFill | str | None = None,
+        accept: Acceptance | str | None = None,
+        *,
+        max_pending: int | None = None,
+        rebatch: str | float = "never",
+        restrict_vocab: bool = False,
+        compile: bool = False,
+        record: bool | Mapping[str, Any] = False,
+        seed: int = 0,
+    ) -> None:
+        values = {
+            "policy": _parsed(policy, ExitPolicy, FullDepth, parse_policy, "policy"),
+            "fill": _parsed(fill, KVFill, CatchUp, parse_fill, "fill"),
+            "accept": _parsed(accept, Acceptance, AcceptAll, parse_acceptance, "accept"),
+            "max_pending": max_pending,
+            "rebatch": rebatch,
+            "restrict_vocab": restrict_vocab,
+            "compile": compile,
+            "record": record,
+            "seed": seed,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        """Check values that do not depend on a model."""
+        is_count = isinstance(self.max_pending, int) and not isinstance(self.max_pending, bool)
+        if self.max_pending is not None and (not is_count or self.max_pending < 1):
+            raise EepolicyError(f"max_pending is 1 or more, or None; got {self.max_pending!r}")
+        check_rebatch(self.rebatch)
+        if not self.fill.defers and (self.max_pending is not None or self.rebatch != "never"):
+            raise EepolicyError(
+                f"max_pending and rebatch treat pending positions, and {self.fill!r} leaves none; "
+                "use fill='catch_up'"
+            )
+        if self.accept.verifies and (not self.fill.defers or self.policy.needs_full_pass):
+            raise EepolicyError(
+                f"{self.accept!r} verifies what a catch-up computed; with the fill {self.fill!r} "
+                f"and {self.policy!r} there is nothing to verify"
+            )
+        if self.accept.verifies and self.rebatch != "never":
+            raise EepolicyError(
+                f"{self.accept!r} verifies pending positions, and rows that run on leave none: "
+                f"use it without rebatch={self.rebatch!r}"
+            )
+        if not self.fill.defers and self.policy.needs_full_pass:
+            raise EepolicyError(
+                f"{self.policy!r} runs all layers and leaves nothing for the fill {self.fill!r}"
+            )
+
+    @property
+    def max_unverified(self) -> int:
+        """Drafts of a row that may stay unverified."""
+        return self.max_pending or MAX_UNVERIFIED
+
+    def validate(
+        self, depth: int, layout: TokenLayout, vocoder: Vocoder | None = None
+    ) -> EarlyExitConfig:
+        """Check the options against a model.
+
+        Args:
+            depth: number of layers of the model.
+            layout: layout of the model.
+            vocoder: vocoder of the model, for acceptance rules that compare sounds.
+
+        Returns:
+            The config with an acceptance rule that is bound to the model.
+
+        Raises:
+            EepolicyError: the policy has depths that the model lacks, or acts on speech and the
+                model has none, or the options need something else of the model.
+        """
+        self.policy.check(depth)
+        check_depth(self.policy.min_depth(depth), depth, f"min_depth of {self.policy!r}")
+        if self.policy.on == "speech" and not layout.has_speech:
+            raise EepolicyError(
+                f"{self.policy!r} acts on speech, and this model has none: put 'text=' in front, "
+                "or give the model a layout"
+            )
+        needs_full = self.accept.verifies or self.policy.needs_full_pass
+        if self.restrict_vocab and (needs_full or not layout.has_speech):
+            raise EepolicyError(
+                "restrict_vocab reads speech out over its own ids: it needs a model with speech, "
+                f"and excludes options that read the full model ({self.policy!r}, {self.accept!r})"
+            )
+        return self.replace(accept=self.accept.bind(layout, vocoder))
+
+    def replace(self, **changes: Any) -> EarlyExitConfig:
+        """A copy with other values."""
+        return EarlyExitConfig(**{f.name: getattr(self, f.name) for f in fields(self)} | changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as JSON types; policy, fill and acceptance rule as spec strings.
+
+        Raises:
+            EepolicyError: one of them has no spec string.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {name: values[name].spec for name in ("policy", "fill", "accept")}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EarlyExitConfig:
+        """Read what `to_dict` returns."""
+        return cls(**values)
+
+
+def _parsed(value: Any, base: type, default: Any, parse: Any, name: str) -> Any:
+    """An object of a plug-in class from an object, a spec string, or None."""
+    if value is None:
+        return default()
+    plugin = parse(value) if isinstance(value, str) else value
+    if not isinstance(plugin, base):
+        raise EepolicyError(
+            f"{name} is a spec string or an instance of {base.__name__}; got {value!r}"
+        )
+    return plugin

@@ -1,0 +1,154 @@
+"""Positions of a batch: cache slots of rows, rotations, and attention masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eepolicy.model.backbone import Backbone
+from eepolicy.model.families import Rotation
+from eepolicy.model.kv_cache import Rows
+
+
+class Positions:
+    """Maps rows to cache slots and columns to positions, and builds masks.
+
+    Prompts are padded on the left, so the newest positions of all rows share a column.  Rejected
+    drafts leave columns that no row attends to.
+
+    Args:
+        backbone: model that runs the batch.
+        padding: number of padding columns of each row.
+        capacity: number of columns.
+
+    Attributes:
+        padding: number of padding columns of each row.
+        stored_rows: rows in the order of their cache slots.
+        mask_depths: depths at which columns were masked out.
+    """
+
+    def __init__(self, backbone: Backbone, padding: Sequence[int], capacity: int) -> None:
+        self.backbone = backbone
+        self.padding = list(padding)
+        self.capacity = capacity
+        self.stored_rows = list(range(len(self.padding)))
+        self.mask_depths: set[int] = set()
+        self._device = backbone.device  # the property costs as much as a small product
+        #: of each row, column index minus position
+        self._shift = list(padding)
+        self._rotations = backbone.rotations(capacity)
+        #: exit depth of each column, (rows, capacity), once columns are masked out
+        self._visible_depth: Tensor | None = None
+        #: columns of rejected drafts, (rows, capacity) of bool, once there are any
+        self._dropped: Tensor | None = None
+        self._on_device: dict[tuple[int, ...], Tensor] = {}
+
+    def tensor(self, numbers: list[int]) -> Tensor:
+        """Integers on the device: (numbers,).
+
+        A copy to the device waits for all work in its queue, so tensors are reused.
+        """
+        tensor = self._on_device.get(tuple(numbers))
+        if tensor is None:
+            tensor = torch.tensor(numbers, device=self._device)
+            self._on_device[tuple(numbers)] = tensor
+        return tensor
+
+    def slots(self, rows: list[int]) -> Tensor:
+        """Cache slots of rows: (rows,)."""
+        return self.tensor([self.stored_rows.index(row) for row in rows])
+
+    def index(self, rows: list[int]) -> Rows:
+        """Cache slots of rows as a slice if they are adjacent, else (rows,)."""
+        if self.needs_gather(rows):
+            return self.slots(rows)
+        first = self.stored_rows.index(rows[0])
+        return slice(first, first + len(rows))
+
+    def needs_gather(self, rows: list[int]) -> bool:
+        """Whether rows, in rising order, are not adjacent in the cache."""
+        return self.stored_rows.index(rows[-1]) - self.stored_rows.index(rows[0]) >= len(rows)
+
+    def grow(self, capacity: int) -> None:
+        """Extend to more columns."""
+        extra = capacity - self.capacity
+        self._rotations = self.backbone.rotations(capacity)
+        if self._visible_depth is not None:
+            self._visible_depth = F.pad(self._visible_depth, (0, extra), value=self.backbone.depth)
+        if self._dropped is not None:
+            self._dropped = F.pad(self._dropped, (0, extra))
+        self.capacity = capacity
+
+    def keep(self, rows: list[int]) -> None:
+        """Drop all other rows."""
+        slots = self.slots(rows)
+        self.stored_rows = list(rows)
+        if self._visible_depth is not None:
+            self._visible_depth = self._visible_depth[slots]
+        if self._dropped is not None:
+            self._dropped = self._dropped[slots]
+
+    def reuse_columns(self, columns: int) -> None:
+        """All rows drop the columns from `columns` on, which the next tokens use again."""
+        if self._dropped is not None:
+            self._dropped[:, columns:] = False
+
+    def drop(self, row: int, start: int, stop: int) -> None:
+        """One row drops columns that the other rows keep: no position attends to them."""
+        if self._dropped is None:
+            shape = (len(self.stored_rows), self.capacity)
+            self._dropped = torch.zeros(shape, dtype=torch.bool, device=self._device)
+        self._dropped[self.stored_rows.index(row), start:stop] = True
+        self._shift[row] += stop - start
+
+    def mask_out(self, rows: list[int], column: int, depth: int) -> None:
+        """Later positions do not attend to a column in the layers above `depth`."""
+        if self._visible_depth is None:
+            shape = (len(self.stored_rows), self.capacity)
+            self._visible_depth = torch.full(shape, self.backbone.depth, device=self._device)
+        self._visible_depth[self.slots(rows), column] = depth
+        self.mask_depths.add(depth)
+
+    def positions(self, rows: list[int], start: int, stop: int) -> Tensor:
+        """Positions of columns: (rows, columns), or (1, columns) where no row is shifted."""
+        columns = torch.arange(start, stop, device=self._device)[None]
+        if not self._any_shift():
+            return columns
+        shift = self.tensor([self._shift[row] for row in rows])
+        return (columns - shift[:, None]).clamp(min=0)
+
+    def rotations(self, rows: list[int], start: int, stop: int) -> dict[str, Rotation]:
+        """Cosines and sines of columns, (rows or 1, columns, d) each, by kind of attention."""
+        if not self._any_shift():
+            columns = slice(start, stop)
+            return {
+                kind: (cos[0, columns][None], sin[0, columns][None])
+                for kind, (cos, sin) in self._rotations.items()
+            }
+        positions = self.positions(rows, start, stop)
+        return {
+            kind: (cos[0][positions], sin[0][positions])
+            for kind, (cos, sin) in self._rotations.items()
+        }
+
+    def masks(self, rows: list[int], start: int, stop: int, layer: int) -> dict[str, Tensor | None]:
+        """Attention masks of columns at a layer, by kind; see `Backbone.block_masks`."""
+        valid, positions = None, None
+        if any(self.padding[row] for row in self.stored_rows):
+            padding = self.tensor([self.padding[row] for row in rows])
+            valid = torch.arange(stop, device=self._device) >= padding[:, None]
+        if self._dropped is not None:
+            kept = ~self._dropped[self.slots(rows), :stop]
+            valid = kept if valid is None else valid & kept
+            positions = valid.cumsum(1)
+        if self._visible_depth is not None and min(self.mask_depths) <= layer:
+            visible = self._visible_depth[self.slots(rows), :stop] > layer
+            valid = visible if valid is None else valid & visible
+        return self.backbone.block_masks(stop - start, start, valid, positions)
+
+    def _any_shift(self) -> bool:
+        """Whether some row's columns differ from its positions."""
+        return any(self._shift[row] for row in self.stored_rows)

@@ -1,0 +1,153 @@
+"""Prompts: text or ids to rows of ids, padded on the left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from eepolicy.errors import EepolicyError
+from eepolicy.modality import TokenLayout
+
+#: a question in text; ids (tokens,); a sound file; or a waveform (samples,) at 16 kHz
+Prompt: TypeAlias = "str | Tensor | Path"
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """Turns a question into the ids that the model expects.
+
+    Attributes:
+        vocab_size: size of the vocabulary.
+        layout: layout of the model, whose ids surround a question of a speech model without card.
+        tokenizer: tokenizer of the model, for prompts in text.
+        affixes: text before and after a question, from a model card.
+    """
+
+    vocab_size: int
+    layout: TokenLayout
+    tokenizer: PreTrainedTokenizerBase | None = None
+    affixes: tuple[str, str] | None = None
+
+    def encode(self, prompt: str | Tensor) -> Tensor:
+        """The ids of a prompt: (tokens,).
+
+        Args:
+            prompt: a question in text, or ids (tokens,) or (1, tokens).
+
+        Raises:
+            EepolicyError: text without a tokenizer, several rows, or ids outside the vocabulary.
+        """
+        if isinstance(prompt, str):
+            prompt = torch.tensor(self._encode_question(prompt), dtype=torch.long)
+        if not isinstance(prompt, Tensor) or prompt.is_floating_point():
+            raise EepolicyError(f"a prompt is a question in text, or a row of ids; got {prompt!r}")
+        ids = prompt[0] if prompt.ndim == 2 and len(prompt) == 1 else prompt
+        if ids.ndim != 1 or ids.numel() == 0:
+            raise EepolicyError(f"a prompt is one row of ids, (tokens,); got {tuple(prompt.shape)}")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise EepolicyError(
+                f"ids are 0 to {self.vocab_size - 1}; got {int(ids.min())} to {int(ids.max())}"
+            )
+        return ids
+
+    def encode_affixes(self) -> tuple[list[int], list[int]]:
+        """Ids before and after a question."""
+        if self.affixes is None:
+            return list(self.layout.before_prompt), list(self.layout.after_prompt)
+        before, after = (self._encode_plain(text) for text in self.affixes)
+        return before, after
+
+    def _encode_question(self, question: str) -> list[int]:
+        if self.tokenizer is None:
+            raise EepolicyError("a prompt in text needs a model with a tokenizer")
+        if self.affixes is not None:
+            # tokenized as one text: tokens may span the borders
+            return self._encode_plain(self.affixes[0] + question + self.affixes[1])
+        if self.layout.has_speech:
+            before, after = self.encode_affixes()
+            return [*before, *self._encode_plain(question), *after]
+        ids: list[int] = self.tokenizer(question).input_ids
+        return ids
+
+    def _encode_plain(self, text: str) -> list[int]:
+        """The ids of a text without special tokens."""
+        assert self.tokenizer is not None
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts side by side.
+
+    Attributes:
+        ids: (rows, tokens), padded on the left; None if only embeddings are given.
+        mask: (rows, tokens), 0 at padding.
+        embeddings: (rows, tokens, width), in place of ids in the layers; None for ids.
+        is_single: whether the caller gave one prompt, and gets one output.
+        is_audio: of each row, whether its prompt is audio; empty if unknown.
+    """
+
+    ids: Tensor | None
+    mask: Tensor
+    embeddings: Tensor | None = None
+    is_single: bool = False
+    is_audio: tuple[bool, ...] = ()
+
+    def text_prompt(self, row: int) -> Tensor:
+        """The ids of a row without padding, on the host: (tokens,)."""
+        assert self.ids is not None
+        return self.ids[row][self.mask[row].bool()].cpu()
+
+
+def is_audio(prompt: object) -> bool:
+    """Whether a prompt is a sound file or a waveform."""
+    is_wave = isinstance(prompt, Tensor) and prompt.ndim == 1 and prompt.is_floating_point()
+    return is_wave or isinstance(prompt, Path)
+
+
+def pad_left(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
+    """Put prompts of different lengths side by side.
+
+    Args:
+        prompts: (tokens,) each.
+        pad: id before the shorter prompts.
+
+    Returns:
+        Ids and attention mask, (rows, tokens) each.
+    """
+    width = max(map(len, prompts))
+    ids = [F.pad(p, (width - len(p), 0), value=pad) for p in prompts]
+    mask = [F.pad(torch.ones_like(p), (width - len(p), 0)) for p in prompts]
+    return torch.stack(ids), torch.stack(mask)
+
+
+def padding_of(mask: Tensor, prompt: Tensor) -> list[int]:
+    """Number of padding columns before each row.
+
+    Args:
+        mask: (rows, tokens), 0 at padding.
+        prompt: (rows, tokens) or (rows, tokens, width).
+
+    Raises:
+        EepolicyError: the mask has another shape, or rows are not padded on the left.
+    """
+    if mask.shape != prompt.shape[:2]:
+        raise EepolicyError(
+            f"an attention mask is (rows, tokens), here {tuple(prompt.shape[:2])}; "
+            f"got {tuple(mask.shape)}"
+        )
+    valid = mask.bool()
+    if not bool(valid[:, -1].all()) or bool((valid[:, :-1] & ~valid[:, 1:]).any()):
+        raise EepolicyError(
+            "rows are padded on the left: an attention mask is zeros, then ones; load the "
+            "tokenizer with padding_side='left'"
+        )
+    return (~valid).sum(1).tolist()
