@@ -1,7 +1,7 @@
-"""The one error that users of the library are meant to see."""
+"""The error class of the library."""
 
 from __future__ import annotations
 
 
 class EepolicyError(ValueError):
-    """What was given cannot be used; the message says what was expected and what to do."""
+    """An input cannot be used.  The message says what was given, what is possible, what to do."""

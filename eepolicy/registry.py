@@ -84,7 +84,7 @@ class NameTable(Generic[T]):
         self.group = group
         self._objects: dict[str, T] = {}
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self.names()
 
     def add(self, name: str, value: T) -> T:
@@ -243,6 +243,7 @@ class Registry(NameTable[type[P]]):
         """Refuse what is no plug-in class."""
         declared = ("name", "usage", "example", "summary", "paper", "source")
         missing = [field for field in declared if not isinstance(getattr(cls, field, None), str)]
+        missing += [field for field in declared[:4] if getattr(cls, field, None) == ""]
         if missing or not callable(getattr(cls, "from_spec", None)):
             raise EepolicyError(
                 f"{_article(self.kind)} plug-in is a class that declares {', '.join(declared)} and "

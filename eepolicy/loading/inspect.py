@@ -16,7 +16,7 @@ from eepolicy.loading.cards import ModelCard, shipped_cards
 from eepolicy.loading.convert import AUDIO_ENCODER_FOLDER, CARD
 from eepolicy.loading.huggingface import TOKENIZERS, UNREADABLE, read_tokenizer
 from eepolicy.loading.upstream.checkpoint import headers, load_native, read_json
-from eepolicy.model.families import ADAPTERS
+from eepolicy.model.families import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def check(folder: Path) -> Iterator[Finding]:
 def _stock(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
     """A checkpoint in Hugging Face format."""
     kind = config.get("model_type")
-    if kind in ADAPTERS:
+    if kind in FAMILIES:
         yield Finding(True, f"{kind} in Hugging Face format, a family that has an adapter")
     else:
-        known = ", ".join(sorted(ADAPTERS))
+        known = ", ".join(sorted(FAMILIES.names()))
         yield Finding(False, f"model type {kind!r} has no adapter; there are {known}")
     try:
         parts = [folder, *(f for f in [folder / AUDIO_ENCODER_FOLDER] if f.is_dir())]

@@ -1,17 +1,22 @@
-"""Exit policies: how deep each position goes."""
+"""Exit policies: the depth of each position."""
 
-from eepolicy.policies.base import ExitPolicy, Readout, Step
-from eepolicy.policies.by_modality import ByModality
-from eepolicy.policies.control import Random
+# The order of these imports is the order of the policies in tables and messages.
+# isort: off
+from eepolicy.policies.base import POLICIES, ExitPolicy, Readout, Step
 from eepolicy.policies.full import FullDepth
-from eepolicy.policies.oracle import Oracle
-from eepolicy.policies.patience import Patience
-from eepolicy.policies.spark import SparK
-from eepolicy.policies.spec import parse_policy
 from eepolicy.policies.static import Static
+from eepolicy.policies.spark import SparK
 from eepolicy.policies.threshold import Confidence, Entropy, Margin, Saturation
+from eepolicy.policies.patience import Patience
+from eepolicy.policies.control import Random
+from eepolicy.policies.oracle import Oracle
+from eepolicy.policies.by_modality import ByModality
+from eepolicy.policies.spec import parse_policy
+
+# isort: on
 
 __all__ = [
+    "POLICIES",
     "ByModality",
     "Confidence",
     "Entropy",

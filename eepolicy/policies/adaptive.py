@@ -1,4 +1,4 @@
-"""What all adaptive policies share: the depths at which they look."""
+"""Base of the adaptive policies: the depths at which they may exit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,41 @@ from eepolicy.policies.base import (
     masked_depths,
 )
 
+#: pattern of DEPTHS in spec strings
+DEPTHS = r"(\d+|\[\d+(?:,\d+)*\])"
+#: pattern of a decimal number in spec strings
+NUMBER = r"(-?\d*\.?\d+(?:e[+-]?\d+)?)"
+
+
+def parse_depths(text: str) -> int | tuple[int, ...]:
+    """Read DEPTHS of a spec string.
+
+    Examples:
+        >>> parse_depths("14"), parse_depths("[14,16]")
+        (14, (14, 16))
+    """
+    if text.startswith("["):
+        return tuple(int(depth) for depth in text[1:-1].split(","))
+    return int(text)
+
+
+def format_depths(depths: int | tuple[int, ...]) -> str:
+    """Write DEPTHS of a spec string.
+
+    Examples:
+        >>> format_depths(14), format_depths((14, 16))
+        ('14', '[14,16]')
+    """
+    return str(depths) if isinstance(depths, int) else f"[{','.join(map(str, depths))}]"
+
 
 class Adaptive(ExitPolicy):
-    """Looks at some depths and may exit at each of them; runs at full depth otherwise.
+    """Base of policies that read some depths out and exit at the first that meets a condition.
+
+    A position that meets the condition at no depth runs at full depth.
 
     Attributes:
-        exit_depths: the depths, or one depth: from it on, every depth below full.
+        exit_depths: a tuple of candidate depths, or one depth: all depths from it to full depth.
     """
 
     exit_depths: int | tuple[int, ...]
@@ -34,22 +63,14 @@ class Adaptive(ExitPolicy):
         return self.exit_depths
 
     def min_depth(self, full_depth: int) -> int:
-        looked_at = self.exit_depths
-        return looked_at if isinstance(looked_at, int) else looked_at[0]
+        depths = self.exit_depths
+        return depths if isinstance(depths, int) else depths[0]
 
     def check(self, full_depth: int) -> None:
         check_on(self.on)
-        looked_at = self.exit_depths
-        every = (looked_at,) if isinstance(looked_at, int) else looked_at
-        if not every or list(every) != sorted(set(every)):
-            raise EepolicyError(f"{self!r} must look at one or more rising depths")
-        for depth in every:
+        depths = self.exit_depths
+        candidates = (depths,) if isinstance(depths, int) else depths
+        if not candidates or list(candidates) != sorted(set(candidates)):
+            raise EepolicyError(f"{self!r} needs one or more rising depths")
+        for depth in candidates:
             check_depth(depth, full_depth, f"{self!r}")
-
-    @property
-    def at(self) -> str:
-        """The depths as a spec string has them."""
-        looked_at = self.exit_depths
-        return (
-            str(looked_at) if isinstance(looked_at, int) else f"[{','.join(map(str, looked_at))}]"
-        )

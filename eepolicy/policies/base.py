@@ -1,4 +1,4 @@
-"""What a policy is, what it may know, and what it is shown where it looks."""
+"""Base class of exit policies, with the inputs of their decisions."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from torch import Tensor
 
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import Modality
+from eepolicy.registry import Registry
 
-#: the modalities that a policy can act on
-ON = ("speech", "text", "both")
+#: what a policy can act on
+MODALITIES = ("speech", "text", "both")
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is known of a position before it runs; one entry a row of the batch.
+    """What a policy knows of each row of the batch before its next position runs.
 
-    A schedule is asked on the host, so that nothing waits for the model's device; `should_exit` is asked
-    on the device of what it is shown.
+    The tensors of `ExitPolicy.depths` are on the CPU, so a schedule never waits for the model's
+    device.  Those of `ExitPolicy.should_exit` are on the device of the readout.
 
     Attributes:
-        modality: (rows,) of the token to be produced, see `Modality`.
-        chunk: (rows,) number of its chunk in the reply, from 0.
-        phase: (rows,) its place in the chunk, from 0.
-        position: (rows,) its place in the reply, from 0.
-        ordinal: (rows,) tokens of its modality before it in the reply.
-        full_depth: layers of the model.
+        modality: (rows,) modality of the next token, see `Modality`.
+        chunk: (rows,) index of its chunk in the reply, from 0.
+        phase: (rows,) index of the token in its chunk, from 0.
+        position: (rows,) index of the token in the reply, from 0.
+        ordinal: (rows,) number of earlier tokens of its modality in the reply.
+        full_depth: number of layers of the model.
     """
 
     modality: Tensor
@@ -41,84 +42,106 @@ class Step:
     full_depth: int
 
     def select(self, rows: Sequence[int]) -> Step:
-        """What is known of some of the rows."""
+        """The step of some rows."""
         index = torch.tensor(rows, device=self.phase.device)
-        return self._each(lambda all_rows: all_rows[index])
+        return self._map(lambda column: column[index])
 
     def to(self, device: torch.device) -> Step:
-        """The same on another device."""
-        return self._each(lambda rows: rows.to(device))
+        """The step on another device."""
+        return self._map(lambda column: column.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Step:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Step:
         return Step(
-            change(self.modality),
-            change(self.chunk),
-            change(self.phase),
-            change(self.position),
-            change(self.ordinal),
+            function(self.modality),
+            function(self.chunk),
+            function(self.phase),
+            function(self.position),
+            function(self.ordinal),
             self.full_depth,
         )
 
     def is_on(self, on: str) -> Tensor:
-        """Which rows a policy that acts on `on` acts on: (rows,) of bool."""
+        """The rows whose modality is `on`: (rows,) of bool."""
         if on == "both":
             return torch.ones_like(self.modality, dtype=torch.bool)
         return self.modality == (Modality.SPEECH if on == "speech" else Modality.TEXT)
 
 
 class Readout(Protocol):
-    """What an adaptive policy sees at a depth; computed only when touched."""
+    """The state of a step at one depth, for adaptive policies.
+
+    Each property is computed on first use, so unused ones cost nothing.
+    """
 
     @property
     def depth(self) -> int:
-        """Layers that have run."""
+        """Number of layers that have run."""
 
     @property
     def previous(self) -> Readout | None:
-        """What was seen at the look before at this step; None at the first."""
+        """The readout at the previous candidate depth of this step; None at the first."""
 
     @property
     def full(self) -> Readout | None:
-        """What is seen at full depth; None but for policies that are not realisable."""
+        """The readout at full depth; None unless the policy sets `needs_full_pass`."""
 
     @property
     def hidden(self) -> Tensor:
-        """(rows, width), the hidden state after the layer."""
+        """(rows, width), hidden states after the last layer that ran, before any norm."""
 
     @property
     def logits(self) -> Tensor:
-        """(rows, vocabulary), by the exit head; touching it pays one head evaluation."""
+        """(rows, vocab), logits of the exit head; the first use costs one head evaluation."""
 
     @property
     def log_probabilities(self) -> Tensor:
-        """(rows, vocabulary), in float32."""
+        """(rows, vocab), log-softmax of the logits in float32."""
 
     @property
     def top1(self) -> Tensor:
-        """(rows,), the likeliest token."""
+        """(rows,), argmax of the logits."""
 
     @property
     def entropy(self) -> Tensor:
-        """(rows,) in nats."""
+        """(rows,), entropy of the distribution in nats."""
 
     @property
     def confidence(self) -> Tensor:
-        """(rows,), the probability of the likeliest token."""
+        """(rows,), largest probability."""
 
     @property
     def margin(self) -> Tensor:
-        """(rows,), by how much that is more than the second likeliest's."""
+        """(rows,), difference of the two largest probabilities."""
 
     def cosine(self, other: Readout) -> Tensor:
-        """(rows,), between the hidden states here and there; needs no head."""
+        """(rows,), cosine of the hidden states of two readouts; needs no head evaluation."""
 
 
 class ExitPolicy(ABC):
-    """Says how deep each position goes.
+    """Decides after how many layers each position exits.
 
-    A *scheduled* policy names the depth in `depths`.  An *adaptive* one names in `candidate_depths` the depths
-    at which it wants to look, and decides in `should_exit`; `depths` is then its last resort, as a rule
-    full depth.  Policies know neither the model nor the decoding: they are tested without both.
+    A *scheduled* policy returns the depth of each position in `depths`.  An *adaptive* policy names
+    candidate depths in `candidate_depths` and decides in `should_exit`; `depths` is then the depth
+    of positions that exit at no candidate, usually full depth.  A policy knows neither the model
+    nor the decoder, so it can be tested without them.
+
+    A policy that declares `name`, `usage`, `example`, `summary`, `from_spec` and `spec` and is
+    registered (`POLICIES.register`, or an entry point in the group `eepolicy.policies`) can be
+    written as a spec string.  `eepolicy.testing.check_policy` tests a policy.
+
+    Attributes:
+        on: modality that the policy acts on; positions of the other run at full depth.
+        name: first letters of the spec string, `[a-z_-]+`.
+        usage: grammar of the spec string.
+        example: a spec string for tables.
+        summary: one line for tables.
+        paper: short reference, or `""`.
+        source: link to the paper or code, or `""`.
+        examples: pairs of a spec string and a summary, for a policy with several lines in tables.
+        colour: colour in figures; `""` for one that is chosen by name.
+        marker: marker in figures; `""` for one that is chosen by name.
+        needs_full_pass: True for a policy that reads the full model's output before it decides.
+            Such a policy saves no computation.
 
     Examples:
         >>> class EveryOther(ExitPolicy):
@@ -129,30 +152,37 @@ class ExitPolicy(ABC):
         tensor([20, 12, 20, 12])
     """
 
-    #: the modality a policy acts on; everything else runs at full depth
     on: str = "both"
-    #: the name in spec strings
     name: ClassVar[str] = ""
-    #: a policy that is not asks the full model first, so that nothing is saved
+    usage: ClassVar[str] = ""
+    example: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    examples: ClassVar[tuple[tuple[str, str], ...]] = ()
+    colour: ClassVar[str] = ""
+    marker: ClassVar[str] = ""
     needs_full_pass: ClassVar[bool] = False
 
     @abstractmethod
     def depths(self, step: Step) -> Tensor:
-        """How deep each row goes at most: (rows,) of integers in 1..`step.full_depth`."""
+        """The largest depth of each row: (rows,) of integers in 1..`step.full_depth`."""
 
     def candidate_depths(self, step: Step) -> tuple[int, ...]:
-        """The depths, rising, at which `should_exit` is asked at this step."""
+        """The rising depths at which the decoder calls `should_exit` in this step."""
         return ()
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
-        """Which rows exit at a depth that `candidate_depths` named: (rows,) of bool."""
-        raise NotImplementedError(f"{type(self).__name__} looks at depths but has no should_exit()")
+        """The rows that exit at a candidate depth: (rows,) of bool."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has candidate depths but no should_exit()"
+        )
 
     def min_depth(self, full_depth: int) -> int:
-        """Layers that every position runs before it may exit or is looked at: 1 or more.
+        """Number of layers, 1 or more, that every position runs before an exit or a candidate.
 
-        A device may be told to run them before the token is known.  A policy made of another one
-        says it anew where it goes less deep.
+        On a GPU the decoder launches these layers before the token is known.  A policy that wraps
+        other policies must return their minimum.
         """
         return 1
 
@@ -160,20 +190,46 @@ class ExitPolicy(ABC):
         """Refuse depths that a model of `full_depth` layers does not have.
 
         Raises:
-            EepolicyError: naming the depth and what is possible.
+            EepolicyError: with the depth and the possible ones.
         """
+
+    @classmethod
+    def from_spec(cls, rest: str) -> ExitPolicy:
+        """Build the policy from the text of its spec string after the name.
+
+        Raises:
+            EepolicyError: the text does not follow `usage`, or the class has no spec strings.
+        """
+        raise EepolicyError(f"{cls.__name__} has no spec string; pass the policy itself")
 
     @property
     def spec(self) -> str:
-        """The policy as a spec string, which `parse_policy` reads back."""
+        """The policy as a spec string, which `parse_policy` reads.
+
+        Raises:
+            EepolicyError: the class has no spec strings.
+        """
         raise EepolicyError(f"{type(self).__name__} has no spec string; pass the policy itself")
+
+    def plot_style(self) -> tuple[str, str]:
+        """Colour and marker in figures, each `""` if the figure is to choose it."""
+        return self.colour, self.marker
+
+
+#: all policies with spec strings, by name
+POLICIES: Registry[ExitPolicy] = Registry(
+    kind="policy",
+    group="eepolicy.policies",
+    note="DEPTHS is one depth such as 14 (all depths from there on) or a list such as [14,16,18]; "
+    "a policy acts on speech unless text= or both= precedes it; text=...,speech=... joins two",
+)
 
 
 def check_depth(depth: int, full_depth: int, what: str) -> None:
     """Refuse a depth outside 1..full_depth.
 
     Raises:
-        EepolicyError: naming the depth and what is possible.
+        EepolicyError: with the depth and the possible ones.
     """
     if not 1 <= depth <= full_depth:
         raise EepolicyError(
@@ -182,21 +238,21 @@ def check_depth(depth: int, full_depth: int, what: str) -> None:
 
 
 def check_on(on: str) -> None:
-    """Refuse a modality that is none.
+    """Refuse an unknown modality.
 
     Raises:
-        EepolicyError: naming what is possible.
+        EepolicyError: with the possible ones.
     """
-    if on not in ON:
-        raise EepolicyError(f"a policy acts on {', '.join(ON)}; got {on!r}")
+    if on not in MODALITIES:
+        raise EepolicyError(f"a policy acts on {', '.join(MODALITIES)}; got {on!r}")
 
 
 def masked_depths(step: Step, on: str, depth: Tensor | int) -> Tensor:
-    """`depth` where the policy acts, full depth elsewhere: (rows,)."""
-    # one operation in place of four, each of which takes a thousandth of a small model's step
+    """`depth` on rows of the modality, full depth on the others: (rows,)."""
+    # one operation instead of four; each takes a thousandth of a small model's step
     return torch.where(step.is_on(on), depth, step.full_depth)
 
 
 def prefixed(on: str, body: str) -> str:
-    """A spec body with its modality in front, where that is not speech."""
+    """A spec string with its modality as prefix; speech, the default, has none."""
     return body if on == "speech" else f"{on}={body}"

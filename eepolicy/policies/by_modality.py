@@ -1,8 +1,9 @@
-"""One policy for text, another for speech."""
+"""One policy for text and another for speech."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,33 +14,45 @@ from eepolicy.policies.base import ExitPolicy, Readout, Step
 
 @dataclass(frozen=True)
 class ByModality(ExitPolicy):
-    """Text positions go as `text` says, speech positions as `speech` says.
+    """Applies one policy to text positions and another to speech positions.
 
     Attributes:
         text: a policy whose `on` is `"text"` or `"both"`.
         speech: a policy whose `on` is `"speech"` or `"both"`.
+
+    Examples:
+        >>> from eepolicy import FullDepth, Static
+        >>> ByModality(FullDepth(), Static(16)).spec
+        'text=full,speech=static@16'
     """
 
     text: ExitPolicy
     speech: ExitPolicy
+    # it has no name of its own: `parse_policy` joins the terms of a spec string
+    examples: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("text=spark:even@12", "the policy on text; both= for text and speech"),
+        ("text=static@18,speech=spark:even@12", "one policy for each modality"),
+    )
+    colour: ClassVar[str] = "#0072B2"
+    marker: ClassVar[str] = "v"
 
     def depths(self, step: Step) -> Tensor:
         return torch.where(step.is_on("text"), self.text.depths(step), self.speech.depths(step))
 
     def candidate_depths(self, step: Step) -> tuple[int, ...]:
-        found: set[int] = set()
+        depths: set[int] = set()
         for on, policy in (("text", self.text), ("speech", self.speech)):
             if bool(step.is_on(on).any()):
-                found |= set(policy.candidate_depths(step))
-        return tuple(sorted(found))
+                depths |= set(policy.candidate_depths(step))
+        return tuple(sorted(depths))
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
-        leaving = torch.zeros_like(step.phase, dtype=torch.bool)
+        exits = torch.zeros_like(step.phase, dtype=torch.bool)
         for on, policy in (("text", self.text), ("speech", self.speech)):
-            here = step.is_on(on)
-            if depth in policy.candidate_depths(step) and bool(here.any()):
-                leaving |= here & policy.should_exit(step, depth, readout)
-        return leaving
+            rows = step.is_on(on)
+            if depth in policy.candidate_depths(step) and bool(rows.any()):
+                exits |= rows & policy.should_exit(step, depth, readout)
+        return exits
 
     def min_depth(self, full_depth: int) -> int:
         return min(policy.min_depth(full_depth) for policy in (self.text, self.speech))
@@ -54,7 +67,8 @@ class ByModality(ExitPolicy):
 
     @property
     def spec(self) -> str:
-        bodies = [
-            p.spec.removeprefix("text=").removeprefix("both=") for p in (self.text, self.speech)
-        ]
-        return f"text={bodies[0]},speech={bodies[1]}"
+        text, speech = (
+            policy.spec.removeprefix("text=").removeprefix("both=")
+            for policy in (self.text, self.speech)
+        )
+        return f"text={text},speech={speech}"

@@ -1,4 +1,4 @@
-"""A control: exits without a reason."""
+"""A control: random exits."""
 
 from __future__ import annotations
 
@@ -10,21 +10,32 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.policies.base import ExitPolicy, Step, check_depth, check_on, masked_depths, prefixed
+from eepolicy.policies.adaptive import NUMBER
+from eepolicy.policies.base import (
+    POLICIES,
+    ExitPolicy,
+    Step,
+    check_depth,
+    check_on,
+    masked_depths,
+    prefixed,
+)
+from eepolicy.registry import parse_rest
 
 
+@POLICIES.register
 @dataclass(frozen=True)
 class Random(ExitPolicy):
-    """Exits at one depth or runs at full depth, by lot, with a given mean depth.
+    """Exits at random positions, with a given mean depth.
 
-    What a schedule or an adaptive policy of that mean depth must beat.  The lot of a position
-    depends on the seed and its place in the reply alone, so that a rerun draws the same.
+    A schedule or an adaptive policy of the same mean depth must beat this control.  The draw of a
+    position depends on the seed and the position in the reply alone, so a rerun repeats it.
 
     Attributes:
         mean_depth: expected depth of a position.
-        exit_depth: of those that exit.
+        exit_depth: depth of the positions that exit.
         on: `"speech"`, `"text"` or `"both"`.
-        seed: of the lots.
+        seed: seed of the draws.
 
     Examples:
         >>> Random(16.0, exit_depth=12).spec
@@ -36,12 +47,18 @@ class Random(ExitPolicy):
     on: str = "speech"
     seed: int = 0
     name: ClassVar[str] = "random"
+    usage: ClassVar[str] = "random:MEAN@DEPTH[#SEED]"
+    example: ClassVar[str] = "random:16.0@12"
+    summary: ClassVar[str] = "depth 12 or full depth at random, mean depth 16; #7 sets the seed"
+    paper: ClassVar[str] = "a control"
+    colour: ClassVar[str] = "#777777"
+    marker: ClassVar[str] = "x"
 
     def depths(self, step: Step) -> Tensor:
         share = (step.full_depth - self.mean_depth) / max(step.full_depth - self.exit_depth, 1)
-        lots = [random.Random(f"{self.seed} {p}").random() for p in step.position.tolist()]
-        exiting = torch.tensor(lots, device=step.phase.device) < share
-        return masked_depths(step, self.on, torch.where(exiting, self.exit_depth, step.full_depth))
+        uniforms = [random.Random(f"{self.seed} {p}").random() for p in step.position.tolist()]
+        exits = torch.tensor(uniforms, device=step.phase.device) < share
+        return masked_depths(step, self.on, torch.where(exits, self.exit_depth, step.full_depth))
 
     def min_depth(self, full_depth: int) -> int:
         return self.exit_depth
@@ -51,9 +68,14 @@ class Random(ExitPolicy):
         check_depth(self.exit_depth, full_depth, f"{self!r}")
         if not self.exit_depth <= self.mean_depth <= full_depth:
             raise EepolicyError(
-                f"{self!r} must have a mean depth from {self.exit_depth}, where it exits, to "
+                f"{self!r} needs a mean depth from {self.exit_depth}, its exit depth, to "
                 f"{full_depth}"
             )
+
+    @classmethod
+    def from_spec(cls, rest: str) -> Random:
+        mean, depth, seed = parse_rest(rf":{NUMBER}@(\d+)(?:#(\d+))?", rest)
+        return cls(float(mean), int(depth), seed=int(seed or 0))
 
     @property
     def spec(self) -> str:

@@ -1,4 +1,4 @@
-"""The upper bound: exit where the full model's token is known for the first time."""
+"""An upper bound: the smallest depth that already gives the full model's token."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from eepolicy.policies.adaptive import Adaptive
-from eepolicy.policies.base import Readout, Step, prefixed
+from eepolicy.policies.adaptive import DEPTHS, Adaptive, format_depths, parse_depths
+from eepolicy.policies.base import POLICIES, Readout, Step, prefixed
+from eepolicy.registry import parse_rest
 
 
+@POLICIES.register
 @dataclass(frozen=True)
 class Oracle(Adaptive):
-    """The shallowest depth looked at whose likeliest token is the full model's.
+    """Selects the smallest candidate depth whose argmax token is the full model's.
 
-    Not realisable: it asks the full model first, so every layer runs, and the layer calls in its
-    trace are those of full depth.  The depths in its trace are what no policy can beat without
-    changing a token.
+    It runs the full model first, so every layer runs and its trace has the layer calls of full
+    depth.  The depths in its trace are a lower bound: a policy that exits earlier changes a token.
 
     Attributes:
-        exit_depths: the depths, or one depth: from it on, every depth below full.
+        exit_depths: a tuple of candidate depths, or one depth: all depths from it to full depth.
         on: `"speech"`, `"text"` or `"both"`.
 
     Examples:
@@ -31,12 +32,23 @@ class Oracle(Adaptive):
     exit_depths: int | tuple[int, ...]
     on: str = "speech"
     name: ClassVar[str] = "oracle"
+    usage: ClassVar[str] = "oracle@DEPTHS"
+    example: ClassVar[str] = "oracle@1"
+    summary: ClassVar[str] = "the smallest depth whose argmax token is the full model's"
+    paper: ClassVar[str] = "an upper bound; runs all layers"
+    colour: ClassVar[str] = "#000000"
+    marker: ClassVar[str] = "o"
     needs_full_pass: ClassVar[bool] = True
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         assert readout.full is not None
         return step.is_on(self.on) & (readout.top1 == readout.full.top1)
 
+    @classmethod
+    def from_spec(cls, rest: str) -> Oracle:
+        (depths,) = parse_rest(f"@{DEPTHS}", rest)
+        return cls(parse_depths(depths))
+
     @property
     def spec(self) -> str:
-        return prefixed(self.on, f"oracle@{self.at}")
+        return prefixed(self.on, f"oracle@{format_depths(self.exit_depths)}")

@@ -1,4 +1,4 @@
-"""Exit when several depths in a row name the same token."""
+"""Exit when consecutive candidate depths give the same token."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.policies.adaptive import Adaptive
-from eepolicy.policies.base import Readout, Step, prefixed
+from eepolicy.policies.adaptive import DEPTHS, Adaptive, format_depths, parse_depths
+from eepolicy.policies.base import POLICIES, Readout, Step, prefixed
+from eepolicy.registry import parse_rest
 
 
+@POLICIES.register
 @dataclass(frozen=True)
 class Patience(Adaptive):
-    """Exits at a depth that is the last of `count` looks in a row with the same likeliest token.
+    """Exits when `count` consecutive candidate depths have the same argmax token.
 
-    Patience-based early exit (arXiv 2006.04152), there for classifiers and with one look a layer.
+    Patience-based early exit (arXiv 2006.04152).  The paper exits classifiers and reads out every
+    layer.
 
     Attributes:
-        count: looks that must agree, 2 or more.
-        exit_depths: the depths, or one depth: from it on, every depth below full.
+        count: number of candidate depths that must agree, 2 or more.
+        exit_depths: a tuple of candidate depths, or one depth: all depths from it to full depth.
         on: `"speech"`, `"text"` or `"both"`.
 
     Examples:
@@ -33,21 +36,33 @@ class Patience(Adaptive):
     exit_depths: int | tuple[int, ...]
     on: str = "speech"
     name: ClassVar[str] = "patience"
+    usage: ClassVar[str] = "patience:COUNT@DEPTHS"
+    example: ClassVar[str] = "patience:3@[8,10,12,14]"
+    summary: ClassVar[str] = "three consecutive depths of the list have the same argmax token"
+    paper: ClassVar[str] = "PABEE, arXiv 2006.04152"
+    source: ClassVar[str] = "https://arxiv.org/abs/2006.04152"
+    colour: ClassVar[str] = "#CC79A7"
+    marker: ClassVar[str] = ">"
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
-        agreeing, earlier = step.is_on(self.on), readout.previous
+        agrees, earlier = step.is_on(self.on), readout.previous
         for _ in range(self.count - 1):
             if earlier is None:
-                return torch.zeros_like(agreeing)
-            agreeing = agreeing & (earlier.top1 == readout.top1)
+                return torch.zeros_like(agrees)
+            agrees = agrees & (earlier.top1 == readout.top1)
             earlier = earlier.previous
-        return agreeing
+        return agrees
 
     def check(self, full_depth: int) -> None:
         super().check(full_depth)
         if self.count < 2:
-            raise EepolicyError(f"{self!r} must wait for 2 or more looks that agree")
+            raise EepolicyError(f"{self!r} needs a count of 2 or more depths that agree")
+
+    @classmethod
+    def from_spec(cls, rest: str) -> Patience:
+        count, depths = parse_rest(rf":(\d+)@{DEPTHS}", rest)
+        return cls(int(count), parse_depths(depths))
 
     @property
     def spec(self) -> str:
-        return prefixed(self.on, f"patience:{self.count}@{self.at}")
+        return prefixed(self.on, f"patience:{self.count}@{format_depths(self.exit_depths)}")

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from eepolicy.policies.base import (
+    POLICIES,
     ExitPolicy,
     Step,
     check_depth,
@@ -15,20 +16,33 @@ from eepolicy.policies.base import (
     masked_depths,
     prefixed,
 )
+from eepolicy.registry import parse_rest
 
 
+@POLICIES.register
 @dataclass(frozen=True)
 class Static(ExitPolicy):
-    """Every position of a modality exits at one depth: the baseline Fixed(l) of SPAR-K, table 2.
+    """Exits at one depth at every position of a modality: the baseline Fixed(l) of SPAR-K, table 2.
 
     Attributes:
-        exit_depth: layers that such a position runs.
+        exit_depth: depth of the positions.
         on: `"speech"`, `"text"` or `"both"`.
+
+    Examples:
+        >>> Static(16).spec
+        'static@16'
     """
 
     exit_depth: int
     on: str = "speech"
     name: ClassVar[str] = "static"
+    usage: ClassVar[str] = "static@DEPTH"
+    example: ClassVar[str] = "static@16"
+    summary: ClassVar[str] = "an exit at depth 16 at every position"
+    paper: ClassVar[str] = "Fixed of SPAR-K, arXiv 2603.09215"
+    source: ClassVar[str] = "https://arxiv.org/abs/2603.09215"
+    colour: ClassVar[str] = "#56B4E9"
+    marker: ClassVar[str] = "s"
 
     def depths(self, step: Step) -> Tensor:
         return masked_depths(step, self.on, self.exit_depth)
@@ -39,6 +53,11 @@ class Static(ExitPolicy):
     def check(self, full_depth: int) -> None:
         check_on(self.on)
         check_depth(self.exit_depth, full_depth, f"{self!r}")
+
+    @classmethod
+    def from_spec(cls, rest: str) -> Static:
+        (depth,) = parse_rest(r"@(\d+)", rest)
+        return cls(int(depth))
 
     @property
     def spec(self) -> str:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from transformers import MptConfig, MptForCausalLM
 
 import eepolicy
-from eepolicy import EepolicyError, HookedModel
+from eepolicy import EepolicyError, HookedModel, registry
 from eepolicy.model import families as adapters
+from eepolicy.registry import NameTable
 
 # Without a cache the loop makes the stock model's own calls: the largest difference of logits over
 # 600 random cases, 30 a family in float32 and in float64, was 0.0.
@@ -74,25 +75,23 @@ def test_an_unknown_family_is_told_what_an_adapter_needs(unknown):
 
 
 def test_an_adapter_by_entry_point(stock, family, monkeypatch):
-    """A package that is installed offers one under the model's type."""
-    own = adapters.ADAPTERS.pop(stock.config.model_type)
-    try:
-        with pytest.raises(EepolicyError, match="no adapter"):
-            eepolicy.wrap(stock)
-        offer = EntryPoint(stock.config.model_type, f"{__name__}:offered", adapters.GROUP)
-        monkeypatch.setattr(
-            adapters,
-            "entry_points",
-            lambda group, name: [e for e in [offer] if (e.group, e.name) == (group, name)],
-        )
-        monkeypatch.setitem(globals(), "offered", own)
-        assert eepolicy.wrap(stock).depth == LAYERS
-    finally:
-        adapters.ADAPTERS[stock.config.model_type] = own
-
-
-def offered(model):
-    raise AssertionError("replaced by the test")
+    """An installed package offers one under the model's type."""
+    model_type = stock.config.model_type
+    own = adapters.FAMILIES.get(model_type)
+    table = NameTable(kind="model family", group="eepolicy.families")
+    monkeypatch.setattr(adapters, "FAMILIES", table)
+    with pytest.raises(EepolicyError, match="no adapter"):
+        eepolicy.wrap(stock)
+    point = EntryPoint(model_type, f"{__name__}:offered", table.group)
+    monkeypatch.setattr(
+        registry,
+        "entry_points",
+        lambda group, name=None: [
+            p for p in [point] if p.group == group and name in (None, p.name)
+        ],
+    )
+    monkeypatch.setitem(globals(), "offered", own)
+    assert eepolicy.wrap(stock).depth == LAYERS
 
 
 def test_an_adapter_that_does_not_fit_is_refused(stock):

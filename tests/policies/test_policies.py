@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -28,9 +29,9 @@ from eepolicy import (
     Static,
     Step,
     parse_policy,
+    registry,
 )
 from eepolicy.decode.readout import LazyReadout
-from eepolicy.policies import spec
 
 FULL = 20
 
@@ -169,10 +170,10 @@ def test_other_mistakes_get_a_sentence():
         SparK("quad", 3).check(FULL)
     with pytest.raises(EepolicyError, match="rising depths"):
         Entropy(0.5, (5, 3)).check(FULL)
-    with pytest.raises(EepolicyError, match="2 or more looks"):
+    with pytest.raises(EepolicyError, match="2 or more depths"):
         Patience(1, 3).check(FULL)
     for mean in (7.9, 20.1):
-        with pytest.raises(EepolicyError, match="a mean depth from 8, where it exits, to 20"):
+        with pytest.raises(EepolicyError, match="a mean depth from 8, its exit depth, to 20"):
             Random(mean, 8).check(FULL)
     for spec_string in ("text=full,speech=oracle@1", "text=oracle@1,speech=static@3"):
         with pytest.raises(EepolicyError, match="cannot be one of two policies"):
@@ -190,13 +191,13 @@ class Seen:
 
 def looks_at(logits: dict[int, list], hidden: dict[int, list] | None = None, full=None) -> list:
     """Readouts of some depths, one after the other, from logits and hidden states by hand."""
-    found: list[LazyReadout] = []
+    readouts: list[LazyReadout] = []
     for depth, values in logits.items():
         states = torch.tensor((hidden or logits)[depth], dtype=torch.float)
         read = {depth: torch.tensor(values, dtype=torch.float)}
-        previous = found[-1] if found else None
-        found.append(LazyReadout(depth, states, lambda _, d, read=read: read[d], previous, full))
-    return found
+        previous = readouts[-1] if readouts else None
+        readouts.append(LazyReadout(depth, states, lambda _, d, read=read: read[d], previous, full))
+    return readouts
 
 
 def test_readouts_against_arithmetic():
@@ -275,35 +276,49 @@ def test_a_pattern_restarts_in_each_chunk_or_runs_on():
     assert torch.equal(SparK("triple", 8).depths(step), restarting.depths(step))
 
 
-def test_a_policy_by_entry_point(monkeypatch):
-    """A package that is installed adds its own to the spec strings."""
-    offer = EntryPoint("mine", f"{__name__}:Static", spec.GROUP)
-    asked = []
+@dataclass(frozen=True)
+class Mine(Static):
+    """A policy of another package."""
 
-    def offered(group, name):
-        asked.append(name)
-        return [e for e in [offer] if (e.group, e.name) == (group, name)]
-
-    monkeypatch.setattr(spec, "entry_points", offered)
-    monkeypatch.setattr(EntryPoint, "load", lambda self: lambda rest: Static(int(rest[1:])))
-    assert parse_policy("mine@7") == Static(7)
-    assert parse_policy("text=mine@7") == Static(7, on="text")
-    with pytest.raises(EepolicyError, match="is no policy"):
-        parse_policy("yours@7")
-    assert asked == ["mine", "mine", "yours"]
-
-    monkeypatch.setattr(EntryPoint, "load", lambda self: lambda rest: object.__new__(Undeclared))
-    for own in ("mine@7", "both=mine@7"):
-        assert isinstance(parse_policy(own), Undeclared)
-    with pytest.raises(EepolicyError, match="a dataclass with a field 'on'"):
-        parse_policy("text=mine@7")
+    name = "mine"
+    usage = "mine@DEPTH"
+    example = "mine@7"
 
 
 class Undeclared(ExitPolicy):
     """A policy that is no dataclass, as one writes them first."""
 
+    name = "plain"
+    usage = example = "plain"
+    summary = "full depth"
+
     def depths(self, step):
         return torch.full_like(step.phase, step.full_depth)
+
+    @classmethod
+    def from_spec(cls, rest):
+        return cls()
+
+
+def test_a_policy_by_entry_point(monkeypatch):
+    """The policies of an installed package have spec strings."""
+    points = [
+        EntryPoint("mine", f"{__name__}:Mine", "eepolicy.policies"),
+        EntryPoint("plain", f"{__name__}:Undeclared", "eepolicy.policies"),
+    ]
+    monkeypatch.setattr(
+        registry,
+        "entry_points",
+        lambda group, name=None: [p for p in points if p.group == group and name in (None, p.name)],
+    )
+    assert parse_policy("mine@7") == Mine(7)
+    assert parse_policy("text=mine@7") == Mine(7, on="text")
+    with pytest.raises(EepolicyError, match="is no policy"):
+        parse_policy("yours@7")
+    for spec in ("plain", "both=plain"):
+        assert isinstance(parse_policy(spec), Undeclared)
+    with pytest.raises(EepolicyError, match="a dataclass with a field 'on'"):
+        parse_policy("text=plain")
 
 
 def test_thresholds_look_at_their_own_modality_only():
