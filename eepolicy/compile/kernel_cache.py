@@ -88,9 +88,7 @@ class KernelCache:
         try:
             with _quiet():
                 out = self._functions[key](*given)
-        except Exception as error:
-            if "recompile" not in f"{type(error).__name__} {error}".lower():
-                raise
+        except torch._dynamo.exc.FailOnRecompileLimitHit:
             self._refused.add(kind)
             return None
         out = out if isinstance(out, tuple) else (out,)
