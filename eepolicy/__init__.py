@@ -26,7 +26,7 @@ from eepolicy.policies import (
     Step,
     parse_policy,
 )
-from eepolicy.probing import Document, ProbeResult
+from eepolicy.probing import Document, ProbeResult, Statistic
 from eepolicy.trace import DraftStatus, Trace
 
 __version__ = "0.1.0"
@@ -57,6 +57,7 @@ __all__ = [
     "Saturation",
     "SparK",
     "Static",
+    "Statistic",
     "Step",
     "TokenLayout",
     "Trace",

@@ -25,10 +25,9 @@ from eepolicy.analysis.evaluation.records import Record, RunFolder
 from eepolicy.analysis.stats.bootstrap import Interval, paired_difference
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.fingerprint import fingerprint
-from eepolicy.hooked import HookedModel
+from eepolicy.hooked import HookedModel, probe
 from eepolicy.loading.pocket import held_out, load_spoken, pocket_folder
 from eepolicy.modality import Modality
-from eepolicy.probing import probe
 from pocket.closeness import bare, by_place, inside
 
 PROBED = 60

@@ -25,9 +25,8 @@ from eepolicy.analysis.evaluation import plots
 from eepolicy.analysis.evaluation.records import Record, RunFolder, write_whole
 from eepolicy.analysis.evaluation.run import HEARD_ON_PAGE, answered, audio_name, table
 from eepolicy.analysis.style import figures
-from eepolicy.hooked import HookedModel
+from eepolicy.hooked import HookedModel, probe
 from eepolicy.modality import Modality
-from eepolicy.probing import probe
 
 #: column of the table: heading, factor, digits
 COLUMNS = {

@@ -27,10 +27,9 @@ from eepolicy.analysis.stats.tests import prompts_needed, sign_flip
 from eepolicy.decode.loop import Output
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.fingerprint import digest, fingerprint
-from eepolicy.hooked import HookedModel
+from eepolicy.hooked import HookedModel, probe
 from eepolicy.modality import Modality
 from eepolicy.policies import Confidence, Entropy, parse_policy
-from eepolicy.probing import probe
 from eepolicy.speech.mel import SAMPLE_RATE
 from eepolicy.speech.wav import write_wav
 

@@ -21,9 +21,9 @@ from eepolicy.errors import EepolicyError
 from eepolicy.fitting.losses import grad_of, loss_of
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fitted import KINDS, FittedHead
-from eepolicy.hooked import HookedModel
+from eepolicy.hooked import HookedModel, probe
 from eepolicy.modality import Modality
-from eepolicy.probing import Document, probe
+from eepolicy.probing import Document
 
 
 @dataclass(frozen=True)

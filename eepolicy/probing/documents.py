@@ -1,25 +1,24 @@
-"""What is probed: token ids, where they came from, and where each of them stands."""
+"""Documents to probe: token ids, and the labels of their readouts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TypeAlias, Union
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eepolicy.decode.output import Output
 from eepolicy.errors import EepolicyError
-from eepolicy.hooked import HookedModel
 from eepolicy.modality import ChunkClock, TokenLayout
 
-if TYPE_CHECKING:
-    from eepolicy.decode.loop import Output
-
-#: what `probe` takes: text, ids, something decoded, or several of these
+#: what `probe` takes: text, ids, the output of `generate`, documents, or iterables of these
 Inputs: TypeAlias = Union["str", "Tensor", "Document", "Output", "Iterable[Inputs]"]
+#: turns text or ids into ids (tokens,), and raises EepolicyError for others
+Encode: TypeAlias = Callable[["str | Tensor"], Tensor]
 
 #: labels of a readout, in the order of `Document.labels`
 LABELS = ("position", "token", "next", "modality", "chunk", "phase", "depth_used")
@@ -29,11 +28,19 @@ LABELS = ("position", "token", "next", "modality", "chunk", "phase", "depth_used
 class Document:
     """Tokens to probe.
 
+    A readout at position i predicts token i + 1.
+
     Attributes:
         tokens: (tokens,) ids.
-        prompt: how many of them are a prompt, whose reply is probed: a readout for each token of
-            the reply, where it was predicted.  0: a readout at every token, the last one included.
-        depth: (readouts,) depths at which the reply was really read out, where they are known.
+        prompt: length of the prompt in tokens.  With a prompt, `probe` reads out once for each
+            token of the reply, at the position that predicts it.  With 0 it reads out at every
+            position, the last one included.
+        depth: (readouts,) depths at which decoding read out the reply, if known.
+
+    Examples:
+        >>> import torch
+        >>> Document(torch.arange(10), prompt=4).span
+        (3, 9)
     """
 
     tokens: Tensor
@@ -42,102 +49,116 @@ class Document:
 
     @property
     def span(self) -> tuple[int, int]:
-        """The positions with a readout, half-open."""
+        """The positions with a readout: first, and last + 1."""
         return (self.prompt - 1, len(self.tokens) - 1) if self.prompt else (0, len(self.tokens))
 
     @property
     def reply(self) -> Tensor:
-        """The tokens behind the prompt: (tokens,)."""
+        """The tokens after the prompt: (tokens,)."""
         return self.tokens[self.prompt :]
 
     def labels(self, layout: TokenLayout, full_depth: int) -> NDArray[np.int64]:
-        """Where each readout stands: (labels, readouts), see `LABELS`.
+        """Labels of the readouts: (labels, readouts), in the order of `LABELS`.
 
-        Of a reply, modality, chunk and phase are those of the place, as the alternation has it; of
-        anything else those of the token that follows, a chunk being a run of one modality.
+        In a reply, modality, chunk and phase follow the alternation of text and speech chunks.
+        Elsewhere the modality is that of the token that follows, and a chunk is a run of tokens of
+        one modality.
         """
         start, end = self.span
         ids = self.tokens.tolist()
         following = [*ids[start + 1 : end + 1], -1][: end - start]
-        places = _alternation(following, layout) if self.prompt else _runs(following, layout)
+        clock = _alternation(following, layout) if self.prompt else _runs(following, layout)
         used = self.depth if self.depth is not None else np.full(end - start, full_depth)
-        columns = (range(start, end), ids[start:end], following, *zip(*places, strict=True), used)
+        columns = (range(start, end), ids[start:end], following, *zip(*clock, strict=True), used)
         return np.array(columns, np.int64).reshape(len(LABELS), -1)
 
 
 def _alternation(ids: list[int], layout: TokenLayout) -> list[tuple[int, int, int]]:
-    """Modality, chunk and phase of the place of each token of a reply."""
-    clock, places = ChunkClock(layout), []
+    """Modality, chunk and phase at which each token of a reply was generated."""
+    clock, entries = ChunkClock(layout), []
     for token in ids:
-        places.append((int(clock.modality), clock.chunk, clock.phase))
+        entries.append((int(clock.modality), clock.chunk, clock.phase))
         if token != layout.end:
             clock.advance(token)
-    return places
+    return entries
 
 
 def _runs(ids: list[int], layout: TokenLayout) -> list[tuple[int, int, int]]:
-    """Modality of each token, number of its run and place in it; -1 goes with the one before."""
-    places: list[tuple[int, int, int]] = []
+    """Modality of each token, number of its run, and index in the run.
+
+    The id -1 (no token) belongs to the run before it.
+    """
+    entries: list[tuple[int, int, int]] = []
     for token in ids:
-        before, chunk, phase = places[-1] if places else (-1, -1, -1)
+        before, chunk, phase = entries[-1] if entries else (-1, -1, -1)
         modality = int(layout.modality(token)) if token >= 0 else max(before, 0)
         new = modality != before
-        places.append((modality, chunk + new, 0 if new else phase + 1))
-    return places
+        entries.append((modality, chunk + new, 0 if new else phase + 1))
+    return entries
 
 
-def documents(
-    model: HookedModel, inputs: Inputs, attention_mask: Tensor | None = None
+def to_documents(
+    encode: Encode, inputs: Inputs, attention_mask: Tensor | None = None
 ) -> Iterator[Document]:
-    """The documents among inputs, one by one.
+    """Turn inputs into documents, one by one.
 
     Args:
-        model: which encodes them.
+        encode: turns a text into ids, and checks ids; see `HookedModel.encode`.
         inputs: see `eepolicy.probe`.
-        attention_mask: (rows, tokens) of ids that are padded, 0 where they are.
+        attention_mask: (rows, tokens) of padded ids, 0 for padding.
+
+    Yields:
+        One document a text, row of ids, output or document.
 
     Raises:
-        EepolicyError: something among them is none of this, or holds no tokens.
+        EepolicyError: an input of another type or without tokens, or a mask that does not fit.
     """
-    from eepolicy.decode.loop import Output
-
-    if isinstance(inputs, Mapping):  # what a tokenizer gives
+    if isinstance(inputs, Mapping):  # the output of a tokenizer
         if not isinstance(inputs.get("input_ids"), Tensor):
             raise EepolicyError(
-                "of what a tokenizer gives, 'input_ids' is probed, as a tensor: ask it for "
-                "return_tensors='pt'"
+                "probe reads the tensor 'input_ids' of a tokenizer's output: call the tokenizer "
+                "with return_tensors='pt'"
             )
         attention_mask = inputs.get("attention_mask", attention_mask)
         inputs = inputs["input_ids"]
     if isinstance(inputs, Tensor) and inputs.ndim == 2:
-        mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
-        if mask.shape != inputs.shape:
-            raise EepolicyError(
-                f"the mask is (rows, tokens) as the ids are, {tuple(inputs.shape)}; "
-                f"got {tuple(mask.shape)}"
-            )
-        for row, held in zip(inputs, mask, strict=True):
-            yield Document(model.encode(row[held.bool()]))
+        yield from _unpadded(encode, inputs, attention_mask)
         return
     if attention_mask is not None:
-        raise EepolicyError("an attention mask goes with ids (rows, tokens)")
+        raise EepolicyError("attention_mask requires ids of shape (rows, tokens)")
     if isinstance(inputs, Output):
         if not len(inputs.prompt):
-            raise EepolicyError("a prompt that was given as embeddings has no ids to probe")
+            raise EepolicyError("the prompt was given as embeddings: without ids it has no probe")
         tokens = torch.cat([inputs.prompt, inputs.tokens])
         yield Document(tokens, len(inputs.prompt), inputs.trace.depth)
     elif isinstance(inputs, Document):
-        if not 0 <= inputs.prompt < len(model.encode(inputs.tokens)):
+        if not 0 <= inputs.prompt < len(encode(inputs.tokens)):
             raise EepolicyError(
-                f"a prompt of {inputs.prompt} tokens leaves nothing of {len(inputs.tokens)}"
+                f"the prompt of a document is shorter than its {len(inputs.tokens)} tokens; "
+                f"got {inputs.prompt}"
             )
         yield inputs
     elif isinstance(inputs, (str, Tensor)):
-        yield Document(model.encode(inputs))
+        yield Document(encode(inputs))
     elif isinstance(inputs, Iterable):
         for each in inputs:
-            yield from documents(model, each)
+            yield from to_documents(encode, each)
     else:
         raise EepolicyError(
-            f"probed are text, ids, an Output, a Document, or several of them; got {inputs!r}"
+            f"probe takes text, ids, an Output, a Document, or an iterable of these; got {inputs!r}"
         )
+
+
+def _unpadded(encode: Encode, ids: Tensor, attention_mask: Tensor | None) -> Iterator[Document]:
+    """The rows of padded ids (rows, tokens), without the padding.
+
+    Raises:
+        EepolicyError: the mask has another shape, or a row has no tokens.
+    """
+    mask = torch.ones_like(ids) if attention_mask is None else attention_mask
+    if mask.shape != ids.shape:
+        raise EepolicyError(
+            f"attention_mask has the shape of the ids, {tuple(ids.shape)}; got {tuple(mask.shape)}"
+        )
+    for row, kept in zip(ids, mask, strict=True):
+        yield Document(encode(row[kept.bool()]))

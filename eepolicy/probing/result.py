@@ -1,7 +1,8 @@
-"""What a probe gives."""
+"""The result of a probe."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,47 +12,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eepolicy.modality import Modality
-from eepolicy.probing.statistics import MEDIANS, STATISTICS
+from eepolicy.model.backbone import Backbone
+from eepolicy.probing.documents import LABELS
+from eepolicy.probing.plan import ProbePlan
+from eepolicy.probing.plot import Plots
+from eepolicy.probing.statistics import STATISTICS, Statistic
 from eepolicy.probing.store import read_columns, read_progress
 
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
-    from eepolicy.probing.plot import Plots
-
+#: columns that are no statistics
+OTHER_COLUMNS = frozenset(
+    (*LABELS, "document", "top_tokens", "top_probabilities", "hidden_states", "distributions")
+)
 #: how tokenizers write a space, and how it is shown
 _SPACES = str.maketrans("Ġ▁", "··")
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """What the layers say, at each of some depths and positions.
+    """Statistics of readouts at some depths and positions.
 
-    A statistic is an attribute, (depths, tokens), the deepest last; `eepolicy.probing.STATISTICS`
-    says what each one is: `top1`, `entropy`, `confidence`, `margin`, `rank_last`,
-    `probability_last`, `rank_next`, `probability_next`, `kl`, `kl_reverse`, `js`, `cosine_last`,
-    `norm_last`, `cosine_previous`, `norm_previous`.  Where a layer did not run (see
-    `generate(record=True)`), it is nan, or -1.
+    A statistic is an attribute, (depths, tokens), the deepest last.  `STATISTICS` describes those
+    of the library: `top1`, `entropy`, `confidence`, `margin`, `rank_last`, `probability_last`,
+    `rank_next`, `probability_next`, `kl`, `kl_reverse`, `js`, `cosine_last`, `norm_last`,
+    `cosine_previous`, `norm_previous`.  Where a layer did not run (see `generate(record=True)`),
+    the value is nan, or -1 for integers.
 
     Attributes:
-        depths: (depths,) that were read out, rising.
-        columns: the arrays, by name, tokens first.
-        full_depth: layers of the model.
-        vocabulary: its size.
-        tokenizer: shows tokens, where the model has one.
+        depths: (depths,) depths of the readouts, rising.
+        columns: arrays by name, tokens first.
+        full_depth: number of layers of the model.
+        vocabulary: size of the vocabulary.
+        hidden_depths: depths of `hidden_states`.
+        distribution_depths: depths of `distributions`.
+        tokenizer: shows tokens; None shows ids.
+        definitions: the user's statistics among the columns.
         document: (tokens,) number of the document.
-        position: (tokens,) place of the readout in it.
-        token: (tokens,) id that stands there.
-        next: (tokens,) id that follows, -1 where nothing does.
-        modality: (tokens,) of the place that follows, as the alternation has it, see `Modality`.
-        chunk: (tokens,) its chunk, from 0.
-        phase: (tokens,) its place in the chunk, from 0.
-        depth_used: (tokens,) depth at which a decoded token was read out, else full depth.
-        top_tokens: (depths, tokens, k) ids, where `top_k` was asked for; `top_probabilities` alike.
-        hidden_states: (kept depths, tokens, width) after each of `hidden_depths`, where asked for.
-        distributions: (kept depths, tokens, vocabulary) log-probabilities, at
-            `distribution_depths`, where asked for.
+        position: (tokens,) position of the readout in the document.
+        token: (tokens,) id at the position.
+        next: (tokens,) id that follows, -1 where none does.
+        modality: (tokens,) modality of the next position, see `Document.labels` and `Modality`.
+        chunk: (tokens,) number of its chunk, from 0.
+        phase: (tokens,) its index in the chunk, from 0.
+        depth_used: (tokens,) depth at which decoding read the token out; full depth otherwise.
+        top_tokens: (depths, tokens, k) ids of the most probable tokens, with `top_k`.
+        top_probabilities: (depths, tokens, k) their probabilities.
+        hidden_states: (hidden depths, tokens, width), if they were kept.
+        distributions: (distribution depths, tokens, vocabulary) log-probabilities, if kept.
     """
 
     depths: NDArray[np.int64]
@@ -61,17 +71,66 @@ class ProbeResult:
     hidden_depths: tuple[int, ...] = ()
     distribution_depths: tuple[int, ...] = ()
     tokenizer: PreTrainedTokenizerBase | None = None
+    definitions: tuple[Statistic, ...] = ()
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, plan: ProbePlan, columns: dict[str, NDArray[Any]]
+    ) -> ProbeResult:
+        """The columns that a plan made of a model."""
+        return cls(
+            np.array(plan.depths),
+            columns,
+            backbone.depth,
+            backbone.model.config.vocab_size,
+            plan.hidden_states,
+            plan.distributions,
+            definitions=_of_users(plan.statistics),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        statistics: Iterable[Statistic] = (),
+    ) -> ProbeResult:
+        """Memory-map a folder that `probe(save=...)` wrote.
+
+        Of a stopped probe, the complete documents are read.
+
+        Args:
+            folder: folder of the probe.
+            tokenizer: shows tokens; None shows ids.
+            statistics: the user's statistics of the probe.  Without them their columns are read
+                too, and tables and plots know only their names.
+
+        Raises:
+            EepolicyError: the folder contains no probe, or a damaged one.
+        """
+        folder = Path(folder)
+        identity = read_progress(folder)["identity"]
+        return cls(
+            depths=np.array(identity["depths"]),
+            columns=read_columns(folder),
+            full_depth=identity["model"]["num_hidden_layers"],
+            vocabulary=identity["model"]["vocab_size"],
+            hidden_depths=tuple(identity["hidden_states"]),
+            distribution_depths=tuple(identity["distributions"]),
+            tokenizer=tokenizer,
+            definitions=_of_users(statistics),
+        )
 
     def __getattr__(self, name: str) -> NDArray[Any]:
         columns = self.__dict__.get("columns", {})
         if name in columns:
             column = columns[name]
             return np.moveaxis(column, 1, 0) if column.ndim > 1 else column
-        if name in STATISTICS or name in ("hidden_states", "distributions", "top_tokens"):
+        if name in STATISTICS or name in OTHER_COLUMNS:
             raise AttributeError(
-                f"this probe holds no {name!r} but {', '.join(columns)}; ask probe() for it"
+                f"this probe has no {name!r}, only {', '.join(columns)}: request it from probe()"
             )
-        raise AttributeError(f"a ProbeResult has no {name!r}")
+        raise AttributeError(f"a ProbeResult has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.columns]
@@ -93,71 +152,74 @@ class ProbeResult:
 
     def __str__(self) -> str:
         table = self.by_modality()
-        shown = [
-            name
-            for name in ("agreement", "entropy", "confidence", "rank_last", "kl")
-            if name in table
-        ]
+        names = ("agreement", "entropy", "confidence", "rank_last", "kl")
+        shown = [name for name in names if name in table]
         some = np.unique(np.linspace(0, len(self.depths) - 1, 8).round().astype(int))
         rows = table[shown].loc[(slice(None), self.depths[some]), :]
         return f"{self!r}\n{rows.round(3).to_string()}"
 
     def __getitem__(self, which: slice | NDArray[Any]) -> ProbeResult:
-        """Some of the tokens: a slice, (tokens,) of bool, or places.
+        """The result of some tokens.
+
+        Args:
+            which: a slice, a mask (tokens,) of bool, or indices.
 
         Examples:
             >>> model = eepolicy.load("pocket")
             >>> result = eepolicy.probe(model, model.generate("What color is snow?"))
-            >>> spoken = result[result.modality == eepolicy.Modality.SPEECH]
+            >>> speech = result[result.modality == eepolicy.Modality.SPEECH]
         """
         columns = {name: column[which] for name, column in self.columns.items()}
         return replace(self, columns=columns)
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Names of the statistics that were measured."""
-        return tuple(name for name in STATISTICS if name in self.columns)
+        """Names of the statistics among the columns, those of the library first."""
+        own = (name for name in self.columns if name not in OTHER_COLUMNS | {*STATISTICS})
+        return (*(name for name in STATISTICS if name in self.columns), *own)
 
     @property
     def agreement(self) -> NDArray[np.float64]:
-        """Whether a depth names the last layer's token: (depths, tokens), nan for unknown."""
+        """Whether the top token equals the last layer's: (depths, tokens), nan if unknown."""
         known = (self.top1 >= 0) & (self.top1[-1] >= 0)
         return np.where(known, self.top1 == self.top1[-1], np.nan)
 
     @property
     def normalised_entropy(self) -> NDArray[np.float32]:
-        """Entropy as a share of what a uniform distribution has: (depths, tokens)."""
+        """Entropy divided by that of the uniform distribution: (depths, tokens), 0 to 1."""
         share: NDArray[np.float32] = self.entropy / np.log(self.vocabulary)
         return share
 
     @property
     def saturation_depth(self) -> NDArray[np.int64]:
-        """The depth from where on the likeliest token stays the same: (tokens,), -1 for unknown."""
+        """Shallowest depth from which the top token stays the same: (tokens,), -1 if unknown."""
         differs = (self.top1 != self.top1[-1])[::-1]
         stays = np.where(differs.any(0), differs.argmax(0), len(self.depths))
         return np.where(self.top1[-1] >= 0, self.depths[len(self.depths) - stays], -1)
 
     @property
     def agreeing_depth(self) -> NDArray[np.int64]:
-        """The shallowest depth whose likeliest token is the last layer's: (tokens,), or -1."""
+        """Shallowest depth with the last layer's top token: (tokens,), -1 if unknown."""
         first = self.depths[(self.top1 == self.top1[-1]).argmax(0)]
         return np.where(self.top1[-1] >= 0, first, -1)
 
     @property
     def plot(self) -> Plots:
-        """Pictures: `plot.layers()` and `plot.heatmap()`."""
-        from eepolicy.probing.plot import Plots
-
+        """Figures: `plot.layers()` and `plot.heatmap()`."""
         return Plots(self)
 
+    def definition(self, name: str) -> Statistic | None:
+        """The statistic of a column; None if it is a user's and was not given to `load`."""
+        return {s.name: s for s in self.definitions}.get(name, STATISTICS.get(name))
+
     def to_pandas(self) -> pd.DataFrame:
-        """One row a depth and token, the labels and statistics as columns."""
+        """A table with one row per depth and token; columns are labels and statistics."""
         import pandas as pd
 
         depths, tokens = len(self.depths), len(self)
         names = np.array([m.name.lower() for m in Modality])
-        plain = {k: c for k, c in self.columns.items() if c.ndim == 1}
-        rows = {k: np.tile(c, depths) for k, c in plain.items()}
+        labels = {k: c for k, c in self.columns.items() if c.ndim == 1}
+        rows = {k: np.tile(c, depths) for k, c in labels.items()}
         rows |= {"modality": np.tile(names[self.modality], depths)}
         rows |= {"depth": np.repeat(self.depths, tokens)}
         rows |= {name: getattr(self, name).reshape(-1) for name in self.statistics}
@@ -166,7 +228,7 @@ class ProbeResult:
         return pd.DataFrame(rows)
 
     def by_modality(self) -> pd.DataFrame:
-        """Means over tokens, ranks as medians, by modality and depth."""
+        """Averages over tokens by modality and depth: means, of ranks medians."""
         import pandas as pd
 
         parts = []
@@ -174,22 +236,26 @@ class ProbeResult:
             some = self[self.modality == modality]
             if not len(some):
                 continue
-            names = [n for n in self.statistics if n != "top1"]
-            values = {name: _middle(getattr(some, name), name in MEDIANS) for name in names}
+            values = {}
+            for name in self.statistics:
+                definition = self.definition(name)
+                average = "mean" if definition is None else definition.average
+                if average != "none":
+                    values[name] = _average(getattr(some, name), average == "median")
             if "top1" in self.columns:
-                values["agreement"] = _middle(some.agreement)
-            places = [(modality.name.lower(), int(d)) for d in self.depths]
-            index = pd.MultiIndex.from_tuples(places, names=["modality", "depth"])
+                values["agreement"] = _average(some.agreement)
+            keys = [(modality.name.lower(), int(d)) for d in self.depths]
+            index = pd.MultiIndex.from_tuples(keys, names=["modality", "depth"])
             parts.append(pd.DataFrame(values, index))
         return pd.concat(parts)
 
     @cached_property
     def words(self) -> list[str]:
-        """The tokens that follow, as one reads them: (tokens,)."""
+        """The tokens that follow, in readable form: (tokens,)."""
         return self.named(self.next)
 
     def named(self, ids: NDArray[np.int64]) -> list[str]:
-        """Ids (tokens,) as one reads them, numbers where there is no tokenizer."""
+        """Ids (tokens,) in readable form: tokens, or numbers without a tokenizer."""
         known = [max(i, 0) for i in ids.tolist()]
         names = [None] * len(known)
         if self.tokenizer is not None:
@@ -199,35 +265,16 @@ class ProbeResult:
             for i, name in zip(ids.tolist(), names, strict=True)
         ]
 
-    @classmethod
-    def load(
-        cls, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
-    ) -> ProbeResult:
-        """What `probe(save=folder)` wrote, mapped into memory; of a stopped run, what is whole.
 
-        Args:
-            folder: that was given to `save`.
-            tokenizer: to show tokens by.
-
-        Raises:
-            EepolicyError: the folder holds no probe.
-        """
-        folder = Path(folder)
-        identity = read_progress(folder)["identity"]
-        return cls(
-            depths=np.array(identity["depths"]),
-            columns=read_columns(folder),
-            full_depth=identity["model"]["num_hidden_layers"],
-            vocabulary=identity["model"]["vocab_size"],
-            hidden_depths=tuple(identity["hidden_states"]),
-            distribution_depths=tuple(identity["distributions"]),
-            tokenizer=tokenizer,
-        )
+def _of_users(statistics: Iterable[Statistic]) -> tuple[Statistic, ...]:
+    return tuple(s for s in statistics if s is not STATISTICS.get(s.name))
 
 
-def _middle(values: NDArray[Any], median: bool = False) -> NDArray[np.float64]:
-    """Mean or median over the tokens that have a value: (depths, tokens) -> (depths,)."""
-    known = np.ma.masked_invalid(np.where(values < 0, np.nan, values) if median else values)
-    middle = np.ma.median(known, axis=1) if median else known.mean(axis=1)
-    filled: NDArray[np.float64] = np.ma.filled(middle.astype(float), np.nan)
+def _average(values: NDArray[Any], median: bool = False) -> NDArray[np.float64]:
+    """Mean or median over the tokens with a value: (depths, tokens) -> (depths,)."""
+    if values.dtype.kind == "i":
+        values = np.where(values < 0, np.nan, values)
+    known = np.ma.masked_invalid(values)
+    average = np.ma.median(known, axis=1) if median else known.mean(axis=1)
+    filled: NDArray[np.float64] = np.ma.filled(average.astype(float), np.nan)
     return filled

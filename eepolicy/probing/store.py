@@ -1,4 +1,4 @@
-"""Where readouts are kept while a probe runs: in memory, or in a folder that can be resumed."""
+"""Storage of readouts while a probe runs: in memory, or in a folder from which it can resume."""
 
 from __future__ import annotations
 
@@ -13,161 +13,172 @@ from numpy.typing import NDArray
 
 from eepolicy.errors import EepolicyError
 
+#: arrays by name, (readouts, ...) each
 Columns = dict[str, NDArray[Any]]
 
-#: the file that says how far a folder's probe is
+#: file that says how many readouts of a folder are complete
 PROGRESS = "probe.json"
 
 
-class Memory:
+class MemoryStore:
     """Keeps columns in memory."""
 
     def __init__(self) -> None:
         self.parts: list[Columns] = []
 
     def skip(self, tokens: NDArray[np.int64], prompt: int) -> bool:
-        """Whether a document has been done: never."""
+        """Whether a document is already stored: never."""
         return False
 
     def finish(self) -> None:
-        """All documents have been given."""
+        """End the probe."""
 
     def add(self, columns: Columns) -> None:
-        """The readouts of one document, (readouts, ...) each."""
+        """Add the readouts of one document, (readouts, ...) each."""
         self.parts.append(columns)
 
     def columns(self) -> Columns:
-        """Everything that was added, documents one behind the other."""
+        """All readouts, in the order of the documents."""
         return {name: np.concatenate([p[name] for p in self.parts]) for name in self.parts[0]}
 
 
-class Folder:
-    """Appends columns to `.npy` files, a document at a time.
+class FolderStore:
+    """Appends columns to `.npy` files, one document at a time.
 
-    After each document, `probe.json` says how many readouts are whole.  A run that was stopped is
-    taken up behind the last whole document; what lies behind it in the files is cut off.
+    After each document, `probe.json` states the number of complete readouts.  A stopped probe
+    resumes after the last complete document and overwrites what the files contain beyond it.
 
     Args:
-        path: a new or empty folder, or one of a probe of the same kind.
-        identity: what the readouts depend on, as JSON.
+        path: new or empty folder, or the folder of the same probe.
+        identity: everything that the numbers depend on, as JSON types.
 
     Raises:
-        EepolicyError: the folder holds something else.
+        EepolicyError: the folder contains something else.
     """
 
     def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
         self.path = Path(path)
-        self.state: dict[str, Any] = {
+        self.progress: dict[str, Any] = {
             "identity": json.loads(json.dumps(identity)),
             "documents": 0,
             "readouts": 0,
             "seen": "",
         }
-        self._given, self._seen = 0, ""
+        self._count, self._digest = 0, ""
         self.path.mkdir(parents=True, exist_ok=True)
         if (self.path / PROGRESS).exists():
-            found = read_progress(self.path)
-            for name, value in self.state["identity"].items():
-                if found["identity"].get(name) != value:
+            stored = read_progress(self.path)
+            for name, value in self.progress["identity"].items():
+                if stored["identity"].get(name) != value:
                     raise EepolicyError(
-                        f"{self.path} holds a probe with another {name}: "
-                        f"{found['identity'].get(name)!r}, not {value!r}; take another folder"
+                        f"{self.path} contains a probe with another {name}: "
+                        f"{stored['identity'].get(name)!r}, not {value!r}; choose another folder"
                     )
-            self.state = found
+            self.progress = stored
         elif any(self.path.iterdir()):
-            raise EepolicyError(f"{self.path} holds files that are no probe; take another folder")
+            raise EepolicyError(
+                f"{self.path} contains files but no probe; choose a new or empty folder"
+            )
         else:
-            self._write()
+            self._write_progress()
 
     def skip(self, tokens: NDArray[np.int64], prompt: int) -> bool:
-        """Whether a document, by its ids (tokens,) and how many are its prompt, was done before.
+        """Whether a document is already stored.
+
+        Args:
+            tokens: (tokens,) ids of the document.
+            prompt: length of its prompt.
 
         Raises:
             EepolicyError: the folder was begun with other documents.
         """
-        told = f"{self._seen} {prompt} ".encode() + tokens.tobytes()
-        self._seen = hashlib.sha256(told).hexdigest()
-        if self._given == self.state["documents"]:
+        chained = f"{self._digest} {prompt} ".encode() + tokens.tobytes()
+        self._digest = hashlib.sha256(chained).hexdigest()
+        if self._count == self.progress["documents"]:
             return False
-        self._given += 1
-        if self._given == self.state["documents"] and self._seen != self.state["seen"]:
-            raise self._other("other documents, or these in another order")
+        self._count += 1
+        if self._count == self.progress["documents"] and self._digest != self.progress["seen"]:
+            raise self._mismatch("other documents, or the same in another order")
         return True
 
     def finish(self) -> None:
-        """All documents have been given.
+        """End the probe.
 
         Raises:
-            EepolicyError: the folder holds more.
+            EepolicyError: the folder contains more documents than were given.
         """
-        if self._given < self.state["documents"]:
-            raise self._other(f"{self.state['documents']} documents, and {self._given} were given")
-
-    def _other(self, what: str) -> EepolicyError:
-        return EepolicyError(f"{self.path} was begun with {what}; take another folder")
+        if self._count < self.progress["documents"]:
+            raise self._mismatch(
+                f"{self.progress['documents']} documents, and {self._count} were given"
+            )
 
     def add(self, columns: Columns) -> None:
-        """The readouts of one document, (readouts, ...) each."""
-        before = self.state["readouts"]
+        """Add the readouts of one document, (readouts, ...) each."""
+        complete = self.progress["readouts"]
         for name, new in columns.items():
-            _append(self.path / f"{name}.npy", np.ascontiguousarray(new), before)
-        self.state["readouts"] = before + len(next(iter(columns.values())))
-        self.state["documents"] += 1
-        self.state["seen"] = self._seen
-        self._given += 1
-        self._write()
+            _append(self.path / f"{name}.npy", np.ascontiguousarray(new), complete)
+        self.progress["readouts"] = complete + len(next(iter(columns.values())))
+        self.progress["documents"] += 1
+        self.progress["seen"] = self._digest
+        self._count += 1
+        self._write_progress()
 
-    def _write(self) -> None:
+    def columns(self) -> Columns:
+        """All readouts, memory-mapped."""
+        return read_columns(self.path)
+
+    def _mismatch(self, what: str) -> EepolicyError:
+        return EepolicyError(f"{self.path} was begun with {what}; choose another folder")
+
+    def _write_progress(self) -> None:
         part = self.path / f"{PROGRESS}.part"
         with open(part, "w") as file:
-            file.write(json.dumps(self.state))
+            file.write(json.dumps(self.progress))
             file.flush()
             os.fsync(file.fileno())
         part.replace(self.path / PROGRESS)
 
-    def columns(self) -> Columns:
-        """Everything that was added, mapped into memory."""
-        return read_columns(self.path)
-
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """What `probe.json` says.
+    """Read `probe.json`.
 
     Raises:
-        EepolicyError: there is none that can be read.
+        EepolicyError: it is missing or damaged.
     """
     try:
-        found: dict[str, Any] = json.loads((path / PROGRESS).read_text())
-        if not {"identity", "documents", "readouts", "seen"} <= found.keys():
-            raise ValueError(f"{PROGRESS} is of another kind")
-        return found
+        progress: dict[str, Any] = json.loads((path / PROGRESS).read_text())
+        if not {"identity", "documents", "readouts", "seen"} <= progress.keys():
+            raise ValueError(f"{PROGRESS} lacks fields of a probe")
+        return progress
     except (OSError, ValueError, AttributeError) as error:
-        raise EepolicyError(f"{path} holds no probe: {error}") from error
+        raise EepolicyError(f"{path} contains no probe: {error}") from error
 
 
 def read_columns(path: Path) -> Columns:
-    """The columns of a folder, mapped into memory, up to the last whole document.
+    """Memory-map the columns of a folder, up to the last complete document.
 
     Raises:
         EepolicyError: a file is missing or damaged.
     """
     readouts = read_progress(path)["readouts"]
     try:
-        found = {file.stem: np.load(file, mmap_mode="r")[:readouts] for file in path.glob("*.npy")}
+        columns = {
+            file.stem: np.load(file, mmap_mode="r")[:readouts] for file in path.glob("*.npy")
+        }
     except (OSError, ValueError) as error:
         raise EepolicyError(f"the probe in {path} cannot be read: {error}") from error
-    short = [name for name, column in found.items() if len(column) < readouts]
+    short = [name for name, column in columns.items() if len(column) < readouts]
     if short:
         raise EepolicyError(f"the probe in {path} is damaged: {short[0]}.npy is cut short")
-    return found
+    return columns
 
 
-def _append(path: Path, new: NDArray[Any], before: int) -> None:
-    """Append rows to a `.npy` file behind its first `before` ones.
+def _append(path: Path, new: NDArray[Any], complete: int) -> None:
+    """Write rows to a `.npy` file after its complete ones, and drop those beyond.
 
-    numpy leaves room in the header for the first axis to grow.
+    numpy pads the header of a file, so that the first dimension can grow without a move.
     """
-    if before == 0:
+    if complete == 0:
         np.save(path, new)
         return
     with open(path, "r+b") as file:
@@ -175,7 +186,7 @@ def _append(path: Path, new: NDArray[Any], before: int) -> None:
         assert version == (1, 0)
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         start = file.tell()
-        file.seek(start + before * int(np.prod(shape[1:])) * dtype.itemsize)
+        file.seek(start + complete * int(np.prod(shape[1:])) * dtype.itemsize)
         file.write(new.tobytes())
         file.truncate()
         file.flush()
@@ -184,7 +195,7 @@ def _append(path: Path, new: NDArray[Any], before: int) -> None:
         header = {
             "descr": np.lib.format.dtype_to_descr(dtype),
             "fortran_order": fortran,
-            "shape": (before + len(new), *shape[1:]),
+            "shape": (complete + len(new), *shape[1:]),
         }
         np.lib.format.write_array_header_1_0(file, header)
         assert file.tell() == start

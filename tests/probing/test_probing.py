@@ -17,8 +17,9 @@ from eepolicy import Document, EepolicyError, ExitHead, HookedModel, ProbeResult
 from eepolicy.compile.kernel_cache import KernelCache
 from eepolicy.decode.recorder import Recorder
 from eepolicy.heads import TunedLens
-from eepolicy.probing import STATISTICS, run
-from eepolicy.probing.statistics import Last, measure
+from eepolicy.probing import STATISTICS, readout, run
+from eepolicy.probing.statistics import LastLayer
+from eepolicy.probing.statistics.measure import measure
 
 #: float32 against float64; measured over ten families and five seeds: 2.2e-6 at most (divergences)
 CLOSE = dict(rtol=1e-5, atol=2e-5)
@@ -79,7 +80,7 @@ def test_every_statistic_is_the_naive_one(stock, hooked):
 @pytest.mark.parametrize("family", ["llama"])
 def test_compiled_it_is_the_naive_one_too(hooked, stock, monkeypatch):
     """Documents of several lengths, in slices that do not divide them: few kernels serve all."""
-    monkeypatch.setattr(run, "CACHED", 4 * 60 * 5)
+    monkeypatch.setattr(readout, "CPU_SLICE_BYTES", 4 * 60 * 5)
     for length in (23, 40, 1, 7):
         ids = torch.randint(60, (length,), generator=torch.Generator().manual_seed(length))
         check(probe(hooked, ids, compile=True), naive(stock, ids))
@@ -102,8 +103,8 @@ def test_small_divergences_of_large_vocabularies(apart, compiled):
     generator = torch.Generator().manual_seed(1)
     q = 3 * torch.randn(6, 50_000, generator=generator) + 15
     p = q + apart * torch.randn(6, 50_000, generator=generator)
-    wanted = frozenset({"entropy", "kl", "kl_reverse", "js"})
-    last, following = Last.of(q, wanted), torch.arange(6)
+    wanted = [STATISTICS[name] for name in ("entropy", "kl", "kl_reverse", "js")]
+    last, following = LastLayer.of(q), torch.arange(6)
     found = measure(p, last, following, wanted, KernelCache().run if compiled else None)
     p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
     half = torch.logaddexp(p, q) - np.log(2)
@@ -139,8 +140,8 @@ def test_neither_blocks_nor_padding_change_it(family, lengths, left, block, rows
         ids[row, at], mask[row, at] = document, 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "BLOCK", block)
-        patch.setattr(run, "LOGITS", 4 * 60 * rows)
-        patch.setattr(run, "CACHED", 4 * 60 * max(1, rows // 2))
+        patch.setattr(readout, "MAX_LOGIT_BYTES", 4 * 60 * rows)
+        patch.setattr(readout, "CPU_SLICE_BYTES", 4 * 60 * max(1, rows // 2))
         result = probe(hooked, ids, attention_mask=mask)
     assert result.document.tolist() == [i for i, n in enumerate(lengths) for _ in range(n)]
     assert result.token.tolist() == torch.cat(documents).tolist()
@@ -269,8 +270,8 @@ def test_a_record_takes_what_a_probe_takes(hooked):
         hooked.generate(prompt, record={"save": "x"})
     assert hooked.generate(prompt, max_new_tokens=6, record={}).record.statistics
     for wrong, match in (
-        ({"statistics": ["entrop"]}, "statistics are"),
-        ({"dtype": torch.bfloat16}, "what is kept"),
+        ({"statistics": ["entrop"]}, "statistics is a list"),
+        ({"dtype": torch.bfloat16}, "dtype is float16"),
         ({"heads": TunedLens.untrained(hooked.lens, (2,), width=32), "depths": [3]}, "at depth 3"),
     ):
         with pytest.raises(EepolicyError, match=match):
@@ -333,9 +334,9 @@ def test_a_stopped_probe_goes_on_from_its_folder(hooked, tmp_path):
         ProbeResult.load(folder)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "a.tex").write_text("")
-    with pytest.raises(EepolicyError, match="holds files that are no probe"):
+    with pytest.raises(EepolicyError, match="contains files but no probe"):
         probe(hooked, documents, save=tmp_path / "thesis")
-    with pytest.raises(EepolicyError, match="holds no probe"):
+    with pytest.raises(EepolicyError, match="contains no probe"):
         ProbeResult.load(tmp_path / "thesis")
 
 
@@ -403,19 +404,19 @@ def test_heads_are_used_below_full_depth_only(hooked):
     [
         (torch.arange(4), {"depths": [0]}, "depths 1 to 6"),
         (torch.arange(4), {"hidden_states": [7]}, "depths 1 to 6"),
-        (torch.arange(4), {"statistics": ["entropie"]}, "statistics are a list"),
-        (torch.arange(4), {"statistics": "entropy"}, "statistics are a list"),
+        (torch.arange(4), {"statistics": ["entropie"]}, "statistics is a list"),
+        (torch.arange(4), {"statistics": "entropy"}, "statistics is a list"),
         (torch.arange(4), {"top_k": 61}, "top_k is 0 to"),
-        (torch.arange(4), {"attention_mask": torch.ones(4)}, "goes with ids"),
-        (torch.ones(2, 4).long(), {"attention_mask": torch.ones(2, 3)}, "as the ids are"),
+        (torch.arange(4), {"attention_mask": torch.ones(4)}, "requires ids of shape"),
+        (torch.ones(2, 4).long(), {"attention_mask": torch.ones(2, 3)}, "the shape of the ids"),
         ([], {}, "nothing to probe"),
-        (7, {}, "probed are text"),
+        (7, {}, "probe takes text"),
         (torch.tensor([60]), {}, "ids are 0 to 59"),
         ("text", {}, "needs a model with a tokenizer"),
-        (Document(torch.arange(4), 4), {}, "leaves nothing"),
-        ({"ids": torch.arange(4)}, {}, "'input_ids' is probed"),
-        (torch.arange(4), {"depths": "12"}, "depths are numbers"),
-        (torch.arange(4), {"dtype": torch.bfloat16}, "what is kept is float16"),
+        (Document(torch.arange(4), 4), {}, "shorter than its 4 tokens"),
+        ({"ids": torch.arange(4)}, {}, "reads the tensor 'input_ids'"),
+        (torch.arange(4), {"depths": "12"}, "depths are a list of numbers"),
+        (torch.arange(4), {"dtype": torch.bfloat16}, "dtype is float16"),
     ],
 )
 def test_what_cannot_be_probed_is_said(hooked, inputs, options, match):
@@ -462,7 +463,7 @@ def test_ids_that_a_head_rules_out(hooked):
 @pytest.mark.parametrize("family", ["llama"])
 def test_what_was_not_measured_is_said(hooked):
     result = probe(hooked, torch.arange(4), statistics=["entropy"])
-    with pytest.raises(AttributeError, match="holds no 'kl' but entropy"):
+    with pytest.raises(AttributeError, match="has no 'kl', only entropy"):
         _ = result.kl
     with pytest.raises(EepolicyError, match="can draw entropy; got kl"):
         result.plot.layers("kl")

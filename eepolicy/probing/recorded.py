@@ -1,0 +1,89 @@
+"""Records of decoding: what the layers that ran say about each token of a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eepolicy.decode.output import Output
+from eepolicy.errors import EepolicyError
+from eepolicy.modality import TokenLayout
+from eepolicy.model.backbone import Backbone
+from eepolicy.probing.documents import LABELS, Document
+from eepolicy.probing.plan import ProbeConfig, ProbePlan
+from eepolicy.probing.readout import StateReader
+from eepolicy.probing.result import ProbeResult
+
+
+def record_plan(backbone: Backbone, record: bool | Mapping[str, Any] | None) -> ProbePlan | None:
+    """Check the option `record` of `generate`.
+
+    Args:
+        backbone: model that decodes.
+        record: True for all statistics and hidden states, or fields of `ProbeConfig` by name.
+
+    Returns:
+        What to read out and keep; None for no record.
+
+    Raises:
+        EepolicyError: an unknown option, or a value that does not fit the model.
+    """
+    if record is None or record is False:
+        return None
+    options = {"hidden_states": "all"} if record is True else dict(record)
+    unknown = [name for name in options if name not in ProbeConfig.__dataclass_fields__]
+    if unknown:
+        raise EepolicyError(
+            f"a record takes {', '.join(ProbeConfig.__dataclass_fields__)}; "
+            f"got {', '.join(map(str, unknown))}"
+        )
+    return ProbePlan.of(backbone, ProbeConfig(**options))
+
+
+@torch.no_grad()
+def recorded_result(
+    backbone: Backbone,
+    output: Output,
+    states: Sequence[dict[int, Tensor]],
+    plan: ProbePlan,
+    layout: TokenLayout,
+    number: int = 0,
+) -> ProbeResult:
+    """Read out the hidden states that a `Recorder` kept of one reply.
+
+    Args:
+        backbone: model that decoded.
+        output: reply with its prompt and trace.
+        states: the row's states, `Recorder.states[row]`: one dict a token, (width,) by depth.
+        plan: what to read out and keep.
+        layout: vocabulary and chunks, for the labels.
+        number: number of the document.
+
+    Returns:
+        Labelled statistics, (depths, tokens) each; nan or -1 where a layer did not run.  The
+        result has no tokenizer yet.
+    """
+    fed = states[: len(output.tokens)]
+    following = output.tokens.to(backbone.model.device)
+    # tokens with states at the same depths are read out together
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, entry in enumerate(fed):
+        groups.setdefault(tuple(sorted(entry)), []).append(index)
+    reader, parts, order = StateReader(backbone, plan), [], []
+    for depths, indices in groups.items():
+        stacked = {depth: torch.stack([fed[i][depth] for i in indices]) for depth in depths}
+        parts.append(reader.read(stacked, following[torch.tensor(indices)]))
+        order += indices
+    back = np.argsort(order)
+    columns = {name: torch.cat([part[name] for part in parts]).numpy()[back] for name in parts[0]}
+    # a prompt given as embeddings has no ids: -1 stands for it
+    prompt = output.prompt if len(output.prompt) else output.tokens.new_tensor([-1])
+    tokens = torch.cat([prompt.cpu(), output.tokens])
+    labels = Document(tokens, len(prompt), output.trace.depth).labels(layout, backbone.depth)
+    columns |= dict(zip(LABELS, labels, strict=True))
+    columns["document"] = np.full(len(output.tokens), number)
+    return ProbeResult.of(backbone, plan, columns)

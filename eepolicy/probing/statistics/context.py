@@ -1,0 +1,217 @@
+"""Intermediate values that statistics share.  Each is computed once and never overwritten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from eepolicy.errors import EepolicyError
+from eepolicy.probing.statistics.buffers import Lease
+from eepolicy.probing.statistics.last_layer import MIN_LOG, LastLayer, dot
+
+
+@dataclass(frozen=True, eq=False)
+class LogitContext:
+    """Logits of some rows at one depth, and values derived from them.
+
+    Each property is computed at its first use.  All tensors are read-only: several statistics use
+    them.
+
+    Attributes:
+        logits: (rows, vocabulary) float32 or float64.
+        top1: (rows,) ids of the most probable tokens.
+        next: (rows,) ids of the tokens that follow.  Where none follows the id is 0; `probe`
+            replaces the value of the statistic.
+        last_layer: the last layer's distributions of the same rows, if known; see `last`.
+        lease: buffers for the large intermediate values; None allocates them.
+    """
+
+    logits: Tensor
+    top1: Tensor
+    next: Tensor
+    last_layer: LastLayer | None = None
+    lease: Lease | None = None
+    _values: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def last(self) -> LastLayer:
+        """The last layer's distributions.
+
+        Raises:
+            EepolicyError: they are not known here.
+        """
+        if self.last_layer is None:
+            raise EepolicyError(
+                "the last layer is known only to statistics that compare with it: declare "
+                'Statistic(compares_with="last")'
+            )
+        return self.last_layer
+
+    @property
+    def shifted(self) -> Tensor:
+        """Logits minus the highest logit of their row: (rows, vocabulary).
+
+        Without the shift, an offset common to all logits would cost digits.
+        """
+
+        def compute() -> Tensor:
+            highest = self.logits.gather(-1, self.top1[:, None])
+            return torch.sub(self.logits, highest, out=self._out("shifted")).clamp_(min=MIN_LOG)
+
+        return self._once("shifted", compute)
+
+    @property
+    def weights(self) -> Tensor:
+        """Probabilities divided by the row's `scale`: (rows, vocabulary).
+
+        A compiled kernel computes exponentials and their sum in one loop.  In eager mode `softmax`
+        takes less time than the exponentials alone, so there the scale is 1.
+        """
+
+        def compute() -> Tensor:
+            if torch.compiler.is_compiling():
+                return self.shifted.exp()
+            return torch.softmax(self.shifted, -1, out=self._out("weights"))
+
+        return self._once("weights", compute)
+
+    @property
+    def scale(self) -> Tensor:
+        """Factor from `weights` to probabilities: (rows,)."""
+
+        def compute() -> Tensor:
+            if torch.compiler.is_compiling():
+                return 1 / self.weights.sum(-1)
+            return self.logits.new_ones(len(self.logits))
+
+        return self._once("scale", compute)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(rows, vocabulary)."""
+        if torch.compiler.is_compiling():
+            return self.weights * self.scale[:, None]
+        return self.weights
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """(rows, vocabulary)."""
+        return self._once("logs", lambda: self.shifted - self.log_normaliser[:, None])
+
+    @property
+    def confidence(self) -> Tensor:
+        """Probability of the most probable token: (rows,)."""
+        return self._once("confidence", lambda: self.probability(self.top1))
+
+    @property
+    def log_normaliser(self) -> Tensor:
+        """Logarithm of the sum of exp(shifted): (rows,)."""
+        return self._once("log_normaliser", lambda: -self.confidence.log())
+
+    @property
+    def entropy(self) -> Tensor:
+        """-sum p log p: (rows,) nats."""
+
+        def compute() -> Tensor:
+            expected = dot(self.weights, self.shifted) * self.scale
+            return self.log_normaliser - expected
+
+        return self._once("entropy", compute)
+
+    @property
+    def mixture_entropy(self) -> Tensor:
+        """Entropy of m = (p + p_L) / 2, p_L being the last layer's distribution: (rows,) nats."""
+
+        def compute() -> Tensor:
+            # with 2m, one pass less: H(m) = log 2 - sum 2m log 2m / 2
+            last, scale = self.last.probabilities, self.scale[:, None]
+            twice = torch.addcmul(last, self.weights, scale, out=self._out("scratch"))
+            twice.clamp_(min=torch.finfo(twice.dtype).tiny)
+            logs = torch.log(twice, out=self._out("scratch_logs"))
+            return math.log(2) - dot(twice, logs) / 2
+
+        return self._once("mixture_entropy", compute)
+
+    def probability(self, ids: Tensor) -> Tensor:
+        """Probability of one token a row: ids (rows,) -> (rows,)."""
+        return self.weights.gather(-1, ids[:, None])[:, 0] * self.scale
+
+    def rank(self, ids: Tensor) -> Tensor:
+        """Rank of one token a row, 1 for the most probable: ids (rows,) -> (rows,) int64."""
+        chosen = self.logits.gather(-1, ids[:, None])
+        higher = torch.gt(self.logits, chosen, out=self._out("scratch"))
+        # torch sums floats five times faster than booleans; below 2^24 they are exact
+        return 1 + higher.to(self.logits.dtype).sum(-1).long()
+
+    def second_probability(self) -> Tensor:
+        """Probability of the second most probable token: (rows,)."""
+        out = self._out("scratch")
+        others = torch.scatter(self.weights, -1, self.top1[:, None], 0.0, out=out)
+        return others.amax(-1) * self.scale
+
+    def values(self) -> list[Tensor]:
+        """The tensors that statistics share: inputs and values computed so far."""
+        last = [] if self.last_layer is None else self.last_layer.tensors()
+        return [self.logits, self.top1, self.next, *last, *self._values.values()]
+
+    def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """A value, computed at the first call."""
+        if self.lease is not None:
+            self.lease.check()
+        if name not in self._values:
+            self._values[name] = compute()
+        return self._values[name]
+
+    def _out(self, name: str) -> Tensor | None:
+        """A buffer to write to, (rows, vocabulary); `scratch...` ones are free after each use."""
+        return None if self.lease is None else self.lease.get(name, self.logits)
+
+
+@dataclass(frozen=True, eq=False)
+class StateContext:
+    """Hidden states of some rows at one depth, before the final norm.  All are read-only.
+
+    Attributes:
+        states: (rows, width) float32 or float64.
+        last_layer: (rows, width), states of the last layer, if it ran; see `last`.
+        previous_layer: (rows, width), states of the layer before, if it ran; see `previous`.
+    """
+
+    states: Tensor
+    last_layer: Tensor | None = None
+    previous_layer: Tensor | None = None
+
+    @property
+    def last(self) -> Tensor:
+        """States of the last layer: (rows, width).
+
+        Raises:
+            EepolicyError: they are not known here.
+        """
+        return self._known(self.last_layer, "last")
+
+    @property
+    def previous(self) -> Tensor:
+        """States of the layer before, or the embedding: (rows, width).
+
+        Raises:
+            EepolicyError: they are not known here.
+        """
+        return self._known(self.previous_layer, "previous")
+
+    def values(self) -> list[Tensor]:
+        """The tensors that statistics share."""
+        fields = (self.states, self.last_layer, self.previous_layer)
+        return [tensor for tensor in fields if tensor is not None]
+
+    def _known(self, states: Tensor | None, name: str) -> Tensor:
+        if states is None:
+            raise EepolicyError(
+                f"the {name} layer is known only to statistics that compare with it: declare "
+                f'Statistic(compares_with="{name}")'
+            )
+        return states
