@@ -75,7 +75,7 @@ def _read_document(
     depths = reader.plan.state_depths(backbone.depth)
     ids = document.tokens.to(backbone.model.device)
     following = torch.cat([ids[1:], ids.new_tensor([-1])])
-    batch = Batch(backbone, [0], end, layers=executor)
+    batch = Batch(backbone, [0], end, executor=executor)
     parts: list[dict[str, Tensor]] = []
     for first in range(0, end, BLOCK):
         stop = min(first + BLOCK, end)
