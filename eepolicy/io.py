@@ -43,11 +43,12 @@ def write_atomically(
         EepolicyError: the file cannot be written.  The message names the file and the reason.
 
     Examples:
-        >>> from eepolicy.io import read_text, write_atomically
-        >>> file = getfixture("tmp_path") / "notes.txt"
-        >>> write_atomically(file, lambda path: path.write_text("done"))
-        >>> read_text(file)
-        'done'
+        >>> import numpy as np, os, tempfile
+        >>> from eepolicy.io import write_atomically
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomically(f"{folder}/a.npy", lambda path: np.save(path, np.arange(3)))
+        ...     os.listdir(folder)
+        ['a.npy']
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part{target.suffix}")

@@ -1,0 +1,211 @@
+"""Schemas of files: today's files pass, and wrong ones get one sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from eepolicy import Trace
+from eepolicy.analysis.evaluation.records import Record, RunFolder
+from eepolicy.errors import EepolicyError
+from eepolicy.formats import (
+    AudioEncoderEntry,
+    CardFile,
+    CheckpointHeader,
+    HeadsHeader,
+    ProbeProgress,
+    RecordLine,
+    RepliesHeader,
+    ReplyLine,
+    RunFile,
+    TraceHeader,
+    parse,
+)
+from eepolicy.io import read_json, read_jsonl
+from eepolicy.probing.store import Folder
+
+MODEL = {
+    "model_type": "llama",
+    "num_hidden_layers": 4,
+    "hidden_size": 32,
+    "vocab_size": 60,
+    "weights": "a91915caccf57120",
+}
+RECORD = {
+    "question": "What color is snow?",
+    "policy": "static@2",
+    "text": "White.",
+    "heard": None,
+    "right_text": True,
+    "right_speech": None,
+    "errors": None,
+    "words": 1,
+    "mos": float("nan"),
+    "ended": True,
+    "seconds": 0.5,
+    "speech_seconds": 0.0,
+    "text_tokens": 1,
+    "speech_tokens": 2,
+    "text_layers": 2,
+    "speech_layers": 4,
+    "layer_calls": 6,
+    "readouts": 3,
+    "tokens": [7, 30, 31],
+    "depths": [2, 2, 2],
+    "modalities": [0, 1, 1],
+}
+CARD = {
+    "name": "toy",
+    "source": "nobody/toy",
+    "model_type": "llama",
+    "unit": "<u{i}>",
+    "text_chunk": 2,
+    "speech_chunk": 5,
+    "end": 3,
+    "rate": 12.5,
+    "sampling": {"do_sample": True, "top_p": 0.9, "top_k": 5},
+}
+CASES = {
+    RunFile: {"identity": {"threads": 1}, "notes": {"rows": ["full"]}},
+    RecordLine: RECORD,
+    TraceHeader: {"full_depth": 20, "prefill_layer_calls": 0},
+    HeadsHeader: {"kind": "tuned", "depths": [1, 3], "model": MODEL, "notes": {}},
+    CheckpointHeader: {
+        "identity": {},
+        "epoch": 1,
+        "epochs_without_gain": 0,
+        "now": {"kl": [0.5]},
+    },
+    RepliesHeader: {"model": MODEL, "questions": 3, "max_new_tokens": 300},
+    ReplyLine: [2, [5, 6, 7]],
+    ProbeProgress: {"identity": {}, "documents": 0, "readouts": 0, "seen": ""},
+    CardFile: CARD,
+    AudioEncoderEntry: {"start": 1, "patch": 2, "end": 3, "sizes": {"n_mels": 128}},
+}
+
+
+@pytest.mark.parametrize("schema", CASES, ids=lambda schema: schema.__name__)
+def test_a_round_trip(schema):
+    data = CASES[schema]
+    read = parse(schema, data, "file")
+    written = json.loads(json.dumps(read.model_dump()))
+    if isinstance(data, list):
+        assert written == data
+    else:
+        assert written["version"] == 1
+        assert json.dumps(data) == json.dumps({k: written[k] for k in data})
+    assert json.dumps(parse(schema, written, "file").model_dump()) == json.dumps(written)
+
+
+@pytest.mark.parametrize("schema", CASES, ids=lambda schema: schema.__name__)
+def test_every_key_is_needed_or_has_a_default(schema):
+    data = CASES[schema]
+    if isinstance(data, list):
+        return
+    for key, field in schema.model_fields.items():
+        less = {k: v for k, v in data.items() if k != key}
+        if field.is_required():
+            with pytest.raises(EepolicyError, match=f"^f: the key '{key}' is missing$"):
+                parse(schema, less, "f")
+        else:
+            parse(schema, less, "f")
+    with pytest.raises(EepolicyError, match=r"^f: the key 'more' is unknown; possible keys are "):
+        parse(schema, data | {"more": 1}, "f")
+    with pytest.raises(EepolicyError, match=r"^f: its format has version 2; this release reads v"):
+        parse(schema, data | {"version": 2, "more": 1}, "f")
+    with pytest.raises(EepolicyError, match=r"^f: expected keys with values; got \[\]$"):
+        parse(schema, [], "f")
+
+
+@pytest.mark.parametrize(
+    ("schema", "change", "sentence"),
+    [
+        (TraceHeader, {"full_depth": "20"}, "full_depth: expected a valid integer; got '20'"),
+        (TraceHeader, {"full_depth": True}, "full_depth: expected a valid integer; got True"),
+        (
+            TraceHeader,
+            {"full_depth": 0},
+            "full_depth: expected greater than or equal to 1; got 0",
+        ),
+        (RecordLine, {"ended": 1}, "ended: expected a valid boolean; got 1"),
+        (RecordLine, {"judged": 1.5}, "judged: expected less than or equal to 1; got 1.5"),
+        (RecordLine, {"tokens": [7, "30", 31]}, "tokens[1]: expected a valid integer; got '30'"),
+        (
+            RecordLine,
+            {"depths": [2]},
+            "expected one depth and one modality per token, and text_tokens + speech_tokens "
+            "tokens; got 3 tokens, 1 depths, 3 modalities, 1 + 2",
+        ),
+        (HeadsHeader, {"depths": [3, 1]}, "depths: expected rising depths; got [3, 1]"),
+        (
+            HeadsHeader,
+            {"model": MODEL | {"vocab_size": None}},
+            "model.vocab_size: expected a valid integer; got None",
+        ),
+        (ProbeProgress, {"seen": "abc"}, "seen: expected text that matches pattern"),
+        (CardFile, {"unit": 1.5}, "unit: expected a valid string or a valid integer; got 1.5"),
+        (
+            CardFile,
+            {"unit": "<u>"},
+            "unit: expected a token with {i} for its number, or an id; got '<u>'",
+        ),
+        (CardFile, {"speech_chunk": "x" * 99}, f"got '{'x' * 56}..."),
+    ],
+)
+def test_a_wrong_value_gets_a_sentence(schema, change, sentence):
+    with pytest.raises(EepolicyError) as caught:
+        parse(schema, CASES[schema] | change, "file, line 3")
+    assert str(caught.value).startswith("file, line 3: ")
+    assert sentence in str(caught.value)
+
+
+def test_wrong_reply_lines():
+    for line, sentence in (
+        ([1, [2, "3"]], "r, line 2: tokens: expected a valid integer; got '3'"),
+        ([3, [2]], "r, line 2: expected a prompt of at most 1 tokens; got 3"),
+        (5, "r, line 2: expected keys with values; got 5"),
+    ):
+        with pytest.raises(EepolicyError, match=f"^{sentence}$"):
+            parse(ReplyLine, line, "r, line 2")
+
+
+def test_the_shipped_heads_have_no_version():
+    file = Path(str(files("eepolicy") / "loading" / "pocket_model" / "heads.safetensors"))
+    with safe_open(file, "pt") as opened:
+        header = json.loads(opened.metadata()["heads"])
+    assert "version" not in header
+    read = parse(HeadsHeader, header, "heads")
+    assert (read.version, read.depths) == (1, list(range(1, 20)))
+    assert read.model.model_dump() == header["model"]
+
+
+def test_a_trace_of_today(pocket, tmp_path):
+    trace = pocket.generate("What color is snow?", max_new_tokens=5).trace
+    trace.save(tmp_path / "trace")
+    with safe_open(tmp_path / "trace", "np") as opened:
+        header = parse(TraceHeader, json.loads(opened.metadata()["trace"]), "trace")
+    assert header.full_depth == Trace.load(tmp_path / "trace").full_depth == 20
+
+
+def test_a_run_folder_of_today(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.open({"threads": 1})
+    folder.note(rows=["full"])
+    folder.append(Record(**RECORD))
+    run = parse(RunFile, read_json(tmp_path / "run" / "run.json"), "run.json")
+    assert (run.identity, run.notes) == ({"threads": 1}, {"rows": ["full"]})
+    [line] = read_jsonl(tmp_path / "run" / "records.jsonl")
+    record = Record(**parse(RecordLine, line, "records.jsonl").model_dump(exclude={"version"}))
+    assert json.dumps(asdict(record)) == json.dumps(asdict(Record(**RECORD)))
+    assert {f.name for f in fields(Record)} == set(RecordLine.model_fields) - {"version"}
+
+
+def test_a_probe_folder_of_today(tmp_path):
+    Folder(tmp_path / "probe", {"depths": [1, 2]})
+    progress = parse(ProbeProgress, read_json(tmp_path / "probe" / "probe.json"), "probe.json")
+    assert progress.identity == {"depths": [1, 2]}
