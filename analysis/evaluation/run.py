@@ -31,7 +31,7 @@ from eepolicy.hooked import HookedModel, probe
 from eepolicy.modality import Modality
 from eepolicy.policies import Confidence, Entropy, parse_policy
 from eepolicy.speech.mel import SAMPLE_RATE
-from eepolicy.speech.wav import write_wav
+from eepolicy.speech.audio import write_wav
 
 FULL = "full"
 #: questions whose speech is kept for the page

@@ -31,7 +31,7 @@ from eepolicy.analysis.stats.divergences import (
 )
 from eepolicy.decode.loop import Output
 from eepolicy.modality import Modality
-from eepolicy.speech.vocoder import codebook_of
+from eepolicy.speech.vocoders import codebook_of
 
 #: fill of a run: colour and marker
 FILLS = {"catch_up": ("#009E73", "o"), "propagate": ("#E69F00", "^"), "mask": ("#CC79A7", "s")}

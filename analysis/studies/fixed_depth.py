@@ -17,7 +17,7 @@ from eepolicy.analysis.evaluation.scoring import word_errors
 from eepolicy.analysis.stats.clustered import Intervals, ratios_by
 from eepolicy.analysis.style import COLOURS, depth_axis
 from eepolicy.decode.loop import Output
-from eepolicy.speech.vocoder import codebook_of
+from eepolicy.speech.vocoders import codebook_of
 
 #: what is measured: label, sums of which two columns, scale, digits
 MEASURES = {

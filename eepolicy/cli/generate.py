@@ -49,7 +49,7 @@ def generate(
     Example: eepolicy generate "What is the capital of France?" --policy spark:triple@14 --out a.wav
     """
     from eepolicy.speech.mel import SAMPLE_RATE
-    from eepolicy.speech.wav import write_wav
+    from eepolicy.speech.audio import write_wav
 
     if out_file and not out_file.parent.is_dir():
         raise EepolicyError(f"there is no folder {out_file.parent} to write {out_file.name} to")

@@ -62,12 +62,12 @@ def check(
 
     Example: eepolicy models check ~/checkpoints/Step-Audio-2-mini
     """
-    from eepolicy.loading.inspect import check as look
+    from eepolicy.loading.inspect import inspect
 
     good = True
-    for finding in look(folder):
-        good &= finding.good
-        console, mark = (out, "✓") if finding.good else (err, "✗")
+    for finding in inspect(folder):
+        good &= finding.ok
+        console, mark = (out, "✓") if finding.ok else (err, "✗")
         console.print(f"{mark} {finding.sentence}", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(0 if good else 1)
 
@@ -84,10 +84,8 @@ def convert(
 
     Example: eepolicy convert zai-org/glm-4-voice-9b glm-4-voice
     """
-    from eepolicy.errors import EepolicyError
-    from eepolicy.loading import save_converted
+    from eepolicy.loading.convert import check_new_folder, save_converted
 
-    if folder.exists() and any(folder.iterdir()):
-        raise EepolicyError(f"{folder} holds something: give a new folder")
+    check_new_folder(folder)  # before the model is loaded, which takes minutes
     save_converted(load(source, dtype=torch_dtype(dtype)), folder)
     note(f"{folder} holds the model in Hugging Face format, {dtype}")

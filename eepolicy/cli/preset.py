@@ -62,7 +62,7 @@ def give_voice(model: HookedModel, vocoder: Path | None, voice: Path | None) -> 
     Raises:
         EepolicyError: a model of another kind, or no voice to speak with.
     """
-    from eepolicy.speech.vocoder import GlmVoice, StepVoice
+    from eepolicy.speech.vocoders import GlmVoice, StepVoice
 
     if vocoder is None:
         return

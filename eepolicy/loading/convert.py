@@ -1,8 +1,7 @@
-"""Speech models on a stock backbone, told by a card; and folders that others are converted to."""
+"""Speech models with a card on a stock backbone, and folders that `eepolicy convert` writes."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,95 +9,121 @@ import torch
 from safetensors.torch import save_file
 
 from eepolicy.errors import EepolicyError
+from eepolicy.formats import AudioEncoderEntry, parse
 from eepolicy.hooked import HookedModel
-from eepolicy.loading.cards import ModelCard
-from eepolicy.loading.huggingface import read_model, read_tokenizer, with_heads
-from eepolicy.loading.upstream.checkpoint import Native, load_native, read_json
+from eepolicy.io import write_atomically
+from eepolicy.loading.huggingface import read_config, read_model, read_tokenizer, with_heads
+from eepolicy.loading.upstream.checkpoint import NativeModel, load_native
 from eepolicy.speech.audio_prompt import AudioPrompt
+from eepolicy.speech.model_card import ModelCard
 from eepolicy.speech.step_audio2_encoder import StepAudio2Encoder, StepAudio2EncoderConfig
 
-#: fields of `config.json` in a converted folder
+#: keys of `config.json` in a converted folder
 CARD, AUDIO_ENCODER = "speech_card", "speech_audio_encoder"
+#: folder of the audio encoder's weights in a converted folder
 AUDIO_ENCODER_FOLDER = "audio_encoder"
 
 
-def load_declared(
+def load_with_card(
     name: str | Path, dtype: torch.dtype, card: ModelCard, **options: Any
 ) -> HookedModel:
-    """A speech model in Hugging Face format, told by a card.
+    """Load a model in Hugging Face format that speaks as a card says.
 
     Args:
         name: a folder, or an id on the Hugging Face Hub.
-        dtype: of the weights.
-        card: how it speaks.
-        **options: of `from_pretrained`.
+        dtype: dtype of the weights.
+        card: card of the model.
+        **options: options of `from_pretrained`.
 
     Raises:
-        EepolicyError: the checkpoint is not whole, or the card is of another model.
+        EepolicyError: the checkpoint is incomplete, or the card belongs to another model.
     """
     model = read_model(name, dtype, **options)
     tokenizer = read_tokenizer(name)
     layout = card.layout(tokenizer, model.config.vocab_size)
-    told = getattr(model.config, AUDIO_ENCODER, None)
-    audio_encoder = (
-        None if told is None else _audio_encoder(Path(name) / AUDIO_ENCODER_FOLDER, dtype, told)
-    )
-    if audio_encoder is not None:
+    entry = getattr(model.config, AUDIO_ENCODER, None)
+    audio_encoder = None
+    if entry is not None:
+        where = f"{name}/config.json: {AUDIO_ENCODER}"
+        folder = Path(name) / AUDIO_ENCODER_FOLDER
+        audio_encoder = _load_encoder(folder, dtype, parse(AudioEncoderEntry, entry, where))
         audio_encoder.encoder.to(model.device)  # type: ignore[attr-defined]
-    return with_heads(
-        HookedModel(model, layout, tokenizer, card=card, audio_encoder=audio_encoder), Path(name)
-    )
+    hooked = HookedModel(model, layout, tokenizer, card=card, audio_encoder=audio_encoder)
+    return with_heads(hooked, Path(name))
 
 
 def load_converted(folder: Path, dtype: torch.dtype, **options: Any) -> HookedModel:
-    """A folder that `save_converted` wrote.
+    """Load a folder that `save_converted` wrote.
+
+    Args:
+        folder: the folder.
+        dtype: dtype of the weights.
+        **options: options of `from_pretrained`.
 
     Raises:
-        EepolicyError: it is not whole.
+        EepolicyError: the folder is incomplete.
     """
-    card = ModelCard.from_dict(read_json(folder / "config.json")[CARD])
-    return load_declared(folder, dtype, card, **options)
+    file = folder / "config.json"
+    card = ModelCard.from_dict(read_config(file)[CARD], f"{file}: {CARD}")
+    return load_with_card(folder, dtype, card, **options)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Check that a folder can be written to.
+
+    Raises:
+        EepolicyError: the folder contains files.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise EepolicyError(f"the folder {folder} is not empty: give a new folder")
 
 
 def save_converted(model: HookedModel, folder: Path) -> None:
-    """Write a spoken model in Hugging Face format, its card in `config.json`, its audio encoder beside it.
+    """Write a speech model in Hugging Face format.
 
-    What is written loads with every option of `from_pretrained`: sharded, quantised, on devices.
+    `config.json` contains the card.  A subfolder contains the audio encoder.  The folder loads
+    with every option of `from_pretrained`: sharded, quantized, on several devices.
 
     Args:
-        model: with a card and a tokenizer.
-        folder: to write to; must not hold a model yet.
+        model: a model with a card and a tokenizer.
+        folder: a new or empty folder.
 
     Raises:
-        EepolicyError: the model has no card, or the folder is in use.
+        EepolicyError: the model has no card or no tokenizer, or the folder is not empty.
     """
     if model.card is None or model.tokenizer is None:
-        raise EepolicyError(f"{model!r} has no card or no tokenizer: there is nothing to convert")
-    if folder.exists() and any(folder.iterdir()):
-        raise EepolicyError(f"{folder} holds something: give a new folder")
-    setattr(model.model.config, CARD, asdict(model.card))
+        raise EepolicyError(
+            f"{model!r} has no card or no tokenizer; only a speech model with both is converted"
+        )
+    check_new_folder(folder)
+    entries = {CARD: model.card.to_dict()}
     if model.audio_encoder is not None:
         encoder = model.audio_encoder.encoder
         assert isinstance(encoder, StepAudio2Encoder)
-        told = {k: getattr(model.audio_encoder, k) for k in ("start", "patch", "end")}
-        setattr(model.model.config, AUDIO_ENCODER, told | {"sizes": asdict(encoder.config)})
+        ids = {name: getattr(model.audio_encoder, name) for name in ("start", "patch", "end")}
+        sizes = vars(encoder.config)
+        entries[AUDIO_ENCODER] = AudioEncoderEntry(**ids, sizes=sizes).model_dump()
+    for name, entry in entries.items():
+        setattr(model.model.config, name, entry)
     try:
         model.model.save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
     finally:
-        for name in (CARD, AUDIO_ENCODER):
-            if hasattr(model.model.config, name):
-                delattr(model.model.config, name)
+        for name in entries:
+            delattr(model.model.config, name)
     if model.audio_encoder is not None:
         assert isinstance(encoder, StepAudio2Encoder)
         (folder / AUDIO_ENCODER_FOLDER).mkdir()
-        weights = {k: v.contiguous() for k, v in encoder.state_dict().items()}
-        save_file(weights, folder / AUDIO_ENCODER_FOLDER / "model.safetensors")
+        weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
+        write_atomically(
+            folder / AUDIO_ENCODER_FOLDER / "model.safetensors",
+            lambda path: save_file(weights, path),
+            sum(value.nbytes for value in weights.values()),
+        )
 
 
-def _audio_encoder(folder: Path, dtype: torch.dtype, told: dict[str, Any]) -> AudioPrompt:
-    sizes = StepAudio2EncoderConfig.from_dict(told["sizes"])
-    encoder = load_native(
-        Native(lambda: StepAudio2Encoder(sizes), lambda k, t: [(k, t)]), folder, dtype
-    )
-    return AudioPrompt(encoder, told["start"], told["patch"], told["end"])
+def _load_encoder(folder: Path, dtype: torch.dtype, entry: AudioEncoderEntry) -> AudioPrompt:
+    sizes = StepAudio2EncoderConfig.from_dict(entry.sizes)
+    native = NativeModel(lambda: StepAudio2Encoder(sizes), lambda key, tensor: [(key, tensor)])
+    encoder = load_native(native, folder, dtype)
+    return AudioPrompt(encoder, entry.start, entry.patch, entry.end)

@@ -1,4 +1,4 @@
-"""Checkpoints in Hugging Face format: read as safetensors, without code of their own."""
+"""Checkpoints in Hugging Face format: read as safetensors, without running code from them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from transformers import (
 from eepolicy.errors import EepolicyError
 from eepolicy.heads import load_heads
 from eepolicy.hooked import HookedModel
+from eepolicy.io import read_json
+from eepolicy.loading.hub import first_line
 
-#: what a file that is damaged, or of another kind, makes the readers raise
-UNREADABLE = (
+#: errors that transformers and safetensors raise for damaged or unsuitable files
+READ_ERRORS = (
     SafetensorError,
     AttributeError,
     ImportError,
@@ -29,19 +31,35 @@ UNREADABLE = (
     TypeError,
     ValueError,
 )
+#: file of exit heads in a model's folder
+HEADS = "heads.safetensors"
+#: files that contain a tokenizer
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Read a `config.json` or another JSON file with keys.
+
+    Raises:
+        EepolicyError: the file is missing or damaged, or has no keys.
+    """
+    config = read_json(file)
+    if not isinstance(config, dict):
+        raise EepolicyError(f"{file} cannot be read: expected keys with values; got {config!r:.60}")
+    return config
 
 
 def read_model(name: str | Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
-    """A stock model with all of its weights.
+    """Load a stock model and check that no weight is missing.
 
     Args:
         name: a folder, or an id on the Hugging Face Hub.
-        dtype: of the weights.
-        **options: of `from_pretrained`, such as `device_map`, `attn_implementation` and
+        dtype: dtype of the weights.
+        **options: options of `from_pretrained`, such as `device_map`, `attn_implementation` and
             `quantization_config`.
 
     Raises:
-        EepolicyError: no such checkpoint, or one that is damaged or not whole.
+        EepolicyError: the checkpoint does not exist, or is damaged or incomplete.
     """
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
@@ -52,59 +70,59 @@ def read_model(name: str | Path, dtype: torch.dtype, **options: Any) -> PreTrain
             output_loading_info=True,
             **options,
         )
-    except UNREADABLE as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise EepolicyError(f"{name} is no checkpoint that can be read: {why}") from error
+    except READ_ERRORS as error:
+        raise EepolicyError(
+            f"{name} cannot be loaded as a causal language model: {first_line(error)}"
+        ) from error
     missing = sorted({*loading["missing_keys"], *(k for k, *_ in loading["mismatched_keys"])})
     if missing:
         raise EepolicyError(
-            f"the checkpoint {name} lacks {len(missing)} of the model's weights, {missing[0]} "
-            "first: it is not whole, or of another model"
+            f"the checkpoint {name} lacks {len(missing)} of the model's weights, such as "
+            f"{missing[0]}: it is incomplete, or belongs to another model"
         )
     return model
 
 
-#: fitted exit heads in a model's folder
-HEADS = "heads.safetensors"
-#: files that a tokenizer may be in
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
-
-
 def load_text(name: str | Path, dtype: torch.dtype = torch.float32, **options: Any) -> HookedModel:
-    """Hook a causal language model that writes text alone.
+    """Load a causal language model that writes text only.
 
     Args:
-        name: a folder, or an id on the Hugging Face Hub; a folder may be without a tokenizer, and
-            prompts are then ids.
-        dtype: of the weights.
-        **options: of `from_pretrained`.
+        name: a folder, or an id on the Hugging Face Hub.  A folder without a tokenizer gives a
+            model that takes ids as prompts.
+        dtype: dtype of the weights.
+        **options: options of `from_pretrained`.
 
     Raises:
-        EepolicyError: no such checkpoint, one that is not whole, or a family without an adapter.
+        EepolicyError: the checkpoint does not exist or is incomplete, or its family has no adapter.
     """
     model, tokenizer = read_model(name, dtype, **options), None
-    if not Path(name).is_dir() or any((Path(name) / file).is_file() for file in TOKENIZERS):
+    if not Path(name).is_dir() or has_tokenizer(Path(name)):
         tokenizer = read_tokenizer(name)
     return with_heads(HookedModel(model, tokenizer=tokenizer), Path(name))
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder contains a tokenizer."""
+    return any((folder / file).is_file() for file in TOKENIZER_FILES)
+
+
 def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint, without code of its own.
+    """Load the tokenizer of a checkpoint, without running code from it.
 
     Args:
         name: a folder, or an id on the Hugging Face Hub.
 
     Raises:
-        EepolicyError: it is missing or damaged.
+        EepolicyError: the tokenizer is missing or damaged.
     """
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except UNREADABLE as error:
-        raise EepolicyError(f"the tokenizer of {name} cannot be read: {error}") from error
+    except READ_ERRORS as error:
+        raise EepolicyError(f"the tokenizer of {name} cannot be loaded: {error}") from error
 
 
 def with_heads(hooked: HookedModel, folder: Path) -> HookedModel:
-    """A model with the exit heads that its folder may hold."""
+    """Attach the exit heads in the model's folder, if it has some."""
     if (folder / HEADS).is_file():
         hooked.heads = load_heads(folder / HEADS, hooked.lens, hooked.model)
     return hooked

@@ -1,4 +1,4 @@
-"""What a checkpoint is, what of it fits, and what it takes, before it is loaded."""
+"""Check what a checkpoint is, whether it is complete, and how much memory it takes."""
 
 from __future__ import annotations
 
@@ -11,86 +11,87 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from eepolicy.errors import EepolicyError
-from eepolicy.loading import ORIGINAL
-from eepolicy.loading.cards import ModelCard, shipped_cards
+from eepolicy.loading.auto import UPSTREAM
+from eepolicy.loading.cards import shipped_cards
 from eepolicy.loading.convert import AUDIO_ENCODER_FOLDER, CARD
-from eepolicy.loading.huggingface import TOKENIZERS, UNREADABLE, read_tokenizer
-from eepolicy.loading.upstream.checkpoint import headers, load_native, read_json
+from eepolicy.loading.huggingface import READ_ERRORS, has_tokenizer, read_config, read_tokenizer
+from eepolicy.loading.upstream.checkpoint import load_native, read_shapes
 from eepolicy.model.families import FAMILIES
+from eepolicy.speech.model_card import ModelCard
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        good: it is as it must be.
-        sentence: what was found.
+        ok: whether the check passed.
+        sentence: the result in words.
     """
 
-    good: bool
+    ok: bool
     sentence: str
 
 
-def check(folder: Path) -> Iterator[Finding]:
-    """Look at a checkpoint without reading its weights.
+def inspect(folder: Path) -> Iterator[Finding]:
+    """Check a checkpoint without reading its weights.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
 
     Yields:
-        What was found: config, weights, tokenizer, cards, memory.
+        A finding each on config, weights, memory, tokenizer and cards.
     """
     try:
-        config = read_json(folder / "config.json")
+        config = read_config(folder / "config.json")
     except EepolicyError as error:
         yield Finding(False, str(error))
         return
-    original = ORIGINAL.get(config.get("model_type", ""))
-    if original is None:
-        yield from _stock(folder, config)
+    upstream = UPSTREAM.get(config.get("model_type", ""))
+    if upstream is None:
+        yield from _inspect_stock(folder, config)
         return
-    module, name = original
+    module, name = upstream
     yield Finding(True, f"{name} in its authors' layout")
     try:
-        model = load_native(module.native(config), folder, torch.bfloat16, headers)
-        yield Finding(True, "every weight has its place, and none is missing")
+        model = load_native(module.native(config), folder, torch.bfloat16, read_shapes)
+        yield Finding(True, "the weights are complete, and each belongs to the model")
         decoder: Any = getattr(model, "decoder", model)
         yield _memory(sum(p.numel() for p in model.parameters()), decoder.config)
         vocabulary = decoder.config.vocab_size
         shipped_cards()[name].layout(module.read_tokenizer(folder), vocabulary)
-        yield Finding(True, f"the tokenizer has what the card {name} names")
+        yield Finding(True, f"the tokenizer has all tokens of the card {name}")
     except EepolicyError as error:
         yield Finding(False, str(error))
 
 
-def _stock(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
-    """A checkpoint in Hugging Face format."""
-    kind = config.get("model_type")
-    if kind in FAMILIES:
-        yield Finding(True, f"{kind} in Hugging Face format, a family that has an adapter")
+def _inspect_stock(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
+    """Findings on a checkpoint in Hugging Face format."""
+    family = config.get("model_type")
+    if family in FAMILIES:
+        yield Finding(True, f"{family} in Hugging Face format, a family with an adapter")
     else:
-        known = ", ".join(sorted(FAMILIES.names()))
-        yield Finding(False, f"model type {kind!r} has no adapter; there are {known}")
+        supported = ", ".join(sorted(FAMILIES.names()))
+        yield Finding(False, f"model type {family!r} has no adapter; supported are {supported}")
     try:
         parts = [folder, *(f for f in [folder / AUDIO_ENCODER_FOLDER] if f.is_dir())]
-        weights = [tensor for part in parts for _, _, tensor in headers(part)]
+        weights = sum(tensor.numel() for part in parts for _, _, tensor in read_shapes(part))
         stock = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        yield _memory(sum(t.numel() for t in weights), stock)
-    except (EepolicyError, *UNREADABLE) as error:
+        yield _memory(weights, stock)
+    except (EepolicyError, *READ_ERRORS) as error:
         yield Finding(False, str(error))
     if CARD in config:
-        yield Finding(True, f"it has a card of its own: {config[CARD].get('name')}")
+        yield Finding(True, f"its config has the card {config[CARD].get('name')}")
     elif "speech_layout" in config:
-        yield Finding(True, "it has the pocket model's format, and speaks")
-    elif not any((folder / file).is_file() for file in TOKENIZERS):
-        yield Finding(True, "no tokenizer: prompts are ids")
+        yield Finding(True, "a speech model in the pocket model's format")
+    elif not has_tokenizer(folder):
+        yield Finding(True, "no tokenizer: prompts must be ids")
     else:
-        yield from _cards(folder, config)
+        yield from _inspect_cards(folder, config)
 
 
-def _cards(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
-    """The cards whose tokens a tokenizer has."""
+def _inspect_cards(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
+    """A finding on the shipped cards whose tokens the tokenizer has."""
     try:
         tokenizer = read_tokenizer(folder)
     except EepolicyError as error:
@@ -104,21 +105,21 @@ def _cards(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
             return False
         return card.model_type == config.get("model_type")
 
-    found = [name for name, card in shipped_cards().items() if fits(card)]
-    if found:
-        yield Finding(True, f"it speaks as a card says: load it with card={found[0]!r}")
+    fitting = [name for name, card in shipped_cards().items() if fits(card)]
+    if fitting:
+        yield Finding(True, f"a speech model with a card: load it with card={fitting[0]!r}")
     else:
-        yield Finding(True, "no card that ships fits: it writes text, unless you give it a card")
+        yield Finding(True, "no shipped card fits: it writes text, unless you load it with a card")
 
 
 def _memory(weights: int, config: PreTrainedConfig) -> Finding:
-    """What a model takes on a device."""
+    """The memory of the weights, and of the KV cache per token."""
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cached = 2 * config.num_hidden_layers * heads * size
     return Finding(
         True,
         f"{weights / 1e6:,.1f} million weights: {2 * weights / 1e9:.3f} GB in bfloat16, "
-        f"{4 * weights / 1e9:.3f} GB in float32; keys and values {2 * cached / 1e3:.0f} kB a token "
+        f"{4 * weights / 1e9:.3f} GB in float32; KV cache {2 * cached / 1e3:.0f} kB per token "
         "in bfloat16",
     )

@@ -1,0 +1,1 @@
+"""Speech: audio files, units, vocoders, audio encoders, recognition and ratings."""

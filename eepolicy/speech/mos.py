@@ -1,4 +1,4 @@
-"""How natural speech sounds: estimates of the mean opinion score (1 to 5), by other packages."""
+"""Naturalness of speech: other packages predict the mean opinion score (MOS, 1 to 5)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.speech.wav import write_wav
+from eepolicy.speech.audio import write_wav
 
-#: modules that a rater needs, and what installs them
+#: for each MOS predictor: the modules that it needs, and how to install them
 NEEDS = {
     "distillmos": (
         ("distillmos", "xls_r_sqa"),
@@ -37,25 +37,25 @@ NEEDS = {
 
 
 def missing_mos(rater: str = "distillmos") -> str | None:
-    """What to install before speech can be rated; None where nothing is missing.
+    """Return what to install for a MOS predictor, or None if nothing is missing.
 
     Args:
         rater: `distillmos`, `dnsmos` or `utmosv2`.
 
     Raises:
-        EepolicyError: there is no such rater.
+        EepolicyError: the predictor does not exist.
     """
     if rater not in NEEDS:
-        raise EepolicyError(f"speech is rated by {', '.join(NEEDS)}; got {rater!r}")
+        raise EepolicyError(f"the MOS predictors are {', '.join(NEEDS)}; got {rater!r}")
     modules, install = NEEDS[rater]
     return None if all(map(find_spec, modules)) else install
 
 
 @contextlib.contextmanager
 def _without_torchaudio() -> Iterator[None]:
-    """Let `import torchaudio` find an empty module.
+    """Make `import torchaudio` return an empty module if it is not installed.
 
-    DistillMOS imports it for its command line alone; its PyPI wheel is a CUDA build.
+    DistillMOS needs torchaudio only for its command line, and the wheel on PyPI is a CUDA build.
     """
     names = [n for n in ("torchaudio", "torchaudio.transforms") if n not in sys.modules]
     if find_spec("torchaudio"):
@@ -72,7 +72,7 @@ class DistillMos:
     """DistillMOS on the CPU.
 
     Raises:
-        EepolicyError: the packages are not installed.
+        EepolicyError: a package is missing.
     """
 
     def __init__(self) -> None:
@@ -83,45 +83,47 @@ class DistillMos:
                 self._model = ConvTransformerSQAModel().eval()
         except ImportError as error:
             raise EepolicyError(
-                f"no speech rating ({error.name}): {NEEDS['distillmos'][1]}"
+                f"DistillMOS needs the package {error.name}: {NEEDS['distillmos'][1]}"
             ) from error
 
     @torch.no_grad()
     def rate(self, wave: Tensor) -> float:
-        """The estimated opinion: wave (samples,) at 16 kHz; nan for no speech."""
+        """Predict the MOS of a waveform, (samples,) at 16 kHz; nan if it is empty."""
         if wave.numel() == 0:
             return float("nan")
         return float(self._model(wave[None]).item())
 
 
 class Dnsmos:
-    """DNSMOS P.835 (2110.01763): the overall rating.
+    """DNSMOS P.835 (arXiv 2110.01763): the overall rating.
 
-    On the pocket model's voice it is far above white noise, which DistillMOS is not.
+    It rates the pocket model's voice far above white noise; DistillMOS does not.
 
     Raises:
-        EepolicyError: the packages are not installed.
+        EepolicyError: a package is missing.
     """
 
     def __init__(self) -> None:
         try:
             from speechmos import dnsmos
         except ImportError as error:
-            raise EepolicyError(f"no speech rating ({error.name}): {NEEDS['dnsmos'][1]}") from error
+            raise EepolicyError(
+                f"DNSMOS needs the package {error.name}: {NEEDS['dnsmos'][1]}"
+            ) from error
         self._run = dnsmos.run
 
     def rate(self, wave: Tensor) -> float:
-        """The estimated opinion: wave (samples,) at 16 kHz; nan for no speech."""
+        """Predict the MOS of a waveform, (samples,) at 16 kHz; nan if it is empty."""
         if wave.numel() == 0:
             return float("nan")
         return float(self._run(wave.numpy().astype(np.float32).clip(-1, 1), 16_000)["ovrl_mos"])
 
 
 class UtmosV2:
-    """UTMOSv2 (2409.09305), the paper's rater.
+    """UTMOSv2 (arXiv 2409.09305), which the paper uses.
 
     Raises:
-        EepolicyError: the package is not installed.
+        EepolicyError: the package is missing.
     """
 
     def __init__(self) -> None:
@@ -129,12 +131,12 @@ class UtmosV2:
             import utmosv2
         except ImportError as error:
             raise EepolicyError(
-                f"no speech rating ({error.name}): {NEEDS['utmosv2'][1]}"
+                f"UTMOSv2 needs the package {error.name}: {NEEDS['utmosv2'][1]}"
             ) from error
         self._model = utmosv2.create_model(pretrained=True)
 
     def rate(self, wave: Tensor) -> float:
-        """The estimated opinion: wave (samples,) at 16 kHz; nan for no speech."""
+        """Predict the MOS of a waveform, (samples,) at 16 kHz; nan if it is empty."""
         if wave.numel() == 0:
             return float("nan")
         with tempfile.TemporaryDirectory() as folder:
@@ -143,4 +145,5 @@ class UtmosV2:
             return float(self._model.predict(input_path=str(file)))
 
 
+#: MOS predictors by name
 RATERS: dict[str, Any] = {"distillmos": DistillMos, "dnsmos": Dnsmos, "utmosv2": UtmosV2}

@@ -1,6 +1,8 @@
-"""The audio encoder of Step-Audio-2: a Whisper encoder, halved in time twice, and an adapter to the decoder.
+"""The audio encoder of Step-Audio-2 (arXiv 2507.16632).
 
-Written after its authors' modeling file, on the encoder layers of transformers.
+A Whisper encoder, whose output is pooled by two, and an adapter that halves it again and projects
+it to the width of the decoder.  Reimplemented after the authors' modeling file, on the encoder
+layers of transformers.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 from eepolicy.errors import EepolicyError
 from eepolicy.speech.mel import SAMPLE_RATE
 
-#: speech is heard in pieces of so many samples, each followed by so much silence
-PIECE, SILENCE = 25 * SAMPLE_RATE, 479
-#: width between the two layers of the adapter
-INNER = 2048
+#: samples in a segment (25 s); the encoder takes longer speech segment by segment
+SEGMENT = 25 * SAMPLE_RATE
+#: samples of silence after each segment
+SILENCE = 479
+#: width between the two linear layers of the adapter
+ADAPTER_WIDTH = 2048
 
 
 @dataclass(frozen=True)
@@ -37,23 +41,25 @@ class StepAudio2EncoderConfig:
     adapter_stride: int
 
     @classmethod
-    def from_dict(cls, theirs: dict[str, Any]) -> StepAudio2EncoderConfig:
-        """The sizes among the fields of a checkpoint.
+    def from_dict(cls, data: dict[str, Any]) -> StepAudio2EncoderConfig:
+        """Take the sizes from the fields of a checkpoint; other fields are ignored.
 
         Raises:
-            EepolicyError: one is missing.
+            EepolicyError: a size is missing.
         """
         try:
-            return cls(**{name: int(theirs[name]) for name in cls.__dataclass_fields__})
+            return cls(**{name: int(data[name]) for name in cls.__dataclass_fields__})
         except KeyError as error:
-            raise EepolicyError(f"audio_encoder_config has no {error}") from error
+            raise EepolicyError(
+                f"the audio_encoder_config of the checkpoint has no {error}"
+            ) from error
 
 
 class StepAudio2Encoder(nn.Module):
-    """Waves to what stands in a prompt in place of tokens, about 12.5 a second.
+    """Turns waveforms into embeddings of the decoder, about 12.5 per second.
 
     Args:
-        config: sizes.
+        config: sizes of the encoder.
     """
 
     def __init__(self, config: StepAudio2EncoderConfig) -> None:
@@ -75,26 +81,26 @@ class StepAudio2Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.shrink = nn.Conv1d(width, width, config.kernel_size, config.adapter_stride, padding=1)
-        self.widen = nn.Linear(width, INNER)
-        self.project = nn.Linear(INNER, config.llm_dim)
+        self.widen = nn.Linear(width, ADAPTER_WIDTH)
+        self.project = nn.Linear(ADAPTER_WIDTH, config.llm_dim)
 
-    def mels(self, piece: Tensor) -> Tensor:
-        """Log-mel spectrum of a piece and the silence behind it: (samples,) -> (mels, frames)."""
+    def mels(self, segment: Tensor) -> Tensor:
+        """Log-mel spectrum of a segment and its silence: (samples,) -> (mels, frames)."""
         extract = WhisperFeatureExtractor(feature_size=self.config.n_mels)
-        wave = F.pad(piece.float().cpu(), (0, SILENCE)).numpy()
-        found = extract(wave, sampling_rate=SAMPLE_RATE, padding=False, return_tensors="pt")
-        mels: Tensor = found.input_features[0]
+        wave = F.pad(segment.float().cpu(), (0, SILENCE)).numpy()
+        features = extract(wave, sampling_rate=SAMPLE_RATE, padding=False, return_tensors="pt")
+        mels: Tensor = features.input_features[0]
         return mels
 
     def forward(self, mels: Tensor) -> Tensor:
-        """Encode one piece: (mels, frames) -> (tokens, width of the decoder)."""
+        """Encode a segment: (mels, frames) -> (tokens, width of the decoder)."""
         frames = mels.shape[1]
         hidden: Tensor = F.gelu(self.conv2(F.gelu(self.conv1(mels[None])))).transpose(1, 2)
         hidden = hidden + self.positions.weight[: hidden.shape[1]]
-        # the last two frames are no speech; every other frame has a place in the layers
-        heard = torch.arange(frames, device=mels.device)[(frames + 1) % 2 :: 2] < frames - 2
-        mask = torch.zeros(heard.shape, dtype=hidden.dtype, device=mels.device)
-        mask = mask.masked_fill(~heard, torch.finfo(hidden.dtype).min)[None, None, None]
+        # conv2 keeps every other frame; the last two frames are silence, which is masked
+        is_speech = torch.arange(frames, device=mels.device)[(frames + 1) % 2 :: 2] < frames - 2
+        mask = torch.zeros(is_speech.shape, dtype=hidden.dtype, device=mels.device)
+        mask = mask.masked_fill(~is_speech, torch.finfo(hidden.dtype).min)[None, None, None]
         for layer in self.layers:
             hidden = layer(hidden, mask.expand(-1, -1, hidden.shape[1], -1))
         hidden = F.avg_pool1d(hidden.transpose(1, 2), 2).transpose(1, 2)
@@ -106,25 +112,31 @@ class StepAudio2Encoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, wave: Tensor) -> list[Tensor]:
-        """What is heard, piece by piece of 25 seconds.
+        """Encode a waveform in segments of 25 seconds.
 
         Args:
             wave: (samples,) at 16 kHz, in -1..1.
 
         Returns:
-            (tokens, width of the decoder) each.
+            The embeddings of each segment, (tokens, width of the decoder).
 
         Raises:
-            EepolicyError: the wave is empty or too short, or has more than one channel.
+            EepolicyError: the waveform is empty or too short, or has more than one channel.
         """
         if wave.ndim != 1 or not len(wave):
-            raise EepolicyError(f"a wave is (samples,) at 16 kHz; got {tuple(wave.shape)}")
+            raise EepolicyError(
+                "an audio prompt must have shape (samples,), at 16 kHz, with at least one sample; "
+                f"got shape {tuple(wave.shape)}"
+            )
         like = self.norm.weight
-        heard = [
-            self(self.mels(piece).to(device=like.device, dtype=like.dtype))
-            for piece in wave.split(PIECE)
+        segments = [
+            self(self.mels(segment).to(device=like.device, dtype=like.dtype))
+            for segment in wave.split(SEGMENT)
         ]
-        heard = [piece for piece in heard if len(piece)]
-        if not heard:
-            raise EepolicyError(f"{len(wave)} samples at 16 kHz are too short to be heard")
-        return heard
+        segments = [segment for segment in segments if len(segment)]
+        if not segments:
+            raise EepolicyError(
+                f"{len(wave)} samples at 16 kHz are too short for the audio encoder: give at least "
+                "0.1 s"
+            )
+        return segments

@@ -1,4 +1,4 @@
-"""GLM-4-Voice: a small random model in its authors' layout against a plain ChatGLM written here."""
+"""GLM-4-Voice: a small random model in its authors' layout against a ChatGLM written here."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def weights(layers: int = 4) -> dict[str, Tensor]:
         return about + scale * torch.randn(*shape, generator=generator)
 
     fused = (4 + 2 * 2) * 8
-    found = {
+    made = {
         "transformer.embedding.word_embeddings.weight": draw(330, 32),
         "transformer.encoder.final_layernorm.weight": draw(32, about=1.0),
         "transformer.output_layer.weight": draw(330, 32),
@@ -56,7 +56,7 @@ def weights(layers: int = 4) -> dict[str, Tensor]:
     }
     for i in range(layers):
         layer = f"transformer.encoder.layers.{i}."
-        found |= {
+        made |= {
             layer + "input_layernorm.weight": draw(32, about=1.0),
             layer + "post_attention_layernorm.weight": draw(32, about=1.0),
             layer + "self_attention.query_key_value.weight": draw(fused, 32),
@@ -65,7 +65,7 @@ def weights(layers: int = 4) -> dict[str, Tensor]:
             layer + "mlp.dense_h_to_4h.weight": draw(96, 32),
             layer + "mlp.dense_4h_to_h.weight": draw(32, 48),
         }
-    return found
+    return made
 
 
 def plain(w: dict[str, Tensor], ids: Tensor) -> Tensor:
@@ -114,9 +114,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def write(folder: Path, held: dict[str, Tensor], config: dict) -> None:
+def write(folder: Path, tensors: dict[str, Tensor], config: dict) -> None:
     """A checkpoint folder as the authors publish theirs, in two shards."""
-    write_shards(folder, held)
+    write_shards(folder, tensors)
     (folder / "config.json").write_text(json.dumps(config))
     merged = [b"th", b"the", b" t", b" the", b"in", b"an", b"and", b"er", b"on", b"re", b"at"]
     tokens = [bytes([i]) for i in range(256)] + merged
@@ -126,21 +126,21 @@ def write(folder: Path, held: dict[str, Tensor], config: dict) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
 
 
-def test_its_logits_are_the_plain_models(folder):
+def test_the_logits_equal_those_of_the_reference(folder):
     model = eepolicy.load(str(folder))
     assert type(model.model).__name__ == "GlmForCausalLM"
     ids = torch.randint(330, (17,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        found = model.model(ids[None]).logits[0]
+        logits = model.model(ids[None]).logits[0]
     expected = plain(weights(), ids)
     # measured 5e-6 on logits of spread 1
-    torch.testing.assert_close(found, expected, rtol=0, atol=5e-5)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=5e-5)
     assert not any(p.is_meta for p in model.model.parameters())
     half = eepolicy.load(str(folder), torch.bfloat16)
     assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
 
 
-def test_its_prompt_and_its_chunks(folder):
+def test_prompt_and_chunks(folder):
     model = eepolicy.load(str(folder))
     layout = model.layout
     assert layout.speech == (AUDIO, AUDIO + 40)
@@ -165,7 +165,7 @@ def test_its_prompt_and_its_chunks(folder):
         _ = out.audio
 
 
-def test_early_exit_is_exact_on_it(folder):
+def test_early_exit_with_exact_acceptance(folder):
     model = eepolicy.load(str(folder))
     full = model.generate("the", max_new_tokens=50)
     exact = model.generate("the", "static@2", max_new_tokens=50, accept="exact")
@@ -210,19 +210,19 @@ def broken(folder, what):
     ("what", "match"),
     [
         ("cut", "00001-of-00002.safetensors is damaged"),
-        ("gone", "lacks 1 of the 2 files"),
-        ("foreign", "bert.embeddings.weight, which has no place"),
-        ("partial", "of the model's weights, model.embed_tokens.weight first"),
-        ("shape", r"the shape \(\d+, .*; by its config.json the model has"),
-        ("groups", "has 64 rows; by config.json there are 48"),
+        ("gone", "lacks 1 of the 2 files in its index"),
+        ("foreign", "bert.embeddings.weight, which the model in config.json does not have"),
+        ("partial", "of the model's weights, such as model.embed_tokens.weight"),
+        ("shape", r"the shape \(\d+, .*; config\.json gives \("),
+        ("groups", "has 64 rows; config.json gives 48"),
         ("field", "has no 'num_layers'"),
         ("layernorm", "has rmsnorm = False"),
-        ("tokenizer", "is no tiktoken file"),
-        ("ids", "do not belong together"),
-        ("text", "none of glm-4-voice"),
+        ("tokenizer", "is not a tiktoken file"),
+        ("ids", "belong to different models"),
+        ("text", "it is not the tokenizer of glm-4-voice"),
     ],
 )
-def test_what_is_wrong_is_said(folder, what, match):
+def test_wrong_checkpoints_are_refused(folder, what, match):
     broken(folder, what)
     with pytest.raises(EepolicyError, match=match):
         eepolicy.load(str(folder))

@@ -25,7 +25,7 @@ def test_a_folder_of_any_family(stock, tmp_path):
     assert eepolicy.load(str(tmp_path), torch.bfloat16).model.dtype == torch.bfloat16
 
 
-def test_its_tokenizer_reads_prompts_and_writes_replies(tmp_path):
+def test_prompts_and_replies_use_the_tokenizer_of_the_folder(tmp_path):
     words = {f"w{i}": i for i in range(60)}
     written = Tokenizer(models.WordLevel(words, unk_token="w0"))
     written.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -39,8 +39,8 @@ def test_its_tokenizer_reads_prompts_and_writes_replies(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_what_is_no_whole_checkpoint_is_refused(stock, tmp_path, monkeypatch):
-    with pytest.raises(eepolicy.EepolicyError, match=r"it has no config\.json"):
+def test_incomplete_checkpoints_are_refused(stock, tmp_path, monkeypatch):
+    with pytest.raises(eepolicy.EepolicyError, match=r"has no config\.json: give the folder"):
         eepolicy.load(str(tmp_path))
     stock.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -51,8 +51,11 @@ def test_what_is_no_whole_checkpoint_is_refused(stock, tmp_path, monkeypatch):
     # pickles run code, so they are not read
     (tmp_path / "model.safetensors").unlink()
     torch.save(stock.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(eepolicy.EepolicyError, match="is no checkpoint that can be read"):
+    with pytest.raises(eepolicy.EepolicyError, match="cannot be loaded as a causal language model"):
         eepolicy.load(str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(eepolicy.EepolicyError, match="nobody/nothing is no checkpoint"):
+    with pytest.raises(
+        eepolicy.EepolicyError,
+        match="nobody/nothing cannot be loaded: it is neither a folder nor an id",
+    ):
         eepolicy.load("nobody/nothing")

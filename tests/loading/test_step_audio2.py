@@ -1,4 +1,4 @@
-"""Step-Audio-2-mini: a small random model in its authors' layout against plain code."""
+"""Step-Audio-2-mini: a small random model in its authors' layout against a plain reference."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from conftest import write_shards
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -20,8 +21,8 @@ import eepolicy
 from eepolicy import EepolicyError
 from eepolicy.loading import save_converted
 from eepolicy.loading.upstream import step_audio2
-from eepolicy.speech.step_audio2_encoder import PIECE, StepAudio2EncoderConfig
-from eepolicy.speech.wav import read_wave
+from eepolicy.speech.audio import read_wave
+from eepolicy.speech.step_audio2_encoder import SEGMENT, StepAudio2EncoderConfig
 
 SPECIAL = (
     "<|BOT|>",
@@ -74,7 +75,7 @@ def weights(layers: int = LAYERS) -> dict[str, Tensor]:
     def draw(*shape: int, scale: float = 0.2, about: float = 0.0) -> Tensor:
         return about + scale * torch.randn(*shape, generator=generator)
 
-    found = {
+    made = {
         "model.embed_tokens.weight": draw(WORDS, WIDTH),
         "model.norm.weight": draw(WIDTH, about=1.0),
         "lm_head.weight": draw(WORDS, WIDTH),
@@ -95,9 +96,9 @@ def weights(layers: int = LAYERS) -> dict[str, Tensor]:
     for i in range(layers):
         layer = f"model.layers.{i}."
         for name, rows in (("q", WIDTH), ("k", 16), ("v", 16)):
-            found[f"{layer}self_attn.{name}_proj.weight"] = draw(rows, WIDTH)
-            found[f"{layer}self_attn.{name}_proj.bias"] = draw(rows)
-        found |= {
+            made[f"{layer}self_attn.{name}_proj.weight"] = draw(rows, WIDTH)
+            made[f"{layer}self_attn.{name}_proj.bias"] = draw(rows)
+        made |= {
             layer + "self_attn.o_proj.weight": draw(WIDTH, WIDTH),
             layer + "mlp.gate_proj.weight": draw(48, WIDTH),
             layer + "mlp.up_proj.weight": draw(48, WIDTH),
@@ -108,10 +109,10 @@ def weights(layers: int = LAYERS) -> dict[str, Tensor]:
     for i in range(BLOCKS):
         block = f"encoder.blocks.{i}."
         for name in ("query", "key", "value", "out"):
-            found[f"{block}attn.{name}.weight"] = draw(STATE, STATE)
+            made[f"{block}attn.{name}.weight"] = draw(STATE, STATE)
             if name != "key":
-                found[f"{block}attn.{name}.bias"] = draw(STATE)
-        found |= {
+                made[f"{block}attn.{name}.bias"] = draw(STATE)
+        made |= {
             block + "mlp.0.weight": draw(4 * STATE, STATE),
             block + "mlp.0.bias": draw(4 * STATE),
             block + "mlp.2.weight": draw(STATE, 4 * STATE),
@@ -121,7 +122,7 @@ def weights(layers: int = LAYERS) -> dict[str, Tensor]:
             block + "mlp_ln.weight": draw(STATE, about=1.0),
             block + "mlp_ln.bias": draw(STATE),
         }
-    return found
+    return made
 
 
 def plain_decoder(w: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -203,10 +204,10 @@ def plain_audio_encoder(w: dict[str, Tensor], mels: Tensor) -> Tensor:
         return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", torch.zeros(1))
 
     frames = mels.shape[1]
-    speech = frames - 2  # the last two are no speech
+    speech = frames - 2  # the last two are silence
     x = gelu(conv(gelu(conv(mels, "encoder.conv1", 1)), "encoder.conv2", 2)).T
     x = x + w["encoder.positional_embedding.weight"][: len(x)]
-    heard = [frame < speech for frame in range(frames)][(frames + 1) % 2 :: 2]
+    is_speech = [frame < speech for frame in range(frames)][(frames + 1) % 2 :: 2]
     for i in range(BLOCKS):
         block = f"encoder.blocks.{i}"
         h = norm(x, f"{block}.attn_ln")
@@ -214,7 +215,7 @@ def plain_audio_encoder(w: dict[str, Tensor], mels: Tensor) -> Tensor:
         out = torch.zeros_like(x)
         for head in (slice(0, 8), slice(8, 16)):
             scores = q[:, head] @ k[:, head].T / math.sqrt(8)
-            scores[:, ~torch.tensor(heard)] = -math.inf
+            scores[:, ~torch.tensor(is_speech)] = -math.inf
             out[:, head] = scores.softmax(-1) @ v[:, head]
         x = x + linear(out, f"{block}.attn.out")
         h = gelu(linear(norm(x, f"{block}.mlp_ln"), f"{block}.mlp.0"))
@@ -227,26 +228,26 @@ def plain_audio_encoder(w: dict[str, Tensor], mels: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def held():
+def tensors():
     return weights()
 
 
 @pytest.fixture(scope="module")
-def original(held, tmp_path_factory):
+def original(tensors, tmp_path_factory):
     folder = tmp_path_factory.mktemp("step")
-    write(folder, held, CONFIG)
+    write(folder, tensors, CONFIG)
     return folder
 
 
-def write(folder: Path, held: dict[str, Tensor], config: dict) -> None:
+def write(folder: Path, tensors: dict[str, Tensor], config: dict) -> None:
     """A checkpoint folder as the authors publish theirs, in two shards."""
-    write_shards(folder, held)
+    write_shards(folder, tensors)
     (folder / "config.json").write_text(json.dumps(config))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # the one behind the last code fills up chunks
+    # the token after the last code pads chunks
     tokenizer.add_special_tokens([*SPECIAL, *(f"<audio_{i}>" for i in range(CODES + 1))])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|EOT|>")
     fast.save_pretrained(folder)
@@ -262,44 +263,44 @@ def sound(seconds: float, rate: int = 16_000) -> np.ndarray:
     return 0.3 * np.sin(2 * np.pi * (200 + 300 * at) * at)
 
 
-def test_its_logits_are_the_plain_models(model, held):
+def test_the_logits_equal_those_of_the_reference(model, tensors):
     assert type(model.model).__name__ == "Qwen2ForCausalLM"
     ids = torch.randint(WORDS, (15,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        found = model.model(ids[None]).logits[0]
-    expected = plain_decoder(held, held["model.embed_tokens.weight"][ids])
+        logits = model.model(ids[None]).logits[0]
+    expected = plain_decoder(tensors, tensors["model.embed_tokens.weight"][ids])
     # measured 1.1e-5 on logits of spread 1.1
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [1600, 8000, 16_160, 16_300, 32_123])
-def test_its_ears_are_the_plain_ones(model, held, samples):
+def test_the_audio_encoder_equals_the_reference(model, tensors, samples):
     wave = torch.from_numpy(sound(2.1)[:samples]).float()
     encoder = model.audio_encoder.encoder
     mels = encoder.mels(wave)
     # measured 5e-5: transformers computes in float32
     np.testing.assert_allclose(mels, plain_mels(wave.numpy()), rtol=0, atol=5e-4)
-    [found] = encoder.encode(wave)
-    expected = plain_audio_encoder(held, mels)
-    assert found.shape == expected.shape
+    [segment] = encoder.encode(wave)
+    expected = plain_audio_encoder(tensors, mels)
+    assert segment.shape == expected.shape
     # measured 9e-7 on values of spread 0.5
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(segment, expected, rtol=0, atol=1e-5)
 
 
-def test_long_speech_is_heard_in_pieces(model):
-    wave = torch.randn(PIECE + 20_000, generator=torch.Generator().manual_seed(0)) * 0.1
+def test_long_speech_is_encoded_in_segments(model):
+    wave = torch.randn(SEGMENT + 20_000, generator=torch.Generator().manual_seed(0)) * 0.1
     first, second = model.audio_encoder.encoder.encode(wave)
-    torch.testing.assert_close(model.audio_encoder.encoder.encode(wave[:PIECE])[0], first)
-    torch.testing.assert_close(model.audio_encoder.encoder.encode(wave[PIECE:])[0], second)
-    ids, heard = model.audio_encoder.encode(wave)
-    assert len(heard) == len(first) + len(second) == int((ids == PATCH).sum())
+    torch.testing.assert_close(model.audio_encoder.encoder.encode(wave[:SEGMENT])[0], first)
+    torch.testing.assert_close(model.audio_encoder.encoder.encode(wave[SEGMENT:])[0], second)
+    ids, embeddings = model.audio_encoder.encode(wave)
+    assert len(embeddings) == len(first) + len(second) == int((ids == PATCH).sum())
     assert ids.tolist() == [
         *[START, *[PATCH] * len(first), END],
         *[START, *[PATCH] * len(second), END],
     ]
 
 
-def test_its_prompt(model):
+def test_the_prompt(model):
     text = model.tokenizer.decode(model.encode("Hi?"))
     assert text == (
         "<|BOT|>system\nYou are a helpful assistant.<|EOT|><|BOT|>human\nHi?<|EOT|>"
@@ -315,15 +316,15 @@ def test_its_prompt(model):
     assert layout.text_ids(reply).tolist() == [72, 73]
 
 
-def test_a_spoken_prompt_stands_where_the_template_has_it(model, tmp_path):
+def test_a_spoken_prompt_follows_the_template(model, tmp_path):
     file = tmp_path / "question.wav"
     soundfile.write(file, sound(1.5), 16_000)
-    heard = model.audio_encoder.encoder.encode(read_wave(file))[0]
+    segment = model.audio_encoder.encoder.encode(read_wave(file))[0]
     before, after = model.card.prompt_prefix, model.card.prompt_suffix
-    text = before + "<audio_start>" + "<audio_patch>" * len(heard) + "<audio_end>" + after
+    text = before + "<audio_start>" + "<audio_patch>" * len(segment) + "<audio_end>" + after
     ids = torch.tensor(model.tokenizer(text, add_special_tokens=False).input_ids)
     embeds = model.model.get_input_embeddings()(ids).clone()
-    embeds[ids == PATCH] = heard
+    embeds[ids == PATCH] = segment
     # the penalty looks at the ids of the prompt, as in the authors' code
     options = {"max_new_tokens": 12, "repetition_penalty": 1.3}
     stock = model.model.generate(
@@ -336,7 +337,7 @@ def test_a_spoken_prompt_stands_where_the_template_has_it(model, tmp_path):
     )
     out = model.generate(file, **options)
     assert out.tokens.tolist() == stock[0, -len(out.tokens) :].tolist()
-    assert out.prompt.numel() == 0  # ids alone are not what was answered
+    assert out.prompt.numel() == 0  # the prompt is not ids only
     with pytest.raises(EepolicyError, match="no ids to probe"):
         eepolicy.probe(model, out)
     wave = model.generate(read_wave(file), **options)
@@ -344,7 +345,7 @@ def test_a_spoken_prompt_stands_where_the_template_has_it(model, tmp_path):
     both = model.generate([file, "Hi?"], "spark:triple@2", max_new_tokens=12)
     alone = [model.generate(p, "spark:triple@2", max_new_tokens=12) for p in (file, "Hi?")]
     assert [o.tokens.tolist() for o in both] == [o.tokens.tolist() for o in alone]
-    assert both[0].prompt.numel() == 0  # what was written keeps its prompt
+    assert both[0].prompt.numel() == 0  # the text prompt is kept
     assert both[1].prompt.tolist() == model.encode("Hi?").tolist()
 
 
@@ -365,38 +366,40 @@ def test_a_converted_folder_is_the_same_model(model, tmp_path):
     wave = torch.from_numpy(sound(1.0)).float()
     for prompt in ("Hi?", wave):
         expected = model.generate(prompt, max_new_tokens=20)
-        found = again.generate(prompt, max_new_tokens=20)
-        assert found.tokens.tolist() == expected.tokens.tolist()
+        loaded = again.generate(prompt, max_new_tokens=20)
+        assert loaded.tokens.tolist() == expected.tokens.tolist()
     assert not hasattr(model.model.config, "speech_card")
-    with pytest.raises(EepolicyError, match="holds something"):
+    with pytest.raises(EepolicyError, match="is not empty: give a new folder"):
         save_converted(model, tmp_path / "converted")
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac"])
-def test_sound_files_of_other_rates_are_mixed_down_and_resampled(kind, tmp_path):
+def test_audio_files_are_mixed_down_and_resampled(kind, tmp_path):
     file = tmp_path / f"a.{kind}"
     mono = sound(1.0, 44_100)
     soundfile.write(file, np.stack([1.5 * mono, 0.5 * mono], 1), 44_100)
-    found = read_wave(file)
-    assert abs(len(found) - 16_000) <= 1
-    wanted = sound(1.0)[200:15_800]
+    wave = read_wave(file)
+    assert abs(len(wave) - 16_000) <= 1
+    expected = sound(1.0)[200:15_800]
     # measured 4e-4: 16 bits, and the filter
-    np.testing.assert_allclose(found[200:15_800], wanted, atol=5e-3)
+    np.testing.assert_allclose(wave[200:15_800], expected, atol=5e-3)
 
 
-def test_sound_that_cannot_be_read_is_refused(model, tmp_path, hooked_text):
+def test_unreadable_audio_is_refused(model, tmp_path, hooked_text):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
     (tmp_path / "broken.wav").write_bytes(b"RIFF no sound")
     for name, match in (
         ("empty.wav", "empty.wav is empty"),
-        ("broken.wav", "broken.wav holds no sound"),
-        ("none.wav", "none.wav holds no sound"),
+        ("broken.wav", "broken.wav cannot be read as audio"),
+        ("none.wav", "none.wav cannot be read as audio"),
     ):
         with pytest.raises(EepolicyError, match=match):
             model.generate(tmp_path / name)
-    with pytest.raises(EepolicyError, match=r"a wave is \(samples,\) at 16 kHz; got \(0,\)"):
+    with pytest.raises(EepolicyError, match=r"must have shape \(samples,\), .*; got shape \(0,\)"):
         model.generate(torch.zeros(0))
-    with pytest.raises(EepolicyError, match="100 samples at 16 kHz are too short to be heard"):
+    with pytest.raises(
+        EepolicyError, match="100 samples at 16 kHz are too short for the audio encoder"
+    ):
         model.generate(torch.zeros(100))
     with pytest.raises(EepolicyError, match="this model hears nothing"):
         hooked_text.generate(tmp_path / "empty.wav")
@@ -412,16 +415,16 @@ def hooked_text():
 @pytest.mark.parametrize(
     ("what", "match"),
     [
-        ("foreign", "encoder.extra.weight, which has no place"),
-        ("partial", "of the model's weights, audio_encoder.shrink.weight first"),
-        ("sizes", "audio_encoder_config has no 'n_mels'"),
+        ("foreign", "encoder.extra.weight, which the model in config.json does not have"),
+        ("partial", "of the model's weights, such as audio_encoder.shrink.weight"),
+        ("sizes", "audio_encoder_config of the checkpoint has no 'n_mels'"),
         ("field", "text_config of a Step-Audio-2 model has no 'hidden_size'"),
-        ("scaled", "has rope_scaling"),
+        ("scaled", "has rope_scaling = .*; only none is supported"),
         ("tokenizer", "the tokenizer has no <audio_0>"),
-        ("options", "convert it first"),
+        ("options", "run 'eepolicy convert"),
     ],
 )
-def test_what_is_wrong_is_said(original, tmp_path, what, match):
+def test_wrong_checkpoints_are_refused(original, tmp_path, what, match):
     for file in original.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads(json.dumps(CONFIG))
@@ -449,11 +452,21 @@ def test_what_is_wrong_is_said(original, tmp_path, what, match):
         eepolicy.load(str(tmp_path), **options)
 
 
-def test_a_checkpoint_is_looked_at_before_it_is_loaded(original, tmp_path, run, monkeypatch):
-    def never(folder):
-        raise AssertionError("no weight is read")
+def test_models_check_reads_no_weights(original, tmp_path, run, monkeypatch):
+    class ShapesOnly:
+        """A safetensors file whose weights cannot be read."""
 
-    monkeypatch.setattr("eepolicy.loading.upstream.checkpoint.tensors", never)
+        def __init__(self, path, framework):
+            self.file = safe_open(path, framework)
+
+        def __enter__(self):
+            self.keys, self.get_slice = self.file.keys, self.file.get_slice
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr("eepolicy.loading.upstream.checkpoint.safe_open", ShapesOnly)
     out, _ = run("models", "check", str(original))
     gigabytes = 4 * sum(w.numel() for w in weights().values()) / 1e9
     assert "step-audio-2-mini in its authors' layout" in out
@@ -463,26 +476,26 @@ def test_a_checkpoint_is_looked_at_before_it_is_loaded(original, tmp_path, run, 
     first = tmp_path / "model-00001-of-00002.safetensors"
     save_file({k: v for k, v in load_file(first).items() if k != "adapter.conv.weight"}, first)
     _, err = run("models", "check", str(tmp_path), code=1)
-    assert "of the model's weights, audio_encoder.shrink.weight first" in err
+    assert "of the model's weights, such as audio_encoder.shrink.weight" in err
     out, _ = run("models")
     assert all(card in out for card in ("glm-4-voice", "orpheus-3b"))
 
 
-def test_an_id_on_the_hub_is_fetched_and_read(original, tmp_path, monkeypatch):
+def test_an_id_on_the_hub_is_loaded_from_the_cache(original, tmp_path, monkeypatch):
     """From a folder laid out as the Hub's own cache, with no network."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    held = tmp_path / "models--stepfun-ai--Step-Audio-2-mini"
-    (held / "snapshots").mkdir(parents=True)
-    (held / "snapshots" / "abc").symlink_to(original)
-    (held / "refs").mkdir()
-    (held / "refs" / "main").write_text("abc")
+    cached = tmp_path / "models--stepfun-ai--Step-Audio-2-mini"
+    (cached / "snapshots").mkdir(parents=True)
+    (cached / "snapshots" / "abc").symlink_to(original)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
     model = eepolicy.load("stepfun-ai/Step-Audio-2-mini")
     expected = eepolicy.load(str(original)).generate("Hi?", max_new_tokens=8)
     assert model.generate("Hi?", max_new_tokens=8).tokens.tolist() == expected.tokens.tolist()
-    with pytest.raises(EepolicyError, match="is no checkpoint that can be read"):
+    with pytest.raises(EepolicyError, match="it is neither a folder nor an id"):
         eepolicy.load("stepfun-ai/of-which-there-is-none")
 
 
@@ -492,9 +505,9 @@ def test_convert_command(original, tmp_path, run):
     out = eepolicy.load(str(to)).generate("Hi?", max_new_tokens=8)
     expected = eepolicy.load(str(original)).generate("Hi?", max_new_tokens=8)
     assert out.tokens.tolist() == expected.tokens.tolist()
-    assert "a card of its own: step-audio-2-mini" in run("models", "check", str(to))[0]
+    assert "its config has the card step-audio-2-mini" in run("models", "check", str(to))[0]
     _, err = run("convert", str(original), str(to), code=2)
-    assert "holds something" in err
+    assert "is not empty: give a new folder" in err
 
 
 def test_sizes_of_the_real_models():
@@ -523,6 +536,6 @@ def test_sizes_of_the_real_models():
     assert sum(p.numel() for p in whole.audio_encoder.parameters()) == 32 * block + others + adapter
 
 
-def test_sizes_of_the_ears_are_read_by_name():
+def test_encoder_sizes_are_read_by_name():
     sizes = StepAudio2EncoderConfig.from_dict(CONFIG["audio_encoder_config"])
     assert (sizes.n_audio_state, sizes.adapter_stride) == (STATE, 2)

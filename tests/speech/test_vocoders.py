@@ -1,4 +1,4 @@
-"""The authors' vocoders and other raters, by stand-ins called as in their own examples."""
+"""The authors' vocoders and the MOS predictors, on stand-ins with their interfaces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import LAYOUT, tiny
 
 from eepolicy import EepolicyError, HookedModel
 from eepolicy.speech import mos
-from eepolicy.speech.vocoder import GlmVoice, StepVoice
+from eepolicy.speech.vocoders import GlmVoice, StepVoice
 
 UNITS = torch.tensor([5, 6, 7])
 
@@ -70,14 +70,14 @@ def test_the_voice_of_glm(monkeypatch, tmp_path):
     check(GlmVoice(tmp_path, "cpu").decode(UNITS))
 
 
-def test_what_is_not_installed_is_named(tmp_path):
+def test_the_error_names_what_to_install(tmp_path):
     with pytest.raises(EepolicyError, match=r"clone https://github\.com/stepfun-ai/Step-Audio2"):
         StepVoice(tmp_path, tmp_path).decode(UNITS)
     with pytest.raises(EepolicyError, match="no module 'flow_inference': clone"):
         GlmVoice(tmp_path).decode(UNITS)
 
 
-def test_other_raters(monkeypatch):
+def test_other_mos_predictors(monkeypatch):
     class Model:
         def predict(self, input_path):
             wave, rate = soundfile.read(input_path)
@@ -93,20 +93,20 @@ def test_other_raters(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     wave = torch.from_numpy(3 * tone(16_000))
     assert mos.RATERS["utmosv2"]().rate(wave) == 3.25
-    assert mos.RATERS["dnsmos"]().rate(wave) == 1.0  # what is louder than a file can be is cut
+    assert mos.RATERS["dnsmos"]().rate(wave) == 1.0  # samples outside -1..1 are clipped
     for rater in ("utmosv2", "dnsmos"):
         assert np.isnan(mos.RATERS[rater]().rate(wave[:0]))
 
 
-def test_a_rater_that_is_missing_or_unknown_is_told(run, tmp_path, monkeypatch):
+def test_a_missing_or_unknown_mos_predictor(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "utmosv2", None)
-    with pytest.raises(EepolicyError, match=r"no speech rating .*UTMOSv2\.git"):
+    with pytest.raises(EepolicyError, match=r"UTMOSv2 needs the package utmosv2: .*UTMOSv2\.git"):
         mos.UtmosV2()
     _, err = run("compare", "--mos", "ear", "--out", str(tmp_path / "out"), code=2)
-    assert "speech is rated by distillmos, dnsmos, utmosv2" in err
+    assert "the MOS predictors are distillmos, dnsmos, utmosv2" in err
 
 
-def test_a_voice_without_a_codebook_speaks_but_measures_no_distance():
+def test_a_vocoder_without_a_codebook_cannot_measure_distances():
     class Voice:
         def decode(self, units):
             return torch.zeros(10 * len(units))

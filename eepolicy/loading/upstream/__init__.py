@@ -1,1 +1,1 @@
-"""Checkpoints in their authors' layout."""
+"""Checkpoints in their authors' layout, one module per model."""

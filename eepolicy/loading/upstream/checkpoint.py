@@ -1,8 +1,7 @@
-"""Checkpoints in their authors' layout: read weight by weight into native transformers classes."""
+"""Read checkpoints in another layout, weight by weight, into native transformers classes."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,95 +13,87 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
+from eepolicy.loading.huggingface import read_config
 
-#: a key and tensor of a checkpoint to those of the native class; none where it has no place there
+#: turns a key and tensor of the checkpoint into those of the native class; none to drop it
 Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
+#: the weights of a checkpoint: file, key and tensor
+Weights = Iterator[tuple[Path, str, Tensor]]
 
 INDEX = "model.safetensors.index.json"
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file of a checkpoint.
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint.
 
     Raises:
-        EepolicyError: it is missing or damaged.
-    """
-    try:
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
-    except (OSError, ValueError) as error:
-        raise EepolicyError(f"{file} cannot be read: {error}") from error
-
-
-def shards(folder: Path) -> list[Path]:
-    """The files that hold a checkpoint's weights.
-
-    Raises:
-        EepolicyError: there are none, or the index names some that are missing.
+        EepolicyError: there are none, or a file that the index names is missing.
     """
     if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        names = sorted(set(read_config(folder / INDEX).get("weight_map", {}).values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
             raise EepolicyError(
-                f"{folder} lacks {len(missing)} of the {len(names)} files that its index names, "
-                f"{missing[0] if missing else 'all'} first: fetch it anew"
+                f"{folder} lacks {len(missing)} of the {len(names)} files in its index, such as "
+                f"{missing[0] if missing else 'any'}: download it again"
             )
         return [folder / name for name in names]
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
-    raise EepolicyError(f"{folder} holds no safetensors; pickled weights are not read")
+    raise EepolicyError(
+        f"{folder} contains no safetensors files; weights in pickle format are not read"
+    )
 
 
-def tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
-    """Every weight of a checkpoint with its file and key, one in memory at a time.
-
-    Raises:
-        EepolicyError: a file is damaged.
-    """
-    return _each(folder, lambda held, key: held.get_tensor(key))
-
-
-def headers(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
-    """Every weight of a checkpoint with its file and key, without what is in it.
+def read_weights(folder: Path) -> Weights:
+    """Yield the weights of a checkpoint, with one tensor in memory at a time.
 
     Raises:
         EepolicyError: a file is damaged.
     """
-
-    def empty(held: Any, key: str) -> Tensor:
-        part = held.get_slice(key)
-        kind = getattr(torch, _DTYPES.get(part.get_dtype(), "float32"))
-        return torch.empty(part.get_shape(), dtype=kind, device="meta")
-
-    return _each(folder, empty)
+    return _read(folder, lambda file, key: file.get_tensor(key))
 
 
-def _each(folder: Path, take: Callable[[Any, str], Tensor]) -> Iterator[tuple[Path, str, Tensor]]:
-    """What is taken of each weight, with its file and key."""
-    for file in shards(folder):
+def read_shapes(folder: Path) -> Weights:
+    """Yield the weights of a checkpoint as tensors on the meta device, without reading values.
+
+    Raises:
+        EepolicyError: a file is damaged.
+    """
+
+    def empty(file: Any, key: str) -> Tensor:
+        part = file.get_slice(key)
+        dtype = getattr(torch, _DTYPES.get(part.get_dtype(), "float32"))
+        return torch.empty(part.get_shape(), dtype=dtype, device="meta")
+
+    return _read(folder, empty)
+
+
+def _read(folder: Path, get: Callable[[Any, str], Tensor]) -> Weights:
+    """The weights of a checkpoint, each as `get(file, key)` returns it."""
+    for path in weight_files(folder):
         try:
-            with safe_open(file, "pt") as held:
-                for key in held.keys():  # noqa: SIM118
-                    yield file, key, take(held, key)
+            with safe_open(path, "pt") as file:
+                for key in file.keys():  # noqa: SIM118
+                    yield path, key, get(file, key)
         except (SafetensorError, OSError) as error:
-            raise EepolicyError(f"{file} is damaged or no safetensors file: {error}") from error
+            raise EepolicyError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
-#: kinds of numbers, as safetensors calls them
+#: torch names of dtypes, by their safetensors names
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8"}
 
 M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Native(Generic[M]):
-    """How a checkpoint in another layout becomes a native model.
+class NativeModel(Generic[M]):
+    """How to turn a checkpoint in another layout into a native model.
 
     Attributes:
-        make: the model, with weights to be filled.
-        convert: a key and tensor of the checkpoint to the native ones.
-        tied: weights that a checkpoint need not have.
+        make: makes the model, without weights.
+        convert: turns a key and tensor of the checkpoint into native ones.
+        tied: weights that a checkpoint may lack, because they are tied to others.
     """
 
     make: Callable[[], M]
@@ -111,56 +102,58 @@ class Native(Generic[M]):
 
 
 def load_native(
-    native: Native[M],
+    native: NativeModel[M],
     folder: Path,
     dtype: torch.dtype,
-    read: Callable[[Path], Iterator[tuple[Path, str, Tensor]]] = tensors,
+    read: Callable[[Path], Weights] = read_weights,
 ) -> M:
-    """A native model with the weights of a checkpoint in another layout.
+    """Load a checkpoint in another layout into a native model.
 
-    The model is made without memory and filled weight by weight, each in the wanted precision, so
-    that the weights are never held twice.  What is no weight is still missing: see `complete`.
+    The model is made on the meta device and filled weight by weight, each converted to `dtype`.
+    Memory therefore never contains the weights twice.  Buffers stay on the meta device: see
+    `finish`.
 
     Args:
-        native: the model.
-        folder: of the checkpoint.
-        dtype: of the weights.
-        read: `tensors`, or `headers` to see whether all fits without reading the weights.
+        native: the model, and the conversion of its weights.
+        folder: folder of the checkpoint.
+        dtype: dtype of the weights.
+        read: `read_weights`, or `read_shapes` to check the checkpoint without reading values.
 
     Raises:
-        EepolicyError: a file or key is missing, damaged, of another shape, or has no place.
+        EepolicyError: a file or key is missing, a file is damaged, a weight has another shape, or
+            a key does not belong to the model.
     """
     with torch.device("meta"):
         model = native.make()
-    wanted = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     filled: set[str] = set()
     for file, key, tensor in read(folder):
         for name, part in native.convert(key, tensor):
-            if name not in wanted:
+            if name not in parameters:
                 raise EepolicyError(
-                    f"{file} holds {key}, which has no place in the model that config.json "
-                    "describes: it is a checkpoint of another one"
+                    f"{file} contains {key}, which the model in config.json does not have: the "
+                    "checkpoint belongs to another model"
                 )
-            if part.shape != wanted[name].shape:
+            if part.shape != parameters[name].shape:
                 raise EepolicyError(
-                    f"{key} in {file} gives {name} the shape {tuple(part.shape)}; by its "
-                    f"config.json the model has {tuple(wanted[name].shape)}"
+                    f"{key} in {file} gives {name} the shape {tuple(part.shape)}; config.json "
+                    f"gives {tuple(parameters[name].shape)}"
                 )
-            # a slice of a larger tensor would keep all of it
-            whole = part.to(dtype).clone() if part.dtype == dtype else part.to(dtype)
-            model.load_state_dict({name: whole}, strict=False, assign=True)
+            # `to` returns a view of the same dtype, which would keep the whole tensor in memory
+            value = part.to(dtype).clone() if part.dtype == dtype else part.to(dtype)
+            model.load_state_dict({name: value}, strict=False, assign=True)
             filled.add(name)
-    missing = sorted(set(wanted) - filled - native.tied)
+    missing = sorted(set(parameters) - filled - native.tied)
     if missing:
         raise EepolicyError(
-            f"{folder} lacks {len(missing)} of the model's weights, {missing[0]} first: it is not "
-            "whole, or of another model"
+            f"{folder} lacks {len(missing)} of the model's weights, such as {missing[0]}: it is "
+            "incomplete, or belongs to another model"
         )
     return model.requires_grad_(False).eval()
 
 
-def complete(model: PreTrainedModel) -> PreTrainedModel:
-    """Ties weights and makes the frequencies of a model that was made without memory."""
+def finish(model: PreTrainedModel) -> PreTrainedModel:
+    """Tie the weights of a model from `load_native`, and compute its rotary frequencies."""
     model.tie_weights()
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     return model

@@ -1,4 +1,4 @@
-"""Step-Audio-2-mini (2507.16632): its decoder as the native Qwen2 class, and its audio_encoder."""
+"""Step-Audio-2-mini (arXiv 2507.16632): its decoder in the native Qwen2 class, and its encoder."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 
 from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
-from eepolicy.loading.cards import ModelCard
-from eepolicy.loading.huggingface import UNREADABLE
-from eepolicy.loading.upstream.checkpoint import Native, complete, load_native, read_json
+from eepolicy.loading.huggingface import READ_ERRORS, read_config
+from eepolicy.loading.upstream.checkpoint import NativeModel, finish, load_native
 from eepolicy.speech.audio_prompt import AudioPrompt
+from eepolicy.speech.model_card import ModelCard
 from eepolicy.speech.step_audio2_encoder import StepAudio2Encoder, StepAudio2EncoderConfig
 
-#: what the model's config.json says it is
+#: `model_type` in the config.json of the model
 MODEL_TYPE = "step_audio_2"
-#: tokens around what is heard, and the one in its place
+#: tokens before and after a speech segment, and the one that its embeddings replace
 START, PATCH, END = "<audio_start>", "<audio_patch>", "<audio_end>"
 
-#: names of the audio encoder' weights, theirs to ours
+#: names of the encoder's weights: Step-Audio-2 to native
 _ENCODER = {
     "encoder.conv1.": "conv1.",
     "encoder.conv2.": "conv2.",
@@ -33,6 +33,7 @@ _ENCODER = {
     "adapter.linear1.": "widen.",
     "adapter.linear2.": "project.",
 }
+#: names of the weights in an encoder layer: Step-Audio-2 to native
 _BLOCK = {
     "attn.query.": "self_attn.q_proj.",
     "attn.key.": "self_attn.k_proj.",
@@ -45,8 +46,8 @@ _BLOCK = {
 }
 
 
-class _Whole(nn.Module):
-    """Decoder and audio encoder, as they lie in one checkpoint."""
+class _StepAudio2(nn.Module):
+    """Decoder and audio encoder, which share one checkpoint."""
 
     def __init__(self, decoder: Qwen2Config, audio_encoder: StepAudio2EncoderConfig) -> None:
         super().__init__()
@@ -54,95 +55,98 @@ class _Whole(nn.Module):
         self.audio_encoder = StepAudio2Encoder(audio_encoder)
 
 
-def native_config(theirs: dict[str, Any]) -> Qwen2Config:
-    """The native config of the decoder.
+def native_config(text_config: dict[str, Any]) -> Qwen2Config:
+    """Convert the decoder's config to the native one.
 
     Args:
-        theirs: `text_config` as a dict.
+        text_config: `text_config` in `config.json`.
 
     Raises:
-        EepolicyError: a field is missing, or asks for what the native class does not do.
+        EepolicyError: a field is missing, or has a value that the loader does not support.
     """
-    if theirs.get("rope_scaling") is not None:
-        raise EepolicyError(f"the checkpoint has rope_scaling = {theirs['rope_scaling']}")
+    if text_config.get("rope_scaling") is not None:
+        raise EepolicyError(
+            f"the text_config of the checkpoint has rope_scaling = {text_config['rope_scaling']}; "
+            "only none is supported"
+        )
     try:
         return Qwen2Config(
-            vocab_size=theirs["vocab_size"],
-            hidden_size=theirs["hidden_size"],
-            intermediate_size=theirs["intermediate_size"],
-            num_hidden_layers=theirs["num_hidden_layers"],
-            num_attention_heads=theirs["num_attention_heads"],
-            num_key_value_heads=theirs["num_key_value_heads"],
-            max_position_embeddings=theirs["max_position_embeddings"],
-            rms_norm_eps=theirs["rms_norm_eps"],
-            rope_parameters={"rope_type": "default", "rope_theta": theirs["rope_theta"]},
-            tie_word_embeddings=theirs.get("tie_word_embeddings", False),
-            eos_token_id=theirs.get("eos_token_id"),
-            pad_token_id=theirs.get("pad_token_id"),
+            vocab_size=text_config["vocab_size"],
+            hidden_size=text_config["hidden_size"],
+            intermediate_size=text_config["intermediate_size"],
+            num_hidden_layers=text_config["num_hidden_layers"],
+            num_attention_heads=text_config["num_attention_heads"],
+            num_key_value_heads=text_config["num_key_value_heads"],
+            max_position_embeddings=text_config["max_position_embeddings"],
+            rms_norm_eps=text_config["rms_norm_eps"],
+            rope_parameters={"rope_type": "default", "rope_theta": text_config["rope_theta"]},
+            tie_word_embeddings=text_config.get("tie_word_embeddings", False),
+            eos_token_id=text_config.get("eos_token_id"),
+            pad_token_id=text_config.get("pad_token_id"),
         )
     except KeyError as error:
-        raise EepolicyError(f"text_config of a Step-Audio-2 model has no {error}") from error
+        raise EepolicyError(f"the text_config of a Step-Audio-2 model has no {error}") from error
 
 
 def convert(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """One of their weights as ours: the decoder's have the native names already."""
+    """Convert the name of a weight to the native one; the decoder already has native names."""
     if key.startswith("encoder.blocks."):
         number, _, rest = key.removeprefix("encoder.blocks.").partition(".")
-        theirs = next((t for t in _BLOCK if rest.startswith(t)), "")
+        name = next((n for n in _BLOCK if rest.startswith(n)), "")
         yield (
-            f"audio_encoder.layers.{number}.{_BLOCK.get(theirs, '')}{rest.removeprefix(theirs)}",
+            f"audio_encoder.layers.{number}.{_BLOCK.get(name, '')}{rest.removeprefix(name)}",
             tensor,
         )
     elif key.startswith(("encoder.", "adapter.")):
-        theirs = next((t for t in _ENCODER if key.startswith(t)), "")
-        yield f"audio_encoder.{_ENCODER.get(theirs, '')}{key.removeprefix(theirs)}", tensor
+        name = next((n for n in _ENCODER if key.startswith(n)), "")
+        yield f"audio_encoder.{_ENCODER.get(name, '')}{key.removeprefix(name)}", tensor
     else:
         yield f"decoder.{key}", tensor
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer, with no code of the checkpoint.
+    """Load the tokenizer, without code of the checkpoint.
 
     Raises:
         EepolicyError: a file is missing or damaged.
     """
-    whole = (folder / "tokenizer.json").is_file()
+    fast = (folder / "tokenizer.json").is_file()
     try:
-        return (PreTrainedTokenizerFast if whole else Qwen2Tokenizer).from_pretrained(folder)
-    except UNREADABLE as error:
-        raise EepolicyError(f"the tokenizer of {folder} cannot be read: {error}") from error
+        return (PreTrainedTokenizerFast if fast else Qwen2Tokenizer).from_pretrained(folder)
+    except READ_ERRORS as error:
+        raise EepolicyError(f"the tokenizer of {folder} cannot be loaded: {error}") from error
 
 
-def native(config: dict[str, Any]) -> Native[_Whole]:
-    """How a checkpoint becomes the native decoder and the audio encoder, by its `config.json`.
+def native(config: dict[str, Any]) -> NativeModel[_StepAudio2]:
+    """Return the native decoder and the encoder of a `config.json`, and how to convert weights.
 
     Raises:
-        EepolicyError: a field is missing, or asks for what the native class does not do.
+        EepolicyError: a field is missing, or has a value that the loader does not support.
     """
     decoder = native_config(config.get("text_config", {}))
     audio_encoder = StepAudio2EncoderConfig.from_dict(config.get("audio_encoder_config", {}))
-    return Native(lambda: _Whole(decoder, audio_encoder), convert)
+    return NativeModel(lambda: _StepAudio2(decoder, audio_encoder), convert)
 
 
 def load(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
-    """Step-Audio-2-mini from a folder in its authors' layout, without a vocoder.
+    """Load Step-Audio-2-mini from a folder in its authors' layout, without a vocoder.
 
     Args:
-        folder: with `config.json`, safetensors and the tokenizer.
-        dtype: of the weights.
-        card: how it speaks.
+        folder: folder with `config.json`, safetensors and the tokenizer.
+        dtype: dtype of the weights.
+        card: card of the model.
 
     Raises:
-        EepolicyError: a file or key is missing, damaged or of another model.
+        EepolicyError: a file or key is missing or damaged, or belongs to another model.
     """
-    whole = load_native(native(read_json(folder / "config.json")), folder, dtype)
+    model = load_native(native(read_config(folder / "config.json")), folder, dtype)
     tokenizer = read_tokenizer(folder)
-    layout = card.layout(tokenizer, whole.decoder.config.vocab_size)
+    layout = card.layout(tokenizer, model.decoder.config.vocab_size)
     start, patch, end = (tokenizer.convert_tokens_to_ids(name) for name in (START, PATCH, END))
     return HookedModel(
-        complete(whole.decoder),
+        finish(model.decoder),
         layout,
         tokenizer,
         card=card,
-        audio_encoder=AudioPrompt(whole.audio_encoder, start, patch, end),
+        audio_encoder=AudioPrompt(model.audio_encoder, start, patch, end),
     )

@@ -1,0 +1,84 @@
+"""`load`: choose the loader that a checkpoint needs by its `config.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eepolicy.errors import EepolicyError
+from eepolicy.hooked import HookedModel
+from eepolicy.loading.cards import card_named, shipped_cards
+from eepolicy.loading.convert import CARD, load_converted, load_with_card
+from eepolicy.loading.hub import fetch, fetch_config
+from eepolicy.loading.huggingface import load_text, read_config
+from eepolicy.loading.pocket import load_spoken, pocket_folder
+from eepolicy.loading.upstream import glm4_voice, step_audio2
+from eepolicy.speech.model_card import ModelCard
+
+#: for each model type in its authors' layout: the module that reads it, and the name of its card
+UPSTREAM = {
+    glm4_voice.MODEL_TYPE: (glm4_voice, "glm-4-voice"),
+    step_audio2.MODEL_TYPE: (step_audio2, "step-audio-2-mini"),
+}
+
+
+def load(
+    name: str = "pocket",
+    dtype: torch.dtype = torch.float32,
+    card: str | Path | ModelCard | None = None,
+    **options: Any,
+) -> HookedModel:
+    """Load a model that can decode, and speak if it is a speech model.
+
+    Args:
+        name: `"pocket"`, a folder, or an id on the Hugging Face Hub.  The checkpoint is
+            GLM-4-Voice or Step-Audio-2-mini as their authors publish it, a folder that
+            `eepolicy convert` wrote, or any causal language model of a supported family.
+        dtype: dtype of the weights.
+        card: for a speech model whose config does not describe its speech: the name of a shipped
+            card (see `eepolicy models`), a TOML file, or a `ModelCard`.
+        **options: options of `from_pretrained`, such as `device_map`, `attn_implementation` and
+            `quantization_config`.
+
+    Returns:
+        The model with its tokenizer, and with its exit heads if the folder has some.
+
+    Raises:
+        EepolicyError: the model does not exist or is incomplete, or the card belongs to another
+            model.
+
+    Examples:
+        >>> import eepolicy
+        >>> eepolicy.load("pocket").depth
+        20
+    """
+    given = None if card is None else card_named(card)
+    folder = pocket_folder() if name == "pocket" else Path(name)
+    is_local = folder.exists()
+    if is_local and not (folder / "config.json").is_file():
+        raise EepolicyError(f"{folder} has no config.json: give the folder of a model")
+    config = read_config(folder / "config.json" if is_local else fetch_config(name))
+    if config.get("model_type") in UPSTREAM:
+        if options:
+            raise EepolicyError(
+                f"{name} is in its authors' layout, and its loader does not support "
+                f"{', '.join(sorted(options))}: run 'eepolicy convert {name} FOLDER' and load the "
+                "new folder"
+            )
+        module, own_card = UPSTREAM[config["model_type"]]
+        model: HookedModel = module.load(
+            folder if is_local else fetch(name), dtype, given or card_named(own_card)
+        )
+        return model
+    if given is not None:
+        return load_with_card(folder if is_local else name, dtype, given, **options)
+    if "speech_layout" in config:
+        return load_spoken(folder if is_local else fetch(name), dtype)
+    if CARD in config:
+        return load_converted(folder if is_local else fetch(name), dtype, **options)
+    shipped = next((c for c in shipped_cards().values() if c.source == name), None)
+    if shipped is not None:
+        return load_with_card(name, dtype, shipped, **options)
+    return load_text(name, dtype, **options)
