@@ -1,0 +1,153 @@
+"""Tables of text: Markdown, LaTeX, and the frames that CSV and Parquet files are written from."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+#: cell of a value that was not measured
+MISSING = "–"
+
+LATEX_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+} | {character: "\\" + character for character in "&%$#_{}"}
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""Format a table as GitHub-flavoured Markdown.
+
+    Args:
+        headings: column headings.
+        rows: cells of each row, one per heading. A `|` within a cell is escaped.
+
+    Returns:
+        The table without a final newline.
+
+    Raises:
+        ValueError: a row has more or fewer cells than there are headings.
+
+    Example:
+        >>> print(markdown_table(["policy", "WER, %"], [["`full`", "1.5"], ["`a|b`", "–"]]))
+        | policy | WER, % |
+        |---|---|
+        | `full` | 1.5 |
+        | `a\|b` | – |
+    """
+    lines = [_markdown_row(headings), "|---" * len(headings) + "|"]
+    for row in rows:
+        if len(row) != len(headings):
+            raise ValueError(f"a row has {len(row)} cells for {len(headings)} headings: {row}")
+        lines.append(_markdown_row(row))
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = (re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def latex_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""Format a table for the LaTeX package booktabs: first column left, all others right.
+
+    Args:
+        headings: column headings, as LaTeX code (see `latex_escape`).
+        rows: cells of each row, as LaTeX code.
+
+    Returns:
+        A `tabular` environment with a final newline.
+
+    Example:
+        >>> print(latex_table(["policy", r"WER, \%"], [[r"\texttt{full}", "1.5"]]), end="")
+        \begin{tabular}{lr}
+        \toprule
+        policy & WER, \% \\
+        \midrule
+        \texttt{full} & 1.5 \\
+        \bottomrule
+        \end{tabular}
+    """
+    return "\n".join(
+        [
+            r"\begin{tabular}{l" + "r" * (len(headings) - 1) + "}",
+            r"\toprule",
+            " & ".join(headings) + r" \\",
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def latex_escape(text: str) -> str:
+    r"""Escape the characters that LaTeX treats specially.
+
+    Example:
+        >>> print(latex_escape("spark:FEEE~@14, 95%"))
+        spark:FEEE\textasciitilde{}@14, 95\%
+    """
+    return "".join(LATEX_ESCAPES.get(character, character) for character in text)
+
+
+def number(value: float | None, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
+    """Format a number with fixed digits; `–` for None and NaN.
+
+    Args:
+        value: the number.
+        digits: digits after the decimal point.
+        scale: factor to multiply by, such as 100 for a share in percent.
+        sign: write `+` before positive numbers.
+
+    Example:
+        >>> number(0.125, 1, 100), number(0.5, sign=True), number(None)
+        ('12.5', '+0.50', '–')
+    """
+    if value is None or math.isnan(value):
+        return MISSING
+    return f"{scale * value:{'+' if sign else ''}.{digits}f}"
+
+
+def with_interval(
+    value: float | None,
+    interval: tuple[float | None, float | None],
+    digits: int = 2,
+    scale: float = 1.0,
+    sign: bool = False,
+) -> str:
+    """Format an estimate with its interval in brackets; `–` for None and NaN.
+
+    Args:
+        value: the estimate.
+        interval: its lower and upper bounds.
+        digits: digits after the decimal point.
+        scale: factor to multiply all three by.
+        sign: write `+` before positive numbers.
+
+    Example:
+        >>> with_interval(0.125, (0.1, 0.15), 1, 100), with_interval(None, (None, None))
+        ('12.5 [10.0, 15.0]', '–')
+    """
+    if value is None or math.isnan(value):
+        return MISSING
+    low, high = (number(bound, digits, scale, sign) for bound in interval)
+    return f"{number(value, digits, scale, sign)} [{low}, {high}]"
+
+
+def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Make a data frame of rows; columns without any value become float columns of NaN.
+
+    CSV and Parquet files written from the frame then have the same types.
+
+    Example:
+        >>> to_frame([{"policy": "full", "wer": None}]).wer.dtype
+        dtype('float64')
+    """
+    frame = pd.DataFrame(rows)
+    return frame.astype({name: float for name in frame if frame[name].isna().all()})
