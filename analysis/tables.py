@@ -32,7 +32,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> st
     Raises:
         ValueError: a row has more or fewer cells than there are headings.
 
-    Example:
+    Examples:
         >>> print(markdown_table(["policy", "WER, %"], [["`full`", "1.5"], ["`a|b`", "–"]]))
         | policy | WER, % |
         |---|---|
@@ -62,7 +62,7 @@ def latex_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     Returns:
         A `tabular` environment with a final newline.
 
-    Example:
+    Examples:
         >>> print(latex_table(["policy", r"WER, \%"], [[r"\texttt{full}", "1.5"]]), end="")
         \begin{tabular}{lr}
         \toprule
@@ -89,7 +89,7 @@ def latex_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def latex_escape(text: str) -> str:
     r"""Escape the characters that LaTeX treats specially.
 
-    Example:
+    Examples:
         >>> print(latex_escape("spark:FEEE~@14, 95%"))
         spark:FEEE\textasciitilde{}@14, 95\%
     """
@@ -105,7 +105,7 @@ def number(value: float | None, digits: int = 2, scale: float = 1.0, sign: bool 
         scale: factor to multiply by, such as 100 for a share in percent.
         sign: write `+` before positive numbers.
 
-    Example:
+    Examples:
         >>> number(0.125, 1, 100), number(0.5, sign=True), number(None)
         ('12.5', '+0.50', '–')
     """
@@ -130,7 +130,7 @@ def with_interval(
         scale: factor to multiply all three by.
         sign: write `+` before positive numbers.
 
-    Example:
+    Examples:
         >>> with_interval(0.125, (0.1, 0.15), 1, 100), with_interval(None, (None, None))
         ('12.5 [10.0, 15.0]', '–')
     """
@@ -145,7 +145,7 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
     CSV and Parquet files written from the frame then have the same types.
 
-    Example:
+    Examples:
         >>> to_frame([{"policy": "full", "wer": None}]).wer.dtype
         dtype('float64')
     """

@@ -1,35 +1,79 @@
-"""Early exit for language models that speak: how many layers does this token need?"""
+"""Early exit for spoken language models: how many layers does each token need?
 
-from eepolicy.decode.acceptance import Acceptance, parse_acceptance
-from eepolicy.decode.config import EarlyExitConfig
-from eepolicy.decode.fills import KVFill, parse_fill
-from eepolicy.decode.output import Output
-from eepolicy.errors import EepolicyError
-from eepolicy.heads import ExitHead
-from eepolicy.hooked import HookedModel, probe, wrap
-from eepolicy.loading import held_out, load
-from eepolicy.modality import ChunkClock, Modality, TokenLayout
-from eepolicy.model.families import DecoderParts
-from eepolicy.policies import (
-    ByModality,
-    Confidence,
-    Entropy,
-    ExitPolicy,
-    FullDepth,
-    Margin,
-    Oracle,
-    Patience,
-    Random,
-    Saturation,
-    SparK,
-    Static,
-    Step,
-    parse_policy,
-)
-from eepolicy.probing import Document, ProbeResult, Statistic
-from eepolicy.trace import DraftStatus, Trace
+The names below are imported on first use (PEP 562).  `import eepolicy` and the help of the command
+line therefore start without torch and transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eepolicy.decode.acceptance import Acceptance, parse_acceptance
+    from eepolicy.decode.config import EarlyExitConfig
+    from eepolicy.decode.fills import KVFill, parse_fill
+    from eepolicy.decode.output import Output
+    from eepolicy.errors import EepolicyError
+    from eepolicy.heads import ExitHead
+    from eepolicy.hooked import HookedModel, probe, wrap
+    from eepolicy.loading import held_out, load
+    from eepolicy.modality import ChunkClock, Modality, TokenLayout
+    from eepolicy.model.families import DecoderParts
+    from eepolicy.policies import (
+        ByModality,
+        Confidence,
+        Entropy,
+        ExitPolicy,
+        FullDepth,
+        Margin,
+        Oracle,
+        Patience,
+        Random,
+        Saturation,
+        SparK,
+        Static,
+        Step,
+        parse_policy,
+    )
+    from eepolicy.probing import Document, ProbeResult, Statistic
+    from eepolicy.trace import DraftStatus, Trace
 
 __version__ = "0.1.0"
+
+#: public names by the module that defines them; the same imports as above, for run time
+_MODULES = {
+    "decode.acceptance": ("Acceptance", "parse_acceptance"),
+    "decode.config": ("EarlyExitConfig",),
+    "decode.fills": ("KVFill", "parse_fill"),
+    "decode.output": ("Output",),
+    "errors": ("EepolicyError",),
+    "heads": ("ExitHead",),
+    "hooked": ("HookedModel", "probe", "wrap"),
+    "loading": ("held_out", "load"),
+    "modality": ("ChunkClock", "Modality", "TokenLayout"),
+    "model.families": ("DecoderParts",),
+    "policies": (
+        "ByModality",
+        "Confidence",
+        "Entropy",
+        "ExitPolicy",
+        "FullDepth",
+        "Margin",
+        "Oracle",
+    "Output",
+        "Patience",
+        "Random",
+        "Saturation",
+        "SparK",
+        "Static",
+        "Step",
+        "parse_policy",
+    ),
+    "probing": ("Document", "ProbeResult", "Statistic"),
+    "trace": ("DraftStatus", "Trace"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Acceptance",
@@ -69,3 +113,15 @@ __all__ = [
     "probe",
     "wrap",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
