@@ -1,4 +1,4 @@
-"""A language model as judge, behind any endpoint that speaks OpenAI's protocol."""
+"""A language model as judge, over any endpoint with OpenAI's chat completions protocol."""
 
 from __future__ import annotations
 
@@ -13,36 +13,40 @@ from typing import Any
 
 from eepolicy.errors import EepolicyError
 
-#: asked where the right answer is known: the verdict is the first word
-RIGHT = """A voice assistant was asked a question. Decide whether its answer is right.
+#: prompt for a question with a right answer; the judge answers yes or no
+ACCURACY_PROMPT = """A voice assistant was asked a question. Decide whether its answer is right.
 
 Question: {question}
 Right answers, any of which will do: {answers}
-Its answer, {how}: {reply}
+Its answer, {source}: {reply}
 
 Spelling that speech recognition may have got wrong does not matter. Reply with one word, yes or \
 no."""
-#: asked where there is none: the verdict is a number from 1 to 10
-RATED = """A voice assistant was given an instruction. Rate its answer from 1 (useless) to 10 \
-(excellent) for help, relevance, accuracy and depth.
+#: prompt for a question without a right answer; the judge answers a number from 1 to 10
+RATING_PROMPT = """A voice assistant was given an instruction. Rate its answer from 1 (useless) to \
+10 (excellent) for help, relevance, accuracy and depth.
 
 Instruction: {question}
-Its answer, {how}: {reply}
+Its answer, {source}: {reply}
 
 Reply with the number alone."""
-#: tries before a judge is given up, and seconds between the first two; each pause is twice the last
-TRIES, PAUSE = 4, 1.0
+#: number of requests before an endpoint is given up
+TRIES = 4
+#: seconds between the first two requests; each later pause is twice as long
+PAUSE = 1.0
+#: HTTP status codes after which a request is not repeated
+FINAL_STATUS = (400, 401, 403, 404)
 
 
 @dataclass(frozen=True)
 class LlmJudge:
-    """Judges transcripts: right or wrong where the answer is known, else a rating.
+    """Scores replies: right or wrong if the right answer is known, otherwise a rating.
 
     Attributes:
-        url: of the endpoint, up to and with `/v1`.
-        model: that judges.
-        key: sent as a bearer token where one is given.
-        timeout: seconds to wait for a verdict.
+        url: address of the endpoint up to and including `/v1`.
+        model: name of the judge model.
+        key: bearer token of the endpoint; None to send none.
+        timeout: seconds to wait for a response.
     """
 
     url: str
@@ -51,39 +55,46 @@ class LlmJudge:
     timeout: float = 60.0
 
     def __repr__(self) -> str:
-        return f"LlmJudge({self.url!r}, {self.model!r})"  # the key is nobody's business
+        return f"LlmJudge({self.url!r}, {self.model!r})"  # without the secret key
 
-    def judge(self, question: Mapping[str, Any], reply: str, heard: bool = True) -> float | None:
-        """The verdict on a reply: 0 or 1 for wrong and right, or a rating from 0.1 to 1.
-
-        None where the judge gives none, so that one odd word does not stop a run.
+    def judge(
+        self, question: Mapping[str, Any], reply: str, is_transcript: bool = True
+    ) -> float | None:
+        """Score a reply.
 
         Args:
             question: dict with `question` and `keys`.
-            reply: its transcript, or its text.
-            heard: it is a transcript.
+            reply: transcript or text of the reply.
+            is_transcript: whether `reply` is a transcript; the judge's prompt says so.
+
+        Returns:
+            0 or 1 for wrong or right, or a rating from 0.1 to 1.  None if the response contains
+            no score, so that one unusual response does not stop a run.
 
         Raises:
             EepolicyError: the endpoint does not answer.
         """
-        if not reply.strip():
-            return 0.0 if question.get("keys") else 0.1
         keys = question.get("keys")
+        if not reply.strip():
+            return 0.0 if keys else 0.1
         answers = "; ".join(k if isinstance(k, str) else " / ".join(k) for k in keys or ())
-        form = RIGHT if keys else RATED
-        how = "as heard by speech recognition" if heard else "in writing"
-        said = self._ask(
-            form.format(question=question["question"], answers=answers, reply=reply, how=how)
+        prompt = (ACCURACY_PROMPT if keys else RATING_PROMPT).format(
+            question=question["question"],
+            answers=answers,
+            reply=reply,
+            source="as heard by speech recognition" if is_transcript else "in writing",
         )
+        response = self._request(prompt).lower()
         pattern = r"\b(yes|no)\b" if keys else r"\b(10|[1-9])\b"
-        # what it begins with, or else what it comes to in the end
-        first = re.match(r"\W*" + pattern, said.lower())
-        verdicts = [first[1]] if first else re.findall(pattern, said.lower())
-        if not verdicts:
+        # a score at the start counts, otherwise the last one
+        first = re.match(r"\W*" + pattern, response)
+        scores = [first[1]] if first else re.findall(pattern, response)
+        if not scores:
             return None
-        return float(verdicts[-1] == "yes") if keys else int(verdicts[-1]) / 10
+        return float(scores[-1] == "yes") if keys else int(scores[-1]) / 10
 
-    def _ask(self, prompt: str) -> str:
+    def _request(self, prompt: str) -> str:
+        """Send a prompt and return the response's text; repeat requests that fail."""
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
@@ -99,13 +110,9 @@ class LlmJudge:
                 with urllib.request.urlopen(request, timeout=self.timeout) as response:
                     return str(json.load(response)["choices"][0]["message"]["content"])
             except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                refused = isinstance(error, urllib.error.HTTPError) and error.code in (
-                    400,
-                    401,
-                    403,
-                    404,
-                )
-                if refused or attempt == TRIES - 1:
+                is_http = isinstance(error, urllib.error.HTTPError)
+                is_final = is_http and error.code in FINAL_STATUS
+                if is_final or attempt == TRIES - 1:
                     raise EepolicyError(
                         f"the judge at {address} does not answer: {error}"
                     ) from error

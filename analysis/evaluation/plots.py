@@ -1,4 +1,4 @@
-"""The figures of a comparison."""
+"""Figures of a comparison."""
 
 from __future__ import annotations
 
@@ -12,79 +12,90 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from eepolicy.analysis.evaluation.columns import COLUMNS, Column
 from eepolicy.analysis.evaluation.records import Record
+from eepolicy.analysis.evaluation.table import is_measured
 from eepolicy.analysis.style import COLOURS, family
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import Modality
 
+#: rows of `Comparison.table`
 Rows = Sequence[Mapping[str, Any]]
 
-QUALITIES = {
-    "wer": ("word error rate (%)", 100.0, "lower is better"),
-    "accuracy_speech": ("right in the speech (%)", 100.0, "higher is better"),
-    "accuracy_text": ("right in the text (%)", 100.0, "higher is better"),
-    "judged": ("judge's verdict (%)", 100.0, "higher is better"),
-    "mos": ("estimated MOS (1 to 5)", 1.0, "higher is better"),
-}
-COSTS = {"speech_depth": "mean speech depth (layers)", "seconds": "seconds a reply"}
-
-#: layers by which marks at about the same depth are moved apart, so that their bars can be told
-SPREAD = 0.12
+#: layers by which markers at about the same speech depth are shifted, so that error bars do not
+#: overlap
+SHIFT = 0.12
 
 
-def quality_against_cost(rows: Rows, quality: str, cost: str, ax: Axes) -> None:
-    """One quality of every policy against what it cost, with 95 % intervals.
+def quality_against_cost(rows: Rows, quality: Column, cost: Column, ax: Axes) -> None:
+    """Draw a quality of every policy against a cost, with 95 % intervals and the Pareto front.
+
+    Markers against speech depth are shifted by `SHIFT` each.
 
     Args:
-        rows: of `eepolicy.analysis.evaluation.run.table`.
-        quality: a key of `QUALITIES`.
-        cost: a key of `COSTS`; marks against depth are moved apart by `SPREAD` each.  Dotted: what
-            nothing else beats in both.
-        ax: to draw on.
+        rows: rows of `Comparison.table`.
+        quality: column of the quality.
+        cost: column of the cost.
+        ax: axes to draw on.
     """
-    label, scale, direction = QUALITIES[quality]
-    drawn = [r for r in rows if r[quality] is not None and r[cost] is not None]
-    looks = [family(r["policy"]) for r in drawn]
-    for i, (row, look) in enumerate(zip(drawn, looks, strict=True)):
-        colour, marker = look
-        value, at = scale * row[quality], row[cost]
-        high = [[value - scale * row[f"{quality}_low"]], [scale * row[f"{quality}_high"] - value]]
-        wide = [[at - row[f"{cost}_low"]], [row[f"{cost}_high"] - at]]
+    drawn = [r for r in rows if r[quality.name] is not None and r[cost.name] is not None]
+    middle = (len(drawn) - 1) / 2
+    shifts = [
+        SHIFT * (i - middle) if cost.name == "speech_depth" else 0.0 for i in range(len(drawn))
+    ]
+    styles = [family(row["policy"]) for row in drawn]
+    for i, (row, (colour, marker)) in enumerate(zip(drawn, styles, strict=True)):
         ax.errorbar(
-            at + (SPREAD * (i - (len(drawn) - 1) / 2) if cost == "speech_depth" else 0.0),
-            value,
-            yerr=np.clip(high, 0, None),
-            xerr=np.clip(wide, 0, None),
+            cost.scale * row[cost.name] + shifts[i],
+            quality.scale * row[quality.name],
+            yerr=_errors(row, quality),
+            xerr=_errors(row, cost),
             fmt=marker,
             color=colour,
-            # a second policy of the same kind has open marks
-            markerfacecolor="white" if look in looks[:i] else colour,
+            # a second policy of the same family has open markers
+            markerfacecolor="white" if styles[i] in styles[:i] else colour,
             markersize=7,
             elinewidth=1,
             label=row["policy"],
         )
-    front = pareto([r[cost] for r in drawn], [r[quality] for r in drawn], "higher" in direction)
-    middle = (len(drawn) - 1) / 2
-    moved = [SPREAD * (i - middle) if cost == "speech_depth" else 0.0 for i in front]
+    front = pareto(
+        [row[cost.name] for row in drawn],
+        [row[quality.name] for row in drawn],
+        higher=quality.better == "higher",
+    )
     ax.plot(
-        [drawn[i][cost] + by for i, by in zip(front, moved, strict=True)],
-        [scale * drawn[i][quality] for i in front],
+        [cost.scale * drawn[i][cost.name] + shifts[i] for i in front],
+        [quality.scale * drawn[i][quality.name] for i in front],
         color="#999999",
         lw=0.8,
         ls=":",
         zorder=0,
     )
-    ax.set_xlabel(COSTS[cost])
-    ax.set_ylabel(f"{label}\n{direction}")
+    ax.set_xlabel(cost.label)
+    ax.set_ylabel(f"{quality.label}\n{quality.better} is better")
+
+
+def _errors(row: Mapping[str, Any], column: Column) -> NDArray[np.float64]:
+    """Lengths of the error bar below and above the estimate: (2, 1)."""
+    value, low, high = (row[f"{column.name}{end}"] for end in ("", "_low", "_high"))
+    return column.scale * np.clip([[value - low], [high - value]], 0, None)
 
 
 def pareto(costs: Sequence[float], values: Sequence[float], higher: bool) -> list[int]:
-    """Places of what nothing else beats in cost and value both, by rising cost.
+    """Find the Pareto front: the items that no other item beats in both cost and value.
 
     Args:
-        costs: lower is better.
-        values: of the same things.
-        higher: whether a higher value is better, else a lower one.
+        costs: cost of each item; lower is better.
+        values: value of each item.
+        higher: whether a higher value is better, otherwise a lower one.
+
+    Returns:
+        Indices of the items in ascending order of cost.
+
+    Examples:
+        >>> from eepolicy.analysis.evaluation.plots import pareto
+        >>> pareto([3, 1, 2], [0.9, 0.5, 0.4], higher=True)
+        [1, 0]
     """
     worth = [v if higher else -v for v in values]
     front: list[int] = []
@@ -94,38 +105,53 @@ def pareto(costs: Sequence[float], values: Sequence[float], higher: bool) -> lis
     return front
 
 
-def qualities(rows: Rows) -> list[str]:
-    """The qualities that were measured, keys of `QUALITIES`."""
-    return [q for q in QUALITIES if any(r.get(q) is not None for r in rows)]
+def quality_columns(rows: Rows, columns: Sequence[Column] = COLUMNS) -> list[Column]:
+    """List the columns of a quality that was measured.
+
+    Args:
+        rows: rows of `Comparison.table`.
+        columns: columns of the comparison.
+    """
+    return [c for c in columns if c.plot == "quality" and is_measured(rows, c)]
 
 
-def quality_figure(rows: Rows) -> Figure:
-    """Every quality that was measured, against speech depth and against seconds.
+def quality_figure(rows: Rows, columns: Sequence[Column] = COLUMNS) -> Figure:
+    """Draw every measured quality against every cost.
+
+    Args:
+        rows: rows of `Comparison.table`.
+        columns: columns of the comparison.
 
     Raises:
-        EepolicyError: none was.
+        EepolicyError: no quality was measured.
     """
-    measured = qualities(rows)
-    if not measured:
-        raise EepolicyError("no quality was measured: nothing was heard, judged, or has an answer")
+    qualities = quality_columns(rows, columns)
+    if not qualities:
+        raise EepolicyError(
+            "no quality was measured: there is no transcript, no judge, and no right answer"
+        )
+    costs = [c for c in columns if c.plot == "cost" and is_measured(rows, c)]
     figure, axes = plt.subplots(
-        len(COSTS), len(measured), figsize=(3.2 * len(measured), 5.6), squeeze=False
+        len(costs),
+        len(qualities),
+        figsize=(3.2 * len(qualities), 2.8 * len(costs)),
+        squeeze=False,
     )
-    for column, quality in enumerate(measured):
-        for line, cost in enumerate(COSTS):
-            quality_against_cost(rows, quality, cost, axes[line, column])
-    named = {
+    for i, cost in enumerate(costs):
+        for j, quality in enumerate(qualities):
+            quality_against_cost(rows, quality, cost, axes[i, j])
+    handles = {
         label: handle
         for ax in axes[0]
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     figure.tight_layout()
     figure.legend(
-        named.values(),
-        named.keys(),
+        handles.values(),
+        handles.keys(),
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
-        ncols=min(4, len(named)),
+        ncols=min(4, len(handles)),
         fontsize=8,
     )
     return figure
@@ -134,11 +160,11 @@ def quality_figure(rows: Rows) -> Figure:
 def agreement_figure(
     curves: Mapping[str, Mapping[str, NDArray[np.float64]]], prompts: int
 ) -> Figure:
-    """Agreement with the last layer by depth, text and speech, one line style a head.
+    """Draw the agreement with the last layer by depth, with a line style per head.
 
     Args:
-        curves: head: modality: (depths,), shares.
-        prompts: they were measured on.
+        curves: by head and modality: (depths,) shares.
+        prompts: number of replies they were measured on.
     """
     figure, ax = plt.subplots(figsize=(4.6, 3.2))
     for (head, by_modality), line in zip(curves.items(), ("-", ":"), strict=False):
@@ -152,8 +178,8 @@ def agreement_figure(
                 markersize=3,
                 label=f"{modality}, {head}",
             )
-    ax.set_xlabel("depth (layers)")
-    ax.set_ylabel("same likeliest token as\nthe last layer (%)")
+    ax.set_xlabel("depth, layers")
+    ax.set_ylabel("same top-1 token as\nthe last layer, %")
     ax.set_xticks([1, *range(5, len(next(iter(next(iter(curves.values())).values()))) + 1, 5)])
     ax.set_ylim(0, 102)
     ax.legend(fontsize=8, loc="lower right", title=f"{prompts} held-out replies", title_fontsize=8)
@@ -163,12 +189,12 @@ def agreement_figure(
 def depth_figure(
     records: Sequence[Record], words: Sequence[Sequence[str]], full_depth: int
 ) -> Figure:
-    """How deep each token of one answer went, one panel a policy.
+    """Draw the depth of each token of the replies to one question, with a panel per policy.
 
     Args:
-        records: of one question.
-        words: of each record, what to write over each token; empty for speech.
-        full_depth: layers of the model.
+        records: records of one question.
+        words: by record: label of each token; empty for speech.
+        full_depth: number of layers of the model.
     """
     longest = max(len(r.tokens) for r in records)
     figure, axes = plt.subplots(
@@ -176,10 +202,10 @@ def depth_figure(
     )
     for ax, record, labels in zip(axes[:, 0], records, words, strict=True):
         for modality in Modality:
-            here = [i for i, m in enumerate(record.modalities) if m == modality]
+            positions = [i for i, m in enumerate(record.modalities) if m == modality]
             ax.bar(
-                here,
-                [record.depths[i] for i in here],
+                positions,
+                [record.depths[i] for i in positions],
                 width=0.85,
                 color=COLOURS[modality.name.lower()],
                 label=modality.name.lower(),
@@ -191,7 +217,7 @@ def depth_figure(
         ax.set_yticks([0, full_depth // 2, full_depth])
         ax.set_xlim(-1, longest)
         ax.text(1.01, 0.5, record.policy, transform=ax.transAxes, fontsize=8, va="center")
-    axes[len(records) // 2, 0].set_ylabel("depth (layers)")
+    axes[len(records) // 2, 0].set_ylabel("depth, layers")
     axes[-1, 0].set_xlabel("token of the reply")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.tight_layout(h_pad=1.6)
@@ -200,7 +226,7 @@ def depth_figure(
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write a figure as PNG and SVG; gives the PNG's file name."""
+    """Write a figure as PNG and SVG, and close it; returns the name of the PNG file."""
     for kind in ("png", "svg"):
         part = folder / f"{name}.{kind}.part"
         figure.savefig(part, format=kind)

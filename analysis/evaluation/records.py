@@ -1,9 +1,10 @@
-"""One reply of one policy to one question, measured; and the folder that keeps them."""
+"""The record of one reply, and the folder that stores the records of a run."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,39 +20,40 @@ from eepolicy.probing import Document
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured of one reply.
+    """Measurements of one policy's reply to one question.
 
     Attributes:
-        question: that was asked.
-        policy: spec string.
-        text: of the reply.
-        heard: the transcript of its speech; None without speech recognition.
-        right_text: the text holds every key phrase of the right answer; None where there is none.
-        right_speech: the transcript does.
+        question: text of the question.
+        policy: spec string of the policy.
+        text: text of the reply.
+        transcript: transcript of the reply's speech; None without speech recognition.
+        right_text: whether the text contains every key phrase of the right answer; None if the
+            question has no right answer.
+        right_speech: the same for the transcript.
         errors: word errors of the transcript against the reply's own text.
-        words: of that text.
-        mos: estimated opinion; None without a rater.
-        ended: the reply ended by itself.
-        seconds: of decoding, the prompt included.
-        speech_seconds: length of the speech.
-        text_tokens: places of text.
-        speech_tokens: places of speech.
-        text_layers: sum of their depths.
-        speech_layers: sum of their depths.
-        layer_calls: of decoding, the prompt not counted.
-        readouts: head evaluations.
-        tokens: ids of the reply.
-        depths: of each.
-        modalities: of each place.
-        seed: of the draws.
-        spoken: the question was asked in sound.
-        judged: a judge's verdict, from 0 to 1; None without a judge.
+        words: number of words in that text.
+        mos: predicted mean opinion score; None without a rater.
+        ended: whether the reply ended with its end token, not at the token limit.
+        seconds: wall-clock time of decoding, prefill included.
+        speech_seconds: duration of the speech.
+        text_tokens: number of text tokens.
+        speech_tokens: number of speech tokens.
+        text_layers: sum of the depths of the text tokens.
+        speech_layers: sum of the depths of the speech tokens.
+        layer_calls: number of layer calls of decoding, prefill excluded.
+        readouts: number of exit head evaluations.
+        tokens: (tokens,) ids of the reply.
+        depths: (tokens,) depth of each token.
+        modalities: (tokens,) modality of each token, see `Modality`.
+        seed: seed of sampling.
+        spoken: whether the question was given as audio.
+        judge_score: a judge's score from 0 to 1; None without a judge.
     """
 
     question: str
     policy: str
     text: str
-    heard: str | None
+    transcript: str | None
     right_text: bool | None
     right_speech: bool | None
     errors: int | None
@@ -71,26 +73,28 @@ class Record:
     modalities: list[int] = field(repr=False)
     seed: int = 0
     spoken: bool = False
-    judged: float | None = None
+    judge_score: float | None = None
 
     @property
     def repeats(self) -> int:
-        """Speech tokens that are the same as the speech token before them."""
+        """Number of speech tokens that equal the speech token before them."""
         pairs = zip(self.tokens, self.modalities, strict=True)
-        spoken = [t for t, m in pairs if m == Modality.SPEECH]
-        return sum(a == b for a, b in pairwise(spoken))
+        speech = [token for token, modality in pairs if modality == Modality.SPEECH]
+        return sum(a == b for a, b in pairwise(speech))
 
     def document(self, model: HookedModel) -> Document:
-        """Question and reply, to be probed."""
+        """Make a document of question and reply for `eepolicy.probe`."""
         prompt = model.encode(self.question)
         return Document(torch.cat([prompt, torch.tensor(self.tokens)]), len(prompt))
 
 
 class RunFolder:
-    """Records of one run on disk, a line each; a run that was cut off goes on where it stopped.
+    """Folder of one run: `run.json`, `records.jsonl` with one record per line, and `audio/`.
+
+    A stopped run continues with the first record that is missing.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,60 +102,75 @@ class RunFolder:
 
     @property
     def audio(self) -> Path:
-        """Where the speech lies."""
+        """Folder of the replies' speech."""
         return self.path / "audio"
 
-    def open(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """Start a run, or go on with the one that the folder holds.
+    def open(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Create the folder, or check that its run has the same identity.
 
         Args:
-            identity: what must be the same for records to belong together.
+            identity: settings that all records of a run share, as JSON types.
 
         Returns:
-            What `note` has kept so far.
+            The notes stored so far, see `note`.
 
         Raises:
-            EepolicyError: the folder holds another run, or something else.
+            EepolicyError: the folder contains another run or other files.
         """
-        file = self.path / "run.json"
-        if not file.exists():
-            if self.path.exists() and any(f.suffix != ".part" for f in self.path.iterdir()):
-                raise EepolicyError(
-                    f"{self.path} holds files that are no run of ours; "
-                    "give another folder with --out"
-                )
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._write({"identity": identity, "notes": {}})
-            self.audio.mkdir()
+        if not (self.path / "run.json").exists():
+            self._create(identity)
             return {}
-        try:
-            held: dict[str, dict[str, Any]] = json.loads(file.read_text())
-            before, notes = held["identity"], held["notes"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise EepolicyError(
-                f"{file} cannot be read; give another folder with --out, or remove {self.path}"
-            ) from error
+        stored, notes = self.read()
         self.audio.mkdir(exist_ok=True)
-        differing = sorted(k for k in {*before, *identity} if before.get(k) != identity.get(k))
+        differing = _differing_fields(stored, identity)
         if differing:
             raise EepolicyError(
-                f"{self.path} holds a run with another {', '.join(differing)}; "
+                f"{self.path} contains a run with another {', '.join(differing)}; "
                 "give another folder with --out, or remove it"
             )
         return notes
 
-    def note(self, **notes: Any) -> None:
-        """Keep something with the run, such as its calibrated policies."""
-        held = json.loads((self.path / "run.json").read_text())
-        self._write({"identity": held["identity"], "notes": held["notes"] | notes})
+    def _create(self, identity: Mapping[str, Any]) -> None:
+        if self.path.exists() and any(f.suffix != ".part" for f in self.path.iterdir()):
+            raise EepolicyError(
+                f"{self.path} contains files that are not of a run; give another folder with --out"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write(identity, {})
+        self.audio.mkdir()
 
-    def _write(self, content: dict[str, Any]) -> None:
+    def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read `run.json`: the identity and the notes of the run.
+
+        Raises:
+            EepolicyError: the file cannot be read.
+        """
+        file = self.path / "run.json"
+        try:
+            content: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+            return content["identity"], content["notes"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EepolicyError(
+                f"{file} cannot be read; give another folder with --out, or remove {self.path}"
+            ) from error
+
+    def note(self, **notes: Any) -> None:
+        """Store notes beside the identity, such as the calibrated policies."""
+        identity, stored = self.read()
+        self._write(identity, stored | notes)
+
+    def _write(self, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+        content = {"identity": identity, "notes": notes}
         write_whole(self.path / "run.json", json.dumps(content, indent=1))
 
     def records(self) -> dict[tuple[str, str], list[Record]]:
-        """All records, by question and policy, one a seed; a last line cut off is left out."""
+        """Read all records by question and policy, one per seed; a damaged last line is skipped.
+
+        Raises:
+            EepolicyError: another line is not a record.
+        """
         file = self.path / "records.jsonl"
-        found: dict[tuple[str, str], list[Record]] = {}
+        records: dict[tuple[str, str], list[Record]] = {}
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         for number, line in enumerate(lines, start=1):
             try:
@@ -160,18 +179,18 @@ class RunFolder:
                 if number == len(lines):
                     continue
                 raise EepolicyError(
-                    f"line {number} of {file} is no record; remove the line, or the folder"
+                    f"line {number} of {file} is not a record; remove the line, or the folder"
                 ) from error
-            found.setdefault((record.question, record.policy), []).append(record)
-        return found
+            records.setdefault((record.question, record.policy), []).append(record)
+        return records
 
     def append(self, record: Record) -> None:
-        """Add a record; it is on disk when this returns."""
+        """Append a record and sync it to the disk."""
         file = self.path / "records.jsonl"
         with file.open("a+b") as out:
             if out.tell():
                 out.seek(-1, os.SEEK_END)
-                if out.read(1) != b"\n":  # a line that was cut off
+                if out.read(1) != b"\n":  # a stopped write left a part of a line
                     out.seek(0)
                     out.truncate(out.read().rfind(b"\n") + 1)
             out.write((json.dumps(asdict(record)) + "\n").encode())
@@ -179,8 +198,22 @@ class RunFolder:
             os.fsync(out.fileno())
 
 
+def _differing_fields(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of the fields that differ, those of nested settings as `decoding.fill`."""
+    names: list[str] = []
+    for name in sorted({*stored, *new}):
+        one, other = stored.get(name), new.get(name)
+        if one == other:
+            continue
+        if name in ("decoding", "sampling") and isinstance(one, dict) and isinstance(other, dict):
+            names += [f"{name}.{nested}" for nested in _differing_fields(one, other)]
+        else:
+            names.append(name)
+    return names
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically: under a temporary name, then renamed."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)

@@ -1,4 +1,4 @@
-"""Right or wrong, and word errors, after the usual normalisation of English."""
+"""Accuracy and word errors after Whisper's normalisation of English text."""
 
 from __future__ import annotations
 
@@ -11,37 +11,44 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 @lru_cache(maxsize=1)
 def _normalizer() -> EnglishTextNormalizer:
-    return EnglishTextNormalizer({})  # British spellings stay as they are
+    return EnglishTextNormalizer({})  # without the table of British spellings
 
 
 def normalized(text: str) -> str:
-    """Lower case, numbers as digits, no punctuation, contractions spelled out.
+    """Normalise a text: lower case, numbers as digits, no punctuation, no contractions.
 
-    Whisper's rules, and "cannot" as they write "can't".
+    These are Whisper's rules; "cannot" becomes "can not", as "can't" does.
     """
     plain: str = _normalizer()(text)
     return plain.replace("cannot", "can not")
 
 
 def is_right(text: str, keys: Sequence[str | Sequence[str]]) -> bool:
-    """Whether every key phrase of the right answer occurs in a text, whole words only.
+    """Check whether a text contains every key phrase of the right answer, as whole words.
 
     Args:
-        text: of the reply.
-        keys: phrases, or lists of aliases of which any will do.
+        text: text or transcript of the reply.
+        keys: key phrases; a list within it has aliases, of which one is sufficient.
     """
     padded = f" {normalized(text)} "
     choices = ([key] if isinstance(key, str) else key for key in keys)
     return all(any(f" {normalized(alias)} " in padded for alias in some) for some in choices)
 
 
-def word_errors(reference: str, heard: str) -> tuple[int, int]:
-    """Substitutions, deletions and insertions, and the words of the reference.
+def word_errors(reference: str, transcript: str) -> tuple[int, int]:
+    """Count word errors: substitutions, deletions and insertions.
 
-    The word error rate of several clips is the sum of the first over the sum of the second.
+    The word error rate of several replies is the sum of the errors over the sum of the words.
+
+    Args:
+        reference: the reply's text.
+        transcript: transcript of its speech.
+
+    Returns:
+        The number of errors and the number of words in the reference.
     """
-    wanted, got = normalized(reference), normalized(heard)
-    if not wanted:
-        return len(got.split()), 0
-    found = jiwer.process_words(wanted, got)
-    return found.substitutions + found.deletions + found.insertions, len(wanted.split())
+    expected, actual = normalized(reference), normalized(transcript)
+    if not expected:
+        return len(actual.split()), 0
+    result = jiwer.process_words(expected, actual)
+    return result.substitutions + result.deletions + result.insertions, len(expected.split())

@@ -1,9 +1,9 @@
-"""The sixteen rows of the paper's Table 2 (arXiv 2603.09215), run again beside the paper's."""
+"""The sixteen rows of Table 2 of SPAR-K (arXiv 2603.09215), measured here and as published."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eepolicy.analysis.evaluation.records import Record, RunFolder
-from eepolicy.analysis.evaluation.run import answered, table
+from eepolicy.analysis.evaluation.columns import COLUMNS
+from eepolicy.analysis.evaluation.records import Record
+from eepolicy.analysis.evaluation.table import Comparison
+from eepolicy.analysis.tables import markdown_table, number, with_interval
 from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
 from eepolicy.modality import Modality
 from eepolicy.policies import Step, parse_policy
 
-#: bootstrap
+#: bootstrap resamples
 RESAMPLES = 2000
-#: tasks, in the paper's order
+#: tasks in the order of the paper
 TASKS = ("alpacaeval", "llamaquestions", "triviaqa", "webquestions")
 
 
@@ -29,13 +31,13 @@ class Row:
     """One row of the paper.
 
     Attributes:
-        label: as the paper has it.
-        policy: spec string of it here.
-        scores: of the four tasks, %.
-        mos: by UTMOS-v2.
-        wer: of the transcript against the model's own text, %.
-        text_depth: mean.
-        speech_depth: mean, as printed.
+        label: label in the paper.
+        policy: spec string of the same policy.
+        scores: scores of the four tasks in percent.
+        mos: UTMOSv2 score.
+        wer: word error rate of the transcript against the model's own text, in percent.
+        text_depth: mean depth of text tokens.
+        speech_depth: mean depth of speech tokens, as printed.
     """
 
     label: str
@@ -47,8 +49,8 @@ class Row:
     speech_depth: float
 
 
-#: by card of the model; what Fixed does with missing keys and values the paper leaves open: here
-#: they are caught up in text, which always runs all layers
+#: rows by model card.  The paper does not say how Fixed fills missing keys and values; here text
+#: tokens, which always run all layers, catch up
 ROWS: dict[str, tuple[Row, ...]] = {
     "step-audio-2-mini": (
         Row("S1 full", "full", (45.98, 68.00, 49.10, 53.80), 3.710, 1.51, 28, 28),
@@ -91,12 +93,24 @@ ROWS: dict[str, tuple[Row, ...]] = {
 #: cards of the models that the paper decodes greedily; it samples with the others
 GREEDY = ("glm-4-voice",)
 
+#: columns with a value in the paper; fields of `Row`
+COMPARED = ("mos", "wer", "text_depth", "speech_depth")
+#: columns without one
+MEASURED_ONLY = ("layer_calls", "seconds")
+
+#: what the scores are, by field of a record
+SCORES = {
+    "judge_score": "the judge's, of the {source} (AlpacaEval: its rating from 1 to 10, times ten)",
+    "right_speech": "an alias of the right answer occurs in the transcript",
+    "right_text": "an alias of the right answer occurs in the text, as there are no transcripts",
+}
+
 
 def rows_of(model: HookedModel) -> tuple[Row, ...]:
-    """The paper's rows of a model.
+    """Look up the paper's rows of a model.
 
     Raises:
-        EepolicyError: the paper has none of it.
+        EepolicyError: the paper does not evaluate this model.
     """
     name = model.card.name if model.card else None
     if name not in ROWS:
@@ -108,29 +122,28 @@ def rows_of(model: HookedModel) -> tuple[Row, ...]:
 
 
 def head_depths(rows: Sequence[Row]) -> tuple[int, ...]:
-    """Depths below full at which the rows may read out, for which heads are needed."""
+    """List the depths below full at which the rows read out, and which therefore need heads."""
     full, phase = int(rows[0].speech_depth), torch.arange(6)
-    found: set[int] = set()
+    depths: set[int] = set()
     for row in rows:
         policy = parse_policy(row.policy)
         for modality in Modality:
-            here = torch.full_like(phase, modality)
-            step = Step(here, phase, phase, phase, phase, full)
-            found |= {*policy.depths(step).tolist(), *policy.candidate_depths(step)}
-    return tuple(sorted(found - {full}))
+            step = Step(torch.full_like(phase, modality), phase, phase, phase, phase, full)
+            depths |= {*policy.depths(step).tolist(), *policy.candidate_depths(step)}
+    return tuple(sorted(depths - {full}))
 
 
 @dataclass(frozen=True, eq=False)
 class Table2:
-    """The paper's rows run again.
+    """The measured rows beside the paper's.
 
     Attributes:
-        rows: of the paper.
-        tasks: that were asked, of `TASKS`.
-        scores: task: policy: (value, low, high), shares.
-        means: policy: (value, low, high) over the tasks, each counting the same.
-        whole: policy: the row of `eepolicy.analysis.evaluation.run.table` over all questions.
-        scored: what the scores are.
+        rows: rows of the paper.
+        tasks: measured tasks, from `TASKS`.
+        scores: by task and policy: share with its 95 % interval (value, low, high).
+        means: by policy: mean over the tasks with equal weights (value, low, high).
+        whole: by policy: row of `Comparison.table` over all questions.
+        score_note: what the scores are.
     """
 
     rows: tuple[Row, ...]
@@ -138,90 +151,67 @@ class Table2:
     scores: dict[str, dict[str, tuple[float, float, float]]]
     means: dict[str, tuple[float, float, float]]
     whole: dict[str, dict[str, Any]]
-    scored: str
+    score_note: str
 
     def table(self) -> str:
-        """Markdown: ours with 95 % intervals, the paper's in brackets behind."""
+        """Format as Markdown: measured values with 95 % intervals, the paper's in brackets."""
         headings = [
             "row",
             "policy",
             *(f"{task}, %" for task in self.tasks),
             "mean, %",
-            "MOS",
-            "WER, %",
-            "text depth",
-            "speech depth",
-            "layer calls",
-            "seconds",
+            *(c.heading for c in COLUMNS if c.name in COMPARED + MEASURED_ONLY),
         ]
-        lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-        for row in self.rows:
-            theirs = [row.scores[TASKS.index(task)] for task in self.tasks]
-            ours = [self.scores[task][row.policy] for task in self.tasks]
-            whole = self.whole[row.policy]
-            cells = [row.label, f"`{row.policy}`"]
-            # ours is the mean of the tasks that have a score, and so is the paper's beside it
-            scored = [t for t, own in zip(theirs, ours, strict=True) if not math.isnan(own[0])]
-            mean = sum(scored) / len(scored) if scored else math.nan
-            pairs = zip([*ours, self.means[row.policy]], [*theirs, mean], strict=True)
-            cells += [f"{_interval(own)} ({paper:.2f})" for own, paper in pairs]
-            for name, scale, digits, paper in (
-                ("mos", 1.0, 2, row.mos),
-                ("wer", 100.0, 1, row.wer),
-                ("text_depth", 1.0, 2, row.text_depth),
-                ("speech_depth", 1.0, 2, row.speech_depth),
-            ):
-                value = whole[name]
-                own = "–" if value is None else f"{scale * value:.{digits}f}"
-                cells.append(f"{own} ({paper:g})")
-            cells += [f"{whole['layer_calls']:.0f}", f"{whole['seconds']:.2f}"]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines) + f"\n\nIn brackets: the paper's figures. Scores: {self.scored}.\n"
+        rows = markdown_table(headings, [self._cells(row) for row in self.rows])
+        return f"{rows}\n\nIn brackets: the paper's values. Scores: {self.score_note}.\n"
+
+    def _cells(self, row: Row) -> list[str]:
+        paper = [row.scores[TASKS.index(task)] for task in self.tasks]
+        ours = [self.scores[task][row.policy] for task in self.tasks]
+        # the paper's mean is over the same tasks as ours
+        scored = [p for p, own in zip(paper, ours, strict=True) if not math.isnan(own[0])]
+        mean = sum(scored) / len(scored) if scored else math.nan
+        pairs = zip([*ours, self.means[row.policy]], [*paper, mean], strict=True)
+        cells = [row.label, f"`{row.policy}`"]
+        cells += [f"{with_interval(v, (lo, hi), 1, 100)} ({p:.2f})" for (v, lo, hi), p in pairs]
+        whole = self.whole[row.policy]
+        for column in COLUMNS:
+            value = number(whole[column.name], column.digits, column.scale)
+            if column.name in COMPARED:
+                cells.append(f"{value} ({getattr(row, column.name):g})")
+            elif column.name in MEASURED_ONLY:
+                cells.append(value)
+        return cells
 
 
-def _interval(own: tuple[float, float, float]) -> str:
-    value, low, high = (100 * x for x in own)
-    return "–" if math.isnan(value) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+def table2(rows: tuple[Row, ...], comparison: Comparison) -> Table2:
+    """Compute the paper's table from a run of its policies.
 
-
-def table2(
-    rows: tuple[Row, ...], questions: Sequence[Mapping[str, Any]], folder: RunFolder
-) -> Table2:
-    """The paper's table from a run of its policies.
-
-    A judge's verdicts are the scores where there was one; the alias match on the transcript of the
-    speech otherwise, or on the text where nothing was heard.
+    The scores are the judge's if there was one.  Otherwise a score is the match of an alias in the
+    transcript, or in the text if there are no transcripts.
 
     Args:
-        rows: of the paper.
-        questions: of all tasks, from `eepolicy.analysis.evaluation.tasks.read_task`.
-        folder: of the run.
+        rows: rows of the paper.
+        comparison: run of their policies, with questions of `TASKS`.
 
     Raises:
-        EepolicyError: a task of which no question has been answered by every policy.
+        EepolicyError: no question of a task has been answered by every policy.
     """
-    policies = [row.policy for row in rows]
+    policies, questions = [row.policy for row in rows], comparison.questions
+    comparison = Comparison(tuple(policies), questions, comparison.folder)
     tasks = tuple(t for t in TASKS if any(q["task"] == t for q in questions))
-    kept = answered(policies, questions, folder)
-    every = [r for each in kept.values() for replies in each for r in replies]
-    judged = any(r.judged is not None for r in every)
-    heard = any(r.heard is not None for r in every)
-    name = "judged" if judged else "right_speech" if heard else "right_text"
-    scored = {
-        "judged": f"the judge's, on what was {'heard' if heard else 'written'} (AlpacaEval: its "
-        "rating from 1 to 10, times ten)",
-        "right_speech": "an alias of the right answer occurs in what was heard",
-        "right_text": "an alias of the right answer occurs in the text, as nothing was heard",
-    }[name]
+    answered = comparison.answered()
+    name, note = _score_field(
+        [r for policies in answered.values() for replies in policies for r in replies]
+    )
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     for task in tasks:
-        asked = [
-            kept[q["question"]] for q in questions if q["task"] == task and q["question"] in kept
-        ]
-        if not asked:
+        texts = [q["question"] for q in questions if q["task"] == task]
+        replies = [answered[text] for text in texts if text in answered]
+        if not replies:
             raise EepolicyError(f"no question of {task} has been answered by every policy yet")
         values[task] = {
-            policy: np.array([_score(replies[i], name) for replies in asked])
+            policy: np.array([_score(by_policy[i], name) for by_policy in replies])
             for i, policy in enumerate(policies)
         }
     return Table2(
@@ -229,24 +219,35 @@ def table2(
         tasks,
         {t: {p: _mean([v]) for p, v in by.items()} for t, by in values.items()},
         {p: _mean([values[t][p] for t in tasks]) for p in policies},
-        {r["policy"]: r for r in table(policies, questions, folder)},
-        scored,
+        {r["policy"]: r for r in comparison.table()},
+        note,
     )
 
 
+def _score_field(records: Sequence[Record]) -> tuple[str, str]:
+    """Field of a record that has the score, and a note on it."""
+    has_transcript = any(r.transcript is not None for r in records)
+    if any(r.judge_score is not None for r in records):
+        source = "transcripts" if has_transcript else "texts"
+        return "judge_score", SCORES["judge_score"].format(source=source)
+    name = "right_speech" if has_transcript else "right_text"
+    return name, SCORES[name]
+
+
 def _score(replies: Sequence[Record], name: str) -> float:
-    found = [getattr(r, name) for r in replies]
-    known = [float(x) for x in found if x is not None]
+    """Mean score over the seeds of a question; NaN without any."""
+    scores = [getattr(reply, name) for reply in replies]
+    known = [float(score) for score in scores if score is not None]
     return sum(known) / len(known) if known else math.nan
 
 
 def _mean(tasks: Sequence[NDArray[np.float64]]) -> tuple[float, float, float]:
-    """The mean of the tasks' means, and its 95 % interval by resampling each task's questions."""
+    """Mean of the tasks' means; its 95 % interval resamples the questions of each task."""
     rng = np.random.default_rng(0)
-    held = [v[~np.isnan(v)] for v in tasks]
-    held = [v for v in held if len(v)]
-    if not held:
+    known = [scores[~np.isnan(scores)] for scores in tasks]
+    known = [scores for scores in known if len(scores)]
+    if not known:
         return math.nan, math.nan, math.nan
-    drawn = [rng.choice(v, (RESAMPLES, len(v))).mean(1) for v in held]
+    drawn = [rng.choice(scores, (RESAMPLES, len(scores))).mean(1) for scores in known]
     low, high = np.percentile(np.mean(drawn, 0), [2.5, 97.5])
-    return float(np.mean([v.mean() for v in held])), float(low), float(high)
+    return float(np.mean([scores.mean() for scores in known])), float(low), float(high)

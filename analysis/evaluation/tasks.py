@@ -1,4 +1,4 @@
-"""Questions from files: the paper's tasks, or one's own."""
+"""Questions from files and data sets: the tasks of the paper, or any others."""
 
 from __future__ import annotations
 
@@ -15,105 +15,116 @@ import pandas as pd
 
 from eepolicy.errors import EepolicyError
 
-#: fields that hold the question, and the right answer, in the data sets as they are published:
-#: AlpacaEval, Llama Questions, TriviaQA, WebQuestions
-QUESTION = ("question", "Questions", "instruction", "prompt")
-ANSWER = ("answers", "answer", "Answer", "keys")
-#: in front of a data set on the Hugging Face Hub
+#: field names of the question in AlpacaEval, Llama Questions, TriviaQA and WebQuestions
+QUESTION_FIELDS = ("question", "Questions", "instruction", "prompt")
+#: field names of the right answer in the same data sets
+ANSWER_FIELDS = ("answers", "answer", "Answer", "keys")
+#: prefix of a data set on the Hugging Face Hub
 HUB = "hf:"
 
 
 def read_task(source: str | Path, name: str | None = None) -> list[dict[str, Any]]:
-    """The questions of a task.
+    """Read the questions of a task.
+
+    An answer is a string, a list of aliases of which one is sufficient, or TriviaQA's dict of a
+    value and its aliases.  `keys` are phrases that must all occur.  `audio` names a sound file
+    with the spoken question, relative to the folder of the task file.
 
     Args:
-        source: a file, or `hf:ID:CONFIG:SPLIT` for a data set on the Hub, which the package
-            `datasets` fetches.  A file is `.jsonl`, `.json` (a list), `.csv` or `.parquet`; a row a
-            question.  An answer is a string, a list of which any is right, or TriviaQA's dict of a
-            value and its aliases; `keys` are phrases of which all must occur.  `audio` names a
-            sound file, by the file's own folder, in which the question is asked.
-        name: of the task; the file's where none is given.
+        source: a file (`.jsonl`, `.json` with a list, `.csv` or `.parquet`) with a question per
+            row, or `hf:ID:CONFIG:SPLIT` for a data set on the Hub, which needs the package
+            `datasets`.
+        name: name of the task; the file's name by default.
 
     Returns:
-        Dicts with `question`, `keys` (None where there is no right answer), `task` and `audio`.
+        Dicts with `question`, `keys` (None without a right answer), `task` and `audio`.  A
+        question that occurs several times is kept once.
 
     Raises:
-        EepolicyError: the file cannot be read, or a row has no question or a sound that is missing.
+        EepolicyError: the file cannot be read, or a row has no question or a missing sound file.
     """
-    hub = str(source).startswith(HUB)
+    is_hub = str(source).startswith(HUB)
     file = Path(source)
-    found = []
-    for number, row in enumerate(_on_hub(str(source)) if hub else _rows(file), start=1):
+    questions: dict[str, dict[str, Any]] = {}
+    rows = _read_hub(str(source)) if is_hub else _read_file(file)
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
-            raise EepolicyError(f"{file} is no list of questions: entry {number} is {row!r}")
-        question = next((row[f] for f in QUESTION if isinstance(row.get(f), str)), None)
-        audio = None if hub else row.get("audio")
+            raise EepolicyError(f"{file} is not a list of questions: entry {number} is {row!r}")
+        question = next((row[f] for f in QUESTION_FIELDS if isinstance(row.get(f), str)), None)
+        audio = None if is_hub else row.get("audio")
         if question is None:
             raise EepolicyError(
-                f"row {number} of {file} has no question; it is read from {', '.join(QUESTION)}"
+                f"row {number} of {file} has no question; it is read from one of the fields "
+                f"{', '.join(QUESTION_FIELDS)}"
             )
         if isinstance(audio, str) and not (file.parent / audio).is_file():
-            raise EepolicyError(f"row {number} of {file} is asked in {audio}, which is not there")
-        found.append(
-            {
-                "question": question,
-                "keys": _keys(row),
-                "task": name or file.stem,
-                "audio": str(file.parent / audio) if isinstance(audio, str) else None,
-            }
-        )
-    if len({q["question"] for q in found}) < len(found):
-        found = list({q["question"]: q for q in found}.values())
-    if not found:
-        raise EepolicyError(f"{file} holds no question")
-    return found
+            raise EepolicyError(f"row {number} of {file} names the sound {audio}, which is missing")
+        questions[question] = {
+            "question": question,
+            "keys": _keys(row),
+            "task": name or file.stem,
+            "audio": str(file.parent / audio) if isinstance(audio, str) else None,
+        }
+    if not questions:
+        raise EepolicyError(f"{file} contains no question")
+    return list(questions.values())
 
 
-def spoken(questions: list[dict[str, Any]], command: str, folder: Path) -> list[dict[str, Any]]:
-    """Questions asked in sound, by a program that speaks; those that have a sound keep it.
+def synthesized(
+    questions: list[dict[str, Any]], command: str, folder: Path
+) -> list[dict[str, Any]]:
+    """Synthesize the speech of questions with a program; questions with a sound file keep it.
 
     Args:
-        questions: from `read_task`.
-        command: with `{text}` and `{file}` where the question and the sound file (wav) go, such as
-            `flite -voice slt -t {text} -o {file}`; it is run without a shell.
-        folder: of the sounds; what is there already is not spoken again.
+        questions: questions from `read_task`.
+        command: command line with `{text}` and `{file}` in place of the question and the sound
+            file (wav), such as `flite -voice slt -t {text} -o {file}`.  It runs without a shell.
+        folder: folder of the sound files; existing files are reused.
+
+    Returns:
+        The questions, each with `audio`.
 
     Raises:
-        EepolicyError: the command fails, or writes no file.
+        EepolicyError: the command fails or writes no file.
     """
     parts = shlex.split(command)
-    if not all(any(place in part for part in parts) for place in ("{text}", "{file}")):
+    if not all(any(field in part for part in parts) for field in ("{text}", "{file}")):
         raise EepolicyError(
-            f"a command that speaks has {{text}} and {{file}} in it; got {command!r}"
+            f"a speech synthesis command contains {{text}} and {{file}}; got {command!r}"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    spoken = []
     for question in questions:
-        told = hashlib.sha256(f"{command}\n{question['question']}".encode()).hexdigest()[:16]
-        file = folder / f"{told}.wav"
-        if question.get("audio") is None and not file.is_file():
-            whole = folder / f"{told}.part.wav"
-            places = {"{text}": question["question"], "{file}": str(whole)}
-            run = [places.get(part, part.replace("{file}", str(whole))) for part in parts]
-            try:
-                subprocess.run(run, check=True, capture_output=True)
-                whole.replace(file)
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise EepolicyError(
-                    f"{run[0]} did not speak {question['question']!r}: {error}"
-                ) from error
-        found.append(question | {"audio": question.get("audio") or str(file)})
-    return found
+        audio = question.get("audio") or _synthesize(question["question"], command, parts, folder)
+        spoken.append(question | {"audio": audio})
+    return spoken
 
 
-def _on_hub(source: str) -> Iterable[Mapping[str, Any]]:
-    """The rows of `hf:ID:CONFIG:SPLIT`; config and split may be left out."""
+def _synthesize(question: str, command: str, parts: list[str], folder: Path) -> str:
+    """Run the command for one question unless its file exists; returns the file."""
+    name = hashlib.sha256(f"{command}\n{question}".encode()).hexdigest()[:16]
+    file = folder / f"{name}.wav"
+    if file.is_file():
+        return str(file)
+    part_file = folder / f"{name}.part.wav"
+    values = {"{text}": question, "{file}": str(part_file)}
+    arguments = [values.get(part, part.replace("{file}", str(part_file))) for part in parts]
+    try:
+        subprocess.run(arguments, check=True, capture_output=True)
+        part_file.replace(file)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise EepolicyError(
+            f"{arguments[0]} did not synthesize the question {question!r}: {error}"
+        ) from error
+    return str(file)
+
+
+def _read_hub(source: str) -> Iterable[Mapping[str, Any]]:
+    """Rows of `hf:ID:CONFIG:SPLIT`; config and split are optional."""
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise EepolicyError(
-            f"{source} is read by the package datasets: pip install datasets"
-        ) from error
+        raise EepolicyError(f"{source} needs the package datasets: pip install datasets") from error
     identity, config, split = [*source.removeprefix(HUB).split(":"), "", ""][:3]
     try:
         rows: Iterable[Mapping[str, Any]] = load_dataset(
@@ -124,7 +135,7 @@ def _on_hub(source: str) -> Iterable[Mapping[str, Any]]:
         raise EepolicyError(f"{source} cannot be read: {error}") from error
 
 
-def _rows(file: Path) -> Iterable[Mapping[str, Any]]:
+def _read_file(file: Path) -> Iterable[Mapping[str, Any]]:
     try:
         if file.suffix == ".jsonl":
             lines = file.read_text(encoding="utf-8").splitlines()
@@ -137,20 +148,20 @@ def _rows(file: Path) -> Iterable[Mapping[str, Any]]:
             return list(pd.read_parquet(file).to_dict("records"))
     except (OSError, ValueError, ImportError) as error:
         raise EepolicyError(f"{file} cannot be read: {error}") from error
-    raise EepolicyError(f"questions come from .jsonl, .json, .csv or .parquet; got {file}")
+    raise EepolicyError(f"a task file is .jsonl, .json, .csv or .parquet; got {file}")
 
 
 def _keys(row: Mapping[str, Any]) -> list[Any] | None:
-    """Phrases of which all must occur, each a phrase or a list of which any does."""
-    for field in ANSWER:
-        held = row.get(field)
-        if isinstance(held, Mapping):
-            aliases = held.get("aliases")
-            held = [held.get("value"), *(() if aliases is None else aliases)]
-        if isinstance(held, (str, int, float)) and str(held):
-            return [str(held)]
-        if isinstance(held, (list, np.ndarray)):  # Parquet makes arrays of lists
-            some = [str(alias) for alias in held if alias is not None and str(alias)]
+    """Phrases that must all occur; each is a phrase or a list of aliases."""
+    for name in ANSWER_FIELDS:
+        answer = row.get(name)
+        if isinstance(answer, Mapping):
+            aliases = answer.get("aliases")
+            answer = [answer.get("value"), *(() if aliases is None else aliases)]
+        if isinstance(answer, (str, int, float)) and str(answer):
+            return [str(answer)]
+        if isinstance(answer, (list, np.ndarray)):  # Parquet gives arrays for lists
+            some = [str(alias) for alias in answer if alias is not None and str(alias)]
             if some:
-                return list(some) if field == "keys" else [some]
+                return list(some) if name == "keys" else [some]
     return None

@@ -1,4 +1,4 @@
-"""Thresholds that give an adaptive policy a wanted mean depth."""
+"""Thresholds that give an adaptive policy a target mean depth."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from eepolicy.probing import ProbeResult
 def first_passing_depth(
     passing: NDArray[np.bool_], depths: Sequence[int], full_depth: int
 ) -> NDArray[np.int64]:
-    """The first depth that passes at each token, full depth where none does.
+    """Find the first depth that passes at each token; full depth if none does.
 
     Args:
-        passing: (looks, tokens).
-        depths: of the looks, rising.
-        full_depth: layers of the model.
+        passing: (depths, tokens) whether a token may exit at a depth.
+        depths: candidate depths in ascending order.
+        full_depth: number of layers of the model.
 
     Returns:
-        (tokens,).
+        (tokens,) depths.
     """
-    found = np.full(passing.shape[1], full_depth)
+    first = np.full(passing.shape[1], full_depth)
     for row, depth in reversed(list(zip(passing, depths, strict=True))):
-        found[row] = depth
-    return found
+        first[row] = depth
+    return first
 
 
 def matched_policy(
@@ -37,23 +37,26 @@ def matched_policy(
     depths: tuple[int, ...],
     target: float,
 ) -> Entropy | Confidence:
-    """The policy whose mean depth on the speech of full-depth replies is nearest to a target.
+    """Choose the threshold whose mean depth on the speech tokens is nearest to a target.
 
     Args:
-        kind: the policy's class.
-        probe: of full-depth replies at all depths, with the heads that the policy will read.
-        depths: at which it looks.
-        target: mean speech depth.
-    """
-    spoken = probe[probe.modality == Modality.SPEECH]
-    statistic = spoken.entropy if kind is Entropy else spoken.confidence
-    values = statistic[np.searchsorted(probe.depths, depths)]  # (looks, tokens)
+        kind: class of the policy.
+        probe: result for full-depth replies at all depths, with the heads that the policy reads.
+        depths: candidate depths of the policy.
+        target: target of the mean speech depth.
 
-    def depth_at(threshold: float) -> float:
+    Returns:
+        The policy.  Its spec string gives the same policy.
+    """
+    speech = probe[probe.modality == Modality.SPEECH]
+    statistic = speech.entropy if kind is Entropy else speech.confidence
+    values = statistic[np.searchsorted(probe.depths, depths)]  # (depths, tokens)
+
+    def mean_depth(threshold: float) -> float:
         passing = values < threshold if kind is Entropy else values > threshold
         return float(first_passing_depth(passing, depths, probe.full_depth).mean())
 
-    # thresholds as they are written in a spec string, so that the string gives the same policy
+    # rounded to three digits: a spec string gives the same policy
     candidates = {float(f"{x:.3g}") for x in np.quantile(values, np.linspace(0, 1, 401))}
-    best = min(sorted(candidates), key=lambda t: abs(depth_at(t) - target))
+    best = min(sorted(candidates), key=lambda threshold: abs(mean_depth(threshold) - target))
     return kind(best, depths)

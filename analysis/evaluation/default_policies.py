@@ -1,0 +1,104 @@
+"""The default rows of a comparison: the schedules of the paper, and adaptive policies beside them.
+
+The schedules are those of arXiv 2603.09215.  All rows have about the same mean speech depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from eepolicy.analysis.evaluation.threshold_matching import matched_policy
+from eepolicy.hooked import HookedModel
+from eepolicy.policies import Confidence, Entropy
+from eepolicy.probing import probe
+
+#: spec string of the baseline
+FULL = "full"
+#: mean speech depth of the default rows, as a share of full depth
+MEAN_DEPTH_SHARE = 0.8
+#: number of questions on which thresholds are calibrated
+CALIBRATION_QUESTIONS = 16
+#: wraps (number of the question, policy, seed) of each reply, to show progress
+Progress: TypeAlias = Callable[[Iterable[tuple[int, str, int]]], Iterable[tuple[int, str, int]]]
+
+
+def scheduled_policies(full_depth: int, mean_depth: int) -> list[str]:
+    """List full depth and the paper's schedules at one mean speech depth.
+
+    Args:
+        full_depth: number of layers of the model.
+        mean_depth: mean speech depth over whole groups of `even`, `odd`, `triple` and `static`.
+            The exit depth of `triple` is rounded down to a whole layer.
+
+    Returns:
+        Spec strings, full depth first.
+
+    Examples:
+        >>> from eepolicy.analysis.evaluation.default_policies import scheduled_policies
+        >>> scheduled_policies(20, 16)[:3]
+        ['full', 'static@16', 'spark:even@12']
+    """
+    pair = 2 * mean_depth - full_depth
+    triple = (3 * mean_depth - full_depth) // 2
+    return [
+        FULL,
+        f"static@{mean_depth}",
+        f"spark:even@{pair}",
+        f"spark:odd@{pair}",
+        f"spark:triple@{triple}",
+        f"text=spark:even@{pair}",
+    ]
+
+
+def adaptive_policies(
+    model: HookedModel, questions: Sequence[str], mean_depth: int, progress: Progress = iter
+) -> list[str]:
+    """Calibrate entropy and confidence thresholds to a mean speech depth.
+
+    The thresholds are chosen on full-depth replies.
+
+    Args:
+        model: model that replies.
+        questions: questions to calibrate on.
+        mean_depth: target of the mean speech depth.
+        progress: see `Progress`.
+
+    Returns:
+        Spec strings of an entropy and a confidence policy.
+    """
+    candidates = tuple(range(2 * mean_depth - model.depth, model.depth, 2))
+    replies = (
+        model.generate(questions[i])
+        for i, *_ in progress([(i, "calibration", 0) for i in range(len(questions))])
+    )
+    result = probe(model, replies, statistics=("entropy", "confidence"))
+    kinds: tuple[type[Entropy] | type[Confidence], ...] = (Entropy, Confidence)
+    return [matched_policy(kind, result, candidates, mean_depth).spec for kind in kinds]
+
+
+def default_policies(
+    model: HookedModel,
+    questions: Sequence[Mapping[str, Any]],
+    calibration: Sequence[Mapping[str, Any]],
+    progress: Progress = iter,
+) -> list[str]:
+    """List the default rows; adaptive ones only if there are questions to calibrate on.
+
+    Args:
+        model: model that replies.
+        questions: questions of the comparison; they are not used for calibration.
+        calibration: questions to calibrate on.
+        progress: see `Progress`.
+
+    Returns:
+        Spec strings, full depth first.
+    """
+    mean_depth = round(MEAN_DEPTH_SHARE * model.depth)
+    rows = scheduled_policies(model.depth, mean_depth)
+    compared = {q["question"] for q in questions}
+    others = [q["question"] for q in calibration if q["question"] not in compared]
+    if others:
+        chosen = others[:CALIBRATION_QUESTIONS]
+        rows[-1:-1] = adaptive_policies(model, chosen, mean_depth, progress)
+    return rows

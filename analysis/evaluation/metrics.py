@@ -1,0 +1,47 @@
+"""Interfaces of the models that score a reply: speech recognition, MOS prediction, a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Recognizer(Protocol):
+    """Speech recognition (ASR)."""
+
+    def transcribe(self, wave: Tensor) -> str:
+        """Transcribe speech: wave (samples,) at 16 kHz."""
+
+
+class Rater(Protocol):
+    """Prediction of the mean opinion score (MOS)."""
+
+    def rate(self, wave: Tensor) -> float:
+        """Predict the MOS of speech, from 1 to 5: wave (samples,) at 16 kHz."""
+
+
+class AnswerJudge(Protocol):
+    """Scoring of a reply's content."""
+
+    def judge(
+        self, question: Mapping[str, Any], reply: str, is_transcript: bool = True
+    ) -> float | None:
+        """Score a reply from 0 to 1; None if the judge gives no score."""
+
+
+@dataclass(frozen=True)
+class SpeechMetrics:
+    """The models that score replies.  The columns of a model that is None stay empty.
+
+    Attributes:
+        asr: speech recognition, for WER and the accuracy in speech.
+        mos: prediction of the mean opinion score.
+        judge: scores transcripts, or texts if there is no transcript.
+    """
+
+    asr: Recognizer | None = None
+    mos: Rater | None = None
+    judge: AnswerJudge | None = None
