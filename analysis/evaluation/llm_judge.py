@@ -110,8 +110,8 @@ class LlmJudge:
                 with urllib.request.urlopen(request, timeout=self.timeout) as response:
                     return str(json.load(response)["choices"][0]["message"]["content"])
             except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                is_http = isinstance(error, urllib.error.HTTPError)
-                is_final = is_http and error.code in FINAL_STATUS
+                status = error.code if isinstance(error, urllib.error.HTTPError) else None
+                is_final = status in FINAL_STATUS
                 if is_final or attempt == TRIES - 1:
                     raise EepolicyError(
                         f"the judge at {address} does not answer: {error}"

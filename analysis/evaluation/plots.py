@@ -78,7 +78,8 @@ def quality_against_cost(rows: Rows, quality: Column, cost: Column, ax: Axes) ->
 def _errors(row: Mapping[str, Any], column: Column) -> NDArray[np.float64]:
     """Lengths of the error bar below and above the estimate: (2, 1)."""
     value, low, high = (row[f"{column.name}{end}"] for end in ("", "_low", "_high"))
-    return column.scale * np.clip([[value - low], [high - value]], 0, None)
+    lengths = np.array([[value - low], [high - value]])
+    return np.clip(column.scale * lengths, 0, None)
 
 
 def pareto(costs: Sequence[float], values: Sequence[float], higher: bool) -> list[int]:

@@ -1,4 +1,4 @@
-"""The command line; one module a command."""
+"""The command line, with a module per command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eepolicy.cli import (
     studies,
     tune,
 )
-from eepolicy.cli.shared import app, say
+from eepolicy.cli.shared import app, print_error
 from eepolicy.errors import EepolicyError
 
 __all__ = [
@@ -39,36 +39,39 @@ __all__ = [
     "tune",
 ]
 
+#: commands that continue after they were stopped; `tune` does with --keep
+RESUMABLE = {"compare", "fit", "stats"}
+
 
 @app.callback()
 def every_command(
-    debug: Annotated[bool, typer.Option("--debug", help="show where an error is from")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
 ) -> None:
-    """Early exit for language models that speak."""
+    """Early exit for spoken language models."""
 
 
 def main() -> NoReturn:
-    """Run the command line; errors that users are meant to see are one sentence, exit status 2."""
+    """Run the command line; an `EepolicyError` is printed as one sentence, with exit status 2."""
     if "--debug" in sys.argv[1:2]:
         sys.exit(app(standalone_mode=False) or 0)
     try:
-        # typer gives the exit status back, or None where a command ran to its end
+        # typer returns the exit status, or None if the command finished
         code = app(standalone_mode=False) or 0
     except EepolicyError as error:
-        say(str(error))
+        print_error(str(error))
         code = 2
     except OSError as error:
-        say(str(error))
+        print_error(str(error))
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
-        error.show() if hasattr(error, "show") else say(str(error))
+        error.show() if hasattr(error, "show") else print_error(str(error))
         code = error.exit_code
     if code == 130:
-        kept = "; what was finished is kept, and the same command goes on"
-        goes_on = {"compare", "fit", "stats"} & {*sys.argv[1:2]} or "--keep" in sys.argv
-        say("stopped" + (kept if goes_on else ""))
+        resumable = RESUMABLE & {*sys.argv[1:2]} or "--keep" in sys.argv
+        saved = "; finished work is saved, and the same command continues"
+        print_error("stopped" + (saved if resumable else ""))
     sys.exit(code)

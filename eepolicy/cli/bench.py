@@ -1,195 +1,299 @@
-"""`eepolicy bench`: what policies save in seconds, here, and what the machine would allow."""
+"""`eepolicy bench`: time exit policies against full depth and the roofline of the machine."""
 
 from __future__ import annotations
 
 import platform
-import shlex
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.shared import (
+from eepolicy.cli.options import (
     CompileOption,
+    DeviceOption,
     DtypeOption,
     JsonOption,
+    MaxNewTokensOption,
     ModelOption,
     ThreadsOption,
-    app,
-    load,
-    note,
-    numbers,
-    out,
-    progress,
-    tell,
-    torch_dtype,
+    check_parent,
+    held_out_questions,
+    integers,
+    load_model,
 )
+from eepolicy.cli.progress import progress
+from eepolicy.cli.shared import app, command_line, out, print_json, print_note
 from eepolicy.errors import EepolicyError
 
-FIRST = (
-    "*First token*: from the call until it is known, the prompt's pass included; *behind it*: the "
-    "rest of the same reply's time, and the speed against `full` there."
+if TYPE_CHECKING:
+    from eepolicy.analysis.timing.runner import Bench
+    from eepolicy.hooked import HookedModel
+
+LEGEND = (
+    "*Ideal speedup*: the speedup if each layer call and head call had the cost of one measured on "
+    "one position per row, prefill included. *Efficiency*: measured speedup divided by the ideal "
+    "one. *Roofline*: the time to read the weights, keys and values that a step needs, once per "
+    "step, or to multiply, whichever is longer. *Roofline share*: roofline divided by the measured "
+    "time."
 )
+TTFT_LEGEND = (
+    "*TTFT*: time to first token, prefill included. *TPOT*: time per output token after the first, "
+    "and the speedup over `full` there."
+)
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Options of a benchmark that its page and its JSON document state.
+
+    Attributes:
+        prompts: number of held-out questions.
+        max_new_tokens: maximum number of tokens per reply.
+        exactly: whether every reply has that number of tokens.
+        rounds: number of replies per policy and batch.
+        first_token: whether the time to the first token is measured apart.
+        compiled: whether the layers are compiled.
+        dtype: data type of the weights.
+        device: device of the model.
+    """
+
+    prompts: int
+    max_new_tokens: int
+    exactly: bool
+    rounds: int
+    first_token: bool
+    compiled: bool
+    dtype: str
+    device: str
 
 
 @app.command()
 def bench(
     policies: Annotated[
-        list[str] | None, typer.Argument(help="policies; some usual ones where none are given")
+        list[str] | None, typer.Argument(help="exit policies; a usual selection by default")
     ] = None,
     model: ModelOption = "pocket",
-    prompts: Annotated[int, typer.Option(help="held-out questions", min=1)] = 8,
-    rounds: Annotated[int, typer.Option(help="turns of each policy on each batch", min=1)] = 2,
-    batch: Annotated[str, typer.Option(help="rows side by side, one or several: 1,8")] = "1",
+    prompts: Annotated[int, typer.Option(help="number of held-out questions", min=1)] = 8,
+    rounds: Annotated[int, typer.Option(help="number of runs per policy and batch", min=1)] = 2,
+    batch: Annotated[str, typer.Option(help="batch size, or several: 1,8")] = "1",
     context: Annotated[
         str | None,
         typer.Option(
-            help="tokens of a prompt, one or several: 128,4096; questions are repeated for it"
+            help="number of prompt tokens, or several: 128,4096; questions are repeated to it"
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="most tokens of a reply", min=1)] = 400,
+    max_new_tokens: MaxNewTokensOption = 400,
     exactly: Annotated[
-        bool, typer.Option("--exactly", help="no reply ends before; so it is for a text model")
+        bool,
+        typer.Option(
+            "--exactly",
+            help="decode exactly --max-new-tokens tokens per reply; always so for a text model "
+            "and with --context",
+        ),
     ] = False,
     first_token: Annotated[
         bool,
-        typer.Option("--first-token", help="time the first token apart: for long prompts"),
+        typer.Option("--first-token", help="report the time to the first token (TTFT) apart"),
     ] = False,
-    stock: Annotated[bool, typer.Option(help="time transformers' own generate as well")] = True,
+    stock: Annotated[
+        bool, typer.Option(help="also time the stock generate of transformers")
+    ] = True,
     compiled: CompileOption = False,
-    threads: ThreadsOption = 1,
+    threads: ThreadsOption = None,
     dtype: DtypeOption = "float32",
-    device: Annotated[str, typer.Option(help="that the model runs on: cpu, cuda ...")] = "cpu",
+    device: DeviceOption = "cpu",
     write: Annotated[
         Path | None,
-        typer.Option("--out", help="write the tables here as well (.md), their figure beside it"),
+        typer.Option(
+            "--out", help="Markdown file to write the tables to (.md), with a figure beside it"
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time policies against full depth and the stock generate, in turns in one run.
+    """Time exit policies against full depth and the stock generate, alternating in one run.
 
-    Beside each time stands what the machine would allow: the weights, keys and values that must be
-    read, at the speed at which it reads, or the products, at the speed at which it multiplies.  A
-    run that is stopped keeps nothing: times of another run do not compare.
+    Each time is compared with the roofline: the time to read the weights, keys and values at the
+    machine's bandwidth, or to multiply at its peak rate. Nothing is stored by a stopped run,
+    because times of different runs are not comparable.
 
     Example: eepolicy bench spark:triple@14 static@10 --batch 1,8 --context 128,900 --compile
     """
-    import torch
     import transformers
 
     import eepolicy
-    from eepolicy.analysis.timing import figure as timing_figure
-    from eepolicy.analysis.timing import runner as benching
-    from eepolicy.loading import held_out
+    from eepolicy.analysis.timing import runner
 
     for spec in policies or ():
         eepolicy.parse_policy(spec)
-    sizes = numbers(batch, "rows of a batch", "1,8")
+    sizes, lengths = _sizes(batch), _lengths(context)
+    if first_token and max_new_tokens < 2:
+        raise EepolicyError(
+            "there is no time after the first token with --max-new-tokens 1: give 2 or more"
+        )
+    check_parent(write)
+    transformers.logging.set_verbosity_error()  # its self-speculation warns of its own options
+    spoken = load_model(model, dtype, device, threads)
+    questions = [q["question"] for q in held_out_questions("pocket", "test", prompts)]
+    exactly = exactly or context is not None or not spoken.layout.has_speech
+    options = BenchOptions(
+        prompts, max_new_tokens, exactly, rounds, first_token, compiled, dtype, device
+    )
+    names = list(policies or runner.usual_policies(spoken))
+    tables: dict[str, list[dict[str, Any]]] = {}
+    pages: list[str] = []
+    for length, rows in product(lengths, sizes):
+        timing = _timing(spoken, questions, length, options)
+        records = timing.run(
+            timing.ways(names, rows, stock), rows, progress(f"runs of batch size {rows}")
+        )
+        tokens = sum(map(len, timing.prompts)) / len(timing.prompts)
+        title = _title(rows, length)
+        tables[title] = [record | {"prompt_tokens": tokens} for record in records]
+        pages += _page(title, timing, records, compiled)
+        if not as_json:
+            _print_table(title, timing, records, compiled)
+    results = [record for records in tables.values() for record in records]
+    about = _about(model, spoken, results, options)
+    if write:
+        _write(write, about, tables, pages)
+    if as_json:
+        print_json(about | {"results": results})
+
+
+def _sizes(batch: str) -> list[int]:
+    sizes = integers(batch, "rows of a batch", "1,8")
     if min(sizes) < 1:
         raise EepolicyError(f"a batch has one row or more; got --batch {batch}")
-    lengths = numbers(context, "tokens of a prompt", "128,4096") if context else (None,)
-    if min(length or 2 for length in lengths) < 2:
+    return sizes
+
+
+def _lengths(context: str | None) -> Sequence[int | None]:
+    if context is None:
+        return (None,)
+    lengths = integers(context, "tokens of a prompt", "128,4096")
+    if min(lengths) < 2:
         raise EepolicyError(f"a prompt to repeat has two tokens or more; got --context {context}")
-    if first_token and max_new_tokens < 2:
-        raise EepolicyError("nothing is behind the first token of --max-new-tokens 1")
-    if write and not write.parent.is_dir():
-        raise EepolicyError(f"there is no folder {write.parent} to write {write.name} to")
-    torch.set_num_threads(threads)
-    transformers.logging.set_verbosity_error()  # its self-speculation warns of its own options
-    spoken = load(model, dtype=torch_dtype(dtype))
-    spoken.to(device)
-    known = held_out("test")
-    if prompts > len(known):
-        raise EepolicyError(f"there are {len(known)} test questions; got --prompts {prompts}")
-    questions = [q["question"] for q in known[:prompts]]
-    exactly = exactly or context is not None or not spoken.layout.has_speech
-    named = list(policies or benching.usual_policies(spoken))
-    results, pages = [], []
-    tables: dict[str, list[dict[str, Any]]] = {}
-    for length, rows in product(lengths, sizes):
-        asked = benching.prompts_of(spoken, questions, length)
-        timing = benching.Bench(
-            spoken, asked, max_new_tokens, exactly, rounds, compiled, first_token
-        )
-        ways = timing.ways(named, rows, stock)
-        found = timing.run(ways, rows, progress(f"turns of {rows} rows"))
-        tokens = sum(map(len, asked)) / len(asked)
-        results += [record | {"prompt_tokens": tokens} for record in found]
-        tables[_title(rows, length)] = found
-        gigabytes, gigaflops = timing.machine.bytes_per_second / 1e9, timing.machine.flops / 1e9
-        limits = f"The machine reads {gigabytes:.1f} GB/s and multiplies {gigaflops:.0f} GFLOP/s."
-        title = _title(rows, length) + (", compiled" if compiled else "")
-        pages += ["", f"## {title}", "", limits, *benching.markdown(found)]
-        if not as_json:
-            note(limits)
-            figures = benching.headings(found)
-            cells = (benching.cells(record, figures) for record in found)
-            out.print(_table(title, cells, figures.values()))
-    about = {
-        "model": Path(model).name,
-        "layers": spoken.depth,
-        "prompts": prompts,
-        "prompt_tokens": sorted({record["prompt_tokens"] for record in results}),
-        "max_new_tokens": max_new_tokens,
-        "exactly": exactly,
-        "rounds": rounds,
-        "first_token": first_token,
-        "compiled": compiled,
-        "threads": threads,
-        "dtype": dtype,
-        "device": device,
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    if write:
-        picture = Path("images") / f"{write.stem}.svg"
-        timing_figure.draw(tables, write.parent / picture)
-        shown = ["", f"![Milliseconds a token of each way of decoding]({picture})"]
-        write.write_text("\n".join([*_heading(about), *shown, *pages]) + "\n")
-    if as_json:
-        tell(about | {"results": results})
+    return lengths
+
+
+def _timing(
+    model: HookedModel, questions: Sequence[str], length: int | None, options: BenchOptions
+) -> Bench:
+    """The benchmark on prompts of one length; None for the questions' own lengths."""
+    from eepolicy.analysis.timing import runner
+
+    return runner.Bench(
+        model,
+        runner.prompts_of(model, questions, length),
+        options.max_new_tokens,
+        options.exactly,
+        options.rounds,
+        options.compiled,
+        options.first_token,
+    )
 
 
 def _title(rows: int, length: int | None) -> str:
     return f"Batch {rows}" + (f", prompts of {length} tokens" if length else "")
 
 
+def _peak_rates(timing: Bench) -> str:
+    """The machine's bandwidth and peak rate in one sentence."""
+    machine = timing.machine
+    return (
+        f"The machine reads {machine.bytes_per_second / 1e9:.1f} GB/s and multiplies "
+        f"{machine.flops / 1e9:.0f} GFLOP/s."
+    )
+
+
+def _page(
+    title: str, timing: Bench, records: Sequence[dict[str, Any]], compiled: bool
+) -> list[str]:
+    """Lines of one table for the Markdown file."""
+    from eepolicy.analysis.timing import runner
+
+    heading = f"## {title}" + (", compiled" if compiled else "")
+    return ["", heading, "", _peak_rates(timing), *runner.markdown(records)]
+
+
+def _print_table(
+    title: str, timing: Bench, records: Sequence[dict[str, Any]], compiled: bool
+) -> None:
+    from eepolicy.analysis.timing import runner
+
+    headings = runner.headings(records)
+    cells = (runner.cells(record, headings) for record in records)
+    print_note(_peak_rates(timing))
+    out.print(_table(title + (", compiled" if compiled else ""), cells, headings.values()))
+
+
 def _table(title: str, rows: Iterable[list[str]], headings: Iterable[str]) -> Table:
-    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown.add_column("decoding", no_wrap=True)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("decoding", no_wrap=True)
     for heading in headings:
-        shown.add_column(heading.replace("`", ""), justify="right")
+        table.add_column(heading.replace("`", ""), justify="right")
     for row in rows:
-        shown.add_row(*row)
-    return shown
+        table.add_row(*row)
+    return table
+
+
+def _about(
+    name: str,
+    model: HookedModel,
+    results: Sequence[dict[str, Any]],
+    options: BenchOptions,
+) -> dict[str, Any]:
+    """What was measured, and where."""
+    import torch
+    import transformers
+
+    return {
+        "model": Path(name).name,
+        "layers": model.depth,
+        "prompt_tokens": sorted({record["prompt_tokens"] for record in results}),
+        **asdict(options),
+        "threads": torch.get_num_threads(),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _write(
+    file: Path,
+    about: dict[str, Any],
+    tables: dict[str, list[dict[str, Any]]],
+    pages: Sequence[str],
+) -> None:
+    """Write the page and its figure."""
+    from eepolicy.analysis.timing import figure
+
+    picture = Path("images") / f"{file.stem}.svg"
+    figure.draw(tables, file.parent / picture)
+    shown = ["", f"![Milliseconds per token by decoding method]({picture})"]
+    file.write_text("\n".join([*_heading(about), *shown, *pages]) + "\n")
 
 
 def _heading(about: dict[str, Any]) -> list[str]:
-    """What was measured, for a page."""
+    """First lines of the page: what was measured, and what the columns mean."""
     length = "exactly" if about["exactly"] else "at most"
-    asked = ", ".join(f"{tokens:.0f}" for tokens in about["prompt_tokens"])
+    prompt_tokens = ", ".join(f"{tokens:.0f}" for tokens in about["prompt_tokens"])
     return [
         f"# Decoding {about['model']}" + (", compiled" if about["compiled"] else ""),
         "",
         f"{about['layers']} layers, {about['dtype']}, {about['prompts']} prompts of "
-        f"{asked} tokens on average, {length} {about['max_new_tokens']} "
-        f"tokens a reply, {about['rounds']} rounds, {about['threads']} thread(s), torch "
-        f"{about['torch']}, transformers {about['transformers']}. All ways take turns on the same "
-        "prompts in one run.",
+        f"{prompt_tokens} tokens on average, {length} {about['max_new_tokens']} tokens per reply, "
+        f"{about['rounds']} rounds, {about['threads']} thread(s), torch {about['torch']}, "
+        f"transformers {about['transformers']}. The decoding methods alternate on the same prompts "
+        "in one run.",
         "",
-        "    eepolicy " + shlex.join(sys.argv[1:]),
+        f"    {command_line()}",
         "",
-        "*Promised*: the speed-up that the layer calls and head calls a token would give if each "
-        "cost what it costs on one position a row, beside the prompt's pass, out of which the "
-        "first token comes where its policy neither looks nor exits. *Harvest*: measured divided "
-        "by promised. *Limit*: the time in which the machine could read, once a "
-        "step, the weights, keys and values that the step needs, or multiply, whichever takes "
-        "longer; *share of it*: limit divided by measured.",
-        *(["", FIRST] if about["first_token"] else []),
+        LEGEND,
+        *(["", TTFT_LEGEND] if about["first_token"] else []),
     ]

@@ -1,4 +1,4 @@
-"""`eepolicy doctor`: versions, devices, and which optional parts are there."""
+"""`eepolicy doctor`: versions, devices, and optional parts."""
 
 from __future__ import annotations
 
@@ -11,45 +11,49 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.shared import JsonOption, app, out, tell
+from eepolicy.cli.options import JsonOption
+from eepolicy.cli.shared import app, out, print_json
 
 PACKAGES = ("eepolicy", "torch", "transformers", "numpy", "safetensors", "matplotlib")
 
 
 @app.command()
 def doctor(
-    strict: Annotated[bool, typer.Option(help="exit status 1 where a part is missing")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="exit with status 1 if an optional part is missing")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what this machine has, which optional parts are missing, and what installs them.
+    """Print versions and devices, and how to install the optional parts that are missing.
 
     Example: eepolicy doctor --json
     """
-    found = examine()
-    missing = {name: part for name, part in found["parts"].items() if part}
+    report = examine()
+    missing = [name for name, install in report["parts"].items() if install]
     if as_json:
-        tell(found)
+        print_json(report)
     else:
-        for name, what in {**found["versions"], **found["machine"]}.items():
-            out.print(f"{name:14} {what}", highlight=False, markup=False)
+        for name, value in {**report["versions"], **report["machine"]}.items():
+            out.print(f"{name:14} {value}", highlight=False, markup=False)
         table = Table(box=box.SIMPLE_HEAD)
-        for heading in ("optional part", "", "what installs it"):
+        for heading in ("optional part", "state", "how to install it"):
             table.add_column(heading)
-        for name, install in found["parts"].items():
-            table.add_row(name, "missing" if install else "there", install or "")
+        for name, install in report["parts"].items():
+            table.add_row(name, "missing" if install else "installed", install or "")
         out.print(table)
     raise typer.Exit(1 if strict and missing else 0)
 
 
 def examine() -> dict[str, Any]:
-    """Versions, machine, and of each optional part what installs it; None where it is there."""
+    """Collect versions, devices, and for each optional part how to install it.
+
+    Returns:
+        `versions`, `machine` and `parts`; a part that is installed has None.
+    """
     import torch
 
     from eepolicy.speech.asr import missing_asr
     from eepolicy.speech.mos import NEEDS, missing_mos
-
-    def lacking(modules: tuple[str, ...], install: str) -> str | None:
-        return None if all(find_spec(m) for m in modules) else install
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -60,17 +64,21 @@ def examine() -> dict[str, Any]:
         },
         "parts": {
             "speech recognition": missing_asr(),
-            **{f"rating: {rater}": missing_mos(rater) for rater in NEEDS},
-            "voice of Step-Audio-2": lacking(
-                ("token2wav",), "clone github.com/stepfun-ai/Step-Audio2, put it on PYTHONPATH"
+            **{f"MOS by {rater}": missing_mos(rater) for rater in NEEDS},
+            "vocoder of Step-Audio-2": _unless_installed(
+                "token2wav", "clone github.com/stepfun-ai/Step-Audio2, put it on PYTHONPATH"
             ),
-            "voice of GLM-4-Voice": lacking(
-                ("flow_inference",), "clone github.com/zai-org/GLM-4-Voice, put it on PYTHONPATH"
+            "vocoder of GLM-4-Voice": _unless_installed(
+                "flow_inference", "clone github.com/zai-org/GLM-4-Voice, put it on PYTHONPATH"
             ),
-            "tasks and results in Parquet": lacking(("pyarrow",), "pip install pyarrow"),
-            "models over devices": lacking(("accelerate",), "pip install accelerate"),
+            "Parquet files": _unless_installed("pyarrow", "pip install pyarrow"),
+            "models on several devices": _unless_installed("accelerate", "pip install accelerate"),
         },
     }
+
+
+def _unless_installed(module: str, install: str) -> str | None:
+    return None if find_spec(module) else install
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""`eepolicy generate`: one answer, heard."""
+"""`eepolicy generate`: answer one question."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eepolicy.cli.shared import (
+from eepolicy.cli.options import (
     AcceptOption,
     CompileOption,
+    DeviceOption,
+    DtypeOption,
     FillOption,
     JsonOption,
     ModelOption,
     RestrictVocabOption,
-    app,
-    load,
-    note,
-    out,
-    tell,
+    TemperatureOption,
+    ThreadsOption,
+    TopPOption,
+    check_parent,
+    load_model,
+    sampling_options,
 )
+from eepolicy.cli.shared import app, out, print_json, print_note
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
@@ -28,64 +32,79 @@ if TYPE_CHECKING:
 
 @app.command()
 def generate(
-    question: Annotated[str, typer.Argument(help="a question in text; with --spoken a sound file")],
-    policy: Annotated[str, typer.Option(help="policy, see 'eepolicy policies'")] = "full",
+    question: Annotated[
+        str, typer.Argument(help="text of the question; with --spoken a sound file")
+    ],
+    policy: Annotated[str, typer.Option(help="exit policy, see 'eepolicy policies'")] = "full",
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="write the speech here (wav)")
+        Path | None, typer.Option("--out", help="wav file to write the speech to")
     ] = None,
-    spoken_question: Annotated[
-        bool, typer.Option("--spoken", help="the question is a sound file (wav, flac, ogg, mp3)")
+    is_spoken: Annotated[
+        bool,
+        typer.Option("--spoken", help="the question is a sound file (wav, flac, ogg or mp3)"),
     ] = False,
     model: ModelOption = "pocket",
-    max_new_tokens: Annotated[int, typer.Option(help="most tokens of the reply")] = 400,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="maximum number of tokens of the reply")
+    ] = 400,
     fill: FillOption = "catch_up",
     accept: AcceptOption = "all",
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    seed: Annotated[int, typer.Option(help="seed of sampling")] = 0,
     compiled: CompileOption = False,
     restrict_vocab: RestrictVocabOption = False,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer one question, say what was saved, write the speech.
+    """Answer one question, print the text and the layer calls, and write the speech.
 
     Example: eepolicy generate "What is the capital of France?" --policy spark:triple@14 --out a.wav
     """
     from eepolicy.speech.mel import SAMPLE_RATE
     from eepolicy.speech.audio import write_wav
 
-    if out_file and not out_file.parent.is_dir():
-        raise EepolicyError(f"there is no folder {out_file.parent} to write {out_file.name} to")
+    check_parent(out_file)
     if out_file and out_file.suffix != ".wav":
         raise EepolicyError(f"speech is written as .wav; got --out {out_file}")
-    spoken = load(model)
-    prompt = Path(question) if spoken_question else question
+    spoken = load_model(model, dtype, device, threads)
     output = spoken.generate(
-        prompt,
+        Path(question) if is_spoken else question,
         policy,
         max_new_tokens,
         fill=fill,
         accept=accept,
         compile=compiled,
         restrict_vocab=restrict_vocab,
+        seed=seed,
+        **sampling_options(temperature, top_p),
     )
-    trace = output.trace
-    full = len(trace) * spoken.depth
     if out_file:
         wave = output.audio
         write_wav(out_file, wave)
     if as_json:
-        tell(_told(output, spoken.depth))
+        print_json(_document(output, spoken.depth))
         return
     out.print(output.text, highlight=False, markup=False)
-    note(
-        f"{trace!r}; {trace.layer_calls.sum()} layer calls instead of {full} "
-        f"({1 - trace.layer_calls.sum() / full:.0%} saved), {output.seconds:.2f} s"
-        + ("" if output.ended else "; cut off before its end")
-    )
+    print_note(_summary(output, spoken.depth))
     if out_file:
-        note(f"{len(wave) / SAMPLE_RATE:.2f} s of speech in {out_file}")
+        print_note(f"{len(wave) / SAMPLE_RATE:.2f} s of speech in {out_file}")
 
 
-def _told(output: Output, full_depth: int) -> dict[str, Any]:
-    """A reply for machines."""
+def _summary(output: Output, full_depth: int) -> str:
+    """Depths, layer calls and time of a reply in one line."""
+    trace = output.trace
+    calls, full = int(trace.layer_calls.sum()), len(trace) * full_depth
+    return (
+        f"{trace!r}; {calls} layer calls instead of {full} ({1 - calls / full:.0%} saved), "
+        f"{output.seconds:.2f} s" + ("" if output.ended else "; stopped at --max-new-tokens")
+    )
+
+
+def _document(output: Output, full_depth: int) -> dict[str, Any]:
+    """A reply as JSON types."""
     trace = output.trace
     return {
         "text": output.text,

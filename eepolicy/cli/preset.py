@@ -1,4 +1,4 @@
-"""`eepolicy compare --preset spark-table2`: the paper's sixteen rows on a model's own weights."""
+"""`eepolicy compare --preset spark-table2`: the sixteen rows of the paper's Table 2."""
 
 from __future__ import annotations
 
@@ -7,171 +7,190 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eepolicy.cli.shared import hint, note, out, progress
+from eepolicy.cli.progress import progress
+from eepolicy.cli.shared import command_line, print_markdown, print_note, print_warning
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
-    from eepolicy.analysis.evaluation.run import Judge
+    from eepolicy.analysis.evaluation.metrics import SpeechMetrics
+    from eepolicy.analysis.evaluation.spark_table2 import Row
     from eepolicy.hooked import HookedModel
 
 PRESETS = ("spark-table2",)
+#: maximum number of tokens per reply in the preset
+MAX_NEW_TOKENS = 2048
+#: smallest number of questions to fit heads on
+MIN_FIT_QUESTIONS = 10
+
+
+def check_preset(preset: str | None, policies: Sequence[str] | None, is_default: bool) -> None:
+    """Check that a preset exists and that no option contradicts it.
+
+    Args:
+        preset: name of the preset; None for no preset.
+        policies: policies that were given.
+        is_default: whether all decoding options have their defaults.
+
+    Raises:
+        EepolicyError: there is no such preset, or an option contradicts it.
+    """
+    if preset is None:
+        return
+    if preset not in PRESETS:
+        raise EepolicyError(f"presets are {', '.join(PRESETS)}; got {preset!r}")
+    if policies:
+        raise EepolicyError(f"the preset {preset} has policies of its own; give it none")
+    if not is_default:
+        raise EepolicyError(
+            f"the preset {preset} decodes as the paper: without --fill, --accept, --temperature, "
+            "--top-p, --seeds, --compile and --restrict-vocab"
+        )
 
 
 @dataclass(frozen=True)
-class SpeechMetrics:
-    """What listens, where it is installed."""
+class Table2Run:
+    """A run of the paper's rows on one model.
 
-    asr: Any
-    mos: Any
-
-
-def read_tasks(tasks: Sequence[str], prompts: int) -> list[dict[str, Any]]:
-    """The first questions of each task.
-
-    Args:
-        tasks: `NAME=FILE` each.
-        prompts: of each task.
-
-    Raises:
-        EepolicyError: a task that is not written so, or a file that cannot be read.
+    Attributes:
+        model: model of the paper.
+        questions: questions of the paper's tasks.
+        out_folder: folder of the report.
+        metrics: models that score replies.
+        fit_prompts: file with a question per line to fit exit heads on.
+        max_new_tokens: maximum number of tokens per reply.
+        notes: sentences for the top of the report.
     """
-    from eepolicy.analysis.evaluation.tasks import read_task
 
-    found: list[dict[str, Any]] = []
-    for task in tasks:
-        name, equals, file = task.partition("=")
-        if not equals:
-            raise EepolicyError(f"a task is given as NAME=FILE; got {task!r}")
-        asked = {q["question"] for q in found}
-        own = read_task(file, name)[:prompts]
-        new = [q for q in own if q["question"] not in asked]
-        if len(new) < len(own):
-            hint(f"{len(own) - len(new)} questions of {name} are of an earlier task, left out here")
-        found += new
-    return found
+    model: HookedModel
+    questions: Sequence[dict[str, Any]]
+    out_folder: Path
+    metrics: SpeechMetrics
+    fit_prompts: Path | None
+    max_new_tokens: int
+    notes: tuple[str, ...]
 
+    def run(self) -> list[dict[str, Any]]:
+        """Fit missing heads, decode the rows, print and write the table beside the paper's."""
+        from eepolicy.analysis.evaluation.config import RunConfig
+        from eepolicy.analysis.evaluation.records import RunFolder, write_whole
+        from eepolicy.analysis.evaluation.report import write_report
+        from eepolicy.analysis.evaluation.run import run
+        from eepolicy.analysis.evaluation.spark_table2 import rows_of, table2
 
-def give_voice(model: HookedModel, vocoder: Path | None, voice: Path | None) -> None:
-    """Give a model of the paper its authors' voice.
-
-    Args:
-        model: with a card.
-        vocoder: folder of the vocoder's checkpoint.
-        voice: sound file of the voice to speak with, for Step-Audio-2-mini.
-
-    Raises:
-        EepolicyError: a model of another kind, or no voice to speak with.
-    """
-    from eepolicy.speech.vocoders import GlmVoice, StepVoice
-
-    if vocoder is None:
-        return
-    name = model.card.name if model.card else None
-    if name == "glm-4-voice":
-        model.vocoder = GlmVoice(vocoder, model.model.device.type)
-    elif name == "step-audio-2-mini" and voice is not None:
-        model.vocoder = StepVoice(vocoder, voice)
-    else:
-        raise EepolicyError(
-            "--vocoder is for glm-4-voice, and with --voice for step-audio-2-mini; this model is "
-            f"{name or 'neither'}"
+        rows = rows_of(self.model)
+        self._check_tasks()
+        self._fit_heads(rows)
+        notes = (*self.notes, *self._limits())
+        config = RunConfig(
+            policies=[row.policy for row in rows],
+            sampling=self._sampling(),
+            max_new_tokens=self.max_new_tokens,
         )
+        comparison = run(
+            self.model,
+            self.questions,
+            RunFolder(self.out_folder),
+            config,
+            self.metrics,
+            progress("replies", lambda item: item[1]),
+        )
+        table = table2(rows, comparison).table()
+        file = self.out_folder / "table2.md"
+        write_whole(file, table)
+        results = write_report(self.model, comparison, command_line(), notes)
+        print_markdown(table)
+        print_note(f"The table is in {file}, the report in {self.out_folder / 'index.html'}")
+        return results
+
+    def _check_tasks(self) -> None:
+        from eepolicy.analysis.evaluation.spark_table2 import TASKS
+
+        unknown = sorted({q.get("task", "held-out") for q in self.questions} - set(TASKS))
+        if unknown or not self.questions:
+            raise EepolicyError(
+                f"the tasks of the table are {', '.join(TASKS)}; give --task NAME=FILE of one or "
+                f"more{': got ' + unknown[0] if unknown else ''}"
+            )
+
+    def _limits(self) -> list[str]:
+        """Print and return what this run cannot measure."""
+        limits = []
+        if self.metrics.judge is None:
+            limits.append(
+                "There is no --judge-url: a reply is right if it contains an alias of the right "
+                "answer."
+            )
+        if self.model.vocoder is None:
+            limits.append(
+                "The model has no vocoder (--vocoder): there are no transcripts, and the scores "
+                "are of the texts."
+            )
+        for sentence in limits:
+            print_warning(sentence)
+        return limits
+
+    def _sampling(self) -> dict[str, float]:
+        """The authors' sampling options; none for a model that the paper decodes greedily."""
+        from eepolicy.analysis.evaluation.spark_table2 import GREEDY
+
+        card = self.model.card
+        if card is None or card.name in GREEDY:
+            return {}
+        return {name: value for name, value in card.sampling.items() if name != "do_sample"}
+
+    def _fit_heads(self, rows: tuple[Row, ...]) -> None:
+        from eepolicy.analysis.evaluation.spark_table2 import head_depths
+
+        if self.model.heads is not self.model.lens:
+            return
+        lines = self.fit_prompts.read_text().splitlines() if self.fit_prompts else []
+        questions = [line for line in lines if line.strip()]
+        file = self.out_folder.with_name(self.out_folder.name + "-heads.safetensors")
+        fit_heads(self.model, head_depths(rows), questions, file)
 
 
 def fit_heads(
     model: HookedModel, depths: tuple[int, ...], questions: Sequence[str], file: Path
 ) -> None:
-    """Give a model heads at some depths, from a file, or fitted and kept there.
+    """Load heads from a file, or fit them and save them there.
 
-    The paper's: a linear head a depth, by soft labels on the model's own replies.
+    They are the paper's: a linear head per depth, fitted with soft labels on the model's replies.
+
+    Args:
+        model: model that gets the heads.
+        depths: depths of the heads.
+        questions: questions to fit on.
+        file: file of the heads.
+
+    Raises:
+        EepolicyError: there are too few questions.
     """
-    from eepolicy.fitting import trainer as fitting
+    from eepolicy.fitting import trainer
     from eepolicy.fitting.replies import generate_replies
     from eepolicy.heads import load_heads
 
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
-        if len(questions) < 10:
+        if len(questions) < MIN_FIT_QUESTIONS:
             raise EepolicyError(
                 f"heads are fitted on the replies to ten questions or more; got {len(questions)}: "
-                "give --fit-prompts, a file with a question a line"
+                "give --fit-prompts, a file with a question per line"
             )
-        kept = file.with_suffix(".replies.jsonl")
+        replies_file = file.with_suffix(".replies.jsonl")
         replies = generate_replies(
-            model, questions, save=kept, batch=8, progress=progress("batches of replies")
+            model, questions, save=replies_file, batch=8, progress=progress("batches of replies")
         )
-        judged = max(1, len(replies) // 10)
-        found = fitting.fit(
+        held_out = max(1, len(replies) // 10)
+        result = trainer.fit(
             model,
-            replies[judged:],
-            replies[:judged],
-            fitting.FitConfig(kind="linear", depths=depths),
+            replies[held_out:],
+            replies[:held_out],
+            trainer.FitConfig(kind="linear", depths=depths),
             checkpoint=file.with_suffix(".checkpoint"),
-            report=note,
+            report=print_note,
             progress=progress("steps"),
         )
-        found.heads.save(file, model.model, found.notes)
-        for rest in (kept, file.with_suffix(".checkpoint")):
-            rest.unlink(missing_ok=True)
+        result.heads.save(file, model.model, result.notes)
+        for temporary in (replies_file, file.with_suffix(".checkpoint")):
+            temporary.unlink(missing_ok=True)
     model.heads = load_heads(file, model.lens, model.model)
-
-
-def run_table2(
-    model: HookedModel,
-    questions: list[dict[str, Any]],
-    out_folder: Path,
-    metrics: SpeechMetrics,
-    judge: Judge | None,
-    fit_prompts: Path | None,
-    max_new_tokens: int,
-    command: str,
-    notes: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Fit what heads are missing, run the rows, print and write the table beside the paper's."""
-    from eepolicy.analysis.evaluation import run as comparing
-    from eepolicy.analysis.evaluation import spark_table2 as table2
-    from eepolicy.analysis.evaluation.records import RunFolder, write_whole
-    from eepolicy.analysis.evaluation.report import write_report
-
-    rows = table2.rows_of(model)
-    unknown = sorted({q.get("task", "held-out") for q in questions} - set(table2.TASKS))
-    if unknown or not questions:
-        raise EepolicyError(
-            f"the tasks of the table are {', '.join(table2.TASKS)}; give --task NAME=FILE of one "
-            f"or more{': got ' + unknown[0] if unknown else ''}"
-        )
-    if model.heads is model.lens:
-        asked = fit_prompts.read_text().splitlines() if fit_prompts else []
-        file = out_folder.with_name(out_folder.name + "-heads.safetensors")
-        fit_heads(model, table2.head_depths(rows), [q for q in asked if q.strip()], file)
-    assert model.card is not None
-    greedy = model.card.name in table2.GREEDY
-    sampling = {} if greedy else {k: v for k, v in model.card.sampling.items() if k != "do_sample"}
-    told = []
-    if judge is None:
-        told.append("No --judge-url: right is what holds an alias of the right answer.")
-    if model.vocoder is None:
-        told.append(
-            "The model has no vocoder (--vocoder): nothing is heard, and judged is what it wrote."
-        )
-    for sentence in told:
-        hint(sentence)
-    folder = RunFolder(out_folder)
-    ran = comparing.run(
-        model,
-        questions,
-        folder,
-        policies=[row.policy for row in rows],
-        asr=metrics.asr,
-        mos=metrics.mos,
-        judge=judge,
-        sampling=sampling,
-        max_new_tokens=max_new_tokens,
-        progress=progress("replies", lambda item: item[1]),
-    )
-    found = table2.table2(rows, questions, folder)
-    write_whole(out_folder / "table2.md", found.table())
-    results = write_report(model, ran, questions, folder, command, [*notes, *told])
-    out.print(found.table(), highlight=False, markup=False, soft_wrap=True)
-    note(f"The table is in {out_folder / 'table2.md'}, the report in {out_folder / 'index.html'}")
-    return results

@@ -1,70 +1,75 @@
-"""`eepolicy probe`: what the layers say of a text."""
+"""`eepolicy probe`: read out every layer at every token."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eepolicy.cli.shared import (
+from eepolicy.cli.options import (
     CompileOption,
+    DeviceOption,
+    DtypeOption,
     JsonOption,
-    app,
-    load,
-    note,
-    numbers,
-    out,
-    progress,
-    tell,
+    LensOption,
+    ModelArgument,
+    ThreadsOption,
+    integers,
+    load_model,
 )
+from eepolicy.cli.progress import progress
+from eepolicy.cli.shared import app, out, print_json, print_note
 from eepolicy.errors import EepolicyError
+
+if TYPE_CHECKING:
+    from eepolicy.probing import ProbeResult
 
 
 @app.command()
 def probe(
-    model: Annotated[str, typer.Argument(help="'pocket', a folder, or an id on the Hub")],
-    text: Annotated[str, typer.Argument(help="a text, or a file with one document a line")],
+    model: ModelArgument,
+    text: Annotated[str, typer.Argument(help="a text, or a file with a document per line")],
     reply: Annotated[
-        bool, typer.Option(help="let the model answer each document, and probe its reply")
+        bool, typer.Option("--reply", help="probe the model's reply to each document")
     ] = False,
-    lens: Annotated[
-        bool, typer.Option(help="the plain logit lens in place of fitted heads")
-    ] = False,
+    lens: LensOption = False,
     depths: Annotated[
-        str | None, typer.Option(help="to read out, such as 4,8,12; all where none are given")
+        str | None, typer.Option(help="depths to read out, such as 4,8,12; all by default")
     ] = None,
-    top_k: Annotated[int, typer.Option(help="keep so many of the likeliest tokens")] = 0,
+    top_k: Annotated[int, typer.Option(help="number of most likely tokens to store")] = 0,
     save: Annotated[
-        Path | None, typer.Option(help="a folder for the arrays (.npy); goes on where it stopped")
+        Path | None,
+        typer.Option(help="folder to store the arrays in (.npy); a stopped probe continues"),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="write layers.png and heatmap.png to this folder")
+        Path | None, typer.Option(help="folder to write layers.png and heatmap.png to")
     ] = None,
     compiled: CompileOption = False,
-    csv: Annotated[Path | None, typer.Option(help="write a row a depth and token here")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="CSV file to write, with a row per depth and token")
+    ] = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every layer out, at every token.
+    """Read out every layer at every token, and print statistics per depth.
 
     Example: eepolicy probe pocket "What color is snow?" --reply --plot pictures
     """
     import eepolicy
 
-    probed = load(model)
-    file = Path(text)
-    documents = file.read_text().splitlines() if _is_file(file) else [text]
-    documents = [line for line in documents if line.strip()]
-    if not documents:
-        raise EepolicyError(f"{text} holds no text")
-    asked = None if depths is None else numbers(depths)
+    requested = None if depths is None else integers(depths)
+    documents = _documents(text)
+    probed = load_model(model, dtype, device, threads)
     shown: Iterable[str] = progress("documents")(documents)
     inputs: Any = (probed.generate(d) for d in shown) if reply else shown
     result = eepolicy.probe(
         probed,
         inputs,
-        depths=asked,
+        depths=requested,
         heads=probed.lens if lens else None,
         top_k=top_k,
         save=save,
@@ -73,19 +78,9 @@ def probe(
     files = [file for file in (save, csv) if file]
     if not as_json:
         out.print(str(result), highlight=False, markup=False, soft_wrap=True)
-    if save:
-        note(f"the arrays are in {save}")
-    if csv:
-        result.to_pandas().to_csv(csv, index=False)
-        note(f"a table is in {csv}")
-    if plot:
-        plot.mkdir(parents=True, exist_ok=True)
-        for name in ("layers", "heatmap"):
-            files.append(plot / f"{name}.png")
-            getattr(result.plot, name)().savefig(files[-1], dpi=150)
-        note(f"pictures are in {plot}")
+    files += _write(result, save, csv, plot)
     if as_json:
-        tell(
+        print_json(
             {
                 "model": model,
                 "reply": reply,
@@ -99,8 +94,38 @@ def probe(
         )
 
 
+def _documents(text: str) -> list[str]:
+    """The text itself, or the lines of a file."""
+    file = Path(text)
+    lines = file.read_text().splitlines() if _is_file(file) else [text]
+    documents = [line for line in lines if line.strip()]
+    if not documents:
+        raise EepolicyError(f"{text} contains no text")
+    return documents
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a text that is too long to be a name
+    except OSError:  # the text is too long for a file name
         return False
+
+
+def _write(
+    result: ProbeResult, save: Path | None, csv: Path | None, plot: Path | None
+) -> list[Path]:
+    """Write the table and the figures; returns the files of the figures."""
+    if save:
+        print_note(f"The arrays are in {save}")
+    if csv:
+        result.to_pandas().to_csv(csv, index=False)
+        print_note(f"The table is in {csv}")
+    if not plot:
+        return []
+    plot.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name in ("layers", "heatmap"):
+        files.append(plot / f"{name}.png")
+        getattr(result.plot, name)().savefig(files[-1], dpi=150)
+    print_note(f"The figures are in {plot}")
+    return files

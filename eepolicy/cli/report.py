@@ -1,62 +1,65 @@
-"""`eepolicy report`: the page of a comparison, written anew from what was measured."""
+"""`eepolicy report`: write the report of a comparison again."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from eepolicy.cli.shared import (
+from eepolicy.cli.options import (
+    DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
-    app,
-    load,
-    note,
-    tell,
-    torch_dtype,
+    ThreadsOption,
+    load_model,
 )
+from eepolicy.cli.shared import app, command_line, print_json, print_note
 from eepolicy.errors import EepolicyError
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="of a comparison")],
+    folder: Annotated[Path, typer.Argument(help="folder of a comparison")],
     model: ModelOption = "pocket",
     dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write table, figures and page of a comparison anew; nothing is decoded.
+    """Write the tables, figures and page of a comparison again; no reply is decoded.
 
     Example: eepolicy report my-report
     """
     from eepolicy.analysis.evaluation.records import RunFolder
     from eepolicy.analysis.evaluation.report import write_report
     from eepolicy.analysis.evaluation.run import FULL
+    from eepolicy.analysis.evaluation.table import Comparison
     from eepolicy.heads.fingerprint import fingerprint
 
-    run = RunFolder(folder)
-    done = run.records()
-    if not done:
-        raise EepolicyError(f"{folder} holds no records of a comparison")
-    held = json.loads((folder / "run.json").read_text())
-    rows = held["notes"].get("rows") or list(dict.fromkeys(policy for _, policy in done))
-    if FULL not in rows:
-        raise EepolicyError(f"{folder} holds no reply at full depth yet: run the comparison on")
-    spoken = load(model, dtype=torch_dtype(dtype))
-    if fingerprint(spoken.model) != held["identity"]["model"]:
-        raise EepolicyError(f"{folder} holds a run of another model than {model}: give --model")
-    rows.sort(key=lambda policy: policy != FULL)
-    questions = [{"question": q} for q in dict.fromkeys(question for question, _ in done)]
-    command = "eepolicy " + shlex.join(sys.argv[1:])
-    results = write_report(spoken, rows, questions, run, command)
+    run_folder = RunFolder(folder)
+    records = run_folder.records()
+    if not records:
+        raise EepolicyError(f"{folder} contains no records of a comparison")
+    identity, notes = run_folder.read()
+    policies = notes.get("rows") or list(dict.fromkeys(policy for _, policy in records))
+    if FULL not in policies:
+        raise EepolicyError(
+            f"{folder} contains no reply at full depth yet: continue the comparison"
+        )
+    spoken = load_model(model, dtype, device, threads)
+    if fingerprint(spoken.model) != identity["model"]:
+        raise EepolicyError(f"{folder} contains a run of another model than {model}: give --model")
+    policies.sort(key=lambda policy: policy != FULL)
+    questions = [{"question": q} for q in dict.fromkeys(question for question, _ in records)]
+    comparison = Comparison(tuple(policies), tuple(questions), run_folder)
+    results = write_report(spoken, comparison, command_line())
     if as_json:
-        kinds = ("results.*", "*.png", "*.svg", "index.html")
-        files = [file for kind in kinds for file in sorted(folder.glob(kind))]
-        tell({"model": model, "folder": folder, "results": results, "files": files})
+        patterns = ("results.*", "*.png", "*.svg", "index.html")
+        files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+        print_json({"model": model, "folder": folder, "results": results, "files": files})
         return
-    note(f"{results[0]['prompts']} questions, {len(rows)} policies: {folder / 'index.html'}")
+    print_note(
+        f"{results[0]['prompts']} questions, {len(policies)} policies: {folder / 'index.html'}"
+    )

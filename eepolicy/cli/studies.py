@@ -1,4 +1,4 @@
-"""`eepolicy stats` and `eepolicy drift`: studies of a model that speaks."""
+"""`eepolicy stats` and `eepolicy drift`: studies of a speech model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eepolicy.cli.shared import JsonOption, ModelOption, app, load, note, out, progress, tell
+from eepolicy.cli.options import (
+    DeviceOption,
+    JsonOption,
+    LensOption,
+    ModelOption,
+    ThreadsOption,
+    held_out_questions,
+    load_model,
+)
+from eepolicy.cli.progress import progress
+from eepolicy.cli.shared import app, print_json, print_markdown, print_note
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
@@ -16,8 +26,8 @@ if TYPE_CHECKING:
 
     from eepolicy.hooked import HookedModel
 
-PromptsOption = Annotated[int, typer.Option(help="held-out questions", min=2)]
-OutOption = Annotated[Path, typer.Option("--out", help="folder of tables and figures")]
+PromptsOption = Annotated[int, typer.Option(help="number of held-out questions", min=2)]
+OutOption = Annotated[Path, typer.Option("--out", help="folder to write tables and figures to")]
 
 
 @app.command()
@@ -25,14 +35,14 @@ def stats(
     prompts: PromptsOption = 50,
     out_folder: OutOption = Path("stats"),
     model: ModelOption = "pocket",
-    lens: Annotated[
-        bool, typer.Option(help="the plain logit lens in place of fitted heads")
-    ] = False,
+    lens: LensOption = False,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What layers know of speech and of text, whether confidence serves, how tokens repeat.
+    """Measure layer statistics, confidence calibration, and repetition in text and speech.
 
-    The probe is kept in the folder: stopped in the middle and run again, the command goes on.
+    The probe is stored in the output folder. A stopped command continues when it is run again.
 
     Example: eepolicy stats --prompts 100 --out stats
     """
@@ -42,7 +52,8 @@ def stats(
     from eepolicy.analysis.studies.sequences import by_modality, sequence_statistics
     from eepolicy.fitting.replies import generate_replies
 
-    spoken, questions = _asked(model, prompts)
+    spoken = _speech_model(model, device, threads)
+    questions = [q["question"] for q in held_out_questions(model, "test", prompts)]
     out_folder.mkdir(parents=True, exist_ok=True)
     replies = generate_replies(
         spoken,
@@ -56,91 +67,95 @@ def stats(
         replies,
         heads=spoken.lens if lens else None,
         save=out_folder / "probe",
-        progress=progress("probed"),
+        progress=progress("probed replies"),
     )
-    tokens = token_statistics(result)
-    sure = reliability(result)
+    tokens, calibration = token_statistics(result), reliability(result)
     sequences = sequence_statistics(by_modality(spoken.layout, replies))
     depth = round(0.7 * spoken.depth)
     files = [
         out_folder / "replies.jsonl",
         out_folder / "probe",
         *_write(out_folder, "statistics", tokens.table(), tokens.figure),
-        *_write(out_folder, "reliability", sure.table(), lambda: sure.figure(depth)),
+        *_write(out_folder, "reliability", calibration.table(), lambda: calibration.figure(depth)),
         *_write(out_folder, "sequences", sequences.table(), sequences.figure),
     ]
     if as_json:
-        tell(
+        print_json(
             {
                 "model": model,
                 "prompts": prompts,
                 "lens": lens,
                 "tokens": tokens.tokens,
                 "statistics": tokens.to_pandas(),
-                "reliability": sure.to_pandas(),
+                "reliability": calibration.to_pandas(),
                 "sequences": sequences.to_pandas(),
                 "files": files,
             }
         )
         return
-    out.print(tokens.table(), highlight=False, markup=False, soft_wrap=True)
-    note(f"tables, figures and the probe are in {out_folder}")
+    print_markdown(tokens.table())
+    print_note(f"The tables, figures and the probe are in {out_folder}")
 
 
 @app.command()
 def drift(
     policies: Annotated[
-        list[str] | None, typer.Argument(help="policies; spark:triple at 0.7 of full depth without")
+        list[str] | None,
+        typer.Argument(help="exit policies; by default spark:triple at 0.7 of full depth"),
     ] = None,
     fill: Annotated[
-        list[str] | None, typer.Option(help="catch_up, propagate, mask; each where none is given")
+        list[str] | None,
+        typer.Option(help="fill strategy: catch_up, propagate or mask; all by default"),
     ] = None,
     prompts: PromptsOption = 24,
     out_folder: OutOption = Path("drift"),
     model: ModelOption = "pocket",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What drifts between refreshes: on the same tokens, and from the same prompt.
+    """Measure the drift of states and tokens between full-depth refreshes.
+
+    It is measured on the same tokens (teacher forcing) and on free-running replies.
 
     Example: eepolicy drift spark:triple@14 static@14 --fill catch_up --fill mask --prompts 50
     """
-    from eepolicy.analysis.studies import drift as drifting
+    from eepolicy.analysis.studies import drift as drift_study
 
-    spoken, questions = _asked(model, prompts)
+    spoken = _speech_model(model, device, threads)
+    questions = [q["question"] for q in held_out_questions(model, "test", prompts)]
     chosen = policies or [f"spark:triple@{round(0.7 * spoken.depth)}"]
-    runs = [(p, f) for p in chosen for f in fill or list(drifting.FILLS)]
+    runs = [(policy, f) for policy in chosen for f in fill or list(drift_study.FILLS)]
     out_folder.mkdir(parents=True, exist_ok=True)
-    found = drifting.drift(spoken, questions, runs, progress=progress("batches", _run))
-    files = _write(out_folder, "drift", found.table(), lambda: found.figure("kl"))
-    for name, rows in (("tokens", found.tokens), ("replies", found.replies)):
+    result = drift_study.drift(
+        spoken, questions, runs, progress=progress("batches", lambda item: f"{item[0]} {item[1]}")
+    )
+    files = _write(out_folder, "drift", result.table(), lambda: result.figure("kl"))
+    for name, rows in (("tokens", result.tokens), ("replies", result.replies)):
         files.append(out_folder / f"{name}.csv")
         rows.to_csv(files[-1], index=False)
     if as_json:
-        tell({"model": model, "prompts": prompts, "results": found.to_pandas(), "files": files})
+        results = result.to_pandas()
+        print_json({"model": model, "prompts": prompts, "results": results, "files": files})
         return
-    out.print(found.table(), highlight=False, markup=False, soft_wrap=True)
-    note(f"tables and figures are in {out_folder}")
+    print_markdown(result.table())
+    print_note(f"The tables and figures are in {out_folder}")
 
 
-def _run(item: tuple[str, str, int]) -> str:
-    return f"{item[0]} {item[1]}"
+def _speech_model(model: str, device: str, threads: int | None) -> HookedModel:
+    """Load a model with speech tokens.
 
-
-def _asked(model: str, prompts: int) -> tuple[HookedModel, list[str]]:
-    """A model that speaks, and some of its held-out questions."""
-    from eepolicy.loading import held_out
-
-    spoken = load(model)
+    Raises:
+        EepolicyError: the model has none.
+    """
+    spoken = load_model(model, device=device, threads=threads)
     if not spoken.layout.has_speech:
-        raise EepolicyError(f"this study is of speech, of which {model} has none")
-    everything = held_out("test", None if model == "pocket" else Path(model))
-    if prompts > len(everything):
-        raise EepolicyError(f"there are {len(everything)} questions; got --prompts {prompts}")
-    return spoken, [q["question"] for q in everything[:prompts]]
+        raise EepolicyError(f"this study needs a speech model; {model} has no speech tokens")
+    return spoken
 
 
 def _write(folder: Path, name: str, table: str, figure: Callable[[], Figure]) -> list[Path]:
-    """Write a table and its figure; gives the files."""
+    """Write a table as Markdown and its figure as SVG and PNG; returns the files."""
     from eepolicy.analysis.style import figures
 
     text, *pictures = files = [folder / f"{name}.{kind}" for kind in ("md", "svg", "png")]

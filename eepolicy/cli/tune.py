@@ -1,106 +1,120 @@
-"""`eepolicy tune`: the policy that saves most within a stated loss."""
+"""`eepolicy tune`: find the policy with the fewest layer calls within a loss budget."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eepolicy.cli.shared import (
+from eepolicy.cli.options import (
+    DeviceOption,
     JsonOption,
     ModelOption,
     ThreadsOption,
-    app,
-    load,
-    note,
-    numbers,
-    out,
-    tell,
+    held_out_questions,
+    integers,
+    load_model,
 )
+from eepolicy.cli.shared import app, out, print_json, print_markdown, print_note
 from eepolicy.errors import EepolicyError
+
+if TYPE_CHECKING:
+    from eepolicy.analysis.studies.policy_search import Tuned
 
 
 @app.command()
 def tune(
-    prompts: Annotated[int, typer.Option(help="dev questions to choose by", min=10)] = 300,
-    check: Annotated[int, typer.Option(help="test questions to check by", min=2)] = 100,
+    prompts: Annotated[
+        int, typer.Option(help="number of dev questions to search on", min=10)
+    ] = 300,
+    check: Annotated[
+        int, typer.Option(help="number of test questions to check the result on", min=2)
+    ] = 100,
     wer_loss: Annotated[
-        float, typer.Option(help="allowed loss of the word error rate, in points", min=0)
+        float, typer.Option(help="allowed increase of the word error rate, in points", min=0)
     ] = 3.0,
     accuracy_loss: Annotated[
-        float, typer.Option(help="allowed loss of replies that are right, in points", min=0)
+        float, typer.Option(help="allowed decrease of the accuracy, in points", min=0)
     ] = 5.0,
     depths: Annotated[
-        str | None, typer.Option(help="of the exits, such as 18,16,14; down to half if none")
+        str | None,
+        typer.Option(help="exit depths to try, such as 18,16,14; down to half by default"),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="of the guarantee", min=0.5, max=0.999)] = 0.95,
+    confidence: Annotated[
+        float, typer.Option(help="confidence level of the guarantee", min=0.5, max=0.999)
+    ] = 0.95,
     model: ModelOption = "pocket",
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="write the table here (.md)")
+        Path | None, typer.Option("--out", help="Markdown file to write the table to (.md)")
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option(help="folder of what was heard; a stopped search goes on from it")
+        Path | None,
+        typer.Option(help="folder to store measurements in; a stopped search continues from it"),
     ] = None,
-    threads: ThreadsOption = 1,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search schedules for the deepest saving within a loss, with a guarantee.
+    """Search schedules for the fewest layer calls within a loss budget, with a guarantee.
 
     Example: eepolicy tune --wer-loss 4 --accuracy-loss 8 --keep work/tune
     """
-    import torch
-
-    from eepolicy.analysis.studies import policy_search as tuning
-    from eepolicy.loading import held_out
+    from eepolicy.analysis.studies import policy_search
     from eepolicy.speech import asr
 
     if asr.missing_asr():
-        raise EepolicyError(f"what is lost is heard, and needs ears: {asr.missing_asr()}")
-    torch.set_num_threads(threads)
-    spoken = load(model)
-    source = None if model == "pocket" else Path(model)
-    calibration, others = held_out("dev", source), held_out("test", source)
+        raise EepolicyError(f"the search needs speech recognition: {asr.missing_asr()}")
+    spoken = load_model(model, device=device, threads=threads)
+    calibration, others = held_out_questions(model, "dev"), held_out_questions(model, "test")
     if prompts > len(calibration) or check > len(others):
         raise EepolicyError(
             f"there are {len(calibration)} dev and {len(others)} test questions; "
             f"got --prompts {prompts} --check {check}"
         )
-    allowed = tuning.Allowed(wer_loss / 100, accuracy_loss / 100, confidence)
-    found = tuning.tune(
+    budget = policy_search.Allowed(wer_loss / 100, accuracy_loss / 100, confidence)
+    result = policy_search.tune(
         spoken,
         calibration[:prompts],
         others[:check],
-        asr.Whisper(threads=threads),
-        allowed,
-        candidates=tuning.chains(spoken.depth, None if depths is None else numbers(depths)),
+        asr.Whisper(threads=threads or 1),
+        budget,
+        candidates=policy_search.chains(spoken.depth, None if depths is None else integers(depths)),
         keep=keep,
-        report=note,
+        report=print_note,
     )
-    seen = found.checked
-    summary = (
-        f"{found.best}: {seen['calls']:.2f} layer calls a token; on {check} other questions WER "
-        f"{100 * seen['wer_loss']:+.1f} [{100 * seen['wer_loss_low']:+.1f}, "
-        f"{100 * seen['wer_loss_high']:+.1f}] points, right "
-        f"{-100 * seen['accuracy_loss']:+.1f} [{-100 * seen['accuracy_loss_high']:+.1f}, "
-        f"{-100 * seen['accuracy_loss_low']:+.1f}] points"
-    )
+    summary = _summary(result, check)
     if out_file:
-        out_file.write_text(f"{found.table()}\n\n{summary}\n")
+        out_file.write_text(f"{result.table()}\n\n{summary}\n")
     if as_json:
-        tell(
+        print_json(
             {
                 "model": model,
                 "prompts": prompts,
                 "check": check,
-                "allowed": asdict(allowed),
-                "best": found.best,
-                "checked": seen,
-                "results": found.tried,
+                "budget": asdict(budget),
+                "best": result.best,
+                "checked": result.checked,
+                "results": result.tried,
                 "files": [file for file in (out_file, keep) if file],
             }
         )
         return
-    for told in (found.table(), summary):
-        out.print(told, highlight=False, markup=False, soft_wrap=True)
+    print_markdown(result.table())
+    out.print(summary, highlight=False, markup=False, soft_wrap=True)
+
+
+def _summary(result: Tuned, check: int) -> str:
+    """The policy and its losses on other questions, in one line."""
+    measured = result.checked
+    wer = [100 * measured[f"wer_loss{end}"] for end in ("", "_low", "_high")]
+    # a loss of accuracy is shown as a change, so its bounds swap
+    accuracy = [-100 * measured[f"accuracy_loss{end}"] for end in ("", "_high", "_low")]
+    changes = [
+        f"{value:+.1f} [{low:+.1f}, {high:+.1f}] points" for value, low, high in (wer, accuracy)
+    ]
+    return (
+        f"{result.best}: {measured['calls']:.2f} layer calls per token; on {check} other "
+        f"questions WER {changes[0]}, accuracy {changes[1]}"
+    )

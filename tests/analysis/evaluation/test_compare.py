@@ -1,10 +1,11 @@
-"""A whole comparison on a random model, with a stub for the ears."""
+"""A whole comparison on a random model, with a stub for speech recognition."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,12 @@ from conftest import LAYERS, LAYOUT, tiny
 from torch import Tensor
 
 from eepolicy import EepolicyError, HookedModel, parse_policy
+from eepolicy.analysis.evaluation.config import DecodingConfig, RunConfig
+from eepolicy.analysis.evaluation.default_policies import FULL, scheduled_policies
+from eepolicy.analysis.evaluation.metrics import SpeechMetrics
 from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.report import write_report
-from eepolicy.analysis.evaluation.run import FULL, run, scheduled_policies, table
+from eepolicy.analysis.evaluation.run import run
 from eepolicy.speech.units import Units
 
 
@@ -28,8 +32,8 @@ class Letters:
         return " ".join(f"w{int(i)}" for i in ids)
 
 
-class AudioPrompt:
-    """Hears a word for each second of speech."""
+class OneWordPerSecond:
+    """Transcribes a word for each second of speech."""
 
     def transcribe(self, wave: Tensor) -> str:
         return " ".join(["word"] * math.ceil(len(wave) / 16_000))
@@ -62,23 +66,25 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
     def stopped(items):
         yield from list(items)[:11]
 
-    options = {"calibration": DEV, "asr": AudioPrompt(), "max_new_tokens": 20}
-    first = run(spoken, QUESTIONS[:3], folder, progress=stopped, **options)
-    rows = run(spoken, QUESTIONS, folder, progress=watched, **options)
-    assert rows == first
+    config = RunConfig(calibration=DEV, max_new_tokens=20)
+    metrics = SpeechMetrics(asr=OneWordPerSecond())
+    first = run(spoken, QUESTIONS[:3], folder, config, metrics, stopped)
+    comparison = run(spoken, QUESTIONS, folder, config, metrics, watched)
+    rows = list(comparison.policies)
+    assert comparison.policies == first.policies
     assert rows[0] == FULL
     kinds = [parse_policy(r).name for r in rows]
     assert sorted({"static", "spark", "entropy", "confidence", "full"} - set(kinds)) == []
     assert len(rows) == 8
     assert len(seen) == len(rows) * len(QUESTIONS) - 11
-    # policies take turns: another one is first on each question
+    # policies alternate: another one is first on each question
     order = [p for i, p, _ in seen if i == 4]
     assert order == rows[4:] + rows[:4]
-    results = write_report(spoken, rows, QUESTIONS, folder, "eepolicy compare")
+    results = write_report(spoken, comparison, "eepolicy compare")
     assert results == json.loads((folder.path / "results.json").read_text())
     assert all(r["prompts"] == 5 and r["mos"] is None and r["wer"] is not None for r in results)
     assert (folder.path / "results.csv").read_text().count("\n") == 9
-    values, rest = (folder.path / "results.md").read_text().split("Difference to full")
+    values, rest = (folder.path / "results.md").read_text().split("Difference from full")
     differences, tested = rest.split("Paired sign-flip tests")
     others = len(rows) - 1
     for table_of, count in ((values, len(rows)), (differences, others), (tested, others)):
@@ -102,15 +108,16 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
 
 def test_seeds_of_a_question_count_as_one(spoken, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    options = {"policies": ["static@3"], "max_new_tokens": 12, "sampling": {"temperature": 2.0}}
-    with pytest.raises(EepolicyError, match="a question is asked twice"):
-        run(spoken, QUESTIONS[:1] * 2, folder, max_new_tokens=12)
-    with pytest.raises(EepolicyError, match="got 2 seeds and no sampling"):
-        run(spoken, QUESTIONS[:2], folder, seeds=2, max_new_tokens=12)
-    run(spoken, QUESTIONS[:2], folder, **options)
-    rows = run(spoken, QUESTIONS[:2], folder, seeds=3, **options)  # goes on with more of them
-    with pytest.raises(EepolicyError, match="another temperature"):
-        run(spoken, QUESTIONS[:2], folder, **options | {"sampling": {"temperature": 1.0}})
+    config = RunConfig(["static@3"], max_new_tokens=12, sampling={"temperature": 2.0})
+    with pytest.raises(EepolicyError, match="a question occurs twice"):
+        run(spoken, QUESTIONS[:1] * 2, folder, RunConfig(max_new_tokens=12))
+    with pytest.raises(EepolicyError, match="got 2 seeds without sampling"):
+        RunConfig(seeds=2, max_new_tokens=12)
+    run(spoken, QUESTIONS[:2], folder, config)
+    # the run continues with more seeds
+    comparison = run(spoken, QUESTIONS[:2], folder, replace(config, seeds=3))
+    with pytest.raises(EepolicyError, match="another sampling.temperature"):
+        run(spoken, QUESTIONS[:2], folder, replace(config, sampling={"temperature": 1.0}))
     done = folder.records()
     for (question, policy), replies in done.items():
         assert sorted(r.seed for r in replies) == [0, 1, 2]
@@ -118,23 +125,24 @@ def test_seeds_of_a_question_count_as_one(spoken, tmp_path):
             again = spoken.generate(question, policy, 12, temperature=2.0, seed=reply.seed)
             assert again.tokens.tolist() == reply.tokens
     assert len({tuple(r.tokens) for replies in done.values() for r in replies}) > 6
-    full, static = table(rows, QUESTIONS[:2], folder)
+    full, static = comparison.table()
     assert (full["prompts"], full["seeds"]) == (2, 3)
     own = [r for (_, policy), replies in done.items() if policy == "static@3" for r in replies]
     layers, tokens = sum(r.speech_layers for r in own), sum(r.speech_tokens for r in own)
     assert static["speech_depth"] == pytest.approx(layers / tokens)
     # more prompts with fewer seeds: all prompts count, with the seed that they share
-    run(spoken, QUESTIONS[:3], folder, **options)
-    assert [(r["prompts"], r["seeds"]) for r in table(rows, QUESTIONS, folder)] == [(3, 1)] * 2
-    results = write_report(spoken, rows, QUESTIONS[:2], folder, "eepolicy compare")
+    run(spoken, QUESTIONS[:3], folder, config)
+    results = replace(comparison, questions=tuple(QUESTIONS)).table()
+    assert [(r["prompts"], r["seeds"]) for r in results] == [(3, 1)] * 2
+    results = write_report(spoken, comparison, "eepolicy compare")
     assert results[1]["layer_calls"] == pytest.approx(sum(r.layer_calls for r in own) / 6)
 
 
-def test_without_ears_the_columns_are_empty(spoken, tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    rows = run(spoken, QUESTIONS[:2], folder, policies=["static@3"], max_new_tokens=12)
-    write_report(spoken, rows, QUESTIONS[:2], folder, "eepolicy compare")
-    for row in table(rows, QUESTIONS, folder):
+def test_without_speech_recognition_the_columns_are_empty(spoken, tmp_path):
+    config = RunConfig(["static@3"], max_new_tokens=12)
+    comparison = run(spoken, QUESTIONS[:2], RunFolder(tmp_path / "run"), config)
+    write_report(spoken, comparison, "eepolicy compare")
+    for row in comparison.table():
         assert row["accuracy_speech"] is row["wer"] is row["mos"] is None
         assert row["accuracy_text"] is not None
         assert row["seconds"] > 0
@@ -142,12 +150,13 @@ def test_without_ears_the_columns_are_empty(spoken, tmp_path):
 
 def test_another_model_or_other_heads_do_not_go_on_with_a_run(spoken, family, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    run(spoken, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=8)
+    config = RunConfig(["static@3"], max_new_tokens=8)
+    run(spoken, QUESTIONS[:1], folder, config)
     with pytest.raises(EepolicyError, match="a run with another max_new_tokens"):
-        run(spoken, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=9)
+        run(spoken, QUESTIONS[:1], folder, replace(config, max_new_tokens=9))
     other = HookedModel(tiny(family, 5), LAYOUT, Letters(), vocoder=spoken.vocoder)
     with pytest.raises(EepolicyError, match="a run with another model"):
-        run(other, QUESTIONS[:1], folder, policies=["static@3"], max_new_tokens=8)
+        run(other, QUESTIONS[:1], folder, config)
 
 
 @pytest.mark.parametrize(("full", "mean"), [(20, 16), (28, 25), (40, 38), (6, 5)])
@@ -174,27 +183,32 @@ def test_looks_that_do_not_rise_are_refused(spoken):
 
 
 def test_exact_acceptance_gives_every_row_the_answers_of_full_depth(spoken, tmp_path):
-    folder, two = RunFolder(tmp_path / "run"), ["spark:triple@2", "static@3"]
-    run(spoken, QUESTIONS[:3], folder, policies=two, max_new_tokens=20, accept="exact")
+    folder = RunFolder(tmp_path / "run")
+    exact = DecodingConfig(accept="exact")
+    config = RunConfig(["spark:triple@2", "static@3"], exact, max_new_tokens=20)
+    run(spoken, QUESTIONS[:3], folder, config)
     done = folder.records()
     for (question, _), (record,) in done.items():
         assert record.tokens == done[question, FULL][0].tokens
     assert len(done) == 9
-    with pytest.raises(EepolicyError, match="accept"):
-        run(spoken, QUESTIONS[:3], folder, policies=two, max_new_tokens=20, accept="all")
+    with pytest.raises(EepolicyError, match="another decoding.accept"):
+        run(spoken, QUESTIONS[:3], folder, replace(config, decoding=DecodingConfig()))
 
 
-@pytest.mark.parametrize("how", ["restrict_vocab", pytest.param("compile", marks=pytest.mark.slow)])
-def test_replies_are_decoded_as_asked(spoken, tmp_path, how):
-    folder, options = RunFolder(tmp_path / "run"), {"policies": ["static@3"], "max_new_tokens": 30}
-    run(spoken, QUESTIONS[:2], folder, **options, **{how: True})
-    plain = RunFolder(tmp_path / "plain")
-    run(spoken, QUESTIONS[:2], plain, **options)
+@pytest.mark.parametrize(
+    "option", ["restrict_vocab", pytest.param("compile", marks=pytest.mark.slow)]
+)
+def test_replies_are_decoded_with_the_given_options(spoken, tmp_path, option):
+    folder, plain = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "plain")
+    config = RunConfig(["static@3"], max_new_tokens=30)
+    changed = replace(config, decoding=DecodingConfig(**{option: True}))
+    run(spoken, QUESTIONS[:2], folder, changed)
+    run(spoken, QUESTIONS[:2], plain, config)
     for (question, policy), (record,) in folder.records().items():
-        again = spoken.generate(question, policy, 30, **{how: True})
+        again = spoken.generate(question, policy, 30, **{option: True})
         assert record.tokens == again.tokens.tolist()
-    if how == "compile":
+    if option == "compile":
         for key, (record,) in plain.records().items():
             assert record.tokens == folder.records()[key][0].tokens
-    with pytest.raises(EepolicyError, match=how):
-        run(spoken, QUESTIONS[:2], plain, **options, **{how: True})
+    with pytest.raises(EepolicyError, match=f"another decoding.{option}"):
+        run(spoken, QUESTIONS[:2], plain, changed)

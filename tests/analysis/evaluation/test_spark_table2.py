@@ -21,7 +21,7 @@ from eepolicy.analysis.evaluation import llm_judge as judging
 from eepolicy.analysis.evaluation.llm_judge import LlmJudge
 from eepolicy.analysis.evaluation.scoring import is_right
 from eepolicy.analysis.evaluation.spark_table2 import ROWS, head_depths
-from eepolicy.analysis.evaluation.tasks import _keys, read_task, spoken
+from eepolicy.analysis.evaluation.tasks import _keys, read_task, synthesized
 
 
 def test_tasks_as_they_are_published(tmp_path):
@@ -67,11 +67,15 @@ def test_tasks_as_they_are_published(tmp_path):
     ("name", "text", "match"),
     [
         ("a.jsonl", '{"ask": "Who?"}', "row 1 of .* has no question"),
-        ("a.jsonl", '{"question": "Who?", "audio": "none.wav"}', "asked in none.wav, which is not"),
+        (
+            "a.jsonl",
+            '{"question": "Who?", "audio": "none.wav"}',
+            "names the sound none.wav, which is missing",
+        ),
         ("a.jsonl", "no json", "cannot be read"),
-        ("a.jsonl", "", "holds no question"),
-        ("a.json", '{"Data": []}', "is no list of questions: entry 1 is 'Data'"),
-        ("a.txt", "", "questions come from .jsonl"),
+        ("a.jsonl", "", "contains no question"),
+        ("a.json", '{"Data": []}', "is not a list of questions: entry 1 is 'Data'"),
+        ("a.txt", "", "a task file is .jsonl"),
     ],
 )
 def test_a_task_that_cannot_be_read_is_told(tmp_path, name, text, match):
@@ -88,15 +92,15 @@ def test_a_program_asks_the_questions(tmp_path):
     )
     command = f"{sys.executable} {script} {{text}} {{file}}"
     questions = [{"question": q, "audio": a} for q, a in (("Who; $(ls)?", None), ("It?", "it.wav"))]
-    first, second = spoken(questions, command, tmp_path / "asked")
+    first, second = synthesized(questions, command, tmp_path / "asked")
     assert soundfile.info(first["audio"]).frames == 160 * len("Who; $(ls)?")
     assert second["audio"] == "it.wav"
     script.unlink()  # what has been spoken is not spoken again
-    assert spoken(questions[:1], command, tmp_path / "asked") == [first]
-    with pytest.raises(EepolicyError, match="did not speak 'Me'"):
-        spoken([{"question": "Me"}], command, tmp_path / "asked")
-    with pytest.raises(EepolicyError, match=r"has \{text\} and \{file\} in it"):
-        spoken(questions, "flite", tmp_path / "asked")
+    assert synthesized(questions[:1], command, tmp_path / "asked") == [first]
+    with pytest.raises(EepolicyError, match="did not synthesize the question 'Me'"):
+        synthesized([{"question": "Me"}], command, tmp_path / "asked")
+    with pytest.raises(EepolicyError, match=r"contains \{text\} and \{file\}"):
+        synthesized(questions, "flite", tmp_path / "asked")
 
 
 def test_data_sets_on_the_hub(monkeypatch):
@@ -180,7 +184,7 @@ def test_the_judge(server, monkeypatch):
         LlmJudge(server.url, "some-model", key="wrong").judge(known, "Ann")
     assert len(server.asked) == before + 1  # refused once is refused
     assert judge.judge(known, "odd") is None  # no verdict does not stop a run
-    judge.judge(known, "Ann", heard=False)
+    judge.judge(known, "Ann", is_transcript=False)
     prompts = [a["body"]["messages"][0]["content"] for a in server.asked]
     assert "in writing" in prompts[-1]
     assert "as heard by speech recognition" in prompts[0]
@@ -199,7 +203,7 @@ def test_the_judge(server, monkeypatch):
     ],
 )
 def test_verdicts_as_judges_write_them(said, rated, right, monkeypatch):
-    monkeypatch.setattr(LlmJudge, "_ask", lambda *_: said)
+    monkeypatch.setattr(LlmJudge, "_request", lambda *_: said)
     judge = LlmJudge("http://nowhere", "some-model")
     assert judge.judge({"question": "A tree?"}, "oak") == rated
     assert judge.judge({"question": "Who?", "keys": ["Ann"]}, "Ann") == right
@@ -260,7 +264,7 @@ def test_from_a_checkpoint_folder_to_the_table(name, tmp_path, run, server, monk
         ]
     records = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
     assert len(records) == 3 * len(ROWS[name])
-    assert all(json.loads(r)["judged"] is not None for r in records)
+    assert all(json.loads(r)["judge_score"] is not None for r in records)
     assert (tmp_path / "out-heads.safetensors").is_file()
     before = len(server.asked)
     results, again = run("compare", *arguments, "--json")  # the heads are there, and all is done

@@ -1,0 +1,181 @@
+"""The parts of `eepolicy compare`: its questions, the models that score, and the printed table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from eepolicy.cli.options import held_out_questions
+from eepolicy.cli.shared import print_warning
+from eepolicy.errors import EepolicyError
+
+if TYPE_CHECKING:
+    from eepolicy.analysis.evaluation.metrics import SpeechMetrics
+    from eepolicy.hooked import HookedModel
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """Options of the models that score replies.
+
+    Attributes:
+        whisper: folder or name of a CTranslate2 Whisper model; None for the packaged one.
+        rater: name of the MOS predictor.
+        judge_url: address of the judge's endpoint; None for no judge.
+        judge_model: name of the judge model.
+        judge_key: key of the endpoint.
+        threads: number of CPU threads of speech recognition.
+    """
+
+    whisper: str | None
+    rater: str
+    judge_url: str | None
+    judge_model: str
+    judge_key: str | None
+    threads: int
+
+    def missing(self) -> list[str]:
+        """Sentences on the packages that are not installed."""
+        from eepolicy.speech import asr, mos
+
+        parts = (
+            ("Speech recognition", asr.missing_asr(self.whisper)),
+            ("MOS prediction", mos.missing_mos(self.rater)),
+        )
+        return [
+            f"{part} is not installed, its columns are empty: {install}"
+            for part, install in parts
+            if install
+        ]
+
+    def create(self) -> SpeechMetrics:
+        """Load the models that are installed."""
+        from eepolicy.analysis.evaluation.llm_judge import LlmJudge
+        from eepolicy.analysis.evaluation.metrics import SpeechMetrics
+        from eepolicy.speech import asr, mos
+
+        return SpeechMetrics(
+            asr=None if asr.missing_asr(self.whisper) else asr.Whisper(self.whisper, self.threads),
+            mos=None if mos.missing_mos(self.rater) else mos.RATERS[self.rater](),
+            judge=None
+            if self.judge_url is None
+            else LlmJudge(self.judge_url, self.judge_model, self.judge_key),
+        )
+
+
+@dataclass(frozen=True)
+class QuestionOptions:
+    """Options of the questions.
+
+    Attributes:
+        split: held-out set: `"test"` or `"dev"`.
+        number: number of questions, of each task if there are tasks.
+        tasks: `NAME=FILE` of each task.
+        tts: command for speech synthesis; None for written questions.
+    """
+
+    split: str
+    number: int
+    tasks: tuple[str, ...]
+    tts: str | None
+
+    def own(self, out_folder: Path) -> list[dict[str, Any]]:
+        """Read the tasks and synthesize the questions; empty for written held-out questions.
+
+        Args:
+            out_folder: folder of the report; the sound files are in a folder beside it.
+        """
+        from eepolicy.analysis.evaluation.tasks import synthesized
+
+        questions = read_tasks(self.tasks, self.number)
+        if self.tts is None:
+            return questions
+        if not questions:
+            questions = held_out_questions("pocket", self.split)[: self.number]
+        folder = out_folder.with_name(out_folder.name + "-questions")
+        return synthesized(questions, self.tts, folder)
+
+    def held_out(self, model: str) -> list[dict[str, Any]]:
+        """Read the held-out questions of a model."""
+        return held_out_questions(model, self.split, self.number)
+
+
+def read_tasks(tasks: Sequence[str], number: int) -> list[dict[str, Any]]:
+    """Read the first questions of each task.
+
+    Args:
+        tasks: `NAME=FILE` of each task.
+        number: number of questions per task.
+
+    Raises:
+        EepolicyError: a task has another form, or its file cannot be read.
+    """
+    from eepolicy.analysis.evaluation.tasks import read_task
+
+    questions: list[dict[str, Any]] = []
+    for task in tasks:
+        name, equals, file = task.partition("=")
+        if not equals:
+            raise EepolicyError(f"a task is given as NAME=FILE; got {task!r}")
+        known = {q["question"] for q in questions}
+        own = read_task(file, name)[:number]
+        new = [q for q in own if q["question"] not in known]
+        if len(new) < len(own):
+            print_warning(
+                f"{len(own) - len(new)} questions of {name} also occur in an earlier task and "
+                "are left out here"
+            )
+        questions += new
+    return questions
+
+
+def give_vocoder(model: HookedModel, vocoder: Path | None, voice: Path | None) -> None:
+    """Give a model of the paper the vocoder of its authors.
+
+    Args:
+        model: model with a card.
+        vocoder: folder of the vocoder's checkpoint; None to do nothing.
+        voice: sound file of the speaker's voice, for Step-Audio-2-mini.
+
+    Raises:
+        EepolicyError: the model has another card, or the voice is missing.
+    """
+    from eepolicy.speech.vocoder import GlmVoice, StepVoice
+
+    if vocoder is None:
+        return
+    name = model.card.name if model.card else None
+    if name == "glm-4-voice":
+        model.vocoder = GlmVoice(vocoder, model.model.device.type)
+    elif name == "step-audio-2-mini" and voice is not None:
+        model.vocoder = StepVoice(vocoder, voice)
+    else:
+        raise EepolicyError(
+            "--vocoder is for glm-4-voice, and with --voice for step-audio-2-mini; this model is "
+            f"{name or 'neither'}"
+        )
+
+
+def results_table(results: list[dict[str, Any]]) -> Table:
+    """Make the table for the terminal."""
+    from eepolicy.analysis.evaluation.table import shown_columns
+    from eepolicy.analysis.tables import number
+
+    table = Table(
+        title=f"{results[0]['prompts']} prompts; 95 % intervals in the report",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("policy", no_wrap=True)
+    shown = shown_columns(results)
+    for column in shown:
+        table.add_column(column.heading, justify="right", min_width=5)
+    for row in results:
+        cells = (number(row[column.name], column.digits, column.scale) for column in shown)
+        table.add_row(row["policy"], *cells)
+    return table

@@ -1,0 +1,195 @@
+"""Options that several commands share, by topic, and the objects that they describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eepolicy.cli.shared import out
+from eepolicy.errors import EepolicyError
+
+if TYPE_CHECKING:
+    import torch
+
+    from eepolicy.hooked import HookedModel
+
+#: number of parameters below which one CPU thread is the default.  With more threads, small
+#: products wait for each other: on two busy cores a token of the pocket model took 932 ms with two
+#: threads and 71 ms with one
+SMALL_MODEL = 50_000_000
+
+# ------------------------------------------------------------------ the model
+MODEL_HELP = (
+    "'pocket', a model folder, or the id of a causal language model on the Hugging Face Hub"
+)
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
+DtypeOption = Annotated[
+    str, typer.Option(help="data type of the weights: float32, bfloat16 or float16")
+]
+DeviceOption = Annotated[
+    str, typer.Option(help="device that the model runs on, such as cpu, cuda or cuda:1")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="number of CPU threads; by default 1 for a model with fewer than 50 million "
+        "parameters, otherwise PyTorch's choice",
+        min=1,
+    ),
+]
+
+# ------------------------------------------------------------------ decoding
+FillOption = Annotated[
+    str,
+    typer.Option(
+        help="strategy for keys and values above an exit depth: catch_up, propagate or mask"
+    ),
+]
+AcceptOption = Annotated[
+    str,
+    typer.Option(
+        help="acceptance rule for tokens that were read out early: all, exact, ratio:0.3, ..."
+    ),
+]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="compile the layers; the first replies are slower, later ones faster"
+    ),
+]
+RestrictVocabOption = Annotated[
+    bool,
+    typer.Option(
+        "--restrict-vocab", help="restrict the readout of speech tokens to the speech vocabulary"
+    ),
+]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option(help="sampling temperature; decoding is greedy by default", min=0.01),
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option(
+        help="sample from the most likely tokens whose probabilities sum to this share",
+        min=0.01,
+        max=1,
+    ),
+]
+MaxNewTokensOption = Annotated[int, typer.Option(help="maximum number of tokens per reply", min=1)]
+
+# ------------------------------------------------------------------ heads and depths
+LensOption = Annotated[
+    bool, typer.Option(help="read out with the plain logit lens instead of the fitted heads")
+]
+
+# ------------------------------------------------------------------ output
+
+
+def _print_to_stderr(as_json: bool) -> bool:
+    """Keep stdout free for the JSON document: all other text goes to stderr."""
+    out.stderr = as_json
+    return as_json
+
+
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", callback=_print_to_stderr, help="print the results as JSON to stdout"),
+]
+
+
+def load_model(
+    name: str, dtype: str = "float32", device: str = "cpu", threads: int | None = None
+) -> HookedModel:
+    """Load a model without the progress bar of transformers, and set the CPU threads.
+
+    Args:
+        name: see `eepolicy.load`.
+        dtype: name of the data type of the weights.
+        device: device to move the model to.
+        threads: number of CPU threads; see `SMALL_MODEL` for the default.
+
+    Raises:
+        EepolicyError: the model cannot be loaded.
+    """
+    import torch
+    from transformers.utils import logging
+
+    import eepolicy
+
+    logging.disable_progress_bar()  # it would flicker for a second
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = eepolicy.load(name, dtype=torch_dtype(dtype))
+    if threads is None and sum(p.numel() for p in model.model.parameters()) < SMALL_MODEL:
+        torch.set_num_threads(1)
+    model.to(device)
+    return model
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Look up a data type by name.
+
+    Raises:
+        EepolicyError: models are not loaded in this type.
+    """
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise EepolicyError(f"--dtype is {', '.join(known)}; got {name!r}")
+    return known[name]
+
+
+def sampling_options(temperature: float | None, top_p: float | None) -> dict[str, float]:
+    """Collect the sampling options that were given, for `HookedModel.generate`."""
+    options = {"temperature": temperature, "top_p": top_p}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def integers(text: str, name: str = "depths", example: str = "4,8,12") -> list[int]:
+    """Parse a list of integers.
+
+    Args:
+        text: integers with commas between them.
+        name: what they are, for the message.
+        example: an example for the message.
+
+    Raises:
+        EepolicyError: the text is not such a list.
+    """
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise EepolicyError(f"{name} are numbers such as {example}; got {text!r}") from None
+
+
+def held_out_questions(model: str, split: str, number: int | None = None) -> list[dict[str, Any]]:
+    """Read the first questions of a model's held-out set.
+
+    Args:
+        model: `"pocket"`, or a model folder.
+        split: `"test"` or `"dev"`.
+        number: number of questions; all by default.
+
+    Raises:
+        EepolicyError: the set has fewer questions.
+    """
+    from eepolicy.loading import held_out
+
+    questions = held_out(split, None if model == "pocket" else Path(model))
+    if number is not None and number > len(questions):
+        raise EepolicyError(f"there are {len(questions)} {split} questions; got --prompts {number}")
+    return questions[:number]
+
+
+def check_parent(file: Path | None) -> None:
+    """Check that the folder of an output file exists.
+
+    Raises:
+        EepolicyError: it does not.
+    """
+    if file is not None and not file.parent.is_dir():
+        raise EepolicyError(f"there is no folder {file.parent} to write {file.name} to")

@@ -1,0 +1,41 @@
+"""Accuracy and word errors against an edit distance."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eepolicy.analysis.evaluation.scoring import is_right, word_errors
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "right"),
+    [
+        ("The capital of France is Paris.", ["is Paris"], True),
+        ("the capital of france is parish", ["is Paris"], False),
+        ("Three plus five is 8.", ["is eight"], True),
+        ("Three plus five is eighteen.", ["is eight"], False),
+        ("No, snow is white.", ["no", "is white"], True),
+        ("Now, snow is white.", ["no", "is white"], False),
+    ],
+)
+def test_right_answers(text, keys, right):
+    assert is_right(text, keys) is right
+
+
+def levenshtein(a: list[str], b: list[str]) -> int:
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        row, above = [i], row
+        for j, y in enumerate(b, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
+    return row[-1]
+
+
+@given(*[st.lists(st.sampled_from(["cat", "dog", "sees", "a"]), max_size=8)] * 2)
+def test_word_errors_are_the_edit_distance(reference, transcript):
+    errors, words = word_errors(" ".join(reference), " ".join(transcript))
+    # the normaliser drops no word of this vocabulary
+    assert words == len(reference)
+    assert errors == (levenshtein(reference, transcript) if reference else len(transcript))
