@@ -30,8 +30,7 @@ from torch import Tensor
 
 import eepolicy
 from benchmarks import processes
-from eepolicy.fitting.replies import generate_replies
-from eepolicy.fitting.trainer import FitConfig, fit
+from eepolicy.fitting import FitConfig, fit, generate_replies
 from eepolicy.hooked import HookedModel
 from eepolicy.probing import Document
 

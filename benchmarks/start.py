@@ -22,8 +22,7 @@ import torch
 LOADED = "import eepolicy; model = eepolicy.load('pocket')"
 ASKED = "model.generate('What color is snow?', 'spark:triple@14', compile={}, max_new_tokens=20)"
 REPLIES = """
-from eepolicy.fitting.trainer import FitConfig, fit
-from eepolicy.fitting.replies import generate_replies
+from eepolicy.fitting import FitConfig, fit, generate_replies
 replies = generate_replies(model, [q["question"] for q in eepolicy.held_out("dev")[:12]])
 """
 ADDED = "torch.compile(lambda x: x + 1)(torch.ones(8))"

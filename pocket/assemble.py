@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from eepolicy.fitting.replies import generate_replies
-from eepolicy.fitting.trainer import FitConfig, fit
+from eepolicy.fitting import FitConfig, fit, generate_replies
 from eepolicy.loading.pocket import load_spoken, pocket_folder
 from pocket.sequences import LAYOUT
 

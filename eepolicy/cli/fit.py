@@ -25,7 +25,7 @@ from eepolicy.cli.shared import app, out, print_json, print_note
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
-    from eepolicy.fitting.trainer import FitConfig, Fitted
+    from eepolicy.fitting import FitConfig, FitResult
     from eepolicy.hooked import HookedModel
 
 
@@ -72,7 +72,7 @@ def fit(
 
     Example: eepolicy fit pocket --depths 8,12,16 --out heads.safetensors
     """
-    from eepolicy.fitting.trainer import FitConfig
+    from eepolicy.fitting import FitConfig
 
     check_parent(out_file)
     config = FitConfig(
@@ -116,15 +116,14 @@ def _fit(
     out_file: Path,
     held_out: float,
     max_new_tokens: int,
-) -> Fitted:
+) -> FitResult:
     """Generate the replies, fit the heads and save them."""
-    from eepolicy.fitting import trainer
-    from eepolicy.fitting.replies import generate_replies
+    from eepolicy import fitting
 
     replies_file, checkpoint = (
         out_file.with_suffix(end) for end in (".replies.jsonl", ".checkpoint")
     )
-    replies = generate_replies(
+    replies = fitting.generate_replies(
         model,
         questions,
         max_new_tokens=max_new_tokens,
@@ -133,7 +132,7 @@ def _fit(
     )
     count = max(1, round(held_out * len(replies)))
     chosen = {round((i + 0.5) * len(replies) / count) for i in range(count)}
-    result = trainer.fit(
+    result = fitting.fit(
         model,
         [r for i, r in enumerate(replies) if i not in chosen],
         [r for i, r in enumerate(replies) if i in chosen],
@@ -148,7 +147,7 @@ def _fit(
     return result
 
 
-def _rows(result: Fitted) -> list[dict[str, Any]]:
+def _rows(result: FitResult) -> list[dict[str, Any]]:
     """KL divergence and agreement before and after the fit, with a row per depth."""
     values = {
         f"{name}_{when}": result.notes[when][name]
@@ -161,7 +160,7 @@ def _rows(result: Fitted) -> list[dict[str, Any]]:
     ]
 
 
-def _table(result: Fitted) -> Table:
+def _table(result: FitResult) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="held-out replies: plain logit lens and fitted heads")
     for heading in ("depth", "KL before", "KL after", "agreement before", "agreement after"):
         table.add_column(heading, justify="right")

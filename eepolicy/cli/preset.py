@@ -165,8 +165,7 @@ def fit_heads(
     Raises:
         EepolicyError: there are too few questions.
     """
-    from eepolicy.fitting import trainer
-    from eepolicy.fitting.replies import generate_replies
+    from eepolicy import fitting
     from eepolicy.heads import load_heads
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -177,15 +176,15 @@ def fit_heads(
                 "give --fit-prompts, a file with a question per line"
             )
         replies_file = file.with_suffix(".replies.jsonl")
-        replies = generate_replies(
+        replies = fitting.generate_replies(
             model, questions, save=replies_file, batch=8, progress=progress("batches of replies")
         )
         held_out = max(1, len(replies) // 10)
-        result = trainer.fit(
+        result = fitting.fit(
             model,
             replies[held_out:],
             replies[:held_out],
-            trainer.FitConfig(kind="linear", depths=depths),
+            fitting.FitConfig(kind="linear", depths=depths),
             checkpoint=file.with_suffix(".checkpoint"),
             report=print_note,
             progress=progress("steps"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eepolicy.compile.functional import first_same_structure, function_of, tensors_of
 from eepolicy.compile.gemv import ONE_SHAPE, Product, Products, padded_gemv, product_of
-from eepolicy.compile.head_module import HeadModule, head_at
+from eepolicy.compile.head_module import HeadModule, head_module
 from eepolicy.compile.kernel_cache import DynamicDims, KernelCache
 from eepolicy.compile.sdpa import attention
 from eepolicy.model.executor import LayerExecutor
@@ -194,12 +194,12 @@ class CompiledExecutor(LayerExecutor):
         where = depth, ranges
         if where not in self._readouts or self._readouts[where][0] is not head:
             vocabulary = self.model.model.config.vocab_size
-            self._readouts[where] = head, head_at(head, depth, ranges, vocabulary)
+            self._readouts[where] = head, head_module(head, depth, ranges, vocabulary)
         readout, product = self._readouts[where][1], product_of(hidden)
         if readout is None or product is None:
             return None
         hidden, exact = hidden.contiguous(), product in ONE_SHAPE
-        key = (product, readout.alike, hidden.shape if exact else None)
+        key = (product, readout.structure, hidden.shape if exact else None)
         return self.run(
             key,
             (key, hidden.shape, hidden.dtype),

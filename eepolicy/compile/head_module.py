@@ -1,9 +1,8 @@
-"""Exit heads as modules, so that what they do at one depth can be compiled for all."""
+"""The readout of an exit head at one depth, as a module that one kernel serves for all depths."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,65 +13,73 @@ from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
 from eepolicy.heads.tuned import TunedLens
 
-#: fitted heads that do the same at all depths, but for their parameters
-SAME = (TunedLens, LinearHead, LowRankHead)
+#: heads that compute the same at every depth, apart from their weights
+SAME_AT_ALL_DEPTHS = (LogitLens, TunedLens, LinearHead, LowRankHead)
 
 
 class HeadModule(nn.Module):
-    """What a head does at one depth.
+    """The readout of a head at one depth, with all tensors that it reads.
+
+    The norm and the output embedding of the model are registered here, and before the head: a deep
+    copy of this module then has a lens that refers to their copies.
 
     Args:
-        lens: the model's norm and head.
-        head: a fitted one of the kinds of `SAME`, in place of the lens.
-        depth: at which it is read.
-        ranges: of ids, half-open, that alone are read out; all where there are none.
-        vocabulary: ids there are.
+        head: the head, one of `SAME_AT_ALL_DEPTHS`.
+        lens: norm and output embedding that it reads.
+        ranges: half-open ranges of ids to read out; all ids where there are none.
+        vocabulary: number of ids in the vocabulary.
     """
 
     def __init__(
-        self,
-        lens: LogitLens,
-        head: FittedHead | None,
-        depth: int,
-        ranges: tuple[tuple[int, int], ...],
-        vocabulary: int,
+        self, head: ExitHead, lens: LogitLens, ranges: tuple[tuple[int, int], ...], vocabulary: int
     ) -> None:
         super().__init__()
+        self.norm, self.embedding = lens.norm, lens.head
+        self.head = head
         self.ranges, self.vocabulary = ranges, vocabulary
-        self.norm, self.head, self.logit_softcap = lens.norm, lens.head, lens.logit_softcap
-        self.kind = None if head is None else type(head)
-        own = {} if head is None else head.at(depth)
-        self.own = nn.ParameterDict({k: nn.Parameter(p, False) for k, p in own.items()})
+        self.softcap = lens.logit_softcap
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Its own and the lens', in the order of `tensors_of`."""
+        """Tensors of the head, the norm and the output embedding, in the order of `tensors_of`."""
         return tuple(tensors_of(self).values())
 
     @cached_property
-    def alike(self) -> tuple[object, ...]:
-        """What is the same for all that do the same, but for the numbers in their tensors."""
-        laid_out = tuple((t.shape, t.stride(), t.dtype) for t in self.tensors)
-        return self.kind, self.norm, self.head, self.logit_softcap, self.ranges, laid_out
+    def structure(self) -> tuple[object, ...]:
+        """Key that is equal for modules which differ in the values of their tensors alone."""
+        layouts = tuple((t.shape, t.stride(), t.dtype) for t in self.tensors)
+        return type(self.head), self.norm, self.embedding, self.softcap, self.ranges, layouts
+
+    @cached_property
+    def dtypes(self) -> tuple[object, ...]:
+        """Dtypes of the tensors when the module was made: `half()` changes them in place."""
+        return tuple(t.dtype for t in self.tensors)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocabulary)."""
-        lens = LogitLens(self.norm, self.head, self.logit_softcap)
-        own: dict[str, Any] = {name: [parameter] for name, parameter in self.own.items()}
-        head = lens if self.kind is None else self.kind(lens, (0,), **own)
         if self.ranges:
-            return head.logits_among(hidden, 0, self.ranges, self.vocabulary)
-        return head.logits(hidden, 0)
+            return self.head.logits_among(hidden, 0, self.ranges, self.vocabulary)
+        return self.head.logits(hidden, 0)
 
 
-def head_at(
+def head_module(
     head: ExitHead, depth: int, ranges: tuple[tuple[int, int], ...], vocabulary: int
 ) -> HeadModule | None:
-    """What a head does at a depth, as a module, see `HeadModule`; None where that is not known."""
-    fitted = head if isinstance(head, FittedHead) and type(head) in SAME else None
-    lens = fitted.lens if fitted else head
+    """The readout of a head at a depth; None for a head that is not known to compile.
+
+    Args:
+        head: head of the model.
+        depth: depth of the readout.
+        ranges: half-open ranges of ids to read out; all ids where there are none.
+        vocabulary: number of ids in the vocabulary.
+    """
+    if type(head) is FittedHead:
+        head = head.at(depth)
+    if type(head) not in SAME_AT_ALL_DEPTHS:
+        return None
+    lens = head if isinstance(head, LogitLens) else head.lens
     if type(lens) is not LogitLens:
         return None
     if not isinstance(lens.norm, nn.Module) or not isinstance(lens.head, nn.Module):
         return None
-    return HeadModule(lens, fitted, depth, ranges, vocabulary)
+    return HeadModule(head, lens, ranges, vocabulary)

@@ -1,4 +1,4 @@
-"""What heads are fitted on: the model's own full-depth replies."""
+"""Full-depth replies of the model, on which heads are fitted."""
 
 from __future__ import annotations
 
@@ -24,63 +24,64 @@ def generate_replies(
     save: str | Path | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> list[Document]:
-    """The model's greedy full-depth replies, longest questions last.
+    """Generate greedy full-depth replies, to the shortest prompts first.
 
     Args:
-        model: with a tokenizer.
-        questions: in text.
-        max_new_tokens: most tokens of a reply.
-        batch: questions at a time.
-        save: a file that replies are appended to, a line each, and taken from when they are asked
-            for again.
-        progress: wraps the batches, to show them.
+        model: model with a tokenizer.
+        questions: prompts in text.
+        max_new_tokens: maximum number of tokens in a reply.
+        batch: number of prompts in a batch.
+        save: file for the replies, one JSON line each; a later call reads the replies that it has
+            and generates the others.
+        progress: wraps the batches, to show progress.
 
     Raises:
-        EepolicyError: the file holds replies of another model or to other questions.
+        EepolicyError: the file has replies of another model or to other questions.
     """
     prompts = sorted((model.encode(q) for q in questions), key=len)
-    told = {
+    header = {
         "model": fingerprint(model.model),
         "questions": len(prompts),
         "max_new_tokens": max_new_tokens,
     }
     file = None if save is None else Path(save)
-    found = [] if file is None else _read(file, told)
-    for kept, prompt in zip(found, prompts, strict=False):
-        if kept.tokens[: kept.prompt].tolist() != prompt.tolist():
-            raise EepolicyError(f"{file} holds replies to other questions; take another file")
+    replies = [] if file is None else _read(file, header)
+    for reply, prompt in zip(replies, prompts, strict=False):
+        if reply.tokens[: reply.prompt].tolist() != prompt.tolist():
+            raise EepolicyError(f"{file} has replies to other questions; give another file")
     if file is not None and not file.exists():
-        file.write_text(json.dumps(told) + "\n")
-    for start in progress(range(len(found), len(prompts), batch)):
-        outs = model.generate(
+        file.write_text(json.dumps(header) + "\n")
+    for start in progress(range(len(replies), len(prompts), batch)):
+        outputs = model.generate(
             prompts[start : start + batch],
             max_new_tokens=max_new_tokens,
             do_sample=False,
             repetition_penalty=1.0,
         )
-        new = [Document(torch.cat([o.prompt, o.tokens]), len(o.prompt)) for o in outs]
-        found += new
+        new = [Document(torch.cat([o.prompt, o.tokens]), len(o.prompt)) for o in outputs]
+        replies += new
         if file is not None:
             with open(file, "a") as lines:
                 lines.writelines(json.dumps([d.prompt, d.tokens.tolist()]) + "\n" for d in new)
-    return found
+    return replies
 
 
-def _read(file: Path, told: dict[str, Any]) -> list[Document]:
-    """The replies of a file; a line that was cut off is taken off it."""
+def _read(file: Path, header: dict[str, Any]) -> list[Document]:
+    """Read the replies of a file, and cut off an incomplete last line."""
     if not file.exists():
         return []
     lines = file.read_text().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
+    complete = [line for line in lines if line.endswith("\n")]
     try:
-        of = json.loads(whole[0])
-        found = [Document(torch.tensor(ids), prompt) for prompt, ids in map(json.loads, whole[1:])]
+        stored = json.loads(complete[0])
+        pairs = map(json.loads, complete[1:])
+        replies = [Document(torch.tensor(ids), prompt) for prompt, ids in pairs]
     except (IndexError, TypeError, ValueError) as error:
-        raise EepolicyError(f"{file} holds no replies: {error}") from error
-    if of != told:
+        raise EepolicyError(f"{file} is not a file of replies: {error}") from error
+    if stored != header:
         raise EepolicyError(
-            f"{file} holds replies of another model, or to other questions; take another file"
+            f"{file} has replies of another model, or to other questions; give another file"
         )
-    if whole != lines:
-        file.write_text("".join(whole))
-    return found
+    if complete != lines:
+        file.write_text("".join(complete))
+    return replies

@@ -1,12 +1,15 @@
-"""Exit heads: what reads tokens out of hidden states below full depth."""
+"""Exit heads: they turn hidden states below full depth into logits."""
 
 from eepolicy.heads.base import ExitHead, RestrictedHead
-from eepolicy.heads.fitted import FittedHead, load_heads, read_notes
+from eepolicy.heads.files import load_heads, read_notes
+from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
 from eepolicy.heads.tuned import TunedLens
 
 __all__ = [
+    "KINDS",
+    "DepthHead",
     "ExitHead",
     "FittedHead",
     "LinearHead",

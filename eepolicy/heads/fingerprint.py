@@ -1,4 +1,4 @@
-"""What tells one model from another, so that heads are never used on a model they do not fit."""
+"""Fingerprints of models, which keep heads from being used on a model that they do not fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
@@ -17,35 +17,45 @@ FIELDS = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size")
 
 
 def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
-    """A model's architecture and a hash over some of each of its weights.
+    """The architecture of a model, and a hash over a sample of each of its weights.
 
-    They are hashed in bfloat16, so that a model has one fingerprint in float32 and in bfloat16.
+    The sample is hashed in bfloat16: a model has one fingerprint in float32 and in bfloat16.
     """
-    found = hashlib.sha256()
+    weights = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        found.update(name.encode())
-        some = parameter.detach().flatten()[-SAMPLED:].to("cpu", torch.bfloat16)
-        found.update(some.view(torch.int16).numpy().tobytes())
-    return {f: getattr(model.config, f) for f in FIELDS} | {"weights": found.hexdigest()[:16]}
+        weights.update(name.encode())
+        sample = parameter.detach().flatten()[-SAMPLED:].to("cpu", torch.bfloat16)
+        weights.update(sample.view(torch.int16).numpy().tobytes())
+    return {f: getattr(model.config, f) for f in FIELDS} | {"weights": weights.hexdigest()[:16]}
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(model: dict[str, Any]) -> str:
     """A fingerprint in words."""
-    if not found:
+    if not model:
         return "an unknown model"
     return (
-        f"a {found['model_type']} of {found['num_hidden_layers']} layers, width "
-        f"{found['hidden_size']}, vocabulary {found['vocab_size']}, weights {found['weights']}"
+        f"a {model['model_type']} of {model['num_hidden_layers']} layers, width "
+        f"{model['hidden_size']}, vocabulary {model['vocab_size']}, weights {model['weights']}"
     )
 
 
-def digest(holder: object) -> str:
-    """What an object is, and a hash over the tensors that it holds."""
-    found = hashlib.sha256()
-    for _, held in sorted(vars(holder).items()) if holder is not None else ():
-        for value in tree_leaves(held):
-            if isinstance(value, Tensor):
-                found.update(value.detach().float().cpu().numpy().tobytes())
-    plain = type(holder).__repr__ is object.__repr__  # it would tell where the object lies
-    name = type(holder).__name__ if plain else repr(holder)
-    return f"{name} {found.hexdigest()[:12]}"
+def digest(value: object) -> str:
+    """The `repr` of an object, or the name of its class, and a hash over its tensors.
+
+    Its tensors are those of its attributes and, of a module, those of its `state_dict()`.
+    """
+    hashed = hashlib.sha256()
+    for tensor in _tensors(value):
+        hashed.update(tensor.detach().float().cpu().numpy().tobytes())
+    # the default repr holds an address in memory
+    has_repr = type(value).__repr__ is not object.__repr__
+    name = repr(value) if has_repr else type(value).__name__
+    return f"{name} {hashed.hexdigest()[:12]}"
+
+
+def _tensors(value: object) -> list[Tensor]:
+    if value is None:
+        return []
+    attributes = vars(value) | (value.state_dict() if isinstance(value, nn.Module) else {})
+    leaves = [leaf for _, held in sorted(attributes.items()) for leaf in tree_leaves(held)]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

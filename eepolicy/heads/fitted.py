@@ -1,152 +1,228 @@
-"""Heads with parameters of their own at some depths: what they share, and their files."""
+"""Heads with weights of their own: the interface for one depth, and the collection of depths."""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
-from eepolicy.heads.fingerprint import describe, fingerprint
+from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.lens import LogitLens
-
-#: name of a kind of heads in files and on the command line: its class
-KINDS: dict[str, type[FittedHead]] = {}
+from eepolicy.registry import Registry
 
 
-class FittedHead(ExitHead):
-    """A head with parameters of its own at each of some depths.
+class DepthHead(ExitHead):
+    """A head of one depth with weights of its own; subclasses can be fitted.
+
+    A subclass declares `name`, `summary`, `paper` and `source`.  `KINDS.register` or an entry point
+    of the group `eepolicy.heads` makes it known to files and to `eepolicy fit`.
+
+    Its weights do not require gradients until `requires_grad_()` is called; `fit` calls it.
 
     Args:
-        lens: the model's norm and head.
-        depths: at which there are parameters, rising.
-        **parameters: by name, one tensor a depth each.
+        lens: norm and output embedding of the model.
+        **weights: tensors by name, stored as parameters.
+
+    Attributes:
+        name: name of the kind of head in files and on the command line.
+        summary: one line for help and tables.
+        paper: reference of the paper, or `""`.
+        source: link to the paper or to its code, or `""`.
     """
 
-    kind: ClassVar[str]
+    name: ClassVar[str]
+    usage: ClassVar[str]
+    example: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str] = ""
+    source: ClassVar[str] = ""
 
-    def __init__(
-        self, lens: LogitLens, depths: Sequence[int], **parameters: Sequence[Tensor]
-    ) -> None:
+    def __init__(self, lens: LogitLens, **weights: Tensor) -> None:
+        super().__init__()
         self.lens = lens
-        self.depths = tuple(depths)
-        self.parameters = {name: list(each) for name, each in parameters.items()}
+        for name, tensor in weights.items():
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
 
     def __init_subclass__(cls) -> None:
-        KINDS[cls.kind] = cls
+        super().__init_subclass__()
+        # a head needs the lens of a model, so its spec string names the class and nothing else
+        if "name" in vars(cls):
+            cls.usage = cls.example = cls.name
 
-    def __repr__(self) -> str:
-        rise = self.depths == tuple(range(self.depths[0], self.depths[-1] + 1))
-        some = (
-            f"{self.depths[0]} to {self.depths[-1]}" if rise else ", ".join(map(str, self.depths))
-        )
-        return f"{type(self).__name__}(depths {some})"
+    @classmethod
+    def from_spec(cls, rest: str) -> type[DepthHead]:
+        """The class: the spec string of a head is its name.
+
+        Raises:
+            EepolicyError: the spec string goes on after the name.
+        """
+        if rest:
+            raise EepolicyError("")
+        return cls
+
+    @property
+    def spec(self) -> str:
+        """Name of the kind of head."""
+        return self.name
 
     @classmethod
     @abstractmethod
-    def untrained(
-        cls, lens: LogitLens, depths: Sequence[int], *, width: int, rank: int, seed: int
-    ) -> FittedHead:
-        """Parameters in float32 with which the head is the plain lens.
+    def initial(
+        cls, lens: LogitLens, *, width: int, rank: int, generator: torch.Generator
+    ) -> DepthHead:
+        """Create the head in float32 with weights at which it equals the logit lens.
 
         Args:
-            lens: the model's norm and head.
-            depths: that get some.
-            width: of the model.
-            rank: of heads that have one.
-            seed: of what starts at random.
+            lens: norm and output embedding of the model.
+            width: width of the model.
+            rank: rank of low-rank weights; other heads ignore it.
+            generator: source of weights that start at random.
         """
 
-    def at(self, depth: int) -> dict[str, Tensor]:
-        """The parameters of a depth.
+    @staticmethod
+    @abstractmethod
+    def count(*, width: int, vocabulary: int, rank: int) -> int:
+        """Number of weights of the head, for `fitting_memory`."""
+
+    @classmethod
+    def untrained(
+        cls,
+        lens: LogitLens,
+        depths: Iterable[int],
+        *,
+        width: int = 0,
+        rank: int = 32,
+        seed: int = 0,
+    ) -> FittedHead:
+        """Create a head of this kind at some depths, with weights at which it equals the lens.
+
+        Args:
+            lens: norm and output embedding of the model.
+            depths: depths that get a head, rising.
+            width: width of the model.
+            rank: rank of low-rank weights; other heads ignore it.
+            seed: seed of weights that start at random.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        return FittedHead(
+            {
+                depth: cls.initial(lens, width=width, rank=rank, generator=generator)
+                for depth in depths
+            }
+        )
+
+
+#: kinds of heads by name
+KINDS: Registry[DepthHead] = Registry(kind="head", group="eepolicy.heads")
+
+
+class FittedHead(ExitHead):
+    """One head with weights of its own for each of some depths.
+
+    Args:
+        heads: head of each depth, depths rising.
+
+    Attributes:
+        heads: the same, with depths as strings: `state_dict()` has names such as `heads.12.bias`.
+    """
+
+    def __init__(self, heads: Mapping[int, DepthHead]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({str(depth): head for depth, head in heads.items()})
+
+    def __repr__(self) -> str:
+        depths, kinds = self.depths, {type(head).__name__ for head in self.heads.values()}
+        consecutive = depths == tuple(range(depths[0], depths[-1] + 1))
+        listed = f"{depths[0]} to {depths[-1]}" if consecutive else ", ".join(map(str, depths))
+        return f"{kinds.pop() if len(kinds) == 1 else 'FittedHead'}(depths {listed})"
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Depths that have a head, rising."""
+        return tuple(map(int, self.heads))
+
+    def at(self, depth: int) -> DepthHead:
+        """The head of a depth.
 
         Raises:
-            EepolicyError: there are none.
+            EepolicyError: the depth has no head.
         """
-        if depth not in self.depths:
+        key = str(depth)
+        if key not in self.heads:
             raise EepolicyError(
-                f"no head was fitted at depth {depth}: {self!r}; exit there, or fit it too"
+                f"no head was fitted at depth {depth}: {self!r}; exit at these depths, or fit a "
+                f"head at depth {depth} too"
             )
-        index = self.depths.index(depth)
-        return {name: each[index] for name, each in self.parameters.items()}
+        return cast(DepthHead, self.heads[key])
 
-    def to(self, like: Tensor | PreTrainedModel) -> FittedHead:
-        """The same heads on a device, in a precision."""
-        moved = {
-            name: [p.detach().to(like.device, like.dtype) for p in each]
-            for name, each in self.parameters.items()
-        }
-        return type(self)(self.lens, self.depths, **moved)
+    def logits(self, hidden: Tensor, depth: int) -> Tensor:
+        return self.at(depth).logits(hidden, depth)
+
+    def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
+        return self.at(depth).logits_over(hidden, depth, ids)
 
     def save(self, path: str | Path, model: PreTrainedModel, notes: dict[str, Any]) -> None:
-        """Write the heads in half precision.
+        """Write the heads in half precision, with the fingerprint of the model.
 
         Args:
-            path: a safetensors file.
-            model: that they were fitted on; its fingerprint goes with them.
-            notes: the data, the losses, whatever tells what they are worth, as JSON.
+            path: safetensors file to write.
+            model: model that the heads were fitted on.
+            notes: description of the fit as JSON types, such as the data and the losses.
+
+        Raises:
+            EepolicyError: the heads are of several kinds, which one file cannot hold.
         """
-        path = Path(path)
-        # one entry: the order of several is not kept, and the same heads would be other files
-        about = {
-            "kind": self.kind,
+        path, heads = Path(path), [self.at(depth) for depth in self.depths]
+        kinds = sorted({head.name for head in heads})
+        if len(kinds) > 1:
+            raise EepolicyError(
+                f"a file holds heads of one kind; these are {' and '.join(kinds)}: write one file "
+                "for each kind"
+            )
+        # one metadata entry: safetensors does not keep the order of several, and the same heads
+        # would then give different files
+        metadata = {
+            "kind": kinds[0],
             "depths": self.depths,
             "model": fingerprint(model),
             "notes": notes,
         }
         tensors = {
-            name: torch.stack([p.detach().cpu().half() for p in each])
-            for name, each in self.parameters.items()
-        }
+            name: torch.stack([head.get_parameter(name).detach().cpu().half() for head in heads])
+            for name, _ in heads[0].named_parameters()
+        }  # (depths, ...) each
         part = path.with_name(f"{path.name}.part")
-        save_file(tensors, part, {"heads": json.dumps(about)})
+        save_file(tensors, part, {"heads": json.dumps(metadata)})
         part.replace(path)
 
+    @classmethod
+    def from_tensors(
+        cls, kind: str, lens: LogitLens, depths: Sequence[int], tensors: Mapping[str, Tensor]
+    ) -> FittedHead:
+        """Build heads of one kind from the tensors of a file.
 
-def read_notes(path: str | Path) -> dict[str, Any]:
-    """What a file of heads says about itself: `kind`, `depths`, `model` and `notes`.
+        Args:
+            kind: name of the kind of head.
+            lens: norm and output embedding of the model.
+            depths: depths of the heads, rising.
+            tensors: weights by name, (depths, ...) each.
 
-    Raises:
-        EepolicyError: the file is none of heads.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            found: dict[str, Any] = json.loads((file.metadata() or {})["heads"])
-            return found
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        raise EepolicyError(f"{path} is no file of heads: {error}") from error
-
-
-def load_heads(path: str | Path, lens: LogitLens, model: PreTrainedModel) -> FittedHead:
-    """Read heads that were fitted on this model.
-
-    Args:
-        path: a file that `FittedHead.save` wrote.
-        lens: the model's norm and head, `HookedModel.lens`.
-        model: the stock model.
-
-    Raises:
-        EepolicyError: they were fitted on another model, or the file is none of heads.
-    """
-    about, here = read_notes(path), fingerprint(model)
-    if about["kind"] not in KINDS:
-        raise EepolicyError(
-            f"the heads in {path} are of the kind {about['kind']!r}; known are {', '.join(KINDS)}"
+        Raises:
+            EepolicyError: no kind of head has the name.
+        """
+        head = KINDS.get(kind)
+        return cls(
+            {
+                depth: head(lens, **{name: tensor[i] for name, tensor in tensors.items()})
+                for i, depth in enumerate(depths)
+            }
         )
-    if about["model"] != here:
-        raise EepolicyError(
-            f"the heads in {path} were fitted on {describe(about['model'])}, "
-            f"this model is {describe(here)}; fit heads for it with 'eepolicy fit'"
-        )
-    with safe_open(path, "pt") as file:
-        parameters = {name: file.get_tensor(name).unbind() for name in file.keys()}  # noqa: SIM118
-    return KINDS[about["kind"]](lens, about["depths"], **parameters).to(model)

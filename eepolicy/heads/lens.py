@@ -1,8 +1,9 @@
-"""The untrained logit lens."""
+"""The logit lens, which has no weights of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,36 +12,53 @@ from eepolicy.heads.base import ExitHead
 
 
 class LogitLens(ExitHead):
-    """The model's own final norm and output embedding, at every depth (nostalgebraist 2020).
+    """The final norm and the output embedding of the model, applied at every depth.
+
+    The lens refers to the modules of the model and does not register them: `parameters()`,
+    `state_dict()`, `to()` and `half()` leave them alone.  A deep copy of the lens refers to the
+    same modules.  If they are copied in the same call, before the lens, it refers to the copies.
+
+    Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 
     Args:
-        norm: the model's final norm.
-        head: its output embedding.
-        logit_softcap: what each logit goes through, where there is something.
+        norm: final norm of the model, (..., width) -> (..., width).
+        head: output embedding of the model, (..., width) -> (..., vocabulary).
+        logit_softcap: soft cap of the logits, shape kept; None for models without one.
     """
+
+    norm: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
+    logit_softcap: Callable[[Tensor], Tensor] | None
 
     def __init__(
         self,
         norm: Callable[[Tensor], Tensor],
         head: Callable[[Tensor], Tensor],
-        cap: Callable[[Tensor], Tensor] | None = None,
+        logit_softcap: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.norm = norm
-        self.head = head
-        self.logit_softcap = cap
+        super().__init__()
+        parts = {"norm": norm, "head": head, "logit_softcap": logit_softcap}
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)  # nn.Module.__setattr__ would register it
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LogitLens:
+        def copied(part: Any) -> Any:
+            return memo.get(id(part), part)
+
+        return type(self)(copied(self.norm), copied(self.head), copied(self.logit_softcap))
 
     def __repr__(self) -> str:
         return "LogitLens"
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
-        return self.capped(self.head(self.norm(hidden)))
+        return self.softcap(self.head(self.norm(hidden)))
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
         if not isinstance(self.head, nn.Linear):
             return super().logits_over(hidden, depth, ids)
         bias = None if self.head.bias is None else self.head.bias[ids]
-        return self.capped(F.linear(self.norm(hidden), self.head.weight[ids], bias))
+        return self.softcap(F.linear(self.norm(hidden), self.head.weight[ids], bias))
 
-    def capped(self, logits: Tensor) -> Tensor:
-        """What the model makes of the products with its output embedding: any shape, kept."""
+    def softcap(self, logits: Tensor) -> Tensor:
+        """Apply the soft cap of the model to products with an output embedding; shape kept."""
         return logits if self.logit_softcap is None else self.logit_softcap(logits)

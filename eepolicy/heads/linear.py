@@ -1,113 +1,114 @@
-"""The paper's head: an output embedding of its own for each depth, whole or of low rank."""
+"""Heads with an output embedding for each depth, of full or of low rank."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eepolicy.errors import EepolicyError
-from eepolicy.heads.fitted import FittedHead
+from eepolicy.heads.fitted import KINDS, DepthHead
 from eepolicy.heads.lens import LogitLens
 
 
-class LinearHead(FittedHead):
-    """The model's final norm, then an output embedding W_d of the depth (SPAR-K, section 2).
+@KINDS.register
+class LinearHead(DepthHead):
+    """The final norm of the model, then an output embedding W of the depth.
 
-    W_d starts as the model's own.  The paper does not say whether a norm comes first; here the
-    model's does, so that the start is the logit lens.
+    W starts as the output embedding of the model.  The paper does not say whether a norm comes
+    first; here the norm of the model does, so that the initial head equals the logit lens.
+
+    Source: SPAR-K, arXiv 2603.09215, section 2.
 
     Args:
-        lens: the model's norm and head.
-        depths: with an embedding, rising.
-        weight: of each depth, (vocabulary, width).
+        lens: norm and output embedding of the model.
+        weight: W, (vocabulary, width).
     """
 
-    kind = "linear"
+    name = "linear"
+    summary = "the norm of the model, then an output embedding of the depth"
+    paper = "SPAR-K, arXiv 2603.09215"
+    source = "https://arxiv.org/abs/2603.09215"
 
-    def __init__(self, lens: LogitLens, depths: Sequence[int], weight: Sequence[Tensor]) -> None:
-        super().__init__(lens, depths, weight=weight)
+    weight: nn.Parameter
+
+    def __init__(self, lens: LogitLens, weight: Tensor) -> None:
+        super().__init__(lens, weight=weight)
 
     @classmethod
-    def untrained(
-        cls, lens: LogitLens, depths: Sequence[int], *, width: int = 0, rank: int = 0, seed: int = 0
+    def initial(
+        cls, lens: LogitLens, *, width: int, rank: int, generator: torch.Generator
     ) -> LinearHead:
-        return cls(lens, depths, [linear(lens).weight.detach().float().clone() for _ in depths])
+        return cls(lens, output_embedding(lens).weight.detach().float().clone())
+
+    @staticmethod
+    def count(*, width: int, vocabulary: int, rank: int) -> int:
+        return vocabulary * width
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.logits_over(hidden, depth, slice(None))
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
-        weight, bias = self.at(depth)["weight"][ids], linear(self.lens).bias
+        weight, shared = self.weight[ids], output_embedding(self.lens).bias
         normed = self.lens.norm(hidden).to(weight.dtype)
-        return self.lens.capped(
-            F.linear(normed, weight, None if bias is None else bias[ids].to(weight.dtype))
-        )
+        bias = None if shared is None else shared[ids].to(weight.dtype)
+        return self.lens.softcap(F.linear(normed, weight, bias))
 
 
-class LowRankHead(FittedHead):
-    """A `LinearHead` whose difference from the model's own embedding is of low rank, U_d V_d.
+@KINDS.register
+class LowRankHead(DepthHead):
+    """A `LinearHead` whose W is the output embedding of the model plus a product U V of low rank.
 
     Args:
-        lens: the model's norm and head.
-        depths: with a difference, rising.
-        up: U of each depth, (vocabulary, rank).
-        down: V of each depth, (rank, width).
+        lens: norm and output embedding of the model.
+        up: U, (vocabulary, rank).
+        down: V, (rank, width).
     """
 
-    kind = "low-rank"
+    name = "low-rank"
+    summary = "the output embedding of the model plus a low-rank update of the depth"
+    paper = ""
+    source = ""
 
-    def __init__(
-        self,
-        lens: LogitLens,
-        depths: Sequence[int],
-        up: Sequence[Tensor],
-        down: Sequence[Tensor],
-    ) -> None:
-        super().__init__(lens, depths, up=up, down=down)
+    up: nn.Parameter
+    down: nn.Parameter
+
+    def __init__(self, lens: LogitLens, up: Tensor, down: Tensor) -> None:
+        super().__init__(lens, up=up, down=down)
 
     @classmethod
-    def untrained(
-        cls,
-        lens: LogitLens,
-        depths: Sequence[int],
-        *,
-        width: int = 0,
-        rank: int = 32,
-        seed: int = 0,
+    def initial(
+        cls, lens: LogitLens, *, width: int, rank: int, generator: torch.Generator
     ) -> LowRankHead:
-        vocabulary, wide = linear(lens).weight.shape
-        generator = torch.Generator().manual_seed(seed)
-        return cls(
-            lens,
-            depths,
-            [torch.zeros(vocabulary, rank) for _ in depths],
-            [torch.randn(rank, wide, generator=generator) / wide**0.5 for _ in depths],
-        )
+        vocabulary, width = output_embedding(lens).weight.shape
+        down = torch.randn(rank, width, generator=generator) / width**0.5
+        return cls(lens, torch.zeros(vocabulary, rank), down)
+
+    @staticmethod
+    def count(*, width: int, vocabulary: int, rank: int) -> int:
+        return rank * (vocabulary + width)
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.logits_over(hidden, depth, slice(None))
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
-        own, head = self.at(depth), linear(self.lens)
+        head = output_embedding(self.lens)
         normed = self.lens.norm(hidden)
         bias = None if head.bias is None else head.bias[ids]
-        shared = F.linear(normed, head.weight[ids], bias)
-        more = F.linear(F.linear(normed.to(own["down"].dtype), own["down"]), own["up"][ids])
-        return self.lens.capped(shared + more)
+        base = F.linear(normed, head.weight[ids], bias)
+        update = F.linear(F.linear(normed.to(self.down.dtype), self.down), self.up[ids])
+        return self.lens.softcap(base + update)
 
 
-def linear(lens: LogitLens) -> nn.Linear:
-    """The model's output embedding.
+def output_embedding(lens: LogitLens) -> nn.Linear:
+    """The output embedding of the model.
 
     Raises:
-        EepolicyError: it is none that a head of this kind could start from.
+        EepolicyError: it is not a `torch.nn.Linear`, from which a linear head could start.
     """
     if not isinstance(lens.head, nn.Linear):
         raise EepolicyError(
-            f"a linear head starts from an output embedding that is a torch.nn.Linear; this model "
-            f"has {lens.head!r}: fit a tuned lens"
+            "a linear head starts from an output embedding that is a torch.nn.Linear; the output "
+            f"embedding of this model is {lens.head!r}: fit a tuned lens"
         )
     return lens.head

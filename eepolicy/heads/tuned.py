@@ -1,59 +1,57 @@
-"""The tuned lens: an affine translator a depth, then the model's own norm and head."""
+"""The tuned lens: an affine map of each depth in front of the norm and head of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from eepolicy.heads.fitted import FittedHead
+from eepolicy.heads.fitted import KINDS, DepthHead
 from eepolicy.heads.lens import LogitLens
 
 
-class TunedLens(FittedHead):
-    """h + W_d h + b_d, then the model's final norm and head (Belrose et al. 2023, 2303.08112).
+@KINDS.register
+class TunedLens(DepthHead):
+    """h + W h + b, then the final norm and the output embedding of the model.
 
-    A small form of the head a depth that SPAR-K trains: the output embedding is shared.
+    It is the smallest kind of head: all depths share the output embedding of the model.
+
+    Source: Belrose et al. 2023, arXiv 2303.08112.
 
     Args:
-        lens: the model's norm and head.
-        depths: with a translator, rising.
-        weight: of each depth, (width, width).
-        bias: of each depth, (width,).
+        lens: norm and output embedding of the model.
+        weight: W, (width, width).
+        bias: b, (width,).
     """
 
-    kind = "tuned"
+    name = "tuned"
+    summary = "an affine map, then the norm and output embedding of the model"
+    paper = "Belrose et al. 2023, arXiv 2303.08112"
+    source = "https://arxiv.org/abs/2303.08112"
 
-    def __init__(
-        self,
-        lens: LogitLens,
-        depths: Sequence[int],
-        weight: Sequence[Tensor],
-        bias: Sequence[Tensor],
-    ) -> None:
-        super().__init__(lens, depths, weight=weight, bias=bias)
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def __init__(self, lens: LogitLens, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(lens, weight=weight, bias=bias)
 
     @classmethod
-    def untrained(
-        cls, lens: LogitLens, depths: Sequence[int], *, width: int, rank: int = 0, seed: int = 0
+    def initial(
+        cls, lens: LogitLens, *, width: int, rank: int, generator: torch.Generator
     ) -> TunedLens:
-        return cls(
-            lens,
-            depths,
-            [torch.zeros(width, width) for _ in depths],
-            [torch.zeros(width) for _ in depths],
-        )
+        return cls(lens, torch.zeros(width, width), torch.zeros(width))
 
-    def translate(self, hidden: Tensor, depth: int) -> Tensor:
-        """Hidden states as the last layer would have them: (..., width) -> (..., width)."""
-        own = self.at(depth)
-        moved = F.linear(hidden.to(own["weight"].dtype), own["weight"], own["bias"])
-        return hidden + moved.to(hidden.dtype)
+    @staticmethod
+    def count(*, width: int, vocabulary: int, rank: int) -> int:
+        return width * width + width
+
+    def translate(self, hidden: Tensor) -> Tensor:
+        """Map hidden states to states of the last layer: (..., width) -> (..., width)."""
+        change = F.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        return hidden + change.to(hidden.dtype)
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
-        return self.lens.logits(self.translate(hidden, depth), depth)
+        return self.lens.logits(self.translate(hidden), depth)
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
-        return self.lens.logits_over(self.translate(hidden, depth), depth, ids)
+        return self.lens.logits_over(self.translate(hidden), depth, ids)

@@ -15,7 +15,7 @@ from conftest import FAMILIES, LAYERS, LAYOUT, WAYS, assert_same_replies, tiny
 
 from eepolicy import EepolicyError, ExitPolicy, Fill, HookedModel
 from eepolicy.decode.batch import Batch
-from eepolicy.heads.fitted import KINDS
+from eepolicy.heads import KINDS, FittedHead, LinearHead, TunedLens
 from eepolicy.policies import Step
 
 pytestmark = [
@@ -299,14 +299,13 @@ def test_keys_that_are_changed_where_they_are_repeated_are_found_out(monkeypatch
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", [None, *KINDS])
+@pytest.mark.parametrize("kind", [None, *KINDS.names()])
 def test_heads_read_out_as_they_do_uncompiled(kind):
     model = HookedModel(tiny("llama", 14), layout=LAYOUT)
     if kind:
-        heads = KINDS[kind].untrained(model.lens, (1, 2, 5), width=32, rank=3, seed=0)
-        for each in heads.parameters.values():
-            for i, parameter in enumerate(each):
-                parameter += numbers(*parameter.shape, seed=i) / 10
+        heads = KINDS.get(kind).untrained(model.lens, (1, 2, 5), width=32, rank=3)
+        for i, parameter in enumerate(heads.parameters()):
+            parameter += numbers(*parameter.shape, seed=i) / 10
         model.heads = heads
     layers = model._compiled()
     before = layers.kernels
@@ -322,7 +321,7 @@ def test_heads_read_out_as_they_do_uncompiled(kind):
 
 def test_heads_of_other_ids_are_refused_compiled_too():
     model = HookedModel(tiny("llama", 17), layout=LAYOUT)
-    model.heads = KINDS["linear"](model.lens, (3,), [model.lens.head.weight[:40]])
+    model.heads = FittedHead({3: LinearHead(model.lens, model.lens.head.weight[:40])})
     with pytest.raises(EepolicyError, match="reads out 40 of 60 tokens"):
         model.generate(QUESTION, "both=static@3", 5, compile=True)
 
@@ -332,8 +331,8 @@ def test_heads_that_are_replaced_are_not_remembered():
     model = HookedModel(tiny("llama", 15), layout=LAYOUT)
     layers, hidden = model._compiled(), numbers(1, 32)
     for seed in (1, 2):
-        heads = KINDS["tuned"].untrained(model.lens, (3,), width=32)
-        heads.parameters["bias"][0] += numbers(32, seed=seed)
+        heads = TunedLens.untrained(model.lens, (3,), width=32)
+        heads.at(3).bias += numbers(32, seed=seed)
         model.heads = heads
         ours, plain = (m.logits(hidden, 3) for m in (layers, model))
         torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)

@@ -308,8 +308,9 @@ def test_head_gain_is_the_probes():
     hooked = speaker()
     outs = [hooked.generate(q, max_new_tokens=30) for q in ("cat", "a horse", "it")]
     heads = TunedLens.untrained(hooked.lens, range(1, 6), width=32)
-    for bias in heads.parameters["bias"]:
-        bias += 0.5
+    with torch.no_grad():
+        for depth in heads.depths:
+            heads.at(depth).bias += 0.5
     documents = [Document(torch.cat([o.prompt, o.tokens]), len(o.prompt)) for o in outs]
     found = head_gain(hooked, documents, heads)
     lens, fitted = probe(hooked, outs, heads=hooked.lens), probe(hooked, outs, heads=heads)
