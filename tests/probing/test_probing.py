@@ -391,7 +391,7 @@ def test_top_tokens_are_the_likeliest(hooked, stock):
 def test_heads_are_used_below_full_depth_only(hooked):
     ids = torch.arange(8)
     zero = TunedLens.untrained(hooked.lens, range(1, LAYERS), width=32)
-    for bias in zero.parameters["bias"]:
+    for bias in (zero.at(depth).bias for depth in zero.depths):
         bias += 1.0
     found, plain = probe(hooked, ids, heads=zero), probe(hooked, ids)
     assert np.abs(found.entropy[:-1] - plain.entropy[:-1]).min(1).max() > 1e-3
