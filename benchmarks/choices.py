@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 import eepolicy
-from eepolicy import Fill
 from eepolicy.analysis.timing.runner import Bench, Way, cells, pipes, prompts_of
 
 ROWS = 8
@@ -35,7 +34,7 @@ def batches(bench: Bench) -> dict[str, list[Way]]:
     shares: dict[str, Any] = {"always": 0.0, "unless parting saves a fifth": "measured"}
     return {
         policy: [
-            *(bench.ours(policy, f"come along {s}", fill=Fill(along=a)) for s, a in shares.items()),
+            *(bench.ours(policy, f"come along {s}", rebatch=a) for s, a in shares.items()),
             bench.ours(policy, "wait"),
             bench.ours(policy, "leave keys and values behind", fill="propagate"),
         ]

@@ -74,14 +74,16 @@ def model_of(layers: int, vocabulary: int = VOCABULARY) -> eepolicy.HookedModel:
 def exit_seconds(model: eepolicy.HookedModel, depth: int, compiled: bool) -> float:
     """Of a step that exits at a depth, its readout included."""
     ids = torch.randint(VOCABULARY, (1, CONTEXT + STEPS))
-    batch = Batch(model, [0], ids.shape[1], layers=model._compiled() if compiled else None)
+    batch = Batch(
+        model, [0], ids.shape[1], executor=model.compiled_executor() if compiled else None
+    )
     batch.prefill(ids[:, :CONTEXT])
     times = []
     for column in range(CONTEXT, ids.shape[1]):
         began = time.perf_counter()
-        block = batch.enter(ids[:, column : column + 1], [0])
+        block = batch.begin_step(ids[:, column : column + 1], [0])
         batch.run(block, depth)
-        batch.leave(block)
+        batch.exit(block)
         batch.read(block.hidden[:, -1], depth).argmax(-1)
         times.append(time.perf_counter() - began)
     return float(np.median(times))
@@ -95,7 +97,9 @@ def curves(compiled: bool) -> tuple[list[Curve], Machine]:
     by_vocabulary = {n: model_of(1, n) for n in (4096, 16384, 32768, 65536, 131072)}
 
     def costs(model: eepolicy.HookedModel, rows: int, tokens: int) -> tuple[float, float]:
-        return call_costs(model, rows, model._compiled() if compiled else None, tokens, STEPS)
+        return call_costs(
+            model, rows, model.compiled_executor() if compiled else None, tokens, STEPS
+        )
 
     rate = machine.bytes_per_second
     embedding = sizes.head_bytes / VOCABULARY

@@ -119,7 +119,6 @@ def works(model: eepolicy.HookedModel, tokens: int) -> dict[str, Work]:
     softmax = CalmConfig(confidence="softmax", threshold=0.5, min_layer=late)
     state = CalmConfig(confidence="state", threshold=0.98, min_layer=half)
     early = EarlyExitConfig(exit_layer=depth, head="shared")
-    draft = eepolicy.Fill(max_pending=4)
 
     def other(*techniques: Any) -> Reply:
         return theirs(model, tokens, *techniques)
@@ -149,7 +148,7 @@ def works(model: eepolicy.HookedModel, tokens: int) -> dict[str, Work]:
         f"full depth and {depth} in turn": Work(cycle(2, False), f"text=spark:even@{depth}"),
         f"full depth and two of {depth}": Work(cycle(3, False), f"text=spark:triple@{depth}"),
         f"lossless, four drafts of depth {depth}": Work(
-            cycle(5, True), f"both=static@{depth}", {"accept": "exact", "fill": draft}
+            cycle(5, True), f"both=static@{depth}", {"accept": "exact", "max_pending": 4}
         ),
     }
 

@@ -61,7 +61,7 @@ _MODULES = {
         "FullDepth",
         "Margin",
         "Oracle",
-    "Output",
+        "Output",
         "Patience",
         "Random",
         "Saturation",

@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.errors import EepolicyError
-
-
-@dataclass(frozen=True)
-class DecodingConfig:
-    """Decoding options that all policies of a run share; see `HookedModel.generate`.
-
-    Attributes:
-        fill: strategy for keys and values above an exit depth.
-        accept: acceptance rule for tokens that were read out early.
-        restrict_vocab: restrict the readout of speech tokens to the speech vocabulary.
-        compile: decode with compiled layers.
-    """
-
-    fill: str = "catch_up"
-    accept: str = "all"
-    restrict_vocab: bool = False
-    compile: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """The options as JSON types."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -36,7 +16,7 @@ class RunConfig:
 
     Attributes:
         policies: spec strings of the rows; None for the default rows.
-        decoding: decoding options of all rows.
+        decoding: options of early exit that all rows share; each row has its own policy.
         sampling: sampling options such as `temperature` and `top_p`; greedy decoding if empty.
         seeds: number of replies per policy and question.  They count as one reply.
         max_new_tokens: maximum number of tokens per reply.
@@ -47,7 +27,7 @@ class RunConfig:
     """
 
     policies: Sequence[str] | None = None
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    decoding: EarlyExitConfig = field(default_factory=EarlyExitConfig)
     sampling: Mapping[str, float] = field(default_factory=dict)
     seeds: int = 1
     max_new_tokens: int = 400
@@ -68,7 +48,7 @@ class RunConfig:
     @property
     def generate_options(self) -> dict[str, Any]:
         """Options of `HookedModel.generate` for every reply."""
-        return self.decoding.to_dict() | dict(self.sampling)
+        return {"config": self.decoding, **self.sampling}
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that all records of a run share, as JSON types."""

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from eepolicy.analysis.evaluation.threshold_matching import matched_policy
-from eepolicy.hooked import HookedModel
+from eepolicy.hooked import HookedModel, probe
 from eepolicy.policies import Confidence, Entropy
-from eepolicy.probing import probe
 
 #: spec string of the baseline
 FULL = "full"

@@ -11,7 +11,7 @@ from torch import Tensor
 from eepolicy.analysis.evaluation.metrics import SpeechMetrics
 from eepolicy.analysis.evaluation.records import Record
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
-from eepolicy.decode.loop import Output
+from eepolicy.decode.output import Output
 from eepolicy.modality import Modality
 from eepolicy.speech.mel import SAMPLE_RATE
 
@@ -36,7 +36,7 @@ def measure(
     Returns:
         The record, and the speech (samples,); None from a model without a vocoder.
     """
-    wave = output.audio if output.model.vocoder is not None else None
+    wave = output.audio if output.has_audio else None
     trace, text, keys = output.trace, output.text or "", question.get("keys")
     transcript = metrics.asr.transcribe(wave) if metrics.asr and wave is not None else None
     errors, words = (None, None) if transcript is None else word_errors(text, transcript)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from eepolicy.analysis.evaluation.config import DecodingConfig, RunConfig
+from eepolicy.analysis.evaluation.config import RunConfig
 from eepolicy.analysis.evaluation.default_policies import FULL, Progress, default_policies
 from eepolicy.analysis.evaluation.measure import audio_name, measure
 from eepolicy.analysis.evaluation.metrics import AnswerJudge, Rater, Recognizer, SpeechMetrics
@@ -23,12 +23,11 @@ from eepolicy.errors import EepolicyError
 from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.hooked import HookedModel
 from eepolicy.policies import parse_policy
-from eepolicy.speech.wav import write_wav
+from eepolicy.speech.audio import write_wav
 
 __all__ = [
     "FULL",
     "AnswerJudge",
-    "DecodingConfig",
     "Rater",
     "Recognizer",
     "RunConfig",

@@ -29,7 +29,7 @@ from eepolicy.analysis.stats.divergences import (
     first_difference,
     warped_distance,
 )
-from eepolicy.decode.loop import Output
+from eepolicy.decode.output import Output
 from eepolicy.modality import Modality
 from eepolicy.speech.vocoders import codebook_of
 

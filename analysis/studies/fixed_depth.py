@@ -16,7 +16,7 @@ from eepolicy.analysis.evaluation.run import Rater, Recognizer
 from eepolicy.analysis.evaluation.scoring import word_errors
 from eepolicy.analysis.stats.clustered import Intervals, ratios_by
 from eepolicy.analysis.style import COLOURS, depth_axis
-from eepolicy.decode.loop import Output
+from eepolicy.decode.output import Output
 from eepolicy.speech.vocoders import codebook_of
 
 #: what is measured: label, sums of which two columns, scale, digits

@@ -17,8 +17,8 @@ import eepolicy
 from eepolicy.analysis.timing.roofline import Machine, Sizes, least_seconds, measure_machine
 from eepolicy.compile.executor import CompiledExecutor
 from eepolicy.decode.batch import Batch
-from eepolicy.decode.request import padded
 from eepolicy.errors import EepolicyError
+from eepolicy.prompts import pad_left
 
 #: policies that are timed where none are named, and their exit depths as shares of the model's
 USUAL = (
@@ -136,7 +136,7 @@ class Bench:
             a token behind them, where they were timed, with the speed against the first way and the
             share of the limit there.  What is not known is nan.
         """
-        layers = self.model._compiled() if self.compiled else None
+        layers = self.model.compiled_executor() if self.compiled else None
         batches = [self.prompts[i : i + rows] for i in range(0, len(self.prompts), rows)]
         for way in ways:
             # what is made once is made now: kernels wherever a block is the first of its kind
@@ -183,10 +183,10 @@ class Bench:
         if not stock:
             return found
         early = round(EARLY * self.model.depth)
-        drafts, fill = f"both=static@{early}", eepolicy.Fill(max_pending=AHEAD)
+        drafts = f"both=static@{early}"
         name = f"{drafts}, accept=exact"
         bare = eepolicy.wrap(self.model.model, self.model.layout, self.model.tokenizer)
-        found.append(self.ours(drafts, name, bare, accept="exact", fill=fill))
+        found.append(self.ours(drafts, name, bare, accept="exact", max_pending=AHEAD))
         if rows == 1:  # the stock one takes a row alone
             name = f"stock assistant_early_exit={early}"
             found.append(self.stock(name, assistant_early_exit=early))
@@ -241,7 +241,7 @@ class Bench:
         model = self.model.model
 
         def decode(prompts: list[torch.Tensor]) -> Turn:
-            ids, mask = padded([p.to(model.device) for p in prompts], 0)
+            ids, mask = pad_left([p.to(model.device) for p in prompts], 0)
             began, first = time.perf_counter(), _First(self.model)
             out = model.generate(
                 ids,
@@ -356,10 +356,10 @@ def call_costs(
     of_layers, of_heads = [], []
     first, behind = model.layout.speech if model.layout.has_speech else model.layout.text
     ids = torch.randint(first, behind, (rows, tokens + steps)).to(model.model.device)
-    batch = Batch(model, [0] * rows, ids.shape[1], layers=layers)
+    batch = Batch(model, [0] * rows, ids.shape[1], executor=layers)
     batch.prefill(ids[:, :tokens])
     for column in range(tokens, ids.shape[1]):
-        block = batch.enter(ids[:, column : column + 1], list(range(rows)))
+        block = batch.begin_step(ids[:, column : column + 1], list(range(rows)))
         began = time.perf_counter()
         batch.run(block, model.depth)
         _settle(model)
@@ -388,11 +388,11 @@ def prompt_seconds(
     """
     medians = []
     for prompts in batches:
-        ids, mask = padded([p.to(model.model.device) for p in prompts], 0)
+        ids, mask = pad_left([p.to(model.model.device) for p in prompts], 0)
         padding = (mask == 0).sum(1).tolist()
         taken = []
         for _ in range(rounds):
-            batch = Batch(model, padding, ids.shape[1], layers=layers)
+            batch = Batch(model, padding, ids.shape[1], executor=layers)
             began = time.perf_counter()
             batch.prefill(ids)
             _settle(model)

@@ -139,12 +139,15 @@ def compare(
     --task triviaqa=triviaqa.jsonl --fit-prompts dialogues.txt --prompts 1000
     """
     import eepolicy
-    from eepolicy.analysis.evaluation.config import DecodingConfig, RunConfig
+    from eepolicy.analysis.evaluation.config import RunConfig
     from eepolicy.analysis.evaluation.records import RunFolder
     from eepolicy.analysis.evaluation.report import write_report
     from eepolicy.analysis.evaluation.run import run
+    from eepolicy.decode.config import EarlyExitConfig
 
-    decoding = DecodingConfig(fill, accept, restrict_vocab, compiled)
+    decoding = EarlyExitConfig(
+        fill=fill, accept=accept, restrict_vocab=restrict_vocab, compile=compiled
+    )
     sampling = sampling_options(temperature, top_p)
     for spec in policies or ():
         eepolicy.parse_policy(spec)
@@ -152,7 +155,7 @@ def compare(
     notes = tuple(metric_options.missing())
     for note in notes:
         print_warning(note)
-    is_default = decoding == DecodingConfig() and not sampling and seeds == 1
+    is_default = decoding == EarlyExitConfig() and not sampling and seeds == 1
     check_preset(preset, policies, is_default)
     metrics = metric_options.create()
     question_options = QuestionOptions(split, prompts, tuple(tasks or ()), tts)

@@ -145,7 +145,7 @@ def give_vocoder(model: HookedModel, vocoder: Path | None, voice: Path | None) -
     Raises:
         EepolicyError: the model has another card, or the voice is missing.
     """
-    from eepolicy.speech.vocoder import GlmVoice, StepVoice
+    from eepolicy.speech.vocoders import GlmVoice, StepVoice
 
     if vocoder is None:
         return

@@ -27,7 +27,7 @@ from eepolicy.cli.shared import app, out, print_json, print_note
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
-    from eepolicy.decode.loop import Output
+    from eepolicy.decode.output import Output
 
 
 @app.command()
@@ -63,8 +63,8 @@ def generate(
 
     Example: eepolicy generate "What is the capital of France?" --policy spark:triple@14 --out a.wav
     """
-    from eepolicy.speech.mel import SAMPLE_RATE
     from eepolicy.speech.audio import write_wav
+    from eepolicy.speech.mel import SAMPLE_RATE
 
     check_parent(out_file)
     if out_file and out_file.suffix != ".wav":

@@ -229,7 +229,7 @@ class Batch:
     def retire(self, active: list[int], dropped: dict[int, int]) -> None:
         """Drop rows that have ended, then columns of rejected drafts.
 
-        Columns that all active rows drop are reused.  Others stay as columns that nobody attends to.
+        Columns that all active rows drop are reused.  Others stay, and no position attends to them.
 
         Args:
             active: rows that continue, rising.

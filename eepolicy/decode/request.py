@@ -184,9 +184,11 @@ def prepare_request(
     padding = [columns for columns in padding for _ in range(config.num_return_sequences)]
     ends = [c.eos_token_id.flatten().tolist() for c in prepared.criteria if _is_end(c)]
     max_length = prepared.criteria.max_length
-    embeddings = prepared.arguments.get("inputs_embeds")
+    prompt = prepared.ids
+    if prompts.embeddings is not None:
+        prompt = prepared.arguments["inputs_embeds"]  # one row for each returned reply
     return Request(
-        prompt=prepared.ids if prompts.embeddings is None else embeddings,
+        prompt=prompt,
         ids=prepared.ids,
         padding=padding,
         max_new_tokens=max(1, max_length - prepared.ids.shape[1]),

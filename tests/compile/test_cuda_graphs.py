@@ -136,7 +136,7 @@ def test_graphs_give_the_replies_of_the_layers_as_they_are(family, prompts, monk
             waiting.setattr(ahead, "is_async", lambda device: False)
             plain = model.generate(prompts, policy, max_new_tokens=25, **options)
         same(model, prompts, policy, options, plain)
-    layers = model._compiled()
+    layers = model.compiled_executor()
     assert isinstance(layers, CudaGraphExecutor)
     assert not layers._broken
     rooms = layers._pool._spare

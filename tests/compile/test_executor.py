@@ -13,8 +13,9 @@ import pytest
 import torch
 from conftest import FAMILIES, LAYERS, LAYOUT, WAYS, assert_same_replies, tiny
 
-from eepolicy import EepolicyError, ExitPolicy, Fill, HookedModel
-from eepolicy.decode.batch import Batch
+from eepolicy import EepolicyError, ExitPolicy, HookedModel
+from eepolicy.decode.batch import Batch, BatchOptions
+from eepolicy.decode.fills import Propagate
 from eepolicy.heads import KINDS, FittedHead, LinearHead, TunedLens
 from eepolicy.policies import Step
 
@@ -43,7 +44,7 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def kernels(model: HookedModel) -> int:
-    made = model._compiled()
+    made = model.compiled_executor()
     assert made is not None
     return made.kernels
 
@@ -57,14 +58,14 @@ def test_blocks_run_as_they_do_uncompiled(llama, seed):
     rows = 1 + seed % 4
     padding = [draw.randint(0, 3) for _ in range(rows)]
     stock = Batch(llama, padding, 40)
-    ours = Batch(llama, padding, 40, layers=llama._compiled())
+    ours = Batch(llama, padding, 40, executor=llama.compiled_executor())
     prompt = torch.randint(60, (rows, 6), generator=generator)
     for batch in (stock, ours):
         batch.prefill(prompt)
     for _ in range(draw.randint(1, 3)):
         tokens = torch.randint(60, (rows, draw.randint(1, 4)), generator=generator)
         for batch in (stock, ours):
-            batch.run(batch.enter_block(tokens), LAYERS)
+            batch.run(batch.begin_block(tokens), LAYERS)
     some = sorted(draw.sample(range(rows), draw.randint(1, rows)))
     depth = draw.randint(1, LAYERS)
     blocks = []
@@ -86,7 +87,7 @@ def test_replies_are_those_of_the_layers_as_they_are(llama, prompts, policy, opt
     plain = llama.generate(prompts, policy, max_new_tokens=25, **options)
     ours = llama.generate(prompts, policy, max_new_tokens=25, compile=True, **options)
     assert_same_replies(ours, plain)
-    made = llama._compiled()
+    made = llama.compiled_executor()
     assert made is not None
     assert not made._broken
 
@@ -95,8 +96,8 @@ def test_replies_are_those_of_the_layers_as_they_are(llama, prompts, policy, opt
 def test_fills_leave_the_rest_of_a_layer_away(llama, monkeypatch):
     """Keys and values as those of the stock layers, which are not called for them."""
     stored = []
-    for layers in (None, llama._compiled()):
-        batch = Batch(llama, [0, 2], 9, Fill("propagate"), layers=layers)
+    for layers in (None, llama.compiled_executor()):
+        batch = Batch(llama, [0, 2], 9, BatchOptions(Propagate()), executor=layers)
         batch.prefill(torch.arange(14).reshape(2, 7))
         if layers is not None:
             monkeypatch.setattr(HookedModel, "fill_layer", None)
@@ -115,8 +116,8 @@ def test_fills_leave_the_rest_of_a_layer_away(llama, monkeypatch):
 def test_fills_and_blocks_of_rows_that_are_not_neighbours(llama):
     """Gathered rows, before and after the batch has grown and has lost a row."""
     batches = []
-    for layers in (None, llama._compiled()):
-        batch = Batch(llama, [0, 2, 1, 0], 9, Fill("propagate"), layers=layers)
+    for layers in (None, llama.compiled_executor()):
+        batch = Batch(llama, [0, 2, 1, 0], 9, BatchOptions(Propagate()), executor=layers)
         batch.prefill(torch.arange(24).reshape(4, 6))
         rows = [0, 1, 2, 3]
         for step in range(9):
@@ -141,10 +142,10 @@ def test_a_block_behind_a_prompt_of_its_width(llama, columns, padding):
     """One kernel serves both where both are masked, though one of them remembers nothing."""
     prompt = torch.randint(60, (1, 2 * columns), generator=torch.Generator().manual_seed(1))
     states = []
-    for layers in (None, llama._compiled()):
-        batch = Batch(llama, [padding], 24, layers=layers)
+    for layers in (None, llama.compiled_executor()):
+        batch = Batch(llama, [padding], 24, executor=layers)
         for tokens in prompt.split(columns, 1):
-            block = batch.enter_block(tokens)
+            block = batch.begin_block(tokens)
             batch.run(block, LAYERS)
         states.append(block.hidden)
     torch.testing.assert_close(states[1], states[0], rtol=0, atol=TOLERANCE)
@@ -175,7 +176,7 @@ def test_kernels_are_few_and_made_once():
         for prompt in (QUESTION, other):
             model.generate(prompt, policy, 30, compile=True)
     assert kernels(model) == made
-    assert not model._compiled()._kernels._refused
+    assert not model.compiled_executor()._kernels._refused
 
 
 def test_the_compiler_is_not_asked_again_as_a_reply_grows():
@@ -183,7 +184,7 @@ def test_the_compiler_is_not_asked_again_as_a_reply_grows():
     model = HookedModel(tiny("llama", 11), layout=LAYOUT)
     options = {"min_new_tokens": 20, "compile": True}
     model.generate(QUESTION, "spark:triple@2", 20, **options)
-    calls = model._compiled()._kernels._calls
+    calls = model.compiled_executor()._kernels._calls
     known = len(calls)
     options["min_new_tokens"] = 70  # room for more columns, which lie further apart
     ours = model.generate(QUESTION, "spark:triple@2", 70, **options)
@@ -199,8 +200,8 @@ def test_the_compiler_is_not_asked_again_as_a_reply_grows():
 @torch.no_grad()
 def test_nor_for_rows_that_are_gathered():
     model = HookedModel(tiny("llama", 12), layout=LAYOUT)
-    layers = model._compiled()
-    batch = Batch(model, [0] * 3, 40, layers=layers)
+    layers = model.compiled_executor()
+    batch = Batch(model, [0] * 3, 40, executor=layers)
     batch.prefill(torch.arange(18).reshape(3, 6))
     for step in range(20):
         block = batch.enter(torch.tensor([[step], [5]]), [0, 2])
@@ -263,7 +264,7 @@ def test_a_layer_that_is_built_otherwise_gets_its_own_kernel():
     model = HookedModel(stock, layout=LAYOUT)
     ours, plain = (model.generate(QUESTION, "full", 20, compile=on) for on in (True, False))
     assert ours.tokens.tolist() == plain.tokens.tolist()
-    assert len({*model._compiled()._alike}) == 2
+    assert len({*model.compiled_executor()._alike}) == 2
 
 
 def test_a_stock_model_that_was_asked_for_its_states_compiles_too():
@@ -273,7 +274,7 @@ def test_a_stock_model_that_was_asked_for_its_states_compiles_too():
     model = HookedModel(stock, layout=LAYOUT)
     ours, plain = (model.generate(QUESTION, "spark:even@2", 9, compile=on) for on in (True, False))
     assert ours.tokens.tolist() == plain.tokens.tolist()
-    assert not model._compiled()._broken
+    assert not model.compiled_executor()._broken
 
 
 def test_a_layer_that_only_seems_alike_is_found_out():
@@ -295,7 +296,7 @@ def test_keys_that_are_changed_where_they_are_repeated_are_found_out(monkeypatch
     model, repeat = HookedModel(tiny("llama", 13), layout=LAYOUT), sdpa_attention.repeat_kv
     monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda held, times: 2 * repeat(held, times))
     with pytest.warns(UserWarning, match="layer 1 differs by"):
-        assert model._compiled() is None
+        assert model.compiled_executor() is None
 
 
 @torch.no_grad()
@@ -307,7 +308,7 @@ def test_heads_read_out_as_they_do_uncompiled(kind):
         for i, parameter in enumerate(heads.parameters()):
             parameter += numbers(*parameter.shape, seed=i) / 10
         model.heads = heads
-    layers = model._compiled()
+    layers = model.compiled_executor()
     before = layers.kernels
     for rows in (1, 6, 7, 9):
         for depth in (1, 2, 5, LAYERS):
@@ -329,7 +330,7 @@ def test_heads_of_other_ids_are_refused_compiled_too():
 @torch.no_grad()
 def test_heads_that_are_replaced_are_not_remembered():
     model = HookedModel(tiny("llama", 15), layout=LAYOUT)
-    layers, hidden = model._compiled(), numbers(1, 32)
+    layers, hidden = model.compiled_executor(), numbers(1, 32)
     for seed in (1, 2):
         heads = TunedLens.untrained(model.lens, (3,), width=32)
         heads.at(3).bias += numbers(32, seed=seed)

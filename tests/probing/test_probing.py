@@ -84,9 +84,9 @@ def test_compiled_it_is_the_naive_one_too(hooked, stock, monkeypatch):
     for length in (23, 40, 1, 7):
         ids = torch.randint(60, (length,), generator=torch.Generator().manual_seed(length))
         check(probe(hooked, ids, compile=True), naive(stock, ids))
-        assert not hooked._compiled()._kernels._refused
-        assert not hooked._compiled()._broken
-        assert None not in hooked._compiled()._kernels._calls.values()
+        assert not hooked.compiled_executor()._kernels._refused
+        assert not hooked.compiled_executor()._broken
+        assert None not in hooked.compiled_executor()._kernels._calls.values()
     check(probe(hooked, ids.int(), compile=True), naive(stock, ids))
     some = ("entropy", "rank_next")
     result = probe(hooked, ids, statistics=some, compile=True)

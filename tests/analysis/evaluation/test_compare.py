@@ -13,12 +13,13 @@ from conftest import LAYERS, LAYOUT, tiny
 from torch import Tensor
 
 from eepolicy import EepolicyError, HookedModel, parse_policy
-from eepolicy.analysis.evaluation.config import DecodingConfig, RunConfig
+from eepolicy.analysis.evaluation.config import RunConfig
 from eepolicy.analysis.evaluation.default_policies import FULL, scheduled_policies
 from eepolicy.analysis.evaluation.metrics import SpeechMetrics
 from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.report import write_report
 from eepolicy.analysis.evaluation.run import run
+from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.speech.units import Units
 
 
@@ -116,7 +117,7 @@ def test_seeds_of_a_question_count_as_one(spoken, tmp_path):
     run(spoken, QUESTIONS[:2], folder, config)
     # the run continues with more seeds
     comparison = run(spoken, QUESTIONS[:2], folder, replace(config, seeds=3))
-    with pytest.raises(EepolicyError, match="another sampling.temperature"):
+    with pytest.raises(EepolicyError, match=r"another sampling\.temperature"):
         run(spoken, QUESTIONS[:2], folder, replace(config, sampling={"temperature": 1.0}))
     done = folder.records()
     for (question, policy), replies in done.items():
@@ -184,15 +185,15 @@ def test_looks_that_do_not_rise_are_refused(spoken):
 
 def test_exact_acceptance_gives_every_row_the_answers_of_full_depth(spoken, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    exact = DecodingConfig(accept="exact")
+    exact = EarlyExitConfig(accept="exact")
     config = RunConfig(["spark:triple@2", "static@3"], exact, max_new_tokens=20)
     run(spoken, QUESTIONS[:3], folder, config)
     done = folder.records()
     for (question, _), (record,) in done.items():
         assert record.tokens == done[question, FULL][0].tokens
     assert len(done) == 9
-    with pytest.raises(EepolicyError, match="another decoding.accept"):
-        run(spoken, QUESTIONS[:3], folder, replace(config, decoding=DecodingConfig()))
+    with pytest.raises(EepolicyError, match=r"another decoding\.accept"):
+        run(spoken, QUESTIONS[:3], folder, replace(config, decoding=EarlyExitConfig()))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_exact_acceptance_gives_every_row_the_answers_of_full_depth(spoken, tmp_
 def test_replies_are_decoded_with_the_given_options(spoken, tmp_path, option):
     folder, plain = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "plain")
     config = RunConfig(["static@3"], max_new_tokens=30)
-    changed = replace(config, decoding=DecodingConfig(**{option: True}))
+    changed = replace(config, decoding=EarlyExitConfig(**{option: True}))
     run(spoken, QUESTIONS[:2], folder, changed)
     run(spoken, QUESTIONS[:2], plain, config)
     for (question, policy), (record,) in folder.records().items():
