@@ -1,11 +1,14 @@
-"""The built site and a report, as a browser sees them."""
+"""The built site and a report in a browser."""
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 import subprocess
 import threading
+from collections import Counter
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,48 +26,58 @@ built = pytest.mark.skipif(not SITE.is_dir(), reason="no site/: 'make docs' buil
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: Debian's package has it")
 
 
-class Links(HTMLParser):
-    """What a page links to, what it loads, and its anchors."""
+class Page(HTMLParser):
+    """Links, loaded files, anchors and title of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
         self.loaded: list[str] = []
         self.anchors: set[str] = set()
+        self.titles = {"title": "", "h1": ""}
+        self._tag = ""
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        held = dict(attrs)
-        self.anchors |= {held[k] for k in ("id", "name") if held.get(k)}
-        if tag == "a" and held.get("href"):
-            self.links.append(held["href"])
-        if tag in ("script", "img", "audio", "source", "iframe") and held.get("src"):
-            self.loaded.append(held["src"])
-        if tag == "link" and held.get("rel") in ("stylesheet", "icon", "preload"):
-            self.loaded.append(held["href"])
+        values = dict(attrs)
+        self._tag = "h1" if values.get("class") == "headerlink" else tag
+        self.anchors |= {values[k] for k in ("id", "name") if values.get(k)}
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+        if tag in ("script", "img", "audio", "source", "iframe") and values.get("src"):
+            self.loaded.append(values["src"])
+        if tag == "link" and values.get("rel") in ("stylesheet", "icon", "preload"):
+            self.loaded.append(values["href"])
+
+    def handle_endtag(self, tag):
+        self._tag = ""
+
+    def handle_data(self, data):
+        if self._tag in self.titles and not self.titles[self._tag]:
+            self.titles[self._tag] = data.strip()
 
 
-def pages() -> dict[str, Links]:
-    found = sorted(SITE.rglob("*.html"))
-    return {str(p.relative_to(SITE)): Links(p.read_text()) for p in found if p.name != "404.html"}
+def pages() -> dict[str, Page]:
+    files = sorted(SITE.rglob("*.html"))
+    return {str(p.relative_to(SITE)): Page(p.read_text()) for p in files if p.name != "404.html"}
 
 
 @built
 def test_no_link_is_dead():
-    held = pages()
-    assert len(held) > 15
+    site = pages()
+    assert len(site) > 15
     dead = []
-    for page, found in held.items():
-        for link in found.links:
+    for page, content in site.items():
+        for link in content.links:
             whole, anchor = urldefrag(urljoin(f"http://site/{page}", link))
             if urlparse(whole).netloc != "site":
                 continue
             path = unquote(urlparse(whole).path).lstrip("/")
             file = path + "index.html" if not path or path.endswith("/") else path
-            there = (SITE / file).exists()
-            if there and anchor and file in held:
-                there = unquote(anchor) in held[file].anchors
-            if not there:
+            exists = (SITE / file).exists()
+            if exists and anchor and file in site:
+                exists = unquote(anchor) in site[file].anchors
+            if not exists:
                 dead.append((page, link))
     assert dead == []
 
@@ -72,16 +85,24 @@ def test_no_link_is_dead():
 @built
 def test_nothing_is_loaded_from_outside():
     outside = {
-        (page, what)
-        for page, found in pages().items()
-        for what in found.loaded
-        if urlparse(what).scheme in ("http", "https")
+        (page, url)
+        for page, content in pages().items()
+        for url in content.loaded
+        if urlparse(url).scheme in ("http", "https") or url.startswith("//")
     }
     assert outside == set()
 
 
+@built
+@pytest.mark.parametrize("tag", ["title", "h1"])
+def test_page_titles_are_unique(tag):
+    titles = Counter(content.titles[tag] for content in pages().values())
+    assert "" not in titles
+    assert [title for title, count in titles.items() if count > 1] == []
+
+
 def console(address: str, profile: Path, width: int = 1300) -> tuple[str, list[str]]:
-    """What a page is when its scripts have run, and what it complained about."""
+    """The document after its scripts ran, and the messages of the console."""
     assert CHROMIUM is not None
     done = subprocess.run(
         [
@@ -117,16 +138,86 @@ def address():
 @browser
 @pytest.mark.parametrize("page", ["", "findings/drift/", "api/policies/"])
 def test_pages_open_without_complaint(page, address, tmp_path):
-    shown, complaints = console(address + page, tmp_path)
-    assert complaints == []
-    assert "<h1" in shown
+    document, messages = console(address + page, tmp_path)
+    assert messages == []
+    assert "<h1" in document
 
 
 @built
-def test_search_knows_the_pages():
-    held = json.loads((SITE / "search" / "search_index.json").read_text())["docs"]
-    assert any("spark:triple" in entry["text"] for entry in held)
-    assert {"findings/drift/", "api/policies/"} <= {e["location"].split("#")[0] for e in held}
+@browser
+@pytest.mark.parametrize("page", ["", "recipes/", "api/policies/", "contributing/policy/"])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_pages_do_not_scroll_sideways(page, width, address, tmp_path):
+    """Wide tables and code scroll in their own boxes; at 1280 pixels no code is cut off."""
+    probe = """<script>addEventListener("load", () => setTimeout(() => {
+        const cut = [...document.querySelectorAll("pre > code")]
+            .filter((code) => code.scrollWidth > code.clientWidth + 1);
+        const wide = document.documentElement.scrollWidth - innerWidth;
+        document.body.dataset.wide = wide;
+        document.body.dataset.cut = cut.map((code) => code.textContent.slice(0, 60)).join("|");
+    }, 500))</script></body>"""
+    source = SITE / page / "index.html"
+    measured = source.with_name(f"measured-{width}.html")
+    measured.write_text(source.read_text().replace("</body>", probe))
+    try:
+        document, _ = console(f"{address}{page}{measured.name}", tmp_path, width)
+    finally:
+        measured.unlink()
+    sizes = dict(re.findall(r'data-(wide|cut)="([^"]*)"', document))
+    assert int(sizes["wide"]) <= 0
+    if width >= 1280:
+        assert sizes["cut"] == ""
+
+
+@built
+@browser
+def test_figures_zoom_on_click(address, tmp_path):
+    document, _ = console(f"{address}findings/drift/", tmp_path)
+    assert re.search(r'<a class="glightbox"[^>]*href="[^"]*drift\.svg"', document)
+
+
+def searched(word: str) -> set[str]:
+    """Pages with a word, by the site's search index."""
+    entries = json.loads((SITE / "search" / "search_index.json").read_text())["docs"]
+    return {
+        entry["location"].split("#")[0]
+        for entry in entries
+        if word.lower() in f"{entry['title']} {entry['text']}".lower()
+    }
+
+
+@built
+@pytest.mark.parametrize(
+    ("word", "page"),
+    [
+        ("spark:triple", "recipes/"),
+        ("cite", "citing/"),
+        ("bibtex", "citing/"),
+        ("latex", "recipes/"),
+        ("notebook", "recipes/"),
+        ("jupyter", "recipes/"),
+        ("parallel", "recipes/"),
+        ("glossary", "glossary/"),
+        ("drift", "findings/drift/"),
+        ("ExitPolicy", "api/policies/"),
+    ],
+)
+def test_search_finds_a_page(word, page):
+    assert page in searched(word)
+
+
+@built
+def test_api_signatures_are_not_cut_off():
+    """A formatter splits long signatures; without one a signature is a single long line."""
+    text = (SITE / "api" / "index.html").read_text()
+    blocks = re.findall(r'<div class="doc-signature highlight">(.*?)</div>', text, re.DOTALL)
+    lines = [
+        line
+        for block in blocks
+        for line in html.unescape(re.sub(r"<[^>]+>", "", block)).splitlines()
+    ]
+    assert len(lines) > 50
+    assert max(map(len, lines)) <= 88
 
 
 @browser
@@ -135,7 +226,7 @@ def test_a_report_opens_as_a_file(run, tmp_path):
     page = (tmp_path / "run" / "index.html").resolve()
     alone = tmp_path / "alone.html"  # it needs nothing of its folder
     alone.write_bytes(page.read_bytes())
-    shown, complaints = console(alone.as_uri(), tmp_path / "profile", width=400)
-    assert complaints == []
-    assert shown.count("<audio") == 2
-    assert shown.count("<rect") > 4
+    document, messages = console(alone.as_uri(), tmp_path / "profile", width=400)
+    assert messages == []
+    assert document.count("<audio") == 2
+    assert document.count("<rect") > 4
