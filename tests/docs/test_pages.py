@@ -1,0 +1,54 @@
+"""Facts about the Markdown pages that need no built site."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GENERATED = ROOT / "docs" / "findings" / "generated"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(p for p in sorted((ROOT / "docs").rglob("*.md")) if GENERATED not in p.parents),
+]
+LISTS = sorted((ROOT / "docs" / "contributing").glob("*.md"))
+#: folders whose files the pages name by their path from the root
+FOLDERS = "eepolicy|analysis|benchmarks|pocket|tests|docs"
+
+
+def named_paths(page: Path) -> set[str]:
+    """Paths in backticks; `NAME` stands for the reader's own file."""
+    text = page.read_text()
+    paths = set(re.findall(rf"`((?:{FOLDERS})/[\w./-]+)`", text))
+    return {path for path in paths if "NAME" not in path}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_named_files_exist(page):
+    assert [path for path in sorted(named_paths(page)) if not (ROOT / path).exists()] == []
+
+
+def test_pages_name_files():
+    assert len(set().union(*map(named_paths, PAGES))) > 50
+
+
+def test_tables_of_the_readme_have_at_most_six_columns():
+    rows = re.findall(r"^\|(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) > 20
+    assert max(row.count(" | ") + 1 for row in rows) <= 6
+
+
+@pytest.mark.parametrize("page", LISTS, ids=lambda p: p.name)
+def test_lists_for_contributors_are_short(page):
+    steps = [int(n) for n in re.findall(r"^(\d+)\. ", page.read_text(), re.MULTILINE)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) <= 10
+    assert (page.name == "index.md") == (not steps)
+
+
+def test_every_kind_of_addition_has_a_list():
+    kinds = {"acceptance", "column", "family", "fill", "head", "policy"}
+    assert {p.stem for p in LISTS} == kinds | {"index", "speech-model", "statistic", "study"}
