@@ -495,7 +495,7 @@ def test_a_trace_is_sliced_and_becomes_a_table(hooked):
 
 
 class OnlySpeech(LogitsProcessor):
-    """What `restrict_vocab` does, by hand: where a chunk of speech goes on, nothing else may follow."""
+    """What `restrict_vocab` does, by hand: only speech may continue a speech chunk."""
 
     def __call__(self, input_ids, scores):
         reply = input_ids[0, len(PROMPT) :]
@@ -519,7 +519,7 @@ def test_restrict_vocab_reads_what_a_mask_would_leave(hooked, policy):
     assert restricted.tokens.tolist() == masked.tokens.tolist()
     assert (
         restricted.tokens.tolist() != plain.tokens.tolist()
-    )  # else the mask would have done nothing
+    )  # else the mask did nothing
     for name, value in vars(masked.trace).items():
         assert np.array_equal(getattr(restricted.trace, name), value), name
 
@@ -605,7 +605,7 @@ def test_auto_rebatching_follows_the_costs(hooked):
     costs = {
         "any number at the cost of one": LayerCosts(NUM_POSITIONS, flat),
         "more than two are dear": LayerCosts(NUM_POSITIONS, steep),
-        "so they are, but gathering is dearer": LayerCosts(
+        "and gathering costs more": LayerCosts(
             NUM_POSITIONS, steep, gather_seconds=1e3
         ),
     }
