@@ -157,7 +157,7 @@ class RecordLine(FileFormat):
     question: str
     policy: str
     text: str
-    heard: str | None
+    transcript: str | None
     right_text: bool | None
     right_speech: bool | None
     errors: Count | None
@@ -177,7 +177,7 @@ class RecordLine(FileFormat):
     modalities: list[Annotated[int, Field(ge=0, le=1)]]
     seed: int = 0
     spoken: bool = False
-    judged: Annotated[float, Field(ge=0, le=1)] | None = None
+    judge_score: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _same_lengths(self) -> RecordLine:
@@ -228,13 +228,13 @@ class CheckpointHeader(FileFormat):
         identity: model, options and replies of the fit.
         epoch: number of finished epochs.
         epochs_without_gain: number of epochs since a depth last improved.
-        now: best value of each measure so far, per depth.
+        metrics: best value of each metric so far, per depth.
     """
 
     identity: dict[str, Any]
     epoch: Count
     epochs_without_gain: Count
-    now: dict[str, list[float]]
+    metrics: dict[str, list[float]]
 
 
 class RepliesHeader(FileFormat):

@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from eepolicy.errors import EepolicyError
+from eepolicy.formats import TraceHeader, parse
+from eepolicy.io import write_atomically
 from eepolicy.modality import Modality
 
 if TYPE_CHECKING:
@@ -163,13 +165,13 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write the trace: columns as safetensors, scalars as JSON in the header."""
-        path = Path(path)
-        part = path.with_name(f"{path.name}.part")
-        scalars = {"full_depth": self.full_depth, "prefill_layer_calls": self.prefill_layer_calls}
+        header = TraceHeader(
+            full_depth=self.full_depth, prefill_layer_calls=self.prefill_layer_calls
+        )
+        metadata = {"trace": header.model_dump_json()}
         # safetensors writes memory in storage order: columns must be contiguous
         columns = {name: np.ascontiguousarray(c) for name, c in self._columns().items()}
-        save_file(columns, part, {"trace": json.dumps(scalars)})
-        part.replace(path)
+        write_atomically(path, lambda part: save_file(columns, part, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
@@ -180,10 +182,19 @@ class Trace:
         """
         try:
             with safe_open(path, "np") as file:
-                scalars = json.loads(file.metadata()["trace"])
-                return cls(**{name: file.get_tensor(name) for name in file.keys()}, **scalars)  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                values = json.loads(file.metadata()["trace"])
+                columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
             raise EepolicyError(f"{path} is not a trace: {error}") from error
+        header = parse(TraceHeader, values, str(path))
+        missing = sorted({f.name for f in fields(cls)[:-2]} ^ columns.keys())
+        lengths = {column.shape for column in columns.values()}
+        if missing or len(lengths) != 1 or len(next(iter(lengths))) != 1:
+            raise EepolicyError(
+                f"{path} is not a trace: its columns are {', '.join(sorted(columns))} with shapes "
+                f"{', '.join(map(str, lengths))}; expected one value a token in each column"
+            )
+        return cls(**columns, **header.model_dump(exclude={"version"}))
 
     def to_dict(self) -> dict[str, Any]:
         """The trace as plain JSON types."""

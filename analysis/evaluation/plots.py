@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from eepolicy.analysis.evaluation.records import Record
 from eepolicy.analysis.evaluation.table import is_measured
 from eepolicy.analysis.style import COLOURS, family
 from eepolicy.errors import EepolicyError
+from eepolicy.io import write_atomically
 from eepolicy.modality import Modality
 
 #: rows of `Comparison.table`
@@ -229,8 +231,7 @@ def depth_figure(
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write a figure as PNG and SVG, and close it; returns the name of the PNG file."""
     for kind in ("png", "svg"):
-        part = folder / f"{name}.{kind}.part"
-        figure.savefig(part, format=kind)
-        part.replace(folder / f"{name}.{kind}")
+        save = partial(figure.savefig, format=kind)
+        write_atomically(folder / f"{name}.{kind}", save)
     plt.close(figure)
     return f"{name}.png"

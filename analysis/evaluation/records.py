@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -13,7 +12,9 @@ from typing import Any
 import torch
 
 from eepolicy.errors import EepolicyError
+from eepolicy.formats import RecordLine, RunFile, parse
 from eepolicy.hooked import HookedModel
+from eepolicy.io import append_line, read_json, read_numbered_jsonl, write_json
 from eepolicy.modality import Modality
 from eepolicy.probing import Document
 
@@ -147,12 +148,12 @@ class RunFolder:
         """
         file = self.path / "run.json"
         try:
-            content: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-            return content["identity"], content["notes"]
-        except (ValueError, KeyError, TypeError) as error:
+            run = parse(RunFile, read_json(file), str(file))
+        except EepolicyError as error:
             raise EepolicyError(
-                f"{file} cannot be read; give another folder with --out, or remove {self.path}"
+                f"{error}; give another folder with --out, or remove {self.path}"
             ) from error
+        return run.identity, run.notes
 
     def note(self, **notes: Any) -> None:
         """Store notes beside the identity, such as the calibrated policies."""
@@ -160,8 +161,7 @@ class RunFolder:
         self._write(identity, stored | notes)
 
     def _write(self, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-        content = {"identity": identity, "notes": notes}
-        write_whole(self.path / "run.json", json.dumps(content, indent=1))
+        write_json(self.path / "run.json", {"identity": identity, "notes": notes}, indent=1)
 
     def records(self) -> dict[tuple[str, str], list[Record]]:
         """Read all records by question and policy, one per seed; a damaged last line is skipped.
@@ -171,31 +171,15 @@ class RunFolder:
         """
         file = self.path / "records.jsonl"
         records: dict[tuple[str, str], list[Record]] = {}
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = Record(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                if number == len(lines):
-                    continue
-                raise EepolicyError(
-                    f"line {number} of {file} is not a record; remove the line, or the folder"
-                ) from error
+        for number, value in read_numbered_jsonl(file) if file.exists() else ():
+            line = parse(RecordLine, value, f"{file}, line {number}")
+            record = Record(**line.model_dump(exclude={"version"}))
             records.setdefault((record.question, record.policy), []).append(record)
         return records
 
     def append(self, record: Record) -> None:
         """Append a record and sync it to the disk."""
-        file = self.path / "records.jsonl"
-        with file.open("a+b") as out:
-            if out.tell():
-                out.seek(-1, os.SEEK_END)
-                if out.read(1) != b"\n":  # a stopped write left a part of a line
-                    out.seek(0)
-                    out.truncate(out.read().rfind(b"\n") + 1)
-            out.write((json.dumps(asdict(record)) + "\n").encode())
-            out.flush()
-            os.fsync(out.fileno())
+        append_line(self.path / "records.jsonl", json.dumps(asdict(record)))
 
 
 def _differing_fields(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -210,10 +194,3 @@ def _differing_fields(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list
         else:
             names.append(name)
     return names
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: under a temporary name, then renamed."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from eepolicy.analysis.evaluation import plots
 from eepolicy.analysis.evaluation.page import answers, inline_file
-from eepolicy.analysis.evaluation.records import Record, write_whole
+from eepolicy.analysis.evaluation.records import Record
 from eepolicy.analysis.evaluation.results_files import cell, write_results
 from eepolicy.analysis.evaluation.run import AUDIO_QUESTIONS
 from eepolicy.analysis.evaluation.table import Comparison, shown_columns
 from eepolicy.analysis.style import figures
 from eepolicy.hooked import HookedModel, probe
+from eepolicy.io import write_text
 from eepolicy.modality import Modality
 
 #: number of replies on which the agreement curves are measured
@@ -79,7 +80,7 @@ def write_report(
         command=command,
         versions=_versions(),
     )
-    write_whole(path / "index.html", page)
+    write_text(path / "index.html", page)
     return results
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from eepolicy.analysis.evaluation.columns import COLUMNS, Column
-from eepolicy.analysis.evaluation.records import write_whole
 from eepolicy.analysis.evaluation.table import is_measured, shown_columns
 from eepolicy.analysis.tables import (
     MISSING,
@@ -20,6 +18,7 @@ from eepolicy.analysis.tables import (
     to_frame,
     with_interval,
 )
+from eepolicy.io import write_bytes, write_json, write_text
 
 #: rows of `Comparison.table`
 Rows = Sequence[Mapping[str, Any]]
@@ -35,13 +34,13 @@ def write_results(results: Rows, folder: Path, columns: Sequence[Column] = COLUM
         folder: folder to write to.
         columns: columns of the comparison.
     """
-    write_whole(folder / "results.json", json.dumps(results, indent=1))
+    write_json(folder / "results.json", results, indent=1)
     frame = to_frame(results)
-    write_whole(folder / "results.csv", frame.to_csv(index=False))
+    write_text(folder / "results.csv", frame.to_csv(index=False))
     if find_spec("pyarrow"):
-        write_whole(folder / "results.parquet", frame.to_parquet(index=False))
-    write_whole(folder / "results.md", markdown(results, columns))
-    write_whole(folder / "results.tex", latex(results, columns))
+        write_bytes(folder / "results.parquet", frame.to_parquet(index=False))
+    write_text(folder / "results.md", markdown(results, columns))
+    write_text(folder / "results.tex", latex(results, columns))
 
 
 def cell(row: Mapping[str, Any], column: Column, is_baseline: bool) -> dict[str, str]:

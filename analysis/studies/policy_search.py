@@ -21,10 +21,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from eepolicy import EepolicyError, HookedModel
-from eepolicy.analysis.evaluation.records import write_whole
 from eepolicy.analysis.evaluation.run import Recognizer, identity
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.analysis.stats.clustered import as_columns, means
+from eepolicy.io import write_text
 
 #: patterns of speech schedules: what stands in front of the exit depth in a spec string
 PATTERNS = ("static", "spark:even", "spark:triple")
@@ -181,7 +181,7 @@ def tune(
         if not file.exists():
             found = _heard(model, policy, questions, asr, batch, max_new_tokens)
             keep.mkdir(parents=True, exist_ok=True)
-            write_whole(file, found.to_csv(index=False))
+            write_text(file, found.to_csv(index=False))
         return pd.read_csv(file)
 
     lists = candidates or chains(model.depth)

@@ -72,10 +72,11 @@ class Table2Run:
     def run(self) -> list[dict[str, Any]]:
         """Fit missing heads, decode the rows, print and write the table beside the paper's."""
         from eepolicy.analysis.evaluation.config import RunConfig
-        from eepolicy.analysis.evaluation.records import RunFolder, write_whole
+        from eepolicy.analysis.evaluation.records import RunFolder
         from eepolicy.analysis.evaluation.report import write_report
         from eepolicy.analysis.evaluation.run import run
         from eepolicy.analysis.evaluation.spark_table2 import rows_of, table2
+        from eepolicy.io import write_text
 
         rows = rows_of(self.model)
         self._check_tasks()
@@ -96,7 +97,7 @@ class Table2Run:
         )
         table = table2(rows, comparison).table()
         file = self.out_folder / "table2.md"
-        write_whole(file, table)
+        write_text(file, table)
         results = write_report(self.model, comparison, command_line(), notes)
         print_markdown(table)
         print_note(f"The table is in {file}, the report in {self.out_folder / 'index.html'}")

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.formats import CheckpointHeader, parse
+from eepolicy.io import write_atomically
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,8 @@ class Checkpoint:
         """Write the checkpoint: to a temporary name, which is renamed when it is complete."""
         fields = ("identity", "epoch", "epochs_without_gain", "metrics")
         metadata = {name: getattr(self, name) for name in fields}
-        part = file.with_name(f"{file.name}.part")
-        save_file(self.tensors, part, {"fit": json.dumps(metadata)})
-        part.replace(file)
+        header = {"fit": json.dumps(metadata)}
+        write_atomically(file, lambda part: save_file(self.tensors, part, header))
 
     @classmethod
     def read(cls, file: Path, identity: dict[str, Any]) -> Checkpoint:
@@ -55,9 +56,10 @@ class Checkpoint:
             with safe_open(file, "pt") as stored:
                 metadata = json.loads((stored.metadata() or {})["fit"])
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-            checkpoint = cls(**metadata, tensors=tensors)
-        except Exception as error:
+        except (SafetensorError, KeyError, OSError, ValueError) as error:
             raise EepolicyError(f"{file} is not a checkpoint of a fit: {error}") from error
+        header = parse(CheckpointHeader, metadata, str(file))
+        checkpoint = cls(**header.model_dump(exclude={"version"}), tensors=tensors)
         if checkpoint.identity != identity:
             raise EepolicyError(
                 f"the checkpoint {file} belongs to a fit with another model, other replies or "

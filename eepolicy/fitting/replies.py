@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from eepolicy.errors import EepolicyError
+from eepolicy.formats import RepliesHeader, ReplyLine, parse
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.hooked import HookedModel
+from eepolicy.io import append_lines, read_numbered_jsonl, write_text
 from eepolicy.probing.documents import Document
 
 
@@ -50,7 +52,7 @@ def generate_replies(
         if reply.tokens[: reply.prompt].tolist() != prompt.tolist():
             raise EepolicyError(f"{file} has replies to other questions; give another file")
     if file is not None and not file.exists():
-        file.write_text(json.dumps(header) + "\n")
+        write_text(file, json.dumps(header) + "\n")
     for start in progress(range(len(replies), len(prompts), batch)):
         outputs = model.generate(
             prompts[start : start + batch],
@@ -61,27 +63,23 @@ def generate_replies(
         new = [Document(torch.cat([o.prompt, o.tokens]), len(o.prompt)) for o in outputs]
         replies += new
         if file is not None:
-            with open(file, "a") as lines:
-                lines.writelines(json.dumps([d.prompt, d.tokens.tolist()]) + "\n" for d in new)
+            append_lines(file, (json.dumps([d.prompt, d.tokens.tolist()]) for d in new))
     return replies
 
 
 def _read(file: Path, header: dict[str, Any]) -> list[Document]:
-    """Read the replies of a file, and cut off an incomplete last line."""
+    """Read the replies of a file; a damaged last line is dropped with a warning."""
     if not file.exists():
         return []
-    lines = file.read_text().splitlines(keepends=True)
-    complete = [line for line in lines if line.endswith("\n")]
-    try:
-        stored = json.loads(complete[0])
-        pairs = map(json.loads, complete[1:])
-        replies = [Document(torch.tensor(ids), prompt) for prompt, ids in pairs]
-    except (IndexError, TypeError, ValueError) as error:
-        raise EepolicyError(f"{file} is not a file of replies: {error}") from error
-    if stored != header:
+    lines = read_numbered_jsonl(file)
+    if not lines:  # a stopped write left no header
+        file.unlink()
+        return []
+    number, first = lines[0]
+    stored = parse(RepliesHeader, first, f"{file}, line {number}")
+    if stored.model_dump(exclude={"version"}) != header:
         raise EepolicyError(
             f"{file} has replies of another model, or to other questions; give another file"
         )
-    if complete != lines:
-        file.write_text("".join(complete))
-    return replies
+    replies = [parse(ReplyLine, value, f"{file}, line {n}") for n, value in lines[1:]]
+    return [Document(torch.tensor(reply.tokens), reply.prompt) for reply in replies]

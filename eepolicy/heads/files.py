@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
+from eepolicy.formats import HeadsHeader, parse
 from eepolicy.heads.fingerprint import describe, fingerprint
 from eepolicy.heads.fitted import KINDS, FittedHead
 from eepolicy.heads.lens import LogitLens
@@ -23,10 +24,10 @@ def read_notes(path: str | Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {})["heads"])
-            return metadata
+            metadata = json.loads((file.metadata() or {})["heads"])
     except (SafetensorError, KeyError, OSError, ValueError) as error:
         raise EepolicyError(f"{path} is not a file of heads: {error}") from error
+    return parse(HeadsHeader, metadata, str(path)).model_dump(exclude={"version"})
 
 
 def load_heads(path: str | Path, lens: LogitLens, model: PreTrainedModel) -> FittedHead:

@@ -17,6 +17,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.lens import LogitLens
+from eepolicy.io import write_atomically
 from eepolicy.registry import Registry
 
 
@@ -200,9 +201,8 @@ class FittedHead(ExitHead):
             name: torch.stack([head.get_parameter(name).detach().cpu().half() for head in heads])
             for name, _ in heads[0].named_parameters()
         }  # (depths, ...) each
-        part = path.with_name(f"{path.name}.part")
-        save_file(tensors, part, {"heads": json.dumps(metadata)})
-        part.replace(path)
+        header = {"heads": json.dumps(metadata)}
+        write_atomically(path, lambda part: save_file(tensors, part, header))
 
     @classmethod
     def from_tensors(

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eepolicy.errors import EepolicyError
+from eepolicy.formats import ProbeProgress, parse
+from eepolicy.io import read_json, write_json
 
 #: arrays by name, (readouts, ...) each
 Columns = dict[str, NDArray[Any]]
@@ -131,12 +133,7 @@ class FolderStore:
         return EepolicyError(f"{self.path} was begun with {what}; choose another folder")
 
     def _write_progress(self) -> None:
-        part = self.path / f"{PROGRESS}.part"
-        with open(part, "w") as file:
-            file.write(json.dumps(self.progress))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path / PROGRESS)
+        write_json(self.path / PROGRESS, self.progress)
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -145,13 +142,10 @@ def read_progress(path: Path) -> dict[str, Any]:
     Raises:
         EepolicyError: it is missing or damaged.
     """
-    try:
-        progress: dict[str, Any] = json.loads((path / PROGRESS).read_text())
-        if not {"identity", "documents", "readouts", "seen"} <= progress.keys():
-            raise ValueError(f"{PROGRESS} lacks fields of a probe")
-        return progress
-    except (OSError, ValueError, AttributeError) as error:
-        raise EepolicyError(f"{path} contains no probe: {error}") from error
+    file = path / PROGRESS
+    if not file.is_file():
+        raise EepolicyError(f"{path} contains no probe: it has no {PROGRESS}")
+    return parse(ProbeProgress, read_json(file), str(file)).model_dump(exclude={"version"})
 
 
 def read_columns(path: Path) -> Columns:

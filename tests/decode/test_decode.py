@@ -517,9 +517,7 @@ def test_restrict_vocab_reads_what_a_mask_would_leave(hooked, policy):
     masked = hooked.generate(PROMPT, policy, logits_processor=[OnlySpeech()], **options)
     restricted = hooked.generate(PROMPT, policy, restrict_vocab=True, **options)
     assert restricted.tokens.tolist() == masked.tokens.tolist()
-    assert (
-        restricted.tokens.tolist() != plain.tokens.tolist()
-    )  # else the mask did nothing
+    assert restricted.tokens.tolist() != plain.tokens.tolist()  # else the mask did nothing
     for name, value in vars(masked.trace).items():
         assert np.array_equal(getattr(restricted.trace, name), value), name
 
@@ -605,9 +603,7 @@ def test_auto_rebatching_follows_the_costs(hooked):
     costs = {
         "any number at the cost of one": LayerCosts(NUM_POSITIONS, flat),
         "more than two are dear": LayerCosts(NUM_POSITIONS, steep),
-        "and gathering costs more": LayerCosts(
-            NUM_POSITIONS, steep, gather_seconds=1e3
-        ),
+        "and gathering costs more": LayerCosts(NUM_POSITIONS, steep, gather_seconds=1e3),
     }
     for name, known in costs.items():
         hooked._layer_costs[False] = known
