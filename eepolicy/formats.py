@@ -61,7 +61,7 @@ def parse(schema: type[M], data: Any, where: str) -> M:
 
     Raises:
         EepolicyError: a key is missing or unknown, or a value has the wrong type or range.  The
-            message names the place, the key, what was expected and what was given.
+            message names the file, the key, what was expected and what was given.
 
     Examples:
         >>> from eepolicy.formats import TraceHeader, parse

@@ -28,15 +28,15 @@ _BLOCK = 1 << 16
 def write_atomically(
     path: str | Path, write: Callable[[Path], None], size: int | None = None
 ) -> None:
-    """Write a file under a temporary name in the same folder, sync it, and rename it.
+    """Write a file in a temporary subfolder, sync it, and rename it.
 
-    If writing fails, the old file stays and the temporary file is deleted.  The file mode follows
+    If writing fails, the old file stays and the temporary one is deleted.  The file mode follows
     the umask.  A symbolic link is followed.  A device or a pipe is written directly.
 
     Args:
         path: the file to write.
-        write: a function that writes to the path that it gets.  This path has the suffix of
-            `path`, because some writers choose the format by it.
+        write: a function that writes to the path that it gets.  This path has the name of `path`,
+            because some writers choose the format by its suffix, or add one.
         size: number of bytes that will be written, if known.  The error for a full disk names it.
 
     Raises:
@@ -51,13 +51,15 @@ def write_atomically(
         ['a.npy']
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part{target.suffix}")
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        if target.exists() and not target.is_file() and not target.is_dir():
-            write(target)
-            return
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if target.exists() and not target.is_file():
+            write(target)
+            return
+        folder.mkdir()
+        temporary = folder / target.name
         with open(temporary, "x") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777  # 0o666 without the umask
         write(temporary)
@@ -67,11 +69,10 @@ def write_atomically(
         os.replace(temporary, target)
         _sync_folder(target.parent)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # before free space is measured
         raise _write_error(path, error, size) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

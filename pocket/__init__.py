@@ -1,1 +1,1 @@
-"""How the pocket model is made: questions, speech, units, training, heads, figures."""
+"""Scripts that make the pocket model: questions, speech, units, training, heads, card."""

@@ -1,15 +1,14 @@
-"""Put the trained model together as the package ships it.
+"""Assemble the trained model into the folder that the package ships.
 
     python -m pocket.assemble WORK [--to FOLDER]
 
-copies the model, its tokenizer, its units and the held-out questions, writes the layout into its
+It copies the model, its tokenizer, its units and the held-out questions. It writes the layout into
 `config.json`, and fits the exit heads on the model's own full-depth replies.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 from pathlib import Path
@@ -18,16 +17,17 @@ import torch
 from tqdm import tqdm
 
 from eepolicy.fitting import FitConfig, fit, generate_replies
+from eepolicy.io import read_json, write_json
 from eepolicy.loading.pocket import load_spoken, pocket_folder
 from pocket.sequences import LAYOUT
 
-FITTED_ON = 900  # training questions
-JUDGED_BY = 100  # dev questions
+TRAIN_REPLIES = 900  # replies to training questions
+DEV_REPLIES = 100  # replies to dev questions
 EPOCHS = 6
 
 
 def copy_model(work: Path, to: Path) -> None:
-    """The files of the model, without heads."""
+    """Copy the files of the model, without heads."""
     to.mkdir(parents=True, exist_ok=True)
     (to / "heads.safetensors").unlink(missing_ok=True)
     names = (
@@ -39,28 +39,28 @@ def copy_model(work: Path, to: Path) -> None:
     for name in names:
         shutil.copy(work / "model" / name, to / name)
     shutil.copy(work / "units.safetensors", to / "units.safetensors")
-    config = json.loads((work / "model" / "config.json").read_text())
+    config = read_json(work / "model" / "config.json")
     config["speech_layout"] = LAYOUT.to_dict()
-    (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    sets = json.loads((work / "pairs.json").read_text())
-    held_out = {name: sets[name] for name in ("test", "dev")}
-    (to / "held_out.json").write_text(json.dumps(held_out, indent=0) + "\n")
+    write_json(to / "config.json", config, indent=2)
+    splits = read_json(work / "pairs.json")
+    held_out = {name: splits[name] for name in ("test", "dev")}
+    write_json(to / "held_out.json", held_out, indent=0)
 
 
 def fit_heads(work: Path, to: Path) -> None:
-    """Fit a tuned lens at every depth and write it beside the model."""
+    """Fit a tuned lens at every depth and write it to the model's folder."""
     model = load_spoken(to)
-    sets = json.loads((work / "pairs.json").read_text())
-    chosen = random.Random(0).sample(sets["train"], FITTED_ON)
+    splits = read_json(work / "pairs.json")
+    chosen = random.Random(0).sample(splits["train"], TRAIN_REPLIES)
     train = generate_replies(model, [p["question"] for p in chosen], batch=64, progress=tqdm)
-    dev = generate_replies(model, [p["question"] for p in sets["dev"][:JUDGED_BY]])
-    found = fit(model, train, dev, FitConfig(epochs=EPOCHS), report=tqdm.write, progress=tqdm)
+    dev = generate_replies(model, [p["question"] for p in splits["dev"][:DEV_REPLIES]])
+    fitted = fit(model, train, dev, FitConfig(epochs=EPOCHS), report=tqdm.write, progress=tqdm)
     notes = {
-        "data": f"{FITTED_ON} of the model's own replies to training questions",
-        "held_out": f"{JUDGED_BY} replies to dev questions",
-        **found.notes,
+        "data": f"{TRAIN_REPLIES} of the model's own replies to training questions",
+        "held_out": f"{DEV_REPLIES} replies to dev questions",
+        **fitted.notes,
     }
-    found.heads.save(to / "heads.safetensors", model.model, notes)
+    fitted.heads.save(to / "heads.safetensors", model.model, notes)
 
 
 def main() -> None:

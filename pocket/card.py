@@ -1,17 +1,16 @@
-"""Write the pocket model's card from what was measured.
+"""Write the pocket model's card from measured results.
 
     eepolicy compare full --prompts 200 --out WORK/full
     python -m pocket.ceiling WORK --prompts 100
     python -m pocket.card WORK FIRST
 
-The card is `README.md` beside the weights; no measured figure in it is typed by hand.  `FIRST` is
-the work folder of the training that the second one started from.
+The card is `README.md` in the folder of the weights.  All measured numbers in it come from files.
+`FIRST` is the work folder of the first training, from which the second one started.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -25,31 +24,37 @@ from eepolicy.analysis.evaluation.records import Record, RunFolder
 from eepolicy.analysis.stats.bootstrap import Interval, paired_difference
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.fingerprint import fingerprint
-from eepolicy.hooked import HookedModel, probe
+from eepolicy.hooked import HookedModel
+from eepolicy.io import read_json, write_text
 from eepolicy.loading.pocket import held_out, load_spoken, pocket_folder
 from eepolicy.modality import Modality
-from pocket.closeness import bare, by_place, inside
+from eepolicy.hooked import probe
+from pocket.closeness import bare, by_position, inside
 
-PROBED = 60
+PROBED = 60  # replies to probe
 
 
 def by_layer(
     model: HookedModel, records: list[Record], heads: ExitHead
 ) -> dict[str, NDArray[np.float64]]:
-    """Agreement with the last layer and entropy (nats) by depth: `text agreement`: (depths,)."""
+    """Agreement with the last layer and entropy in nats, by depth.
+
+    Returns:
+        An array (depths,) for each of `text agreement`, `text entropy` and so on.
+    """
     result = probe(
         model, (r.document(model) for r in records), heads=heads, statistics=("top1", "entropy")
     )
     modality, agreement, entropy = result.modality, result.agreement, result.entropy
-    found = {}
+    columns = {}
     for m in Modality:
-        found[f"{m.name.lower()} agreement"] = agreement[:, modality == m].mean(1)
-        found[f"{m.name.lower()} entropy"] = entropy[:, modality == m].mean(1)
-    return found
+        columns[f"{m.name.lower()} agreement"] = agreement[:, modality == m].mean(1)
+        columns[f"{m.name.lower()} entropy"] = entropy[:, modality == m].mean(1)
+    return columns
 
 
 def grouped(records: list[Record], by: str) -> list[tuple[str, list[Record]]]:
-    """The records of each suite or kind of question, by name."""
+    """Group records by the suite or kind of their question."""
     name_of = {p["question"]: p[by] for p in held_out()}
     groups = defaultdict(list)
     for record in records:
@@ -58,17 +63,26 @@ def grouped(records: list[Record], by: str) -> list[tuple[str, list[Record]]]:
 
 
 def full_depth(path: Path, model: HookedModel) -> tuple[list[Record], dict[str, Any]]:
-    """The full-depth records of a run of this model, with ears, and its row of the table."""
-    identity = json.loads((path / "run.json").read_text())["identity"]
+    """Read the full-depth records of a run, and its row of the table.
+
+    Raises:
+        RuntimeError: the run is of another model, or had no speech recognition.
+    """
+    identity = read_json(path / "run.json")["identity"]
     if identity["model"] != fingerprint(model.model) or not identity["speech recognition"]:
-        raise RuntimeError(f"{path} is no run of this model with speech recognition")
-    records = [r for held in RunFolder(path).records().values() for r in held]
-    row = json.loads((path / "results.json").read_text())[0]
+        raise RuntimeError(f"{path} is not a run of this model with speech recognition")
+    records = [r for group in RunFolder(path).records().values() for r in group]
+    row = read_json(path / "results.json")[0]
     return [r for r in records if r.policy == "full"][: row["prompts"]], row
 
 
 def above_ceiling(records: list[Record], errors: list[tuple[int, int]]) -> Interval:
-    """By how much the model's word error rate is above that of true units, same questions."""
+    """Difference of word error rates: the model's speech minus resynthesized true units.
+
+    Args:
+        records: replies of the model.
+        errors: word errors and words of the true units, for the first of these questions.
+    """
     own = [(r.errors, r.words) for r in records[: len(errors)]]
     (own_errors, own_words), (true_errors, true_words) = (
         zip(*e, strict=True) for e in (own, errors)
@@ -76,25 +90,51 @@ def above_ceiling(records: list[Record], errors: list[tuple[int, int]]) -> Inter
     return paired_difference((own_errors, true_errors), (own_words, true_words))
 
 
+def training(work: Path, first_work: Path) -> dict[str, Any]:
+    """Values of the card about the two trainings and their data.
+
+    Args:
+        work: work folder of the second training.
+        first_work: work folder of the first training.
+    """
+    log = read_json(work / "log.json")
+    splits, first = (read_json(folder / "pairs.json") for folder in (work, first_work))
+    first_dev = {bare(p["answer"]) for p in first["dev"]}
+    return {
+        "log": [*log[:-1][:: max(1, len(log) // 6)], log[-1]],
+        "train": len(splits["train"]),
+        "first": len(first["train"]),
+        "first_log": read_json(first_work / "log.json")[-1],
+        "first_dev": sum(bare(p["answer"]) in first_dev for p in splits["test"]),
+        "in_answers": inside(splits["test"], splits["train"], "answer"),
+        "in_questions": inside(splits["test"], splits["train"], "question"),
+        "by_position": by_position(splits["test"]),
+    }
+
+
+def render(values: dict[str, Any]) -> str:
+    """Fill in the template of the card."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["percent"] = lambda x: f"{100 * x:.1f}"
+    return environment.get_template("card.md").render(values) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("first", type=Path)
     args = parser.parse_args()
-    work = args.work
     torch.set_num_threads(2)
     folder = pocket_folder()
     model = load_spoken(folder)
-    records, row = full_depth(work / "full", model)
-    ceiling = json.loads((work / "ceiling.json").read_text())
+    records, row = full_depth(args.work / "full", model)
+    ceiling = read_json(args.work / "ceiling.json")
     layers: dict[str, Any] = {
         "lens": by_layer(model, records[:PROBED], model.lens),
         "heads": by_layer(model, records[:PROBED], model.heads),
     }
-    log = json.loads((work / "log.json").read_text())
-    sets, first = (json.loads((f / "pairs.json").read_text()) for f in (work, args.first))
-    first_dev = {bare(p["answer"]) for p in first["dev"]}
-    values = {
+    values = training(args.work, args.first) | {
         "row": row,
         "ceiling": ceiling,
         "above": above_ceiling(records, ceiling["ceiling"]["errors"]),
@@ -115,22 +155,11 @@ def main() -> None:
             for name, group in grouped(records, "kind")
             if (wrong := sum(not r.right_text for r in group))
         ],
-        "log": [*log[:-1][:: max(1, len(log) // 6)], log[-1]],
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "megabytes": (folder / "model.safetensors").stat().st_size / 1e6,
-        "train": len(sets["train"]),
-        "first": len(first["train"]),
-        "first_log": json.loads((args.first / "log.json").read_text())[-1],
-        "first_dev": sum(bare(p["answer"]) in first_dev for p in sets["test"]),
-        "near": inside(sets["test"], sets["train"], "answer"),
-        "asked": inside(sets["test"], sets["train"], "question"),
-        "by_place": by_place(sets["test"]),
         "config": model.model.config,
     }
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["percent"] = lambda x: f"{100 * x:.1f}"
-    (folder / "README.md").write_text(environment.get_template("card.md").render(values) + "\n")
+    write_text(folder / "README.md", render(values))
 
 
 if __name__ == "__main__":

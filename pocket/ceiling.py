@@ -1,10 +1,10 @@
-"""What the units cost: word error rates of the held-out speech before and after them.
+"""Measure how much the speech units raise the word error rate of the held-out speech.
 
     python -m pocket.ceiling WORK [--prompts 300]
 
-prints three rates of Whisper tiny.en on the true answers: of the original speech, of the same
-through log-mel and Griffin-Lim without units, and of its true units re-synthesised.  The last is
-the ceiling that the model's own speech is judged against.
+It prints three word error rates of Whisper tiny.en on the true answers: of the original speech, of
+speech that went through log-mel and Griffin-Lim, and of speech resynthesized from the true units.
+The last one is the best that the model's speech can reach.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.analysis.stats.bootstrap import ratio
+from eepolicy.io import read_json, write_json
 from eepolicy.speech.asr import Whisper
 from eepolicy.speech.mel import griffin_lim, log_mel
 from eepolicy.speech.mos import DistillMos
@@ -33,37 +34,36 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=300)
     args = parser.parse_args()
     units = Units.load(args.work / "units.safetensors")
-    sets = json.loads((args.work / "pairs.json").read_text())
-    pairs = sets["test"][: args.prompts]
-    spoken = read_waves(args.work / "waves")
-    waves = [as_wave(spoken[p["answer"]]) for p in pairs]
+    pairs = read_json(args.work / "pairs.json")["test"][: args.prompts]
+    samples = read_waves(args.work / "waves")
+    waves = [as_wave(samples[p["answer"]]) for p in pairs]
     whisper, mos = Whisper(), DistillMos()
-    ways: dict[str, Callable[[Tensor], Tensor]] = {
+    conversions: dict[str, Callable[[Tensor], Tensor]] = {
         "original": lambda wave: wave,
         "without_units": lambda wave: griffin_lim(log_mel(wave)),
         "ceiling": lambda wave: units.decode(units.encode(wave)),
     }
     results = {}
-    for name, way in ways.items():
-        heard, rated = [], []
+    for name, convert in conversions.items():
+        transcripts, ratings = [], []
         for wave in tqdm(waves, desc=name):
-            result = way(wave)
-            heard.append(whisper.transcribe(result))
-            rated.append(mos.rate(result))
-        scored = zip(pairs, heard, strict=True)
-        errors = [word_errors(p["answer"], h) for p, h in scored]
+            converted = convert(wave)
+            transcripts.append(whisper.transcribe(converted))
+            ratings.append(mos.rate(converted))
+        scored = list(zip(pairs, transcripts, strict=True))
+        errors = [word_errors(p["answer"], t) for p, t in scored]
         wrong, words = zip(*errors, strict=True)
         wer = ratio(wrong, words)
-        right = [is_right(h, p["keys"]) for p, h in zip(pairs, heard, strict=True)]
+        right = [is_right(t, p["keys"]) for p, t in scored]
         results[name] = {
             "prompts": len(pairs),
             "wer": (wer.value, wer.low, wer.high),
             "accuracy": sum(right) / len(right),
-            "mos": sum(rated) / len(rated),
+            "mos": sum(ratings) / len(ratings),
             "errors": errors,
         }
         print(json.dumps({name: results[name]}))
-    (args.work / "ceiling.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_json(args.work / "ceiling.json", results, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""Question-answer pairs and the speech of their answers, on disk.
+"""Write question-answer pairs and the speech of their answers.
 
     python -m pocket.corpus WORK
 
-writes `WORK/pairs.json` and `WORK/waves/*.npz`; run again, it speaks only the answers that are not
-there yet.
+It writes `WORK/pairs.json` and `WORK/waves/*.npz`. A second run synthesizes only the answers that
+have no speech yet.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
 
@@ -17,29 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from eepolicy.io import write_atomically, write_json
 from pocket.questions import Pair, split
 from pocket.speak import RATES, speak
 
-HELD_OUT = 300  # in each held-out set
-BATCH = 500  # answers a file
+HELD_OUT = 300  # pairs in each held-out split
+BATCH = 500  # answers per file
 
 
 def pairs() -> dict[str, list[Pair]]:
-    """The pairs of the three sets.
+    """Return the pairs of the splits `train`, `dev` and `test`.
 
-    `train`; `dev`, for early stopping and calibration; `test`, for figures.
+    `dev` is for early stopping and calibration, `test` for results.
     """
     train, held_out = split(2 * HELD_OUT)
     return {"train": train, "dev": held_out[:HELD_OUT], "test": held_out[HELD_OUT:]}
 
 
 def rate_of(answer: str) -> float:
-    """The rate that an answer is spoken at: drawn, but always the same for the same answer."""
+    """Return the speaking rate of an answer: random, but the same for equal answers."""
     return random.Random(answer).choice(RATES)
 
 
 def read_waves(folder: Path) -> dict[str, NDArray[np.int16]]:
-    """The speech of each answer, (samples,) int16."""
+    """Read the speech of each answer, (samples,) of int16."""
     waves: dict[str, NDArray[np.int16]] = {}
     for path in sorted(folder.glob("*.npz")):
         file = np.load(path)
@@ -49,19 +49,20 @@ def read_waves(folder: Path) -> dict[str, NDArray[np.int16]]:
 
 
 def write_waves(path: Path, answers: list[str], waves: list[NDArray[np.int16]]) -> None:
-    """One file of speech, whole or not at all."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        lengths = [len(w) for w in waves]
-        np.savez(file, answers=answers, flat=np.concatenate(waves), lengths=lengths)
-    part.rename(path)
+    """Write a file of speech atomically."""
+    flat, lengths = np.concatenate(waves), [len(w) for w in waves]
+    write_atomically(
+        path,
+        lambda part: np.savez(part, answers=answers, flat=flat, lengths=lengths),
+        flat.nbytes,
+    )
 
 
 def speak_all(answers: list[str], folder: Path) -> None:
-    """Speak every answer that has no speech yet."""
+    """Synthesize every answer that has no speech yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    spoken = read_waves(folder)
-    missing = [x for x in dict.fromkeys(answers) if x not in spoken]
+    waves_of = read_waves(folder)
+    missing = [x for x in dict.fromkeys(answers) if x not in waves_of]
     number = len(list(folder.glob("*.npz")))
     for start in tqdm(range(0, len(missing), BATCH), desc="speech", unit="file"):
         batch = missing[start : start + BATCH]
@@ -76,10 +77,10 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     work = parser.parse_args().work
     work.mkdir(parents=True, exist_ok=True)
-    sets = pairs()
-    plain = {name: [p.as_dict() for p in part] for name, part in sets.items()}
-    (work / "pairs.json").write_text(json.dumps(plain))
-    speak_all([p.answer for part in sets.values() for p in part], work / "waves")
+    splits = pairs()
+    plain = {name: [p.as_dict() for p in part] for name, part in splits.items()}
+    write_json(work / "pairs.json", plain)
+    speak_all([p.answer for part in splits.values() for p in part], work / "waves")
 
 
 if __name__ == "__main__":

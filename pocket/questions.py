@@ -1,13 +1,13 @@
 """The pocket model's questions: deterministic pairs over a closed spoken vocabulary.
 
-Four suites, in the spirit of the tasks on which spoken language models are compared: reasoning,
-facts, language and dialogue.
+The four suites follow the benchmarks of spoken language models: reasoning, facts, language and
+dialogue.
 
-What is held out is a sentence: none of its questions is trained on, behind whatever opening
-("Good morning. ...").  The sentences stand in `held_out.txt`, at most a tenth of those of a kind
-and at most 60; they were drawn once, before the first training, and stay as they are when the
-generator changes.  What a held-out sentence says is known from elsewhere: where it names a fact,
-two training answers or more tell it, in at least one other sentence.
+The held-out unit is an answer sentence.  None of its questions is trained on, with any opening
+("Good morning. ...").  `held_out.txt` lists these sentences: at most a tenth of those of a kind,
+and at most 60.  They were drawn once, before the first training, and do not change when the
+generator changes.  The model can know the fact of a held-out sentence: at least two training
+answers state it, in at least one other sentence.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from eepolicy.io import read_lines
 from pocket import world as w
 from pocket.suites import dialogue, facts, language, reasoning
 from pocket.suites.item import Generator
@@ -27,7 +28,16 @@ from pocket.suites.item import Generator
 
 @dataclass(frozen=True)
 class Pair:
-    """A question, its answer, the phrases of a right answer, and the fact that it tells."""
+    """A question with its answer: see `pocket.suites.item.Item`.
+
+    Attributes:
+        suite: name of the suite.
+        kind: name of the generator.
+        question: the question.
+        answer: the right answer.
+        keys: phrases that a right answer contains.
+        fact: the fact that the answer states; empty for none.
+    """
 
     suite: str
     kind: str
@@ -37,11 +47,11 @@ class Pair:
     fact: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The pair as plain JSON types, without its fact."""
+        """Return the pair in JSON types, without its fact."""
         return {k: v for k, v in asdict(self).items() if k != "fact"} | {"keys": list(self.keys)}
 
 
-#: of each suite the generators, and how many pairs of each are trained on at most
+#: for each suite its generators, with the maximum number of training pairs of each
 SUITES: dict[str, dict[Generator, int]] = {
     "reasoning": {
         reasoning.addition: 1200,
@@ -78,7 +88,7 @@ SUITES: dict[str, dict[Generator, int]] = {
     },
 }
 
-#: Openings: what comes before a question, and what the answer then starts with.
+#: openings: the text before a question, and the text before its answer
 OPENINGS = [
     *((f"{g}.", f"{g}.") for g in ("Good morning", "Good evening", "Good afternoon")),
     ("Please help me.", "Of course."),
@@ -86,33 +96,37 @@ OPENINGS = [
     *((f"I am the {p}.", f"Hello, {p}.") for p in w.PEOPLE),
 ]
 
+#: share of pairs with an opening; larger for kinds with few pairs
+OPENING_SHARE = 0.25
+#: minimum number of training answers that contain a word of a held-out answer
+MIN_WORD_COUNT = 10
+#: minimum number of training answers that state the fact of a held-out answer; pairs that differ
+#: only in the opening count separately
+MIN_FACT_COUNT = 2
 
-#: share of the pairs of a kind that have an opening, or more where the kind is small
-OPENED = 0.25
-#: least number of training answers that hold each word of a held-out answer
-LEAST_SEEN = 10
-#: least number of training answers that tell the fact of a held-out answer, openings counted
-LEAST_TOLD = 2
 
-
-def opened(pair: Pair, opening: tuple[str, str]) -> Pair:
-    """The pair with an opening in front of its question and the matching one of its answer."""
-    asks, says = opening
-    return replace(pair, question=f"{asks} {pair.question}", answer=f"{says} {pair.answer}")
+def with_opening(pair: Pair, opening: tuple[str, str]) -> Pair:
+    """Add an opening to the question, and the matching one to the answer."""
+    before_question, before_answer = opening
+    return replace(
+        pair,
+        question=f"{before_question} {pair.question}",
+        answer=f"{before_answer} {pair.answer}",
+    )
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, lower case."""
+    """Return the words of a text in lower case."""
     return re.findall(r"[a-z]+", text.lower())
 
 
-def kept_out() -> frozenset[str]:
-    """The sentences that are no answer in training."""
-    return frozenset(Path(__file__).with_name("held_out.txt").read_text().splitlines())
+def held_out_sentences() -> frozenset[str]:
+    """Return the sentences that are not an answer in training."""
+    return frozenset(read_lines(Path(__file__).with_name("held_out.txt")))
 
 
 def sentences(suite: str, generator: Generator) -> list[list[Pair]]:
-    """The pairs of a kind without openings: for each answer, the questions that have it."""
+    """Return the pairs of a kind without openings, grouped by answer."""
     by_answer: dict[str, dict[str, Pair]] = defaultdict(dict)
     for item in generator():
         pair = Pair(suite, generator.__name__, *item)
@@ -120,50 +134,61 @@ def sentences(suite: str, generator: Generator) -> list[list[Pair]]:
     return [list(group.values()) for group in by_answer.values()]
 
 
-def drawn(pairs: list[Pair], count: int, rng: random.Random) -> list[Pair]:
-    """So many pairs, a quarter of them, or more where the pairs run out, behind openings."""
-    plain = rng.sample(pairs, min(len(pairs), int(count * (1 - OPENED))))
-    behind = [opened(p, o) for p, o in product(pairs, rng.sample(OPENINGS, 8))]
-    return plain + rng.sample(behind, min(len(behind), count - len(plain)))
+def sample(pairs: list[Pair], count: int, rng: random.Random) -> list[Pair]:
+    """Sample pairs; a quarter of them get openings, or more if there are too few pairs.
+
+    Args:
+        pairs: pairs without openings.
+        count: number of pairs to sample.
+        rng: random number generator.
+    """
+    plain = rng.sample(pairs, min(len(pairs), int(count * (1 - OPENING_SHARE))))
+    extended = [with_opening(p, o) for p, o in product(pairs, rng.sample(OPENINGS, 8))]
+    return plain + rng.sample(extended, min(len(extended), count - len(plain)))
 
 
 def split(held_out: int, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on and pairs that are held out.
+    """Make training pairs and held-out pairs.
 
-    Held-out pairs are drawn from the sentences that are kept out of training, evenly over the kinds
-    as far as a kind has them, each with another answer, each of its words in at least `LEAST_SEEN`
-    training answers and its fact, where it needs one, in at least `LEAST_TOLD`.
+    Held-out pairs come from the held-out sentences, in equal numbers per kind as far as a kind has
+    enough.  Each has a different answer.  At least `MIN_WORD_COUNT` training answers contain each
+    of its words, and at least `MIN_FACT_COUNT` state its fact.
 
     Args:
-        held_out: how many pairs to hold out.
-        seed: of all choices; the same seed gives the same pairs.
+        held_out: number of held-out pairs.
+        seed: seed of all random choices; the same seed gives the same pairs.
 
     Returns:
-        Training pairs, their questions distinct, and held-out pairs; both shuffled.
+        Training pairs with distinct questions, and held-out pairs; both shuffled.
     """
-    out = kept_out()
+    excluded = held_out_sentences()
     train: list[Pair] = []
     fresh: list[list[Pair]] = []
     for suite, kinds in SUITES.items():
         for generator, count in kinds.items():
             name = generator.__name__
-            rng = random.Random(f"{seed} {name}")  # a change of one kind leaves the others alone
+            rng = random.Random(
+                f"{seed} {name}"
+            )  # so that a change of one kind does not change others
             groups = sentences(suite, generator)
-            train += drawn([p for g in groups if g[0].answer not in out for p in g], count, rng)
-            fresh.append([rng.choice(g) for g in groups if g[0].answer in out])
+            train += sample(
+                [p for g in groups if g[0].answer not in excluded for p in g], count, rng
+            )
+            fresh.append([rng.choice(g) for g in groups if g[0].answer in excluded])
             rng.shuffle(fresh[-1])
     rng = random.Random(seed)
     rng.shuffle(train)
     seen = Counter(word for p in train for word in set(words(p.answer)))
-    told = Counter(p.fact for p in train)
+    facts_seen = Counter(p.fact for p in train)
     chosen: list[Pair] = []
     while len(chosen) < held_out and any(fresh):
         for left in fresh:
             if left and len(chosen) < held_out:
                 pair = left.pop()
-                known = not pair.fact or told[pair.fact] >= LEAST_TOLD
-                if known and min(seen[word] for word in words(pair.answer)) >= LEAST_SEEN:
-                    asked = rng.random() < OPENED
-                    chosen.append(opened(pair, rng.choice(OPENINGS)) if asked else pair)
+                known = not pair.fact or facts_seen[pair.fact] >= MIN_FACT_COUNT
+                if known and min(seen[word] for word in words(pair.answer)) >= MIN_WORD_COUNT:
+                    if rng.random() < OPENING_SHARE:
+                        pair = with_opening(pair, rng.choice(OPENINGS))
+                    chosen.append(pair)
     rng.shuffle(chosen)
     return train, chosen

@@ -1,4 +1,4 @@
-"""Speech for the training answers: Debian's festival with the HTS voice `slt`, at several rates."""
+"""Text to speech for the training answers: festival with the HTS voice `slt`, at three rates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from eepolicy.speech.mel import SAMPLE_RATE
 
-#: HTS rate parameters; 1.0 is the voice's own speed
+#: values of the HTS rate parameter; 1.0 is the default speed of the voice
 RATES = (0.92, 1.02, 1.12)
 
 _SCRIPT = """
@@ -29,12 +29,12 @@ _SCRIPT = """
 
 
 def trimmed(wave: NDArray[Any], floor: float = 0.01, margin: float = 0.05) -> NDArray[Any]:
-    """The wave without its silent ends.
+    """Cut the silence at both ends of a waveform.
 
     Args:
         wave: (samples,) in -1..1.
-        floor: share of the peak below which a sample is silent.
-        margin: seconds kept on both sides.
+        floor: a sample below this share of the peak is silent.
+        margin: seconds of silence to keep at each end.
     """
     loud = np.flatnonzero(np.abs(wave) > floor * np.abs(wave).max())
     keep = int(margin * SAMPLE_RATE)
@@ -56,16 +56,16 @@ def _speak_batch(batch: list[tuple[str, float]]) -> list[NDArray[Any]]:
 def speak(
     texts: list[str], rates: list[float], workers: int = 2, batch: int = 200
 ) -> list[NDArray[Any]]:
-    """Speak texts, each at its rate.
+    """Synthesize texts, each at its own rate.
 
     Args:
         texts: sentences.
-        rates: HTS rate of each, see `RATES`.
-        workers: festival processes at a time.
-        batch: sentences a process.
+        rates: HTS rate of each text; see `RATES`.
+        workers: number of parallel festival processes.
+        batch: number of texts per process.
 
     Returns:
-        Waves of (samples,) at 16 kHz, silent ends trimmed, float32.
+        Waveforms (samples,) at 16 kHz, in float32, without silence at the ends.
 
     Raises:
         FileNotFoundError: festival is not installed (Debian: festival, festvox-us-slt-hts).

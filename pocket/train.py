@@ -2,10 +2,10 @@
 
     python -m pocket.train WORK [--steps N] [--init MODEL]
 
-reads `WORK/pairs.json` and `WORK/units.json`, writes `WORK/checkpoint.pt` as it goes (run again, it
-resumes) and the model with the best held-out loss to `WORK/model`.  With `--init` it starts from
-the weights and the tokenizer of an earlier model; `WORK` then holds that model's
-`units.safetensors` before `pocket.fit_units` is run.
+It reads `WORK/pairs.json` and `WORK/units.json`.  It writes the model with the lowest held-out loss
+to `WORK/model`, and `WORK/checkpoint.pt`, from which a second run resumes.  With `--init` it starts
+from the weights and the tokenizer of an earlier model.  Copy the `units.safetensors` of that model
+to `WORK` before you run `pocket.fit_units`.
 """
 
 from __future__ import annotations
@@ -27,31 +27,32 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from eepolicy.io import read_text, write_atomically, write_json
 from pocket import sequences as s
 from pocket.network import TrainingForward, check_parity
 
 BATCH_TOKENS = 6144
-BUCKET = 24  # widths of batches are multiples of it
-LEAST_BUCKETS = 3
-TEXT_WEIGHT = 2.0  # of a text token in the loss; there are ten times as many units
-NOISE = 0.05  # share of the units in the input that are replaced by random ones
+BUCKET = 24  # tokens; the width of a batch is a multiple of it
+MIN_BUCKETS = 3
+TEXT_WEIGHT = 2.0  # weight of a text token in the loss; there are ten times as many units
+NOISE = 0.05  # share of input units that random ones replace
 LEARNING_RATE = 3e-3
-WARM_UP = 50  # steps
-CONSTANT = 0.35  # share of the steps before the learning rate falls linearly to zero
-PARITY = 1e-4  # of logits in float32; measured 1e-6
-PATIENCE = 4  # evaluations without a better held-out loss before training ends
+WARM_UP = 50  # steps in which the learning rate rises
+CONSTANT = 0.35  # share of the steps before the learning rate falls, linearly to zero
+PARITY = 1e-4  # largest difference of logits in float32; measured 1e-6
+PATIENCE = 4  # evaluations without a lower held-out loss before training ends
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and its answers, one for each reading of the speech."""
+    """A prompt and its answer, once for each encoding of the speech."""
 
     prompt: list[int]
     answers: list[list[int]]
 
 
 def config() -> LlamaConfig:
-    """The architecture: 20 layers, 16 million parameters."""
+    """Return the architecture: 20 layers, 16 million parameters."""
     return LlamaConfig(
         vocab_size=s.VOCABULARY,
         hidden_size=256,
@@ -74,36 +75,43 @@ def examples(
     units: dict[str, list[list[int]]],
     tokenizer: PreTrainedTokenizerFast,
 ) -> list[Example]:
-    """Pairs and the readings of their answers' speech as token sequences."""
-    found = []
+    """Turn pairs and the encodings of their speech into token sequences."""
+    made = []
     for pair in pairs:
         text = tokenizer(pair["answer"], add_special_tokens=False).input_ids
-        answers = [s.interleave(text, reading) for reading in units[pair["answer"]]]
-        found.append(Example(s.prompt_ids(tokenizer, pair["question"]), answers))
-    return found
+        answers = [s.interleave(text, encoding) for encoding in units[pair["answer"]]]
+        made.append(Example(s.prompt_ids(tokenizer, pair["question"]), answers))
+    return made
 
 
 def batches(data: list[Example], rng: random.Random | None) -> list[tuple[Tensor, Tensor]]:
-    """Batches of about equally long sequences: ids and targets, (rows, tokens) each.
+    """Make batches of sequences with similar lengths.
 
     Widths are multiples of `BUCKET`, and all batches of a width have the same number of rows, so
-    that few shapes are compiled; rows that fill none are padding.  Targets are -100 on the question
-    and on padding.  With `rng` the reading of the speech and the order are drawn and units are
-    replaced by noise; without it nothing is random.
+    that few shapes are compiled.  Missing rows are padding.  Targets are -100 on the question and
+    on padding.
+
+    Args:
+        data: examples.
+        rng: chooses the encoding of the speech, the order, and the noise in the units.  Without it
+            nothing is random.
+
+    Returns:
+        Ids and targets of each batch, both (rows, tokens).
     """
     buckets: dict[int, list[tuple[list[int], list[int]]]] = defaultdict(list)
     for example in data:
         answer = rng.choice(example.answers) if rng else example.answers[0]
         ids = [*example.prompt, *answer]
         targets = [-100] * (len(example.prompt) - 1) + answer + [-100]
-        seen = [
+        inputs = [
             rng.randrange(s.UNIT_OFFSET, s.VOCABULARY)
             if rng and i >= s.UNIT_OFFSET and rng.random() < NOISE
             else i
             for i in ids
         ]
-        width = max(math.ceil(len(ids) / BUCKET), LEAST_BUCKETS) * BUCKET
-        buckets[width].append((seen, targets))
+        width = max(math.ceil(len(ids) / BUCKET), MIN_BUCKETS) * BUCKET
+        buckets[width].append((inputs, targets))
     made = []
     for width, rows in sorted(buckets.items()):
         if rng:
@@ -116,7 +124,7 @@ def batches(data: list[Example], rng: random.Random | None) -> list[tuple[Tensor
 
 
 def padded(rows: list[tuple[list[int], list[int]]], size: int, width: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids and targets, padded on the right and below to (size, width)."""
+    """Pad rows of ids and targets to (size, width), on the right and with empty rows."""
     ids = torch.full((size, width), s.PAD)
     targets = torch.full((size, width), -100)
     for i, (row_ids, row_targets) in enumerate(rows):
@@ -126,19 +134,19 @@ def padded(rows: list[tuple[list[int], list[int]]], size: int, width: int) -> tu
 
 
 def losses(forward: TrainingForward, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy, correctness and target of every answer token: (answer tokens,) each."""
+    """Return cross-entropy, correctness and target of each answer token, all (answer tokens,)."""
     keep = targets != -100
     logits = forward.logits(forward.hidden(ids)[keep]).float()
-    wanted = targets[keep]
-    return F.cross_entropy(logits, wanted, reduction="none"), logits.argmax(-1) == wanted, wanted
+    kept = targets[keep]
+    return F.cross_entropy(logits, kept, reduction="none"), logits.argmax(-1) == kept, kept
 
 
 @torch.no_grad()
 def evaluate(forward: TrainingForward, data: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Held-out loss and accuracy on text and on speech targets."""
+    """Compute the held-out loss and accuracy on text and on speech."""
     parts = [losses(forward, ids, targets) for ids, targets in data]
-    loss, right, wanted = (torch.cat(x) for x in zip(*parts, strict=True))
-    speech = wanted >= s.UNIT_OFFSET
+    loss, right, target = (torch.cat(x) for x in zip(*parts, strict=True))
+    speech = target >= s.UNIT_OFFSET
     return {
         "loss": loss.mean().item(),
         "speech_loss": loss[speech].mean().item(),
@@ -149,26 +157,34 @@ def evaluate(forward: TrainingForward, data: list[tuple[Tensor, Tensor]]) -> dic
 
 
 def rate(step: int, steps: int) -> float:
-    """The learning rate at a step, as a share of the highest."""
+    """Return the learning rate at a step, as a share of its maximum."""
     if step < WARM_UP:
         return (step + 1) / WARM_UP
     return min(1.0, (steps - step) / (steps * (1 - CONSTANT)))
 
 
 def digest(model: Path) -> str:
-    """A hash of a model's weights."""
+    """Return a hash of a model's weights."""
     return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 class Trainer:
-    """Model, optimisers, and where training stands."""
+    """Model, optimizers and progress of a training.
+
+    Args:
+        work: work folder.
+        steps: number of steps.
+        seed: seed of the initial weights.
+        data: hash of the training data.
+        init: folder of a model to start from.
+    """
 
     def __init__(
         self, work: Path, steps: int, seed: int, data: str, init: Path | None = None
     ) -> None:
         torch.manual_seed(seed)
         self.work, self.steps = work, steps
-        #: what must be the same for a checkpoint to be gone on with
+        #: settings that a checkpoint must share
         self.recipe = {"steps": steps, "seed": seed, "data": data, "init": init and digest(init)}
         self.step, self.best, self.bad, self.seconds = 0, math.inf, 0, 0.0
         self.log: list[dict[str, Any]] = []
@@ -179,7 +195,7 @@ class Trainer:
         named = self.forward.masters
         matrices = [p for n, p in named.items() if p.ndim == 2 and "layers" in n]
         others = [p for n, p in named.items() if not (p.ndim == 2 and "layers" in n)]
-        self.optimisers = [
+        self.optimizers = [
             torch.optim.Muon(
                 matrices, lr=LEARNING_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
             ),
@@ -187,52 +203,54 @@ class Trainer:
         ]
 
     def update(self, ids: Tensor, targets: Tensor) -> float:
-        """One step; gives the loss."""
-        of_each, _, wanted = losses(self.forward, ids, targets)
-        weights = torch.where(wanted < s.UNIT_OFFSET, TEXT_WEIGHT, 1.0)
-        loss = (of_each * weights).sum() / weights.sum()
+        """Run one step and return the loss."""
+        token_losses, _, target = losses(self.forward, ids, targets)
+        weights = torch.where(target < s.UNIT_OFFSET, TEXT_WEIGHT, 1.0)
+        loss = (token_losses * weights).sum() / weights.sum()
         loss.backward()
         self.forward.push_gradients()
         torch.nn.utils.clip_grad_norm_(self.forward.masters.values(), 1.0)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * rate(self.step, self.steps)
-            optimiser.step()
+            optimizer.step()
         self.forward.pull_masters()
         self.step += 1
         return loss.item()
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
-        part = self.work / "checkpoint.part"
+        """Write the checkpoint atomically."""
         state = {
             "model": self.model.state_dict(),
-            "optimisers": [o.state_dict() for o in self.optimisers],
+            "optimizers": [o.state_dict() for o in self.optimizers],
             "recipe": self.recipe,
             "progress": (self.step, self.best, self.bad, self.seconds, self.log),
         }
-        torch.save(state, part)
-        part.rename(self.work / "checkpoint.pt")
+        write_atomically(self.work / "checkpoint.pt", lambda part: torch.save(state, part))
 
     def resume(self) -> None:
-        """Go on from the checkpoint, where there is one."""
+        """Resume from the checkpoint, if there is one.
+
+        Raises:
+            RuntimeError: the checkpoint belongs to another training.
+        """
         path = self.work / "checkpoint.pt"
         if path.exists():
             state = torch.load(path, weights_only=True)
             if state["recipe"] != self.recipe:
                 raise RuntimeError(
-                    f"{path} is of another training, {state['recipe']} instead of {self.recipe}: "
-                    "remove it to start anew"
+                    f"{path} belongs to another training: it has {state['recipe']}, this one has "
+                    f"{self.recipe}; remove the file to start again"
                 )
             self.model.load_state_dict(state["model"])
-            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-                optimiser.load_state_dict(saved)
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             self.step, self.best, self.bad, self.seconds, self.log = state["progress"]
             self.forward.pull_masters()
             print(f"resumed at step {self.step}")
 
     def export(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Write the model in Hugging Face format, in bfloat16."""
+        """Write the model in Hugging Face format and in bfloat16."""
         half = LlamaForCausalLM(config()).to(torch.bfloat16)
         half.load_state_dict(self.model.state_dict())
         half.generation_config.update(max_new_tokens=400, pad_token_id=s.PAD, eos_token_id=s.END)
@@ -253,38 +271,38 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(2)
 
-    pairs, units_text = ((args.work / f"{n}.json").read_text() for n in ("pairs", "units"))
+    pairs, units_text = (read_text(args.work / f"{n}.json") for n in ("pairs", "units"))
     data = hashlib.sha256((pairs + units_text).encode()).hexdigest()[:16]
-    sets, units = json.loads(pairs), json.loads(units_text)
-    texts = [t for p in sets["train"] for t in (p["question"], p["answer"])]
+    splits, units = json.loads(pairs), json.loads(units_text)
+    texts = [t for p in splits["train"] for t in (p["question"], p["answer"])]
     if args.init:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.init)
     else:
         tokenizer = s.fit_tokenizer(texts)
-    dev = batches(examples(sets["dev"], units, tokenizer), None)
-    train = examples(sets["train"], units, tokenizer)
+    dev = batches(examples(splits["dev"], units, tokenizer), None)
+    train = examples(splits["train"], units, tokenizer)
     tokens = sum(len(e.prompt) + len(e.answers[0]) for e in train)
-    print(f"{len(train)} answers, {tokens} tokens, {len(batches(train, None))} batches an epoch")
+    print(f"{len(train)} answers, {tokens} tokens, {len(batches(train, None))} batches per epoch")
 
     trainer = Trainer(args.work, args.steps, args.seed, data, args.init)
     trainer.resume()
     error = check_parity(trainer.model, dev[0][0][:2])
     if error > PARITY:
-        raise RuntimeError(f"the lean forward differs from the stock one by {error:.1e}")
-    began, seen, epoch = time.time() - trainer.seconds, 0, 0
+        raise RuntimeError(
+            f"the logits differ from the stock model's by {error:.1e}; at most {PARITY} is allowed"
+        )
+    start = time.time() - trainer.seconds
     while trainer.step < args.steps and trainer.bad < PATIENCE:
-        epoch += 1
         for ids, targets in batches(train, random.Random(f"{args.seed} {trainer.step}")):
             loss = trainer.update(ids, targets)
-            seen += ids.numel()
             if trainer.step % 20 == 0:
-                spent = time.time() - began
-                print(f"step {trainer.step} loss {loss:.3f} {spent / 60:.1f} min", flush=True)
+                minutes = (time.time() - start) / 60
+                print(f"step {trainer.step} loss {loss:.3f} {minutes:.1f} min", flush=True)
             if trainer.step % args.every == 0 or trainer.step == args.steps:
-                trainer.seconds = time.time() - began
+                trainer.seconds = time.time() - start
                 result = evaluate(trainer.forward, dev)
                 trainer.log.append({"step": trainer.step, "seconds": trainer.seconds, **result})
-                (args.work / "log.json").write_text(json.dumps(trainer.log, indent=1))
+                write_json(args.work / "log.json", trainer.log, indent=1)
                 print(json.dumps(trainer.log[-1]), flush=True)
                 if result["loss"] < trainer.best:
                     trainer.best, trainer.bad = result["loss"], 0

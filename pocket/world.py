@@ -1,4 +1,4 @@
-"""The closed world of the pocket model: the words it knows and what is true of them."""
+"""The closed world of the pocket model: its words, and the facts about them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CONTINENTS = "Europe Asia Africa America".split()
 
 COLOURS = "blue green yellow white black brown orange pink".split()
 
-#: thing: its colour; the thing is spoken with its article, where it has one
+#: thing, with its article if it has one: its colour
 COLOUR_OF = {
     "the sky": "blue",
     "the sea": "blue",
@@ -73,7 +73,7 @@ ANIMALS_BY_SIZE = (
     "mouse frog duck cat fox dog wolf sheep pig lion bear horse elephant whale"
 ).split()
 
-#: animal: (food, home, legs, what it can do)
+#: animal: (food, home, number of legs, abilities)
 ANIMALS = {
     "frog": ("flies", "river", "four", ("walk", "lay eggs")),
     "mouse": ("cheese", "house", "four", ("walk", "give milk")),
@@ -95,7 +95,7 @@ ANIMALS = {
 
 ABILITIES = ("fly", "walk", "lay eggs", "give milk")
 
-#: kind: its members
+#: category: its members
 KINDS = {
     "fruit": "apple banana lemon orange cherry".split(),
     "vegetable": "carrot tomato potato onion pumpkin".split(),
@@ -134,7 +134,7 @@ OPPOSITES = (
     ("day", "night"),
 )
 
-#: person: (what the person does, third person; the same, after "can")
+#: person: (work in the third person; the same after "can")
 WORK = {
     "teacher": ("teaches children", "teach children"),
     "doctor": ("helps sick people", "help sick people"),
@@ -169,7 +169,7 @@ FOOD = "bread cheese fish soup rice meat honey".split()
 
 DRINKS = "water milk coffee juice".split()
 
-#: weather: what to do about it
+#: weather: advice
 WEATHER = {
     "raining": "take your coat",
     "snowing": "take warm shoes",

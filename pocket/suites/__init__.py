@@ -1,1 +1,1 @@
-"""The generators of questions, suite by suite."""
+"""Generators of questions, one module per suite."""

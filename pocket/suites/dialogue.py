@@ -1,4 +1,4 @@
-"""Dialogue: short exchanges that say everything that one must know."""
+"""Dialogue: short exchanges; the question contains all information."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts: capitals, continents, colours, animals, what is what."""
+"""Facts: capitals, continents, colours, animals, categories."""
 
 from __future__ import annotations
 

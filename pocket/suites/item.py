@@ -1,4 +1,4 @@
-"""What a generator of questions yields, and words that several of them need."""
+"""Items that generators of questions yield, and helpers that several of them use."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import NamedTuple
 
 
 class Item(NamedTuple):
-    """A question, its answer, and the phrases (`keys`) that must all be in a right answer.
+    """A question and its answer.
 
-    `fact` names what one must know to answer, and can be asked for in several wordings.  It is
-    empty where the question says everything ("The king has the cup ...") or a rule must be learnt
-    (sums in stories, sequences, orders of size, lengths of words, what to do in which weather).
+    Attributes:
+        question: the question.
+        answer: the right answer.
+        keys: phrases that a right answer contains.
+        fact: the fact that the answer needs; several questions can need the same one.  It is empty
+            if the question contains all information ("The king has the cup ...") or the answer
+            follows from a rule (sums in stories, sequences, orders of size, lengths of words,
+            advice for the weather).
     """
 
     question: str
@@ -25,20 +30,25 @@ Generator = Callable[[], Iterator[Item]]
 
 
 def some(others: Iterable[str], of: str, count: int = 2) -> list[str]:
-    """A few of the others, always the same for the same word.
+    """Sample a few of the other words, always the same for the same word.
 
-    A question with "no" for an answer can be made with each of them, one with "yes" with one only;
-    taking a few keeps the two in proportion.
+    Every other word gives a question with the answer "no", and only one word gives "yes".  A sample
+    keeps the two in proportion.
+
+    Args:
+        others: the other words.
+        of: the word, which seeds the sample.
+        count: maximum number of words.
     """
     others = list(others)
     return random.Random(of).sample(others, min(count, len(others)))
 
 
 def a(noun: str) -> str:
-    """The noun with its indefinite article."""
+    """Return a noun with its indefinite article."""
     return f"{'an' if noun[0].lower() in 'aeio' else 'a'} {noun}"
 
 
 def sentence(text: str) -> str:
-    """The text with a capital first letter."""
+    """Return a text with a capital first letter."""
     return text[0].upper() + text[1:]

@@ -62,7 +62,7 @@ def opposites() -> Iterator[Item]:
 
 
 def spelled_words() -> list[str]:
-    """The words whose letters are asked for."""
+    """Return the words of the questions about letters."""
     words = {word for members in w.KINDS.values() for word in members}
     words |= {*w.OBJECTS, *w.ANIMALS_BY_SIZE, *w.FOOD, *w.DRINKS, *w.PEOPLE}
     return sorted(words)

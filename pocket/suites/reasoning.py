@@ -1,4 +1,4 @@
-"""Reasoning: arithmetic, comparisons, sequences, the calendar, small stories."""
+"""Reasoning: arithmetic, comparisons, sequences, the calendar, short stories."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def story() -> Iterator[Item]:
 
 
 def singular(things: str) -> str:
-    """One of the counted things."""
+    """Return the singular of a counted thing."""
     return "box" if things == "boxes" else things[:-1]
 
 

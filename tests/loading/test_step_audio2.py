@@ -186,10 +186,12 @@ def plain_mels(wave: np.ndarray) -> np.ndarray:
 def plain_audio_encoder(w: dict[str, Tensor], mels: Tensor) -> Tensor:
     """What the decoder is given for a spectrum (128, frames), written with loops."""
 
-    def conv(x: Tensor, name: str, stride: int) -> Tensor:  # (width, time), one place at a time
+    def conv(
+        x: Tensor, name: str, stride: int
+    ) -> Tensor:  # x (width, time), one position at a time
         x = torch.nn.functional.pad(x, (1, 1))
-        places = range(0, x.shape[1] - 2, stride)
-        out = [torch.einsum("oik,ik->o", w[f"{name}.weight"], x[:, p : p + 3]) for p in places]
+        starts = range(0, x.shape[1] - 2, stride)
+        out = [torch.einsum("oik,ik->o", w[f"{name}.weight"], x[:, p : p + 3]) for p in starts]
         return torch.stack(out, 1) + w[f"{name}.bias"][:, None]
 
     def norm(x: Tensor, name: str) -> Tensor:

@@ -186,7 +186,7 @@ def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
         (["compare", "static@21", "--out", "{tmp}/r"], "the model has depths 1 to 20"),
         (["compare", "--prompts", "1000", "--out", "{tmp}/r"], "there are 300 test questions"),
         (["compare", "--out", "{tmp}/mine"], "holds files that are no run of ours"),
-        (["compare", "--model", "{tmp}/none"], "is no checkpoint that can be read"),
+        (["compare", "--model", "{tmp}/none"], "it is neither a folder nor an id"),
         (["generate", "Hello?", "--model", "{tmp}/mine"], "it has no config.json"),
         (["generate", "Hello?", "--policy", "spark"], "is no policy"),
         (["generate", "Hello?", "--out", "{tmp}/none/a.wav"], "there is no folder"),
@@ -227,7 +227,7 @@ def test_mistakes_in_python_get_a_sentence(pocket):
         (lambda: pocket.generate("Hi", temperature=0.0), "has to be a strictly positive float"),
         (lambda: pocket.generate("Hi", num_beams=2), "beam search is not supported"),
         (lambda: pocket.generate("Hi").trace.mean_depth("sound"), "'text' or 'speech'"),
-        (lambda: eepolicy.held_out("train"), "the held-out sets are test, dev"),
+        (lambda: eepolicy.held_out("train"), "the held-out splits are test, dev"),
     ]:
         with pytest.raises(eepolicy.EepolicyError, match=sentence):
             call()
@@ -273,14 +273,14 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
         eepolicy.load(str(folder))
     weights["model.layers.7.mlp.up_proj.weight"] = torch.zeros(3, 3)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(eepolicy.EepolicyError, match="is no checkpoint that can be read"):
+    with pytest.raises(eepolicy.EepolicyError, match="cannot be loaded as a causal language model"):
         eepolicy.load(str(folder))
     (folder / "held_out.json").write_text("{")
-    with pytest.raises(eepolicy.EepolicyError, match="holds no questions"):
+    with pytest.raises(eepolicy.EepolicyError, match="cannot be read"):
         eepolicy.held_out(folder=folder)
     whole = (pocket_folder() / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:100_000])
-    with pytest.raises(eepolicy.EepolicyError, match="is no checkpoint that can be read"):
+    with pytest.raises(eepolicy.EepolicyError, match="cannot be loaded as a causal language model"):
         eepolicy.load(str(folder))
 
 

@@ -1,4 +1,4 @@
-"""The making of the pocket model: batches, the lean forward, checkpoints."""
+"""Training of the pocket model: batches, the fast forward pass, checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TINY = LlamaConfig(
 
 
 def made(count: int) -> list[Example]:
-    """Examples of many lengths; an answer's first id numbers it."""
+    """Examples of many lengths; the first id of an answer is its number."""
     rng = random.Random(0)
     return [
         Example([s.QUESTION, 7, s.ANSWER], [[100 + i, *[s.UNIT_OFFSET + i] * rng.randint(1, 150)]])
@@ -43,37 +43,37 @@ def test_padded_by_hand():
     assert targets.tolist() == [[-100, 7, -100, -100], [9, -100, -100, -100], [-100] * 4]
 
 
-def test_batches_hold_every_answer_once_and_learn_answers_alone():
+def test_batches_contain_each_answer_once_and_only_answers_are_targets():
     data = made(200)
     seen = []
     for ids, targets in batches(data, None):
         assert ids.shape == targets.shape
         assert ids.shape[1] % BUCKET == 0
         assert ids.numel() <= BATCH_TOKENS
-        for row, wanted in zip(ids.tolist(), targets.tolist(), strict=True):
-            answer = [t for t in wanted if t != -100]
+        for row, target in zip(ids.tolist(), targets.tolist(), strict=True):
+            answer = [t for t in target if t != -100]
             if answer:
                 seen.append(answer)
-                # each target is the next id, and the question is no target
+                # each target is the next id; the question has no targets
                 assert row[3 : 3 + len(answer)] == answer
-                assert wanted[2 : 2 + len(answer)] == answer
+                assert target[2 : 2 + len(answer)] == answer
     assert sorted(seen) == sorted(e.answers[0] for e in data)
 
 
-def test_noise_changes_units_in_the_input_alone():
+def test_noise_changes_only_input_units():
     data = made(50)
     changed = total = 0
     for ids, targets in batches(data, random.Random(1)):
-        for row, wanted in zip(ids.tolist(), targets.tolist(), strict=True):
-            for given, true in zip(row[1:], wanted, strict=False):
+        for row, target in zip(ids.tolist(), targets.tolist(), strict=True):
+            for token, true in zip(row[1:], target, strict=False):
                 if true >= s.UNIT_OFFSET:
-                    changed, total = changed + (given != true), total + 1
+                    changed, total = changed + (token != true), total + 1
                 elif true != -100:
-                    assert given == true
+                    assert token == true
     assert 0.03 < changed / total < 0.07  # NOISE is 0.05
 
 
-def test_the_lean_forward_is_the_stock_one():
+def test_the_fast_forward_equals_the_stock_one():
     torch.manual_seed(0)
     model = LlamaForCausalLM(TINY)
     with torch.no_grad():
@@ -84,24 +84,24 @@ def test_the_lean_forward_is_the_stock_one():
     assert check_parity(model, ids) < 1e-5  # measured 5e-7
 
 
-def test_gradients_are_the_stock_models():
+def test_gradients_equal_those_of_the_stock_model():
     torch.manual_seed(0)
     model = LlamaForCausalLM(TINY)
     ids, targets = batches(made(6), None)[0]
-    lean = TrainingForward(model, torch.float32, compiled=False)
-    losses(lean, ids, targets)[0].mean().backward()
-    lean.push_gradients()
-    ours = {n: p.grad.clone() for n, p in lean.masters.items()}
+    fast = TrainingForward(model, torch.float32, compiled=False)
+    losses(fast, ids, targets)[0].mean().backward()
+    fast.push_gradients()
+    gradients = {n: p.grad.clone() for n, p in fast.masters.items()}
     model.zero_grad()
     logits = model(ids).logits
     torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), targets.flatten(), ignore_index=-100
     ).backward()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
-def test_the_rate_rises_holds_and_falls_to_zero():
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
     rates = [rate(step, 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(1 / train.WARM_UP)
     assert set(rates[train.WARM_UP : 350]) == {1.0}
@@ -124,24 +124,24 @@ def trainer(tmp_path, monkeypatch):
     return start
 
 
-def test_a_resumed_training_is_the_uninterrupted_one(trainer):
+def test_a_resumed_training_equals_an_uninterrupted_one(trainer):
     parts = batches(made(60), None)[:4]
     whole, first = trainer(), trainer()
     expected = [whole.update(*part) for part in parts]
-    found = [first.update(*part) for part in parts[:2]]
+    actual = [first.update(*part) for part in parts[:2]]
     first.save()
     second = trainer()
     second.resume()
     assert second.step == 2
-    found += [second.update(*part) for part in parts[2:]]
-    assert found == expected
-    assert found[-1] < found[0]
+    actual += [second.update(*part) for part in parts[2:]]
+    assert actual == expected
+    assert actual[-1] < actual[0]
 
 
 def test_a_checkpoint_of_another_training_is_refused(trainer):
     trainer().save()
     for other in (trainer(steps=5), trainer(data="other data")):
-        with pytest.raises(RuntimeError, match="is of another training"):
+        with pytest.raises(RuntimeError, match="belongs to another training"):
             other.resume()
 
 
@@ -154,26 +154,26 @@ def test_a_training_that_starts_from_a_model_has_its_weights(trainer, tmp_path):
     for name, weight in second.model.named_parameters():
         assert torch.equal(weight, dict(first.model.named_parameters())[name])
     second.save()
-    with pytest.raises(RuntimeError, match="is of another training"):
+    with pytest.raises(RuntimeError, match="belongs to another training"):
         trainer().resume()
 
 
-def test_a_text_token_weighs_twice_a_unit(trainer):
+def test_a_text_token_has_twice_the_weight_of_a_unit(trainer):
     ids, targets = batches(made(6), None)[0]
     one = trainer()
-    loss, _, wanted = losses(one.forward, ids, targets)
-    weight = 1.0 + (wanted < s.UNIT_OFFSET).float()  # TEXT_WEIGHT is 2
+    loss, _, target = losses(one.forward, ids, targets)
+    weight = 1.0 + (target < s.UNIT_OFFSET).float()  # TEXT_WEIGHT is 2
     expected = (loss * weight).sum() / weight.sum()
     assert one.update(ids, targets) == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_what_is_exported_is_a_stock_model(trainer, tmp_path):
+def test_the_exported_model_is_a_stock_model(trainer, tmp_path):
     tokenizer = s.PreTrainedTokenizerFast(
         tokenizer_object=s.Tokenizer(s.models.BPE()), eos_token="<end>"
     )
     kept = trainer()
     kept.export(tokenizer)
-    kept.export(tokenizer)  # over the one before
+    kept.export(tokenizer)  # replaces the first one
     again = LlamaForCausalLM.from_pretrained(tmp_path / "model")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     weight = kept.model.model.layers[1].mlp.up_proj.weight
