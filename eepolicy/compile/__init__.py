@@ -1,1 +1,1 @@
-"""Compiled layers: `torch.compile` and CUDA graphs."""
+"""Compiled layers and readouts: `torch.compile` and CUDA graphs."""

@@ -1,64 +1,73 @@
-"""The layers of a model, compiled: one kernel for all that are built alike."""
+"""Compiled layers: one kernel serves all layers of the same structure."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import nullcontext
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from eepolicy.compile.functional import first_same_structure, function_of, tensors_of
-from eepolicy.compile.gemv import ONE_SHAPE, Product, Products, padded_gemv, product_of
+from eepolicy.compile.functional import first_same_structure, tensors_of
+from eepolicy.compile.gemv import ONE_SHAPE, Products, product_of
 from eepolicy.compile.head_module import HeadModule, head_module
-from eepolicy.compile.kernel_cache import DynamicDims, KernelCache
-from eepolicy.compile.sdpa import attention
+from eepolicy.compile.kernel_cache import KernelCache
+from eepolicy.compile.layer_functions import (
+    MakeFunction,
+    causal_mask,
+    dynamic_dims,
+    fill_function,
+    layer_function,
+    readout_function,
+)
+from eepolicy.compile.parity import (
+    TOLERANCE,
+    UncompiledKernels,
+    check_blocks,
+    relative_error,
+    run_block,
+)
+from eepolicy.heads.base import ExitHead
+from eepolicy.model.backbone import Backbone
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import Rotation
 from eepolicy.model.kv_cache import KVCache
 
-if TYPE_CHECKING:
-    from eepolicy.heads.base import ExitHead
-    from eepolicy.hooked import HookedModel
-
-#: largest difference from the layers as they are, as a share of the hidden states' largest number.
-#: Measured: 1e-6 in float32 (sums are taken in another order), 8e-3 in bfloat16
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-#: columns, as a refresh has, up to which attention is written out for many rows too
-COLUMNS = 4
+#: columns of a block, on a CPU, up to which attention is written out for many rows too: a refresh
+#: has so many
+MAX_UNROLLED_COLUMNS = 4
 
 
 class CompiledExecutor(LayerExecutor):
-    """Runs a model's layers, as `Backbone.run_layer` does, by code that `torch.compile` makes.
+    """Runs the layers of a model, as `Backbone.run_layer` does, in code from `torch.compile`.
 
-    One layer is compiled and is handed the parameters of the others, so that a policy may stop
-    after any of them, and the work is done once: for each small block, as a refresh is, for many
-    rows of each few columns, and for all that is wider.
+    One layer is compiled and takes the parameters of the others as inputs.  A policy may therefore
+    stop after any layer, and the compiler runs once: for each small block, such as a refresh, for
+    many rows of each small number of columns, and for all wider blocks.
 
     Args:
-        model: whose layers.
+        model: model whose layers run.
 
     Attributes:
-        kernels: that were compiled so far.
+        kernels: number of kernels that were compiled so far.
     """
 
-    def __init__(self, model: HookedModel) -> None:
+    def __init__(self, model: Backbone) -> None:
         self.model = model
         self._kernels = KernelCache()
-        self._layers = [tuple(tensors_of(layer).values()) for layer in model.parts.layers]
-        self._alike = [first_same_structure(model.parts.layers, i) for i in range(model.depth)]
-        #: by depth and ranges of ids, the head there and what it does
+        self._tensors = [tuple(tensors_of(layer).values()) for layer in model.parts.layers]
+        #: for each layer, the first layer of the same structure
+        self._templates = [first_same_structure(model.parts.layers, i) for i in range(model.depth)]
+        #: by depth and ranges of ids, the head and its readout
         self._readouts: dict[Hashable, tuple[ExitHead, HeadModule | None]] = {}
-        #: keys and values such as a layer makes, (1, heads, 1, d) each
-        self._remembered: dict[int, tuple[Tensor, Tensor]] = {}
+        #: by layer, keys and values of the shape that it makes, (1, heads, 1, d) each
+        self._sample_kv: dict[int, tuple[Tensor, Tensor]] = {}
         self._broken = False
 
     def __repr__(self) -> str:
-        return f"CompiledExecutor({self.kernels} kernels for {len(self._layers)} layers)"
+        return f"CompiledExecutor({self.kernels} kernels for {self.depth} layers)"
 
     @property
     def depth(self) -> int:
@@ -67,7 +76,7 @@ class CompiledExecutor(LayerExecutor):
     @property
     def kernels(self) -> int:
         """Number of kernels that were compiled so far."""
-        return self._kernels.made
+        return self._kernels.num_kernels
 
     def run_layer(
         self,
@@ -78,101 +87,106 @@ class CompiledExecutor(LayerExecutor):
         cache: KVCache,
     ) -> Tensor:
         """Run one layer; see `Backbone.run_layer`."""
-        lent = self._lent(index, cache)
-        if lent is None:
+        view = self._view(index, cache)
+        if view is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
-        if len(lent) == 3 and min(hidden.shape[:2]) > 1:  # one kernel for what is ragged and is not
-            lent = (*lent, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
+        if len(view) == 3 and min(hidden.shape[:2]) > 1:  # one kernel for ragged and other blocks
+            view = (*view, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
         kind = self.model.parts.attention[index]
-        out = self._through(index, hidden, rotations.get(kind), masks[kind], lent)
+        out = self._layer_output(index, hidden, rotations.get(kind), masks[kind], view)
         if out is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
-        cache.write_back(index, *lent[:2])
+        cache.write_back(index, *view[:2])
         return out
 
     def fill_layer(
         self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: KVCache
     ) -> None:
         """Store the keys and values of one layer; see `Backbone.fill_layer`."""
-        lent = self._lent(index, cache)
-        if lent is not None:
+        view = self._view(index, cache)
+        if view is not None:
             rotation = rotations.get(self.model.parts.attention[index])
-            if self._compiled(_filler, index, hidden, rotation, None, lent) is not None:
-                cache.write_back(index, *lent[:2])
+            if self._call_layer(fill_function, index, hidden, rotation, None, view) is not None:
+                cache.write_back(index, *view[:2])
                 return
         self.model.fill_layer(index, hidden, rotations, cache)
 
-    def _lent(self, index: int, cache: KVCache, reach: int = 0) -> tuple[Tensor, ...] | None:
-        """What a layer attends to, if it is known how that looks; see `KVCache.lend`."""
+    def _view(self, index: int, cache: KVCache, columns: int = 0) -> tuple[Tensor, ...] | None:
+        """`KVCache.view` of a layer; None where nothing is compiled or stored."""
         if self._broken:
             return None
-        if index in self._remembered:
-            cache.open(index, *self._remembered[index])
-        return cache.view(index, reach)
+        if index in self._sample_kv:
+            cache.open(index, *self._sample_kv[index])
+        return cache.view(index, columns)
 
-    def _through(
+    def _layer_output(
         self,
         index: int,
         hidden: Tensor,
         rotation: Rotation | None,
         mask: Tensor | None,
-        lent: tuple[Tensor, ...],
+        view: tuple[Tensor, ...],
     ) -> Tensor | None:
-        """Hidden states behind a layer; None where there is no kernel for it."""
-        out = self._compiled(_runner, index, hidden, rotation, mask, lent)
+        """Hidden states after a layer, (rows, columns, width); None where there is no kernel."""
+        out = self._call_layer(layer_function, index, hidden, rotation, mask, view)
         return None if out is None else out[0]
 
-    def _compiled(
+    def _call_layer(
         self,
-        make: Makes,
+        make: MakeFunction,
         index: int,
         hidden: Tensor,
         rotation: Rotation | None,
-        mask: Tensor | None = None,
-        lent: tuple[Tensor, ...] = (),
+        mask: Tensor | None,
+        view: tuple[Tensor, ...],
     ) -> tuple[Tensor, ...] | None:
-        """What a layer makes, where there is a kernel for such inputs, or one can be made.
+        """Call the kernel of a layer, which is compiled at the first call.
 
         Args:
-            make: makes what is compiled of a layer.
-            index: the layer, from 0.
+            make: makes the function that is compiled.
+            index: index of the layer, from 0.
             hidden: (rows, columns, width).
-            rotation: of the columns.
-            mask: of the columns.
-            lent: by `KVCache.lend`.
+            rotation: cosines and sines of the columns, (rows, columns, d) each.
+            mask: (rows or 1, heads or 1, columns, stored columns).
+            view: tensors of `KVCache.view`.
+
+        Returns:
+            The outputs of the function; None where it cannot be compiled.
         """
-        first, product = self._alike[index], product_of(hidden)
+        template, product = self._templates[index], product_of(hidden)
         exact = hidden.shape if product in ONE_SHAPE else None
-        # attention is written as a sum for each of a few columns, so that their number is fixed
-        small = hidden.device.type == "cpu" and hidden.shape[1] <= COLUMNS
-        few = hidden.shape[1] if small and product is None else None
-        if mask is None and hidden.shape[1] > 1 and (product or few):
-            # a short prompt: as a refresh, whose kernel it shares
-            mask = _causal(hidden)
-        key = (make, first, product, exact, few, rotation is None, mask is None, len(lent))
-        kind = (
+        # attention has one sum for each of a few columns, so their number is fixed
+        small = hidden.device.type == "cpu" and hidden.shape[1] <= MAX_UNROLLED_COLUMNS
+        unrolled = hidden.shape[1] if small and product is None else None
+        if mask is None and hidden.shape[1] > 1 and (product or unrolled):
+            # a short prompt shares the kernel of a refresh, which has a mask
+            mask = causal_mask(hidden)
+        key = (make, template, product, exact, unrolled, rotation is None, mask is None, len(view))
+        guard = (
             key,
             hidden.shape,
             hidden.dtype,
             rotation and rotation[0].shape,
             mask is not None
             and (mask.dtype, mask.shape[:-1], mask.is_contiguous() or mask.stride()),
-            lent and (lent[0].stride()[2:], lent[0].shape[2] == 1),
+            view and (view[0].stride()[2:], view[0].shape[2] == 1),
         )
-        # a part of a wider block would have strides of its own, and so a kernel
+        # a part of a wider block has strides of its own, and would need another kernel
         hidden = hidden.contiguous()
-        given = (*self._layers[index], hidden, *(rotation or ()), *_only(mask), *lent)
+        args = (*self._tensors[index], hidden, *(rotation or ()), *_optional(mask), *view)
         return self.run(
             key,
-            kind,
+            guard,
             lambda: make(
-                self.model.parts.layers[first],
-                product or (F.linear if few else None),
+                self.model.parts.layers[template],
+                product or (F.linear if unrolled else None),
                 rotation is not None,
                 mask is not None,
             ),
-            given,
-            lambda: _changing((bool(exact), bool(exact or few)), hidden, rotation, mask, lent),
+            args,
+            lambda: dynamic_dims(
+                (bool(exact), bool(exact or unrolled)), hidden, rotation, mask, view
+            ),
         )
 
     def logits(self, hidden: Tensor, depth: int, over: Sequence[tuple[int, int]] = ()) -> Tensor:
@@ -180,7 +194,7 @@ class CompiledExecutor(LayerExecutor):
         if self._broken:
             return self.model.logits(hidden, depth, over)
         out = self._read(hidden, depth, tuple(over))
-        # what reads out other ids is refused there
+        # the backbone refuses a head that reads out other ids
         if out is None or out[0].shape[-1] != self.model.model.config.vocab_size:
             with Products(self._head_product):
                 return self.model.logits(hidden, depth, over)
@@ -189,13 +203,14 @@ class CompiledExecutor(LayerExecutor):
     def _read(
         self, hidden: Tensor, depth: int, ranges: tuple[tuple[int, int], ...]
     ) -> tuple[Tensor, ...] | None:
-        """What a known head reads out, in one kernel for all depths; None where there is none."""
+        """Read out a known head in one kernel, which serves all depths; None without a kernel."""
         head = self.model.lens if depth == self.model.depth else self.model.heads
-        where = depth, ranges
-        if where not in self._readouts or self._readouts[where][0] is not head:
-            vocabulary = self.model.model.config.vocab_size
-            self._readouts[where] = head, head_module(head, depth, ranges, vocabulary)
-        readout, product = self._readouts[where][1], product_of(hidden)
+        key: Hashable = depth, ranges
+        stored, readout = self._readouts.get(key, (None, None))
+        if stored is not head or (readout is not None and not readout.is_current()):
+            readout = head_module(head, depth, ranges, self.model.model.config.vocab_size)
+            self._readouts[key] = head, readout
+        product = product_of(hidden)
         if readout is None or product is None:
             return None
         hidden, exact = hidden.contiguous(), product in ONE_SHAPE
@@ -203,252 +218,79 @@ class CompiledExecutor(LayerExecutor):
         return self.run(
             key,
             (key, hidden.shape, hidden.dtype),
-            lambda: _reader(readout, product),
+            lambda: readout_function(readout, product),
             (*readout.tensors, hidden),
-            lambda: _changing((exact, exact), hidden, None),
+            lambda: dynamic_dims((exact, exact), hidden, None),
         )
 
     def _head_product(self, vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """What a head makes of some vectors."""
+        """Replace `F.linear` in a head that is not compiled as a whole; shapes as there."""
         product, out = product_of(vectors), None
         if product is not None:
             vectors, exact = vectors.contiguous(), product in ONE_SHAPE
             key = (product, weight.shape, bias is None, vectors.shape if exact else None)
-            kind = (key, vectors.shape, vectors.dtype, weight.stride())
-            given = (vectors, weight, *_only(bias))
+            guard = (key, vectors.shape, vectors.dtype, weight.stride())
+            args = (vectors, weight, *_optional(bias))
             out = self.run(
-                key, kind, lambda: product, given, lambda: _changing((exact, exact), vectors, None)
+                key,
+                guard,
+                lambda: product,
+                args,
+                lambda: dynamic_dims((exact, exact), vectors, None),
             )
         return F.linear(vectors, weight, bias) if out is None else out[0]
 
-    def run(self, *asked: Any) -> tuple[Tensor, ...] | None:
-        """See `KernelCache.run`; where nothing can be compiled, that is said once and left."""
+    def run(self, *args: Any) -> tuple[Tensor, ...] | None:
+        """Call `KernelCache.run`; an error of the compiler gives one warning and turns it off."""
         if self._broken:
             return None
         try:
-            return self._kernels.run(*asked)
+            return self._kernels.run(*args)
         except Exception as error:
-            self._give_up(error)
+            self._turn_off(error)
             return None
 
     @torch.no_grad()
     def check(self) -> bool:
-        """Compile, and compare each layer with the stock one.
+        """Compare each compiled layer with the stock one.
 
-        One position is compiled; two blocks before it, of which the second is masked in the stock
-        layers too, are only run as they are written for the compiler.
+        A single column is compiled.  The two wider blocks before it run the function that would be
+        compiled, without the compiler.
 
         Returns:
-            Whether they agree.  Where they do not, or nothing can be compiled here, a warning says
-            why, and the layers run as they are.
+            Whether the layers agree.  Otherwise, or where nothing can be compiled, a warning gives
+            the reason, and the stock layers run.
         """
-        model, config = self.model, self.model.model.config
-        generator = torch.Generator().manual_seed(0)
-        blocks = [
-            torch.randn(1, columns, config.hidden_size, generator=generator)
-            for columns in (2, 2, 1)
-        ]
-        stock, ours = (KVCache(model.depth, 1, 5) for _ in range(2))
-        kernels = self._kernels
+        model, kernels = self.model, self._kernels
+        blocks = check_blocks(model)
+        columns = sum(block.hidden.shape[1] for block in blocks)
+        stock, ours = (KVCache(model.depth, 1, columns) for _ in range(2))
         for index in range(model.depth):
-            for block, start in zip(blocks, (0, 2, 4), strict=True):
-                right = self._step(model.run_layer, index, block, start, stock)
-                if index not in self._remembered:
+            for block in blocks:
+                expected = run_block(model, model.run_layer, index, block, stock)
+                if index not in self._sample_kv:
                     keys, values = stock.layer(index, 1)
-                    self._remembered[index] = keys.clone(), values.clone()
-                if block.shape[1] > 1:
-                    self._kernels = _AsWritten()
-                left = self._step(self.run_layer, index, block, start, ours)
+                    self._sample_kv[index] = keys.clone(), values.clone()
+                if block.hidden.shape[1] > 1:
+                    self._kernels = UncompiledKernels()
+                out = run_block(model, self.run_layer, index, block, ours)
                 self._kernels = kernels
                 if self._broken:
                     return False
-                error = ((left - right).abs().max() / right.abs().max()).item()
+                error = relative_error(out, expected)
                 if not error <= TOLERANCE.get(model.model.dtype, 0.0):
-                    self._give_up(f"layer {index + 1} differs by {error:.1e} when it is compiled")
+                    self._turn_off(f"layer {index + 1} differs by {error:.1e} when it is compiled")
                     return False
         return True
 
-    def _step(
-        self, run: Callable[..., Tensor], index: int, states: Tensor, start: int, cache: KVCache
-    ) -> Tensor:
-        """Some columns of the check through one layer."""
-        like, end = self.model.model, start + states.shape[1]
-        rotations = self.model.rotations(end)
-        here = {
-            k: (cos[0, start:][None], sin[0, start:][None]) for k, (cos, sin) in rotations.items()
-        }
-        masks = self.model.block_masks(end - start, start)
-        cache.set_slots(slice(None), start, end)
-        return run(index, states.to(like.device, like.dtype), here, masks, cache)
-
-    def _give_up(self, why: object) -> None:
+    def _turn_off(self, reason: object) -> None:
         self._broken = True
-        told = str(why).strip().splitlines()
+        lines = str(reason).strip().splitlines()
         warnings.warn(
-            f"compile=True is left aside, the layers run as they are: {told[0] if told else why!r}",
+            f"compile=True has no effect, the stock layers run: {lines[0] if lines else reason!r}",
             stacklevel=2,
         )
 
 
-class _AsWritten(KernelCache):
-    """Runs functions as they are written for the compiler, without it."""
-
-    def run(
-        self,
-        key: Hashable,
-        kind: Hashable,
-        make: Callable[[], Callable[..., Any]],
-        given: Sequence[Tensor],
-        changing: object,
-    ) -> tuple[Tensor, ...]:
-        out = make()(*given)
-        return out if isinstance(out, tuple) else (out,)
-
-
-class _Columns:
-    """Keys and values of one layer, as a stock attention layer takes them."""
-
-    def __init__(
-        self, keys: Tensor, values: Tensor, at: Tensor, fresh: Tensor | None = None
-    ) -> None:
-        self.keys, self.values, self.at = keys, values, at
-        self.fresh = None if fresh is None else fresh[:, None, :, None]
-
-    def update(
-        self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        for held, new in ((self.keys, keys), (self.values, values)):
-            if self.fresh is not None:
-                new = torch.where(self.fresh, new, held[:, :, self.at])
-            # by index: `index_copy_` would be compiled to a copy of all that is remembered
-            held[:, :, self.at] = new
-        return self.keys, self.values
-
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-        *,
-        fixed: bool,
-    ) -> Tensor:
-        """Stands in for `F.scaled_dot_product_attention`, which see, without dropout.
-
-        What is causal comes with a mask here; a layer that relies on `is_causal` is found by
-        `check`.
-
-        Keys that were repeated for the heads that share them are taken as they were before: a copy
-        of all that is remembered would cost as much as the attention.
-        """
-        if key.shape[1] > self.keys.shape[1]:
-            key, value = self.keys, self.values
-        return attention(query, key, value, attn_mask, scale, fixed)
-
-
-#: what a compiled function is handed after the parameters and the hidden states
-Makes = Callable[[nn.Module, Product | None, bool, bool], Callable[..., Any]]
-
-
-def _runner(
-    layer: nn.Module, product: Product | None, rotated: bool, masked: bool
-) -> Callable[..., Tensor]:
-    """A layer as a function of its parameters and of all that `run_layer` hands it.
-
-    Args:
-        layer: the layer.
-        product: how its products are written, and attention with them; `F.linear` leaves products
-            to the library, None both.
-        rotated: cosines and sines are handed to it.
-        masked: so is a mask.
-
-    Returns:
-        A function of the parameters, hidden states, cosines and sines, mask, and what
-        `KVCache.lend` gives.
-    """
-    call, count = function_of(layer), len(tensors_of(layer))
-
-    def run(*given: Tensor) -> Tensor:
-        hidden, *more = given[count:]
-        arguments: dict[str, Any] = {"attention_mask": None, "use_cache": True}
-        if rotated:
-            arguments["position_embeddings"], more = (more[0], more[1]), more[2:]
-        if masked:
-            arguments["attention_mask"], more = more[0], more[1:]
-        arguments["past_key_values"] = held = _Columns(*more)
-        attend = partial(held.attend, fixed=product is not padded_gemv)
-        with Products(product, attend) if product else nullcontext():
-            out: Tensor | tuple[Tensor, ...] = call(given[:count], hidden, **arguments)
-        return out[0] if isinstance(out, tuple) else out
-
-    return run
-
-
-def _filler(
-    layer: nn.Module, product: Product | None, rotated: bool, masked: bool
-) -> Callable[..., tuple[()]]:
-    """As `_runner`, but for the keys and values that the layer remembers.
-
-    Nobody asks for what the layer makes of them, so the compiler leaves all of that away.
-    """
-    run = _runner(layer, product, rotated, masked)
-
-    def fill(*given: Tensor) -> tuple[()]:
-        run(*given)
-        return ()
-
-    return fill
-
-
-def _reader(readout: HeadModule, product: Product) -> Callable[..., Tensor]:
-    """What a head does at a depth, as a function of its tensors and of hidden states."""
-    call = function_of(readout)
-
-    def read(*given: Tensor) -> Tensor:
-        with Products(product):
-            out: Tensor = call(given[:-1], given[-1])
-        return out
-
-    return read
-
-
-def _causal(hidden: Tensor) -> Tensor:
-    """The mask of a block with nothing before it: (1, 1, columns, columns) of bool."""
-    shape = (1, 1, hidden.shape[1], hidden.shape[1])
-    return torch.ones(shape, dtype=torch.bool, device=hidden.device).tril()
-
-
-def _only(tensor: Tensor | None) -> tuple[Tensor, ...]:
+def _optional(tensor: Tensor | None) -> tuple[Tensor, ...]:
     return () if tensor is None else (tensor,)
-
-
-def _changing(
-    fixed: tuple[bool, bool],
-    hidden: Tensor,
-    rotation: Rotation | None,
-    mask: Tensor | None = None,
-    lent: Sequence[Tensor] = (),
-) -> list[DynamicDims]:
-    """Sizes and strides that change from call to call: one kernel is made for all of them.
-
-    `fixed`: whether the number of rows is not one of them, and that of columns; what is remembered
-    always is.
-    """
-    block = [dim for dim in (0, 1) if not fixed[dim]]  # of (rows, columns, ...)
-    changing = [
-        DynamicDims(tensor, [dim for dim in block if dim < tensor.ndim - 1])
-        for tensor in (hidden, *(rotation or ()))
-    ]
-    if mask is not None:  # (rows, heads, columns, remembered)
-        changing.append(DynamicDims(mask, [2 * dim for dim in block] + [mask.ndim - 1]))
-    if lent:
-        # keys and values (rows, heads, remembered, d): how far apart tells what there is room for
-        sizes = [0, 2] if 0 in block else [2]
-        changing += [DynamicDims(tensor, sizes, (0, 1)) for tensor in lent[:2]]
-        changing += [DynamicDims(tensor, [0] if 1 in block else []) for tensor in lent[2:3]]
-        changing += [DynamicDims(tensor, block) for tensor in lent[3:]]
-    return changing

@@ -1,4 +1,4 @@
-"""Modules as functions of their tensors, so that one that is built alike can do their work."""
+"""Modules as functions of their tensors: one kernel serves all modules of the same structure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-#: where transformers' hooks that record outputs are made
-CAPTURING = "transformers.utils.output_capturing"
+#: module of transformers whose hooks record the outputs of layers
+OUTPUT_CAPTURING = "transformers.utils.output_capturing"
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -20,49 +20,48 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def function_of(module: nn.Module) -> Callable[..., Any]:
-    """A module as a function of its tensors, in the order of `tensors_of`.
-
-    It holds none of them itself.
+    """A module as a function of its tensors, which the function does not keep in memory.
 
     Args:
-        module: to be called with the tensors of another one that is built alike.
+        module: module to call; the tensors may be those of another one with the same structure.
 
     Returns:
-        A function of the tensors, the module's arguments, and its arguments by name.
+        A function of the tensors, in the order of `tensors_of`, and of the arguments of the module.
     """
-    hollow, names = _to_meta(module), list(tensors_of(module))
+    empty, names = _to_meta(module), list(tensors_of(module))
 
     def call(tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
-        return functional_call(hollow, dict(zip(names, tensors, strict=True)), args, kwargs)
+        return functional_call(empty, dict(zip(names, tensors, strict=True)), args, kwargs)
 
     return call
 
 
 def first_same_structure(modules: Sequence[nn.Module], index: int) -> int:
-    """The first module that is built as this one."""
-    return next(i for i in range(index + 1) if _build(modules[i]) == _build(modules[index]))
+    """Index of the first module that has the same structure as the one at `index`."""
+    return next(i for i in range(index + 1) if _structure(modules[i]) == _structure(modules[index]))
 
 
 def _to_meta(module: nn.Module) -> nn.Module:
-    """A module as this one, with nothing in its parameters: those are handed to it.
+    """A copy of a module on the meta device, without the hooks of transformers.
 
-    Once a stock model was asked for its hidden states, hooks on its layers hand them to whoever
-    asks again: they cannot be compiled, and nobody asks here.
+    transformers adds hooks when a stock model returns hidden states for the first time.  They
+    cannot be compiled, and the compiled layers do not need them.
     """
-    empty = {id(t): torch.empty_like(t, device="meta") for t in tensors_of(module).values()}
     parameters = {id(p) for p in module.parameters()}
-    hollow = copy.deepcopy(
-        module, {i: nn.Parameter(t, False) if i in parameters else t for i, t in empty.items()}
-    )
-    for part in hollow.modules():
+    memo: dict[int, Any] = {}
+    for tensor in tensors_of(module).values():
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, False) if id(tensor) in parameters else empty
+    on_meta = copy.deepcopy(module, memo)
+    for part in on_meta.modules():
         for key, hook in [*part._forward_hooks.items()]:
-            if getattr(hook, "__module__", "") == CAPTURING:
+            if getattr(hook, "__module__", "") == OUTPUT_CAPTURING:
                 del part._forward_hooks[key]
-    return hollow
+    return on_meta
 
 
-def _build(module: nn.Module) -> list[object]:
-    """What a module is made of, but for its numbers and its place."""
+def _structure(module: nn.Module) -> list[object]:
+    """Types, plain settings and tensor layouts of a module; not its weights, not its index."""
     plain = (bool, int, float, str, type(None))
     tensors = [(name, t.shape, t.stride(), t.dtype) for name, t in tensors_of(module).items()]
     settings = [

@@ -38,6 +38,7 @@ class HeadModule(nn.Module):
         self.head = head
         self.ranges, self.vocabulary = ranges, vocabulary
         self.softcap = lens.logit_softcap
+        self._dtypes = tuple(t.dtype for t in self.tensors)
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -50,10 +51,9 @@ class HeadModule(nn.Module):
         layouts = tuple((t.shape, t.stride(), t.dtype) for t in self.tensors)
         return type(self.head), self.norm, self.embedding, self.softcap, self.ranges, layouts
 
-    @cached_property
-    def dtypes(self) -> tuple[object, ...]:
-        """Dtypes of the tensors when the module was made: `half()` changes them in place."""
-        return tuple(t.dtype for t in self.tensors)
+    def is_current(self) -> bool:
+        """Whether no tensor has another dtype than before: `half()` changes it in place."""
+        return all(t.dtype is dtype for t, dtype in zip(self.tensors, self._dtypes, strict=True))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocabulary)."""

@@ -1,4 +1,4 @@
-"""Functions that `torch.compile` makes kernels of, called past its checks once they were made."""
+"""Kernels from `torch.compile`, called without the checks of the compiler."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-#: of the compiler: products and sums become one instruction; what is used more than once, a norm
-#: say, is computed once, and not again for each row of a weight that it meets; and what `KernelCache`
-#: knows of its inputs is not asserted again at each call
+#: options of the compiler.  A product and a sum become one instruction.  An input that is used
+#: several times, such as a norm, is computed once, and not again for each row of a weight.  Kernels
+#: do not assert what `KernelCache` already knows of their inputs
 OPTIONS = {
     "realize_reads_threshold": 0,
     "cpp.enable_floating_point_contract_flag": "fast",
@@ -22,9 +22,18 @@ OPTIONS = {
     "alignment_asserts": False,
 }
 
+#: index of a tensor among the arguments, and the number to read from it; None for the tensor itself
+Source: TypeAlias = "tuple[int, Callable[[Tensor], Any] | None]"
+
 
 class DynamicDims(NamedTuple):
-    """What of a tensor differs from call to call, by dimension."""
+    """Dimensions of a tensor that change between calls.
+
+    Attributes:
+        tensor: the tensor.
+        sizes: dimensions whose size changes.
+        strides: dimensions whose stride changes.
+    """
 
     tensor: Tensor
     sizes: Sequence[int]
@@ -32,98 +41,96 @@ class DynamicDims(NamedTuple):
 
 
 class KernelCache:
-    """Makes kernels and calls them.
+    """Compiles functions and calls their kernels directly.
 
-    The compiler's own call looks all inputs over each time and costs as much as a small layer.
-    Here the caller says which inputs are alike; the first of a kind goes through the compiler,
-    which picks or makes a kernel, and those after it go to that kernel itself.
+    A call through the compiler checks all inputs, which takes as long as a small layer.  Here the
+    caller gives a guard, a key that is equal for inputs that the same kernel serves.  The first
+    call with a guard goes through the compiler, which picks or makes a kernel; later calls go to
+    the kernel directly.
 
     Attributes:
-        made: kernels so far.
+        num_kernels: number of kernels that were compiled so far.
     """
 
     def __init__(self) -> None:
-        self.made = 0
+        self.num_kernels = 0
         self._functions: dict[Hashable, Callable[..., Any]] = {}
-        self._calls: dict[Hashable, _Call | None] = {}
+        self._calls: dict[Hashable, _DirectCall | None] = {}
         self._refused: set[Hashable] = set()
+        #: kernel, its inputs and their symbols, of the last call through the compiler
         self._last: tuple[Callable[..., Any], Sequence[Any], Sequence[Any]] | None = None
 
     def run(
         self,
         key: Hashable,
-        kind: Hashable,
+        guard: Hashable,
         make: Callable[[], Callable[..., Any]],
-        given: Sequence[Tensor],
-        changing: Callable[[], Sequence[DynamicDims]],
+        args: Sequence[Tensor],
+        dynamic: Callable[[], Sequence[DynamicDims]],
     ) -> tuple[Tensor, ...] | None:
-        """Run a function of tensors that gives one or several tensors.
+        """Call a function of tensors, compiled.
 
         Args:
-            key: of the function.
-            kind: of the inputs, the function's key included: whatever the function may depend on
-                beside the numbers, but for the sizes and strides that change.
-            make: makes the function.
-            given: to it.
-            changing: says which sizes and strides change from call to call, so that one kernel is
-                made for all of them.
+            key: key of the function.
+            guard: key of the inputs, which includes `key`.  It holds all that the function may
+                depend on, except the values and the dynamic dimensions of the tensors.
+            make: makes the function, which returns one or several tensors.
+            args: arguments of the function.
+            dynamic: gives the dimensions that change between calls; one kernel serves all sizes.
 
         Returns:
-            What the function gives; None where the compiler makes no more kernels of it.
+            The outputs of the function; None where the compiler makes no more kernels for it.
 
         Raises:
-            Exception: whatever the compiler raises where it cannot compile the function.
+            Exception: an error of the compiler, where it cannot compile the function.
         """
-        call = self._calls.get(kind)
+        call = self._calls.get(guard)
         if call is not None:
-            return call(given)
-        if kind in self._refused:
+            return call(args)
+        if guard in self._refused:
             return None
         if key not in self._functions:
             self._functions[key] = self._compiled(make())
-        for tensor, sizes, _ in changing():
+        for tensor, sizes, _ in dynamic():
             for dim in sizes:
                 if tensor.shape[dim] > 1:
                     torch._dynamo.maybe_mark_dynamic(tensor, dim)
         try:
-            with _quiet():
-                out = self._functions[key](*given)
+            with _without_compiler_log():
+                out = self._functions[key](*args)
         except torch._dynamo.exc.FailOnRecompileLimitHit:
-            self._refused.add(kind)
+            self._refused.add(guard)
             return None
         out = out if isinstance(out, tuple) else (out,)
-        if kind not in self._calls:
-            self._calls[kind] = self._direct(given, out, changing())
-        self._last = None  # it holds on to what was given
+        if guard not in self._calls:
+            self._calls[guard] = self._direct_call(args, out, dynamic())
+        self._last = None  # it would keep the arguments in memory
         return out
 
-    def _direct(
-        self,
-        given: Sequence[Tensor],
-        out: tuple[Tensor, ...],
-        changing: Sequence[DynamicDims],
-    ) -> _Call | None:
-        """The call that was just made, without the compiler; None where it is not understood.
+    def _direct_call(
+        self, args: Sequence[Tensor], out: tuple[Tensor, ...], dynamic: Sequence[DynamicDims]
+    ) -> _DirectCall | None:
+        """The last call without the compiler; None where the inputs of the kernel are not known.
 
-        It must give the same once more, bit for bit, and write the same in the same places.
+        The direct call must return the same bits, and write the same bits into the arguments.
         """
         if self._last is None:
             return None
         kernel, inputs, symbols = self._last
-        order = _order(given, inputs, symbols)
-        if order is None or not _may_change(changing, inputs, symbols):
+        sources = _sources(args, inputs, symbols)
+        if sources is None or not _all_dynamic(dynamic, inputs, symbols):
             return None
-        call = _Call(kernel, order)
-        written = [tensor for tensor in given if not isinstance(tensor, torch.nn.Parameter)]
-        before = [tensor.clone() for tensor in written]
-        again = call(given)
+        call = _DirectCall(kernel, sources)
+        writable = [tensor for tensor in args if not isinstance(tensor, torch.nn.Parameter)]
+        before = [tensor.clone() for tensor in writable]
+        again = call(args)
         same = len(again) == len(out) and all(map(torch.equal, again, out))
-        return call if same and all(map(torch.equal, written, before)) else None
+        return call if same and all(map(torch.equal, writable, before)) else None
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function, compiled when it is called."""
-        own = FunctionType(
-            # dynamo makes eight kernels of a code object at most: each has its own
+        """A function that is compiled when it is called."""
+        own_code = FunctionType(
+            # dynamo makes at most eight kernels for a code object: each function has its own
             function.__code__.replace(
                 co_name=f"{function.__name__}_{id(self)}_{len(self._functions)}"
             ),
@@ -131,78 +138,81 @@ class KernelCache:
             argdefs=function.__defaults__,
             closure=function.__closure__,
         )
-        return torch.compile(own, fullgraph=True, backend=self._backend)
+        return torch.compile(own_code, fullgraph=True, backend=self._backend)
 
     def _backend(self, graph: Any, examples: Any) -> Any:
         from torch._dynamo.eval_frame import innermost_fn
         from torch._inductor.compile_fx import compile_fx
 
-        self.made += 1
-        places = [node for node in graph.graph.nodes if node.op == "placeholder"]
-        symbols = [node.meta.get("example_value") for node in places]
-        # without what keeps the compiler from looking into the kernel: nothing is compiled round it
-        made: Any = compile_fx(graph, examples, config_patches=OPTIONS)
-        kernel: Any = innermost_fn(made)
+        self.num_kernels += 1
+        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        symbols = [node.meta.get("example_value") for node in placeholders]
+        compiled: Any = compile_fx(graph, examples, config_patches=OPTIONS)
+        # the wrapper keeps the compiler from tracing the kernel, and nothing is traced around it
+        kernel: Any = innermost_fn(compiled)
 
-        def noted(*inputs: Any) -> Any:
+        def recorded(*inputs: Any) -> Any:
             self._last = kernel, inputs, symbols
             return kernel(*inputs)
 
-        return noted
+        return recorded
 
 
-class _Call:
-    """A kernel, and where each of its inputs comes from.
+class _DirectCall:
+    """A kernel, and the sources of its inputs.
 
     Args:
-        kernel: as the compiler's backend made it.
-        order: of each input the place of a tensor, and how to get a number out of it, if it is one;
-            a number that the kernel was made for comes out of any.
+        kernel: kernel from the backend of the compiler.
+        sources: source of each input.  A number for which the kernel was made has a source that
+            ignores its tensor.
     """
 
-    def __init__(self, kernel: Callable[..., Any], order: Sequence[tuple[int, Any]]) -> None:
-        self.kernel, self.order = kernel, order
+    def __init__(self, kernel: Callable[..., Any], sources: Sequence[Source]) -> None:
+        self.kernel, self.sources = kernel, sources
 
-    def __call__(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def __call__(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(
             self.kernel(
-                *[given[at] if number is None else number(given[at]) for at, number in self.order]
+                *[
+                    args[index] if number is None else number(args[index])
+                    for index, number in self.sources
+                ]
             )
         )
 
 
-def _order(
-    given: Sequence[Tensor], inputs: Sequence[Any], symbols: Sequence[Any]
-) -> list[tuple[int, Any]] | None:
-    """Where a kernel's inputs come from, by identity, and sizes by the symbols that stand for them.
+def _sources(
+    args: Sequence[Tensor], inputs: Sequence[Any], symbols: Sequence[Any]
+) -> list[Source] | None:
+    """Sources of the inputs of a kernel: tensors by identity, numbers by their symbols.
 
     Args:
-        given: to the function.
-        inputs: that the kernel got for them.
-        symbols: that it was made for, in the same order.
+        args: arguments of the function.
+        inputs: inputs of the kernel in that call.
+        symbols: symbolic values of the inputs, in the same order.
     """
-    at = {id(tensor): place for place, tensor in enumerate(given)}
-    order: list[tuple[int, Any]] = []
-    for found, symbol in zip(inputs, symbols, strict=True):
-        if isinstance(found, Tensor):
-            if id(found) not in at:
+    index_of = {id(tensor): index for index, tensor in enumerate(args)}
+    sources: list[Source] = []
+    for value, symbol in zip(inputs, symbols, strict=True):
+        if isinstance(value, Tensor):
+            if id(value) not in index_of:
                 return None
-            order.append((at[id(found)], None))
+            sources.append((index_of[id(value)], None))
             continue
-        if _is_constant(symbol):  # the kernel was made for this size alone
-            order.append((0, partial(_constant, value=found)))
+        if _is_constant(symbol):  # the kernel serves this size alone
+            sources.append((0, partial(_constant, value=value)))
             continue
         number = _number(symbol, inputs, symbols)
-        if number is None or id(number[0]) not in at:
+        if number is None or id(number[0]) not in index_of:
             return None
-        order.append((at[id(number[0])], number[1]))
-    return order
+        sources.append((index_of[id(number[0])], number[1]))
+    return sources
 
 
 def _number(
     symbol: Any, inputs: Sequence[Any], symbols: Sequence[Any]
 ) -> tuple[Tensor, Callable[[Tensor], Any]] | None:
-    """A tensor, and which of its sizes or strides, or its place in memory, a symbol stands for."""
+    """The tensor whose size, stride or storage offset a symbol stands for, and how to read it."""
     if not isinstance(symbol, torch.SymInt):
         return None
     for tensor, symbolic in zip(inputs, symbols, strict=True):
@@ -218,17 +228,15 @@ def _number(
     return None
 
 
-def _may_change(
-    changing: Sequence[DynamicDims],
-    inputs: Sequence[Any],
-    symbols: Sequence[Any],
+def _all_dynamic(
+    dynamic: Sequence[DynamicDims], inputs: Sequence[Any], symbols: Sequence[Any]
 ) -> bool:
-    """Whether the kernel was made for any number where one changes from call to call."""
-    of = {id(found): symbol for found, symbol in zip(inputs, symbols, strict=True)}
+    """Whether the kernel serves all sizes and strides of the dynamic dimensions."""
+    symbolic_of = {id(value): symbol for value, symbol in zip(inputs, symbols, strict=True)}
     numbers = [
         number
-        for tensor, sizes, strides in changing
-        if (symbolic := of.get(id(tensor))) is not None
+        for tensor, sizes, strides in dynamic
+        if (symbolic := symbolic_of.get(id(tensor))) is not None
         for number in (
             *(symbolic.shape[dim] for dim in sizes if tensor.shape[dim] > 1),
             *(symbolic.stride(dim) for dim in strides if tensor.shape[dim] > 1),
@@ -252,8 +260,8 @@ def _is(number: Any, symbol: torch.SymInt) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the compiler's own lines where it makes no more kernels, as is expected."""
+def _without_compiler_log() -> Iterator[None]:
+    """Silence the log of the compiler at its limit of kernels, which `KernelCache.run` handles."""
     log = logging.getLogger("torch._dynamo.convert_frame")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Products of many vectors with a wide weight by oneDNN, which torch has but does not call."""
+"""Products with a wide weight by oneDNN, which torch contains but does not call for them."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from torch import Tensor
 
 from eepolicy.compile.gemv import Products
 
-#: rows of a weight from which that pays: an output embedding, not a layer's projections
-WIDE = 8192
+#: rows of a weight, (out,), from which oneDNN is faster: output embeddings, not the projections of
+#: a layer
+MIN_ONEDNN_OUT_FEATURES = 8192
 
 
 def wide_products() -> AbstractContextManager[object]:
-    """Takes products with output embeddings on a CPU by oneDNN, where torch was built with it.
+    """Compute products with output embeddings on a CPU by oneDNN, where torch was built with it.
 
-    torch takes them by MKL, which lays the whole weight out anew at each call.  Measured on an AMD
-    EPYC, 128 vectors of 576 with 49,152 rows: 0.76 of MKL's time on one thread, 0.66 on two; of the
-    layers' products the time is the same.
+    torch calls MKL, which lays out the whole weight anew at each call.  Measured on an AMD EPYC,
+    128 rows of 576 with a weight of 49,152 rows: 0.76 of the time of MKL on one thread, 0.66 on
+    two.  The products of layers take the same time with both.
     """
-    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return Products(_product) if there else nullcontext()
+    available = torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    )
+    return Products(_product) if available else nullcontext()
 
 
 def _product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., width) with (out, width): (..., out)."""
-    fits = (
-        len(weight) >= WIDE
+    supported = (
+        len(weight) >= MIN_ONEDNN_OUT_FEATURES
         and vectors.numel()
         and {vectors.device.type, weight.device.type} == {"cpu"}
         and vectors.dtype == weight.dtype == torch.float32
         and not torch.is_grad_enabled()
     )
-    if not fits:
+    if not supported:
         return F.linear(vectors, weight, bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(vectors, weight, bias, "none", [], "")
     return product

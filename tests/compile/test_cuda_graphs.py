@@ -12,8 +12,8 @@ from conftest import LAYERS, LAYOUT, WAYS, assert_same_replies, tiny
 from eepolicy import HookedModel
 from eepolicy.compile import cuda_graphs as captured
 from eepolicy.compile.cuda_graphs import CudaGraphExecutor
-from eepolicy.compile.executor import _AsWritten
-from eepolicy.compile.sdpa import _grouped
+from eepolicy.compile.parity import UncompiledKernels
+from eepolicy.compile.sdpa import matmul_attention
 from eepolicy.decode import overlap as ahead
 
 QUESTION = torch.tensor([5, 33, 21, 8])
@@ -28,7 +28,7 @@ class Rerun(CudaGraphExecutor):
 
     def __init__(self, model):
         super().__init__(model)
-        self._kernels = _AsWritten()
+        self._kernels = UncompiledKernels()
         self.replays = 0
 
     def run_layers(self, first, behind, hidden, rotations, masks, cache):
@@ -37,7 +37,7 @@ class Rerun(CudaGraphExecutor):
         del self.now  # or its room would not be free behind the reply
         return hidden
 
-    def _captured(self, inputs, cache):
+    def _capture(self, inputs, cache):
         held, room = [t.clone() for t in inputs.tensors], cache.buffer
 
         def replay(tensors):
@@ -45,7 +45,7 @@ class Rerun(CudaGraphExecutor):
             for old, new in zip(held, tensors, strict=True):
                 old.copy_(new)
             self.replays += 1
-            return self._run(inputs, held, self.now)
+            return self._run_span(inputs, held, self.now)
 
         return replay
 
@@ -96,9 +96,9 @@ def test_the_oldest_graphs_go(stretched, monkeypatch):
 def test_where_there_are_no_graphs_the_rest_stays_compiled():
     model = HookedModel(tiny("llama"), layout=LAYOUT)
     layers = CudaGraphExecutor(model)
-    layers._kernels = _AsWritten()
+    layers._kernels = UncompiledKernels()
     model._kernels = layers, True
-    with pytest.warns(UserWarning, match="CUDA graphs are left aside"):
+    with pytest.warns(UserWarning, match="CUDA graphs are not used"):
         same(model, ONE, "spark:triple@2", {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is said once
@@ -119,7 +119,7 @@ def test_attention_as_products_of_matrices(kind, dtype):
         mask = torch.randn(2, 1, 3, 9, generator=generator, dtype=dtype).masked_fill(~mask, -1e9)
     given = None if kind == "none" else mask
     expected = F.scaled_dot_product_attention(query, key, value, given, scale=0.3, enable_gqa=True)
-    found = _grouped(query, key, value, given, 0.3)
+    found = matmul_attention(query, key, value, given, 0.3)
     assert found.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 1e-13
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)

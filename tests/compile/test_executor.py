@@ -264,7 +264,7 @@ def test_a_layer_that_is_built_otherwise_gets_its_own_kernel():
     model = HookedModel(stock, layout=LAYOUT)
     ours, plain = (model.generate(QUESTION, "full", 20, compile=on) for on in (True, False))
     assert ours.tokens.tolist() == plain.tokens.tolist()
-    assert len({*model.compiled_executor()._alike}) == 2
+    assert len({*model._compiled()._templates}) == 2
 
 
 def test_a_stock_model_that_was_asked_for_its_states_compiles_too():
@@ -345,7 +345,7 @@ def test_without_a_compiler_a_line_says_so(tmp_path):
     done = subprocess.run([*command, "--compile"], env=hidden, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "Snow is white."
-    assert done.stderr.count("compile=True is left aside") == 1
+    assert done.stderr.count("compile=True has no effect") == 1
 
 
 @pytest.mark.slow

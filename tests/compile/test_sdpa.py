@@ -1,4 +1,4 @@
-"""Attention of a few vectors against torch's own."""
+"""Attention of a few queries against that of torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eepolicy.compile.sdpa import MOST, attention
+from eepolicy.compile.sdpa import MAX_GEMV_QUERIES_CPU, attention
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -27,7 +27,9 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     fixed=st.booleans(),
     scale=st.sampled_from([None, 0.3]),
 )
-def test_it_is_torchs(rows, shared, group, vectors, columns, masked, by_row, by_head, fixed, scale):
+def test_it_equals_torchs(
+    rows, shared, group, vectors, columns, masked, by_row, by_head, fixed, scale
+):
     query = numbers(rows, shared * group, vectors, 5)
     key, value = (
         numbers(rows, shared, columns, 5, seed=1),
@@ -44,8 +46,12 @@ def test_it_is_torchs(rows, shared, group, vectors, columns, masked, by_row, by_
     torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
 
 
-def test_more_vectors_than_have_sums_of_their_own():
-    query, key, value = numbers(1, MOST, 3, 4), numbers(1, 2, 6, 4, seed=1), numbers(1, 2, 6, 4)
+def test_more_queries_than_have_single_sums():
+    query, key, value = (
+        numbers(1, MAX_GEMV_QUERIES_CPU, 3, 4),
+        numbers(1, 2, 6, 4, seed=1),
+        numbers(1, 2, 6, 4),
+    )
     right = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
     torch.testing.assert_close(attention(query, key, value), right, rtol=1e-10, atol=1e-12)
 
