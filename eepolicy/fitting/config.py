@@ -25,7 +25,7 @@ class FitConfig:
         loss: `soft` (the loss of SPAR-K), `reverse_kl` or `top:K`, see `eepolicy.fitting.losses`.
         on: modality of the positions to fit on, `text`, `speech` or `both`.
         epochs: maximum number of passes over the replies; the learning rate falls to zero over
-            them along a cosine.
+            them as a cosine.
         patience: number of epochs without a lower KL at any depth after which fitting stops.
         batch_tokens: approximate number of positions in a step.
         chunk: number of positions whose logits are in memory together.

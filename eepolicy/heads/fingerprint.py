@@ -57,5 +57,7 @@ def _tensors(value: object) -> list[Tensor]:
     if value is None:
         return []
     attributes = vars(value) | (value.state_dict() if isinstance(value, nn.Module) else {})
-    leaves = [leaf for _, held in sorted(attributes.items()) for leaf in tree_leaves(held)]
+    leaves = [
+        leaf for _, attribute in sorted(attributes.items()) for leaf in tree_leaves(attribute)
+    ]
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -72,12 +72,12 @@ def test_our_fit_takes_the_steps_of_a_naive_loop(model):
         assert (found - lens).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("way", [w for w in fitting.WAYS if w != fitting.OURS])
+@pytest.mark.parametrize("way", [w for w in fitting.CONTENDERS if w != fitting.OURS])
 def test_their_fit_comes_closer(model, way):
     pytest.importorskip("tuned_lens.nn.lenses")
     if find_spec("transformer_lens"):
         pytest.skip("tuned-lens 0.2 does not work beside transformer-lens 4")
-    given = fitting.WAYS[way](model, TEXTS, 2)()
+    given = fitting.CONTENDERS[way](model, TEXTS, 2)()
     before = fitting.divergence(model, model.lens.logits, TEXTS.train)
     assert fitting.divergence(model, given.readout, TEXTS.train) < before
 

@@ -1,4 +1,4 @@
-"""Stretches of layers as they are captured on a CUDA device, against the layers as they are."""
+"""Spans of layers as CUDA graphs capture them, against the stock layers."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ class Rerun(CudaGraphExecutor):
         self._kernels = UncompiledKernels()
         self.replays = 0
 
-    def run_layers(self, first, behind, hidden, rotations, masks, cache):
+    def run_layers(self, first, stop, hidden, rotations, masks, cache):
         self.now = cache
-        hidden = super().run_layers(first, behind, hidden, rotations, masks, cache)
-        del self.now  # or its room would not be free behind the reply
+        hidden = super().run_layers(first, stop, hidden, rotations, masks, cache)
+        del self.now  # a reference would keep its buffer from being used again
         return hidden
 
     def _capture(self, inputs, cache):
-        held, room = [t.clone() for t in inputs.tensors], cache.buffer
+        static, buffer = [t.clone() for t in inputs.tensors], cache.buffer
 
         def replay(tensors):
-            assert self.now.buffer is room  # a graph knows no other place
-            for old, new in zip(held, tensors, strict=True):
+            assert self.now.buffer is buffer  # a graph belongs to one buffer
+            for old, new in zip(static, tensors, strict=True):
                 old.copy_(new)
             self.replays += 1
-            return self._run_span(inputs, held, self.now)
+            return self._run_span(inputs, static, self.now)
 
         return replay
 
 
 @pytest.fixture(params=["llama", "gemma2", "gemma3", "gpt2", "glm"])
-def stretched(request, monkeypatch) -> HookedModel:
-    """A model whose compiled layers run in stretches, reaching over what is not filled yet."""
+def spans(request, monkeypatch) -> HookedModel:
+    """A model whose compiled layers run in spans and attend to unfilled columns too."""
     monkeypatch.setattr(captured, "KV_BUCKET", 16)
     model = HookedModel(tiny(request.param), layout=LAYOUT)
     model._kernels = Rerun(model), True
@@ -66,34 +66,34 @@ def same(model: HookedModel, prompts, policy, options, plain=None) -> None:
 
 
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
-def test_replies_are_those_of_the_layers_as_they_are(stretched, prompts):
+def test_replies_equal_those_of_the_stock_layers(spans, prompts):
     for policy, options in ALL:
-        same(stretched, prompts, policy, options)
-    assert stretched._kernels[0].replays > LAYERS
+        same(spans, prompts, policy, options)
+    assert spans._kernels[0].replays > LAYERS
 
 
-def test_graphs_are_few(stretched):
-    """One for each stretch, width and reach, however often it is inputs for."""
+def test_graphs_are_few(spans):
+    """One for each span, width and bucket, however often it runs."""
     counts = []
     for _ in range(3):
-        stretched.generate(ONE, "both=spark:triple@2", max_new_tokens=40, compile=True)
-        (room,) = stretched._kernels[0]._pool._spare
-        counts.append(len(room.replays))
+        spans.generate(ONE, "both=spark:triple@2", max_new_tokens=40, compile=True)
+        (buffer,) = spans._kernels[0]._pool._spare
+        counts.append(len(buffer.replays))
     assert counts[1] == counts[2]
-    # three stretches, to 2, from there and whole; three reaches; beyond its window a layer takes a
-    # mask, which is another graph
+    # three spans (up to depth 2, after it, and all layers) and three buckets; beyond its window a
+    # layer takes a mask, which is another graph
     assert counts[0] <= 3 * 3 * 2
 
 
-def test_the_oldest_graphs_go(stretched, monkeypatch):
+def test_the_oldest_graphs_are_dropped(spans, monkeypatch):
     monkeypatch.setattr(captured, "MAX_GRAPHS", 2)
-    same(stretched, ONE, "both=spark:triple@2", {})
-    (room,) = stretched._kernels[0]._pool._spare
-    assert len(room.replays) == 2
+    same(spans, ONE, "both=spark:triple@2", {})
+    (buffer,) = spans._kernels[0]._pool._spare
+    assert len(buffer.replays) == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there are graphs")
-def test_where_there_are_no_graphs_the_rest_stays_compiled():
+def test_layers_stay_compiled_where_capturing_fails():
     model = HookedModel(tiny("llama"), layout=LAYOUT)
     layers = CudaGraphExecutor(model)
     layers._kernels = UncompiledKernels()
@@ -101,14 +101,14 @@ def test_where_there_are_no_graphs_the_rest_stays_compiled():
     with pytest.warns(UserWarning, match="CUDA graphs are not used"):
         same(model, ONE, "spark:triple@2", {})
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it is said once
+        warnings.simplefilter("error")  # one warning is enough
         same(model, ONE, "both=static@2", {})
     assert not layers._broken
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ["none", "bool", "added"])
-def test_attention_as_products_of_matrices(kind, dtype):
+def test_attention_as_matrix_products(kind, dtype):
     """Against torch's own; on 200 seeds the largest difference was 7e-7, 1.3e-15 in float64."""
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(2, 6, 3, 8, generator=generator, dtype=dtype)
@@ -119,17 +119,17 @@ def test_attention_as_products_of_matrices(kind, dtype):
         mask = torch.randn(2, 1, 3, 9, generator=generator, dtype=dtype).masked_fill(~mask, -1e9)
     given = None if kind == "none" else mask
     expected = F.scaled_dot_product_attention(query, key, value, given, scale=0.3, enable_gqa=True)
-    found = matmul_attention(query, key, value, given, 0.3)
-    assert found.dtype == dtype
+    out = matmul_attention(query, key, value, given, 0.3)
+    assert out.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 1e-13
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(out, expected, rtol=0, atol=tolerance)
 
 
 @on_cuda
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_graphs_give_the_replies_of_the_layers_as_they_are(family, prompts, monkeypatch):
-    """Those that wait for the host, besides."""
+def test_graphs_give_the_replies_of_the_stock_layers(family, prompts, monkeypatch):
+    """The stock replies are decoded without overlap with the host."""
     model = HookedModel(tiny(family), layout=LAYOUT).to("cuda")
     for policy, options in ALL:
         with monkeypatch.context() as waiting:
@@ -139,5 +139,5 @@ def test_graphs_give_the_replies_of_the_layers_as_they_are(family, prompts, monk
     layers = model.compiled_executor()
     assert isinstance(layers, CudaGraphExecutor)
     assert not layers._broken
-    rooms = layers._pool._spare
-    assert any(replay is not None for room in rooms for replay in room.replays.values())
+    buffers = layers._pool._spare
+    assert any(r is not None for buffer in buffers for r in buffer.replays.values())

@@ -1,4 +1,4 @@
-"""Compiled layers against the layers as they are."""
+"""Compiled layers against the stock layers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from eepolicy.policies import Step
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"),
-    # what the compiler itself says of its own parts
+    # warnings of the compiler about its own code
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
-# Hidden states here are up to 30; the largest difference over 300 random cases was 2.1e-5, since
-# sums are taken in another order.
+# Hidden states here are up to 30; the largest difference over 300 random cases was 2.1e-5, from
+# sums in another order.
 TOLERANCE = 2e-4
 
 QUESTION = torch.tensor([5, 33, 21, 8])
@@ -49,11 +49,11 @@ def kernels(model: HookedModel) -> int:
     return made.kernels
 
 
-# drawn by hand: hypothesis traces every line, the compiler's own too
+# without hypothesis, which traces every line, those of the compiler too
 @torch.no_grad()
 @pytest.mark.parametrize("seed", range(12))
-def test_blocks_run_as_they_do_uncompiled(llama, seed):
-    """Prompts padded in any way, then blocks of any width, all rows or some of them."""
+def test_blocks_equal_those_of_the_stock_layers(llama, seed):
+    """Prompts with random padding, then blocks of random width, of all rows or some of them."""
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     rows = 1 + seed % 4
     padding = [draw.randint(0, 3) for _ in range(rows)]
@@ -83,7 +83,7 @@ def test_blocks_run_as_they_do_uncompiled(llama, seed):
 
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
 @pytest.mark.parametrize(("policy", "options"), WAYS, ids=str)
-def test_replies_are_those_of_the_layers_as_they_are(llama, prompts, policy, options):
+def test_replies_equal_those_of_the_stock_layers(llama, prompts, policy, options):
     plain = llama.generate(prompts, policy, max_new_tokens=25, **options)
     ours = llama.generate(prompts, policy, max_new_tokens=25, compile=True, **options)
     assert_same_replies(ours, plain)
@@ -93,8 +93,8 @@ def test_replies_are_those_of_the_layers_as_they_are(llama, prompts, policy, opt
 
 
 @torch.no_grad()
-def test_fills_leave_the_rest_of_a_layer_away(llama, monkeypatch):
-    """Keys and values as those of the stock layers, which are not called for them."""
+def test_fills_skip_the_rest_of_a_layer(llama, monkeypatch):
+    """Keys and values equal those of the stock layers, which are not called."""
     stored = []
     for layers in (None, llama.compiled_executor()):
         batch = Batch(llama, [0, 2], 9, BatchOptions(Propagate()), executor=layers)
@@ -113,7 +113,7 @@ def test_fills_leave_the_rest_of_a_layer_away(llama, monkeypatch):
 
 
 @torch.no_grad()
-def test_fills_and_blocks_of_rows_that_are_not_neighbours(llama):
+def test_fills_and_blocks_of_rows_that_are_not_consecutive(llama):
     """Gathered rows, before and after the batch has grown and has lost a row."""
     batches = []
     for layers in (None, llama.compiled_executor()):
@@ -138,8 +138,8 @@ def test_fills_and_blocks_of_rows_that_are_not_neighbours(llama):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("columns", "padding"), [(12, 1), (12, 0), (3, 0), (5, 0)])
-def test_a_block_behind_a_prompt_of_its_width(llama, columns, padding):
-    """One kernel serves both where both are masked, though one of them remembers nothing."""
+def test_a_block_after_a_prompt_of_its_width(llama, columns, padding):
+    """One kernel serves both where both have a mask, though the prompt has no stored columns."""
     prompt = torch.randint(60, (1, 2 * columns), generator=torch.Generator().manual_seed(1))
     states = []
     for layers in (None, llama.compiled_executor()):
@@ -151,7 +151,7 @@ def test_a_block_behind_a_prompt_of_its_width(llama, columns, padding):
     torch.testing.assert_close(states[1], states[0], rtol=0, atol=TOLERANCE)
 
 
-def test_records_are_kept_of_compiled_layers(llama):
+def test_compiled_layers_are_recorded(llama):
     plain, ours = (
         llama.generate(QUESTION, "spark:triple@2", 15, record=True, compile=on).record
         for on in (False, True)
@@ -163,14 +163,14 @@ def test_records_are_kept_of_compiled_layers(llama):
 
 
 def test_kernels_are_few_and_made_once():
-    """Other prompts, lengths, depths and policies come by with those that are there."""
+    """Other prompts, lengths, depths and policies use the same kernels."""
     model = HookedModel(tiny("llama", 1), layout=LAYOUT)
     model.generate(QUESTION, "spark:triple@3", 20, compile=True)
     other = torch.tensor([9, 7, 6, 5, 4, 3, 2])
-    model.generate(other, "static@4", 30, compile=True)  # a whole chunk waits: many vectors
+    model.generate(other, "static@4", 30, compile=True)  # a whole chunk is pending: many rows
     made = kernels(model)
-    # one column, three, eight, others up to eight, a prompt, as many behind others, more; the head,
-    # for one or several
+    # layers: one column, three, eight, others up to eight, a prompt, as many columns after others,
+    # more; the head: one row or several
     assert 3 <= made <= 9
     for policy in ("spark:even@2", "static@4", "both=entropy<2@1"):
         for prompt in (QUESTION, other):
@@ -179,26 +179,26 @@ def test_kernels_are_few_and_made_once():
     assert not model.compiled_executor()._kernels._refused
 
 
-def test_the_compiler_is_not_asked_again_as_a_reply_grows():
-    """A refresh has a mask of another width each time, and a prompt lies elsewhere in a table."""
+def test_a_growing_reply_needs_no_further_calls_of_the_compiler():
+    """The mask of each refresh has another width, and each prompt another storage offset."""
     model = HookedModel(tiny("llama", 11), layout=LAYOUT)
     options = {"min_new_tokens": 20, "compile": True}
     model.generate(QUESTION, "spark:triple@2", 20, **options)
     calls = model.compiled_executor()._kernels._calls
     known = len(calls)
-    options["min_new_tokens"] = 70  # room for more columns, which lie further apart
+    options["min_new_tokens"] = 70  # a larger capacity, and so larger strides
     ours = model.generate(QUESTION, "spark:triple@2", 70, **options)
     assert len(calls) == known
     plain = model.generate(QUESTION, "spark:triple@2", 70, **options | {"compile": False})
     assert ours.tokens.tolist() == plain.tokens.tolist()
-    for rows in (1, 4, 5):  # five are filled up to eight
+    for rows in (1, 4, 5):  # five are padded to eight
         model.generate([QUESTION] * rows, "static@2", 40, compile=True)
     model.generate(RAGGED, ByRow(1), 40, fill="propagate", compile=True)
     assert None not in calls.values()
 
 
 @torch.no_grad()
-def test_nor_for_rows_that_are_gathered():
+def test_gathered_rows_need_no_further_calls_of_the_compiler():
     model = HookedModel(tiny("llama", 12), layout=LAYOUT)
     layers = model.compiled_executor()
     batch = Batch(model, [0] * 3, 40, executor=layers)
@@ -212,7 +212,7 @@ def test_nor_for_rows_that_are_gathered():
 
 
 class ByRow(ExitPolicy):
-    """Rows part at every step, with blocks of all widths behind them."""
+    """Rows exit at different depths in each step, which leaves blocks of all widths pending."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -222,7 +222,7 @@ class ByRow(ExitPolicy):
         return torch.tensor([draw.randint(1, LAYERS) for _ in step.position])
 
 
-def test_whatever_rows_do_kernels_stay_few_and_silent(capfd):
+def test_kernels_stay_few_and_silent_whatever_rows_do(capfd):
     model = HookedModel(tiny("llama", 5), layout=LAYOUT)
     for seed in range(3):
         policy = ByRow(seed)
@@ -231,14 +231,14 @@ def test_whatever_rows_do_kernels_stay_few_and_silent(capfd):
             for on in (False, True)
         )
         assert [o.tokens.tolist() for o in ours] == [o.tokens.tolist() for o in plain]
-    # ragged blocks have theirs too: of a layer one a small shape, eight for many, and products
+    # with ragged blocks: one for each small shape of a layer, eight for many rows, and the heads
     assert kernels(model) <= 26
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("rows", [6, 9])
-def test_as_many_rows_as_columns_make_no_kernel_for_that_alone(rows):
-    """The kernel is made where rows and columns are equally many, and used where they are not."""
+def test_equal_numbers_of_rows_and_columns_need_no_kernel_of_their_own(rows):
+    """The kernel is made where the numbers are equal, and used where they are not."""
     model = HookedModel(tiny("llama", 7), layout=LAYOUT)
     prompts = torch.randint(60, (rows, rows), generator=torch.Generator().manual_seed(rows))
     plain, ours = (
@@ -247,7 +247,7 @@ def test_as_many_rows_as_columns_make_no_kernel_for_that_alone(rows):
     assert [o.tokens.tolist() for o in ours] == [o.tokens.tolist() for o in plain]
 
 
-def test_prompts_run_compiled_too_whatever_their_length(llama, monkeypatch):
+def test_prompts_of_any_length_run_compiled(llama, monkeypatch):
     prompts = [torch.arange(5, 5 + tokens) % 60 for tokens in (20, 33, 47)]
     plain = [llama.generate(prompt, "full", 9) for prompt in prompts]
     llama.generate(prompts[0], "full", 9, compile=True)
@@ -258,7 +258,7 @@ def test_prompts_run_compiled_too_whatever_their_length(llama, monkeypatch):
     assert kernels(llama) == before
 
 
-def test_a_layer_that_is_built_otherwise_gets_its_own_kernel():
+def test_a_layer_of_another_structure_gets_its_own_kernel():
     stock = tiny("llama", 2)
     stock.model.layers[3].mlp.act_fn = torch.nn.Tanh()
     model = HookedModel(stock, layout=LAYOUT)
@@ -267,8 +267,8 @@ def test_a_layer_that_is_built_otherwise_gets_its_own_kernel():
     assert len({*model._compiled()._templates}) == 2
 
 
-def test_a_stock_model_that_was_asked_for_its_states_compiles_too():
-    """From then on it has hooks, which the compiler cannot take."""
+def test_a_stock_model_that_has_returned_hidden_states_compiles():
+    """It then has hooks, which the compiler cannot trace."""
     stock = tiny("llama", 16)
     stock(QUESTION[None], output_hidden_states=True, output_attentions=False)
     model = HookedModel(stock, layout=LAYOUT)
@@ -277,8 +277,8 @@ def test_a_stock_model_that_was_asked_for_its_states_compiles_too():
     assert not model.compiled_executor()._broken
 
 
-def test_a_layer_that_only_seems_alike_is_found_out():
-    """Its forward is another one, which nothing in its settings tells."""
+def test_a_layer_with_another_forward_is_detected():
+    """Its settings and tensors are those of the other layers."""
     stock = tiny("llama", 3)
     mlp = stock.model.layers[4].mlp
     forward = type(mlp).forward
@@ -289,19 +289,19 @@ def test_a_layer_that_only_seems_alike_is_found_out():
     assert ours.tokens.tolist() == model.generate(QUESTION, "full", 20).tokens.tolist()
 
 
-def test_keys_that_are_changed_where_they_are_repeated_are_found_out(monkeypatch):
-    """A refresh takes them as they were before, which is only right where that is all."""
+def test_keys_that_change_when_they_are_repeated_are_detected(monkeypatch):
+    """A refresh uses the keys from before the repetition, and so needs it to change nothing."""
     from transformers.integrations import sdpa_attention
 
     model, repeat = HookedModel(tiny("llama", 13), layout=LAYOUT), sdpa_attention.repeat_kv
-    monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda held, times: 2 * repeat(held, times))
+    monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda keys, times: 2 * repeat(keys, times))
     with pytest.warns(UserWarning, match="layer 1 differs by"):
         assert model.compiled_executor() is None
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [None, *KINDS.names()])
-def test_heads_read_out_as_they_do_uncompiled(kind):
+def test_readouts_equal_those_of_the_heads(kind):
     model = HookedModel(tiny("llama", 14), layout=LAYOUT)
     if kind:
         heads = KINDS.get(kind).untrained(model.lens, (1, 2, 5), width=32, rank=3)
@@ -316,11 +316,11 @@ def test_heads_read_out_as_they_do_uncompiled(kind):
             for over in ((), ((3, 4), (20, 60))):
                 ours, plain = (m.logits(hidden, depth, over) for m in (layers, model))
                 torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
-    # one row and up to eight, all ids and some: for depths below the last one, and for the last one
+    # one row and up to eight, all ids and some; the last layer has kernels of its own
     assert layers.kernels - before == (8 if kind else 4)
 
 
-def test_heads_of_other_ids_are_refused_compiled_too():
+def test_heads_of_other_ids_are_refused_when_compiled():
     model = HookedModel(tiny("llama", 17), layout=LAYOUT)
     model.heads = FittedHead({3: LinearHead(model.lens, model.lens.head.weight[:40])})
     with pytest.raises(EepolicyError, match="reads out 40 of 60 tokens"):
@@ -328,7 +328,7 @@ def test_heads_of_other_ids_are_refused_compiled_too():
 
 
 @torch.no_grad()
-def test_heads_that_are_replaced_are_not_remembered():
+def test_replaced_heads_are_compiled_again():
     model = HookedModel(tiny("llama", 15), layout=LAYOUT)
     layers, hidden = model.compiled_executor(), numbers(1, 32)
     for seed in (1, 2):
@@ -339,7 +339,19 @@ def test_heads_that_are_replaced_are_not_remembered():
         torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
 
 
-def test_without_a_compiler_a_line_says_so(tmp_path):
+@torch.no_grad()
+def test_a_head_whose_precision_changes_in_place_is_compiled_again():
+    model = HookedModel(tiny("llama", 18), layout=LAYOUT)
+    model.heads = TunedLens.untrained(model.lens, (3,), width=32)
+    model.heads.at(3).bias += numbers(32)
+    layers, hidden = model._compiled(), numbers(1, 32)
+    for change in (lambda heads: heads, torch.nn.Module.half, torch.nn.Module.float):
+        change(model.heads)
+        ours, plain = (m.logits(hidden, 3) for m in (layers, model))
+        torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
+
+
+def test_without_a_compiler_one_line_gives_the_reason(tmp_path):
     command = [sys.executable, "-m", "eepolicy.cli", "generate", "What color is snow?"]
     hidden = os.environ | {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([*command, "--compile"], env=hidden, capture_output=True, text=True)

@@ -41,7 +41,7 @@ def test_it_equals_torchs(
         mask = (mask > 0) | (torch.arange(columns) == 0)  # torch gives nan where nothing is seen
     mask = None if masked == "no" else mask
     ours = attention(query, key, value, mask, scale, fixed)
-    repeated = (held.repeat_interleave(group, 1) for held in (key, value))
+    repeated = (t.repeat_interleave(group, 1) for t in (key, value))
     right = F.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=scale)
     torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
 
