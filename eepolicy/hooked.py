@@ -374,7 +374,7 @@ class HookedModel(Backbone):
         self.model.to(device)
         self._executor = None
         self._layer_costs = {}
-        self.heads = self.heads.to(self.model)
+        self.heads.to(self.model.device, self.model.dtype)
         encoder = getattr(self.audio_encoder, "encoder", None)
         if isinstance(encoder, nn.Module):
             encoder.to(device)

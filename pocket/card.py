@@ -24,11 +24,10 @@ from eepolicy.analysis.evaluation.records import Record, RunFolder
 from eepolicy.analysis.stats.bootstrap import Interval, paired_difference
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.fingerprint import fingerprint
-from eepolicy.hooked import HookedModel
+from eepolicy.hooked import HookedModel, probe
 from eepolicy.io import read_json, write_text
 from eepolicy.loading.pocket import held_out, load_spoken, pocket_folder
 from eepolicy.modality import Modality
-from eepolicy.hooked import probe
 from pocket.closeness import bare, by_position, inside
 
 PROBED = 60  # replies to probe

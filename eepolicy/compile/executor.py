@@ -189,15 +189,17 @@ class CompiledExecutor(LayerExecutor):
             ),
         )
 
-    def logits(self, hidden: Tensor, depth: int, over: Sequence[tuple[int, int]] = ()) -> Tensor:
+    def logits(
+        self, hidden: Tensor, depth: int, vocab_ranges: Sequence[tuple[int, int]] = ()
+    ) -> Tensor:
         """Read out hidden states at a depth; see `Backbone.logits`."""
         if self._broken:
-            return self.model.logits(hidden, depth, over)
-        out = self._read(hidden, depth, tuple(over))
+            return self.model.logits(hidden, depth, vocab_ranges)
+        out = self._read(hidden, depth, tuple(vocab_ranges))
         # the backbone refuses a head that reads out other ids
         if out is None or out[0].shape[-1] != self.model.model.config.vocab_size:
             with Products(self._head_product):
-                return self.model.logits(hidden, depth, over)
+                return self.model.logits(hidden, depth, vocab_ranges)
         return out[0]
 
     def _read(

@@ -264,7 +264,7 @@ def test_a_layer_of_another_structure_gets_its_own_kernel():
     model = HookedModel(stock, layout=LAYOUT)
     ours, plain = (model.generate(QUESTION, "full", 20, compile=on) for on in (True, False))
     assert ours.tokens.tolist() == plain.tokens.tolist()
-    assert len({*model._compiled()._templates}) == 2
+    assert len({*model.compiled_executor()._templates}) == 2
 
 
 def test_a_stock_model_that_has_returned_hidden_states_compiles():
@@ -344,7 +344,7 @@ def test_a_head_whose_precision_changes_in_place_is_compiled_again():
     model = HookedModel(tiny("llama", 18), layout=LAYOUT)
     model.heads = TunedLens.untrained(model.lens, (3,), width=32)
     model.heads.at(3).bias += numbers(32)
-    layers, hidden = model._compiled(), numbers(1, 32)
+    layers, hidden = model.compiled_executor(), numbers(1, 32)
     for change in (lambda heads: heads, torch.nn.Module.half, torch.nn.Module.float):
         change(model.heads)
         ours, plain = (m.logits(hidden, 3) for m in (layers, model))
