@@ -9,6 +9,8 @@ import typer
 
 from eepolicy.cli.comparison import MetricOptions, QuestionOptions, give_vocoder, results_table
 from eepolicy.cli.options import (
+    DECODING_PANEL,
+    MODEL_PANEL,
     AcceptOption,
     CompileOption,
     DeviceOption,
@@ -28,19 +30,35 @@ from eepolicy.cli.preset import MAX_NEW_TOKENS, Table2Run, check_preset
 from eepolicy.cli.progress import progress
 from eepolicy.cli.shared import app, command_line, out, print_json, print_warning
 
+QUESTION_PANEL = "Question options"
+SCORING_PANEL = "Scoring options"
+
 PoliciesArgument = Annotated[
     list[str] | None,
     typer.Argument(help="policies, see 'eepolicy policies'; the rows of the paper by default"),
 ]
 PromptsOption = Annotated[
-    int, typer.Option(help="number of questions; with --task, number per task", min=1)
+    int,
+    typer.Option(
+        help="number of questions; with --task, number per task",
+        min=1,
+        rich_help_panel=QUESTION_PANEL,
+    ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="folder of the report")]
 SplitOption = Annotated[
-    str, typer.Option("--set", help="held-out set of the questions: test or dev")
+    str,
+    typer.Option(
+        "--set", help="held-out set of the questions: test or dev", rich_help_panel=QUESTION_PANEL
+    ),
 ]
 SeedsOption = Annotated[
-    int, typer.Option(help="number of sampled replies per policy and question", min=1)
+    int,
+    typer.Option(
+        help="number of sampled replies per policy and question",
+        min=1,
+        rich_help_panel=DECODING_PANEL,
+    ),
 ]
 TaskOption = Annotated[
     list[str] | None,
@@ -48,24 +66,34 @@ TaskOption = Annotated[
         "--task",
         help="NAME=FILE of a task with other questions; the file is .jsonl, .json, .csv, .parquet, "
         "or hf:ID[:CONFIG[:SPLIT]] for a data set on the Hugging Face Hub",
+        rich_help_panel=QUESTION_PANEL,
     ),
 ]
 TtsOption = Annotated[
     str | None,
     typer.Option(
         help="command for speech synthesis of the questions, with {text} and {file}; the model "
-        "needs an audio encoder"
+        "needs an audio encoder",
+        rich_help_panel=QUESTION_PANEL,
     ),
 ]
 JudgeUrlOption = Annotated[
     str | None,
     typer.Option(
-        help="address of an OpenAI-compatible endpoint up to /v1, whose model scores the replies"
+        help="address of an OpenAI-compatible endpoint up to /v1, whose model scores the replies",
+        rich_help_panel=SCORING_PANEL,
     ),
 ]
-JudgeModelOption = Annotated[str, typer.Option(help="name of the judge model")]
+JudgeModelOption = Annotated[
+    str, typer.Option(help="name of the judge model", rich_help_panel=SCORING_PANEL)
+]
 JudgeKeyOption = Annotated[
-    str | None, typer.Option(help="key of the judge's endpoint", envvar="EEPOLICY_JUDGE_KEY")
+    str | None,
+    typer.Option(
+        help="key of the judge's endpoint",
+        envvar="EEPOLICY_JUDGE_KEY",
+        rich_help_panel=SCORING_PANEL,
+    ),
 ]
 PresetOption = Annotated[
     str | None,
@@ -77,22 +105,37 @@ FitPromptsOption = Annotated[
 ]
 WhisperOption = Annotated[
     str | None,
-    typer.Option(help="folder or name of a CTranslate2 Whisper model; tiny.en by default"),
+    typer.Option(
+        help="folder or name of a CTranslate2 Whisper model; tiny.en by default",
+        rich_help_panel=SCORING_PANEL,
+    ),
 ]
 RaterOption = Annotated[
-    str, typer.Option("--mos", help="MOS predictor: distillmos, dnsmos or utmosv2")
+    str,
+    typer.Option(
+        "--mos", help="MOS predictor: distillmos, dnsmos or utmosv2", rich_help_panel=SCORING_PANEL
+    ),
 ]
 VocoderOption = Annotated[
     Path | None,
-    typer.Option(help="checkpoint folder of the authors' vocoder, for the models of the paper"),
+    typer.Option(
+        help="checkpoint folder of the authors' vocoder, for the models of the paper",
+        rich_help_panel=MODEL_PANEL,
+    ),
 ]
 VoiceOption = Annotated[
-    Path | None, typer.Option(help="sound file with the speaker's voice, for step-audio-2-mini")
+    Path | None,
+    typer.Option(
+        help="sound file with the speaker's voice, for step-audio-2-mini",
+        rich_help_panel=MODEL_PANEL,
+    ),
 ]
 CompareTokensOption = Annotated[
     int | None,
     typer.Option(
-        help="maximum number of tokens per reply; 400 by default, 2048 with --preset", min=1
+        help="maximum number of tokens per reply; 400 by default, 2048 with --preset",
+        min=1,
+        rich_help_panel=DECODING_PANEL,
     ),
 ]
 

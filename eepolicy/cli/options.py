@@ -20,17 +20,28 @@ if TYPE_CHECKING:
 #: threads and 71 ms with one
 SMALL_MODEL = 50_000_000
 
+#: headings of the options in the help, by topic
+MODEL_PANEL = "Model options"
+DECODING_PANEL = "Decoding options"
+
 # ------------------------------------------------------------------ the model
 MODEL_HELP = (
     "'pocket', a model folder, or the id of a causal language model on the Hugging Face Hub"
 )
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
-ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
+ModelOption = Annotated[str, typer.Option(help=MODEL_HELP, rich_help_panel=MODEL_PANEL)]
 DtypeOption = Annotated[
-    str, typer.Option(help="data type of the weights: float32, bfloat16 or float16")
+    str,
+    typer.Option(
+        help="data type of the weights: float32, bfloat16 or float16", rich_help_panel=MODEL_PANEL
+    ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option(help="device that the model runs on, such as cpu, cuda or cuda:1")
+    str,
+    typer.Option(
+        help="device that the model runs on, such as cpu, cuda or cuda:1",
+        rich_help_panel=MODEL_PANEL,
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,
@@ -38,6 +49,7 @@ ThreadsOption = Annotated[
         help="number of CPU threads; by default 1 for a model with fewer than 50 million "
         "parameters, otherwise PyTorch's choice",
         min=1,
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 
@@ -45,30 +57,40 @@ ThreadsOption = Annotated[
 FillOption = Annotated[
     str,
     typer.Option(
-        help="strategy for keys and values above an exit depth: catch_up, propagate or mask"
+        help="strategy for keys and values above an exit depth: catch_up, propagate or mask",
+        rich_help_panel=DECODING_PANEL,
     ),
 ]
 AcceptOption = Annotated[
     str,
     typer.Option(
-        help="acceptance rule for tokens that were read out early: all, exact, ratio:0.3, ..."
+        help="acceptance rule for tokens that were read out early: all, exact, ratio:0.3, ...",
+        rich_help_panel=DECODING_PANEL,
     ),
 ]
 CompileOption = Annotated[
     bool,
     typer.Option(
-        "--compile", help="compile the layers; the first replies are slower, later ones faster"
+        "--compile",
+        help="compile the layers; the first replies are slower, later ones faster",
+        rich_help_panel=DECODING_PANEL,
     ),
 ]
 RestrictVocabOption = Annotated[
     bool,
     typer.Option(
-        "--restrict-vocab", help="restrict the readout of speech tokens to the speech vocabulary"
+        "--restrict-vocab",
+        help="restrict the readout of speech tokens to the speech vocabulary",
+        rich_help_panel=DECODING_PANEL,
     ),
 ]
 TemperatureOption = Annotated[
     float | None,
-    typer.Option(help="sampling temperature; decoding is greedy by default", min=0.01),
+    typer.Option(
+        help="sampling temperature; decoding is greedy by default",
+        min=0.01,
+        rich_help_panel=DECODING_PANEL,
+    ),
 ]
 TopPOption = Annotated[
     float | None,
@@ -76,9 +98,13 @@ TopPOption = Annotated[
         help="sample from the most likely tokens whose probabilities sum to this share",
         min=0.01,
         max=1,
+        rich_help_panel=DECODING_PANEL,
     ),
 ]
-MaxNewTokensOption = Annotated[int, typer.Option(help="maximum number of tokens per reply", min=1)]
+MaxNewTokensOption = Annotated[
+    int,
+    typer.Option(help="maximum number of tokens per reply", min=1, rich_help_panel=DECODING_PANEL),
+]
 
 # ------------------------------------------------------------------ heads and depths
 LensOption = Annotated[

@@ -26,20 +26,20 @@ from eepolicy import (
     SparK,
     parse_policy,
 )
-from eepolicy.analysis.evaluation import report
+from eepolicy.analysis.evaluation import results_files
 from eepolicy.analysis.studies import policy_search as tuning
 from eepolicy.cli import main
 from eepolicy.heads import load_heads, read_notes
 from eepolicy.speech import asr, mos
 
 
-def document(written):
-    """The one document that stdout holds, in JSON that any reader takes."""
+def parse(stdout):
+    """The one document on stdout, in strict JSON."""
 
-    def refused(constant):
-        raise AssertionError(f"{constant} is no JSON")
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
 
-    return json.loads(written, parse_constant=refused)
+    return json.loads(stdout, parse_constant=refuse)
 
 
 def test_probe_command(run, tmp_path):
@@ -59,19 +59,19 @@ def test_probe_command(run, tmp_path):
     saved = str(tmp_path / "arrays")
     arguments = ["--lens", "--save", saved, "--csv", str(table), "--plot", str(pictures)]
     out, err = run("probe", "pocket", "What color is snow?", *arguments, "--json")
-    told, probed = document(out), eepolicy.ProbeResult.load(saved)
+    result, probed = parse(out), eepolicy.ProbeResult.load(saved)
     assert len(probed) == len(eepolicy.load("pocket").encode("What color is snow?"))
-    assert (told["model"], told["lens"], told["reply"]) == ("pocket", True, False)
-    assert (told["documents"], told["tokens"], told["full_depth"]) == (1, len(probed), 20)
-    assert [r["depth"] for r in told["results"]] == list(range(1, 21))
-    for row in told["results"]:
+    assert (result["model"], result["lens"], result["reply"]) == ("pocket", True, False)
+    assert (result["documents"], result["tokens"], result["full_depth"]) == (1, len(probed), 20)
+    assert [r["depth"] for r in result["results"]] == list(range(1, 21))
+    for row in result["results"]:
         assert row["modality"] == "text"
         assert row["entropy"] == pytest.approx(probed.entropy[row["depth"] - 1].mean(), abs=1e-6)
         assert row["rank_last"] == np.median(probed.rank_last[row["depth"] - 1])
     drawn = [str(pictures / name) for name in ("layers.png", "heatmap.png")]
-    assert told["files"] == [saved, str(table), *drawn]
-    assert all(Path(file).exists() for file in told["files"])
-    assert "the arrays are in" in err
+    assert result["files"] == [saved, str(table), *drawn]
+    assert all(Path(file).exists() for file in result["files"])
+    assert "The arrays are in" in err
     _, err = run("probe", "pocket", "snow", "--depths", "four", code=2)
     assert "depths are numbers" in err
 
@@ -101,12 +101,12 @@ def test_fit_command(run, tmp_path):
     assert f"{notes['after']['kl'][0]:.3f}" in out
     arguments[3:5] = ["6,10", "--max-new-tokens", "20", "--epochs"]
     out, err = run("fit", "pocket", "--out", str(file), *arguments, "--json")
-    told, notes = document(out), read_notes(file)["notes"]
+    result, notes = parse(out), read_notes(file)["notes"]
     assert "epoch 2" in err
-    assert (told["model"], told["files"]) == ("pocket", [str(file)])
-    assert (told["fitting"]["kind"], told["fitting"]["depths"]) == ("tuned", [6, 10])
-    assert (told["replies"], told["held_out_replies"]) == (6, 2)
-    assert told["results"] == [
+    assert (result["model"], result["files"]) == ("pocket", [str(file)])
+    assert (result["fitting"]["kind"], result["fitting"]["depths"]) == ("tuned", [6, 10])
+    assert (result["replies"], result["held_out_replies"]) == (6, 2)
+    assert result["results"] == [
         {
             "depth": depth,
             "kl_before": notes["before"]["kl"][i],
@@ -131,36 +131,36 @@ def test_stats_command(run, tmp_path):
     shown = out.splitlines()
     # goes on, with nothing left to do
     out, _ = run("stats", "--prompts", "4", "--out", str(folder), "--json")
-    told, probed = document(out), eepolicy.ProbeResult.load(folder / "probe")
-    assert (told["model"], told["prompts"], told["lens"]) == ("pocket", 4, False)
-    assert told["tokens"] == {
+    result, probed = parse(out), eepolicy.ProbeResult.load(folder / "probe")
+    assert (result["model"], result["prompts"], result["lens"]) == ("pocket", 4, False)
+    assert result["tokens"] == {
         m.name.lower(): (probed.modality == m).sum() for m in eepolicy.Modality
     }
-    for row in told["statistics"]:
+    for row in result["statistics"]:
         if row["measure"] == "entropy":
             for modality in eepolicy.Modality:
                 own = probed.entropy[row["depth"] - 1, probed.modality == modality]
                 assert row[modality.name.lower()] == pytest.approx(own.mean(dtype=float))
-    [last] = [r for r in told["statistics"] if (r["measure"], r["depth"]) == ("entropy", 20)]
+    [last] = [r for r in result["statistics"] if (r["measure"], r["depth"]) == ("entropy", 20)]
     [line] = [x for x in shown if x.startswith("| entropy, nats | 20 |")]
     for name in ("text", "speech"):
         assert f"| {last[name]:.2f} [{last[name + '_low']:.2f}, {last[name + '_high']:.2f}]" in line
     assert f"| {last['effect']:+.1f} | {100 * last['superiority']:.0f} |" in line
     lines = (folder / "reliability.md").read_text().splitlines()[2:]
-    for row in told["reliability"]:
+    for row in result["reliability"]:
         line = lines[row["depth"] - 1 if row["depth"] < 20 else -1]
         assert f" {row['ece']:.3f} [{row['ece_low']:.3f}, {row['ece_high']:.3f}] " in line
         # the table has nan where all agree, or none
         assert (" nan [nan" in line) if row["auc"] is None else (f" {row['auc']:.3f} [" in line)
         assert f" {row['ideal']:.3f} " in lines[-1]
-    assert len(told["reliability"]) == 2 * 19
+    assert len(result["reliability"]) == 2 * 19
     lines = (folder / "sequences.md").read_text().splitlines()[2:]
-    for row, line in zip(told["sequences"], lines, strict=True):
+    for row, line in zip(result["sequences"], lines, strict=True):
         if row["figure"] == "unigram":
             assert f"| {row['text']:.2f} [{row['text_low']:.2f}, {row['text_high']:.2f}] |" in line
         if row["figure"] == "repeats":
             assert f"| {100 * row['speech']:.1f} [" in line
-    assert [Path(file).exists() for file in told["files"]] == [True] * (2 + 3 * 3)
+    assert [Path(file).exists() for file in result["files"]] == [True] * (2 + 3 * 3)
     _, err = run("stats", "--prompts", "5", "--out", str(folder), code=2)
     assert "take another file" in err
 
@@ -177,54 +177,54 @@ def test_drift_command(run, tmp_path):
     assert whole[whole.fill == "mask"].kl.mean() > 1e-2
     assert (folder / "drift.svg").exists()
     out, _ = run("drift", "static@12", *arguments[2:], "--json")
-    told, tokens = document(out), pd.read_csv(folder / "tokens.csv")
-    assert (told["model"], told["prompts"]) == ("pocket", 2)
-    [row] = told["results"]
+    result, tokens = parse(out), pd.read_csv(folder / "tokens.csv")
+    assert (result["model"], result["prompts"]) == ("pocket", 2)
+    [row] = result["results"]
     assert (row["policy"], row["fill"]) == ("static@12", "mask")
     assert row["refresh_kl"] is row["refresh_kl_low"] is None  # it never refreshes
     assert row["text_kl"] == pytest.approx(tokens[tokens.modality == "text"].kl.mean())
     spoken = tokens[tokens.modality == "speech"]
     assert row["below_top1"] == pytest.approx(spoken.top1.mean())
     assert row["below_kl_low"] <= row["below_kl"] <= row["below_kl_high"]
-    assert {str(folder / f"{name}.csv") for name in ("tokens", "replies")} < {*told["files"]}
-    assert all(Path(file).exists() for file in told["files"])
+    assert {str(folder / f"{name}.csv") for name in ("tokens", "replies")} < {*result["files"]}
+    assert all(Path(file).exists() for file in result["files"])
     _, err = run("drift", "static@30", "--out", str(folder), code=2)
     assert "30" in err
 
 
-class AudioPrompt:
-    """Hears everything as it is; the search itself is tested in `test_tune.py`."""
+class NoRecognizer:
+    """Stands for Whisper; the search itself is tested in `test_policy_search.py`."""
 
     def __init__(self, *_, **__):
         pass
 
 
 def test_tune_command(run, tmp_path, monkeypatch):
-    def heard(model, policy, questions, asr, *_):
+    def evaluate(model, policy, questions, asr, *_):
         depth = 20 if policy == "full" else parse_policy(policy).exit_depth
         wrong = np.arange(len(questions)) < len(questions) * (20 - depth) / 20
         return pd.DataFrame({"wer": wrong / 2, "right": 1.0 - wrong, "calls": depth, "tokens": 1})
 
     monkeypatch.setattr(asr, "missing_asr", lambda *_: None)
-    monkeypatch.setattr(asr, "Whisper", AudioPrompt)
-    monkeypatch.setattr(tuning, "_heard", heard)
+    monkeypatch.setattr(asr, "Whisper", NoRecognizer)
+    monkeypatch.setattr(tuning, "_heard", evaluate)
     file = tmp_path / "tuned.md"
     arguments = ["--prompts", "100", "--check", "20", "--wer-loss", "30", "--accuracy-loss", "40"]
     arguments += ["--depths", "18,16,10"]
     shown, _ = run("tune", *arguments, "--out", str(file))
     assert file.read_text().split() == shown.split("chain ends\n")[-1].split()
     out, err = run("tune", *arguments, "--out", str(file), "--json")
-    told = document(out)
+    result = parse(out)
     assert "static@18: p" in err
-    assert (told["model"], told["prompts"], told["check"]) == ("pocket", 100, 20)
-    assert told["allowed"] == {"wer": 0.3, "accuracy": 0.4, "confidence": 0.95}
-    assert told["files"] == [str(file)]
-    assert told["best"] == "static@16"
-    assert told["checked"]["calls"] == 16
-    assert told["checked"]["accuracy_loss"] == pytest.approx(0.2)
-    assert told["checked"]["wer_loss_low"] < 0.1 < told["checked"]["wer_loss_high"]
-    rows = {row["policy"]: row for row in told["results"]}
-    assert len(rows) == len(told["results"]) == 9
+    assert (result["model"], result["prompts"], result["check"]) == ("pocket", 100, 20)
+    assert result["budget"] == {"wer": 0.3, "accuracy": 0.4, "confidence": 0.95}
+    assert result["files"] == [str(file)]
+    assert result["best"] == "static@16"
+    assert result["checked"]["calls"] == 16
+    assert result["checked"]["accuracy_loss"] == pytest.approx(0.2)
+    assert result["checked"]["wer_loss_low"] < 0.1 < result["checked"]["wer_loss_high"]
+    rows = {row["policy"]: row for row in result["results"]}
+    assert len(rows) == len(result["results"]) == 9
     for policy, row in rows.items():
         depth = parse_policy(policy).exit_depth
         assert (row["calls"], row["passed"]) == (depth, depth > 10)
@@ -232,16 +232,16 @@ def test_tune_command(run, tmp_path, monkeypatch):
         assert f"| `{policy}` | {depth}.00 |" in shown
 
 
-def test_doctor_says_what_is_there(run, monkeypatch):
-    found = json.loads(run("doctor", "--json")[0])
+def test_doctor_reports_versions_and_missing_parts(run, monkeypatch):
+    report = json.loads(run("doctor", "--json")[0])
     # a wheel may leave the build it is for out of its metadata
-    assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert found["versions"]["transformers"] == transformers.__version__
-    monkeypatch.setattr(asr, "missing_asr", lambda: "pip install ears")
-    found = json.loads(run("doctor", "--json")[0])
-    assert found["parts"]["speech recognition"] == "pip install ears"
+    assert report["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert report["versions"]["transformers"] == transformers.__version__
+    monkeypatch.setattr(asr, "missing_asr", lambda: "pip install asr")
+    report = json.loads(run("doctor", "--json")[0])
+    assert report["parts"]["speech recognition"] == "pip install asr"
     out, _ = run("doctor", "--strict", code=1)
-    assert "pip install ears" in out
+    assert "pip install asr" in out
 
 
 def test_every_listed_policy_is_one(run):
@@ -255,14 +255,14 @@ def test_every_listed_policy_is_one(run):
     assert all(entry["spec"] in shown for entry in listed)
 
 
-def test_generate_for_machines(run):
+def test_generate_as_json(run):
     arguments = ("generate", "What color is snow?", "--policy", "spark:triple@14")
-    told = json.loads(run(*arguments, "--json")[0])
+    result = json.loads(run(*arguments, "--json")[0])
     out = eepolicy.load("pocket").generate("What color is snow?", "spark:triple@14")
-    assert told["text"] == out.text
-    assert told["tokens"] == out.tokens.tolist()
-    assert told["depths"] == out.trace.depth.tolist()
-    assert told["layer_calls"] == out.trace.layer_calls.sum()
+    assert result["text"] == out.text
+    assert result["tokens"] == out.tokens.tolist()
+    assert result["depths"] == out.trace.depth.tolist()
+    assert result["layer_calls"] == out.trace.layer_calls.sum()
 
 
 def test_debug_shows_where_an_error_is_from(run, monkeypatch):
@@ -273,7 +273,7 @@ def test_debug_shows_where_an_error_is_from(run, monkeypatch):
         main()
 
 
-def test_report_writes_the_page_anew(run, tmp_path, monkeypatch):
+def test_report_writes_the_page_again(run, tmp_path, monkeypatch):
     for module, missing in ((asr, "missing_asr"), (mos, "missing_mos")):
         monkeypatch.setattr(module, missing, lambda *_: "not here")
     folder = str(tmp_path / "run")
@@ -287,10 +287,10 @@ def test_report_writes_the_page_anew(run, tmp_path, monkeypatch):
     assert "static@14" in page.read_text()
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     out, _ = run("report", folder, "--json")
-    told = document(out)
-    assert (told["model"], told["folder"], told["results"]) == ("pocket", folder, results)
-    assert {str(page), str(tmp_path / "run" / "results.csv")} < {*told["files"]}
-    assert all(Path(file).is_file() for file in told["files"])
+    result = parse(out)
+    assert (result["model"], result["folder"], result["results"]) == ("pocket", folder, results)
+    assert {str(page), str(tmp_path / "run" / "results.csv")} < {*result["files"]}
+    assert all(Path(file).is_file() for file in result["files"])
     eepolicy.load("pocket").model.save_pretrained(tmp_path / "other")
     other = load_file(tmp_path / "other" / "model.safetensors")
     other["model.norm.weight"] += 1
@@ -299,9 +299,9 @@ def test_report_writes_the_page_anew(run, tmp_path, monkeypatch):
     del config["speech_layout"]
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     _, err = run("report", folder, "--model", str(tmp_path / "other"), code=2)
-    assert "holds a run of another model" in err
+    assert "contains a run of another model" in err
     _, err = run("report", str(tmp_path), code=2)
-    assert "holds no records" in err
+    assert "contains no records" in err
 
 
 def test_results_in_parquet_are_those_in_csv(run, tmp_path, monkeypatch):
@@ -313,9 +313,9 @@ def test_results_in_parquet_are_those_in_csv(run, tmp_path, monkeypatch):
     run(*arguments, "--max-new-tokens", "20")
     table = pd.read_parquet(folder / "results.parquet")
     pd.testing.assert_frame_equal(table, pd.read_csv(folder / "results.csv"), rtol=1e-15)
-    assert table.wer.isna().all()  # without ears
+    assert table.wer.isna().all()  # without speech recognition
     (folder / "results.parquet").unlink()
-    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    monkeypatch.setattr(results_files, "find_spec", lambda name: None)
     _, err = run("report", str(folder))
     assert not (folder / "results.parquet").exists()
     assert "arrow" not in err

@@ -1,6 +1,6 @@
 """Figures of made-up data against stored pictures.
 
-`python tests/test_images.py` draws the stored ones anew; look at them before they are committed.
+`python tests/docs/test_images.py` draws the stored ones again; look at them before a commit.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.testing.compare import compare_images
 
+from eepolicy.analysis.evaluation.columns import COLUMNS
 from eepolicy.analysis.evaluation.plots import agreement_figure, depth_figure, quality_figure
 from eepolicy.analysis.evaluation.records import Record
-from eepolicy.analysis.evaluation.run import FIGURES
 from eepolicy.analysis.studies.drift import STATE, Drift
 from eepolicy.analysis.style import COLOURS, figures
 
@@ -34,11 +34,11 @@ def quality() -> Figure:
     rows = []
     for i, policy in enumerate(("full", "static@16", "spark:triple@14", "entropy<0.5@14")):
         row = {"policy": policy}
-        for figure in FIGURES:
-            value = 0.5 + 0.1 * i if "depth" not in figure.name else 20 - i
-            row |= {figure.name: value, f"{figure.name}_low": value - 0.05}
-            row |= {f"{figure.name}_high": value + 0.05}
-        rows.append(row | {"mos": None, "judged": None})
+        for column in COLUMNS:
+            value = 0.5 + 0.1 * i if "depth" not in column.name else 20 - i
+            row |= {column.name: value, f"{column.name}_low": value - 0.05}
+            row |= {f"{column.name}_high": value + 0.05}
+        rows.append(row | {"mos": None, "judge_score": None})
     return quality_figure(rows)
 
 
@@ -57,7 +57,7 @@ def depths() -> Figure:
             question="q",
             policy=policy,
             text="",
-            heard=None,
+            transcript=None,
             right_text=True,
             right_speech=None,
             errors=None,

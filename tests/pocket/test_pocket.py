@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import eepolicy
-from eepolicy.analysis.evaluation.run import audio_name
+from eepolicy.analysis.evaluation.measure import audio_name
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.loading import pocket_folder
 from eepolicy.speech import asr, mos
@@ -185,7 +185,7 @@ def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
         (["compare", "spark:quad@3"], "is no policy; a policy is one of"),
         (["compare", "static@21", "--out", "{tmp}/r"], "the model has depths 1 to 20"),
         (["compare", "--prompts", "1000", "--out", "{tmp}/r"], "there are 300 test questions"),
-        (["compare", "--out", "{tmp}/mine"], "holds files that are no run of ours"),
+        (["compare", "--out", "{tmp}/mine"], "contains files that are not of a run"),
         (["compare", "--model", "{tmp}/none"], "it is neither a folder nor an id"),
         (["generate", "Hello?", "--model", "{tmp}/mine"], "it has no config.json"),
         (["generate", "Hello?", "--policy", "spark"], "is no policy"),
@@ -255,7 +255,7 @@ def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "stopped; what was finished is kept" in " ".join(stderr.split())
+    assert "stopped; finished work is saved" in " ".join(stderr.split())
     assert "Traceback" not in stderr
     kept = records.read_text()
     run("compare", "static@16", "--prompts", "1", "--out", str(folder))

@@ -211,5 +211,5 @@ def test_replies_are_decoded_with_the_given_options(spoken, tmp_path, option):
     if option == "compile":
         for key, (record,) in plain.records().items():
             assert record.tokens == folder.records()[key][0].tokens
-    with pytest.raises(EepolicyError, match=f"another decoding.{option}"):
+    with pytest.raises(EepolicyError, match=rf"another decoding\.{option}"):
         run(spoken, QUESTIONS[:2], plain, changed)
