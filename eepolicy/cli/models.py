@@ -20,10 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-models = typer.Typer(
-    help="List the speech models with a model card, or check a checkpoint.",
-    invoke_without_command=True,
-)
+models = typer.Typer(invoke_without_command=True)
 app.add_typer(models, name="models")
 
 

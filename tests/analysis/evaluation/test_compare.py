@@ -97,11 +97,11 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
     assert page.count("<audio") == 8 * 5
     assert "src=" in page
     assert not re.search(r'(src|href)="(?!data:)', page)  # one file, which needs no other
-    replies = [r for held in folder.records().values() for r in held]
+    replies = [r for records in folder.records().values() for r in records]
     drawn = re.findall(r'<rect class="(\w+)( early)?" x="\d+" y="\d+" width="(\d+)"', page)
     for modality, number in (("text", 0), ("speech", 1)):
-        places = sum(int(width) for kind, _, width in drawn if kind == modality)
-        assert places == sum(r.modalities.count(number) for r in replies)
+        tokens = sum(int(width) for kind, _, width in drawn if kind == modality)
+        assert tokens == sum(r.modalities.count(number) for r in replies)
     early = sum(int(width) for _, pale, width in drawn if pale)
     assert early == sum(depth < LAYERS for r in replies for depth in r.depths) > 0
     assert not list(folder.path.rglob("*.part"))

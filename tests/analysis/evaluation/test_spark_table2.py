@@ -33,15 +33,15 @@ def test_tasks_as_they_are_published(tmp_path):
         "own": [{"question": "Two plus two?", "keys": ["two", "four"], "audio": "a.wav"}],
     }
     soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16_000)
-    found = {}
+    tasks = {}
     for name, rows in published.items():
         file = tmp_path / f"{name}.jsonl"
         file.write_text("\n".join(json.dumps(r) for r in rows) + "\n")
-        found[name] = read_task(file)
-    assert found["alpacaeval"][0]["keys"] is None
-    assert found["triviaqa"][0]["keys"] == [["Paris", "Paris", "City of Light"]]
-    assert len(found["webquestions"]) == 1  # asked twice
-    assert found["own"][0] == {
+        tasks[name] = read_task(file)
+    assert tasks["alpacaeval"][0]["keys"] is None
+    assert tasks["triviaqa"][0]["keys"] == [["Paris", "Paris", "City of Light"]]
+    assert len(tasks["webquestions"]) == 1  # it occurs twice
+    assert tasks["own"][0] == {
         "question": "Two plus two?",
         "keys": ["two", "four"],
         "task": "own",
@@ -78,13 +78,13 @@ def test_tasks_as_they_are_published(tmp_path):
         ("a.txt", "", "a task file is .jsonl"),
     ],
 )
-def test_a_task_that_cannot_be_read_is_told(tmp_path, name, text, match):
+def test_a_task_that_cannot_be_read_is_an_error(tmp_path, name, text, match):
     (tmp_path / name).write_text(text)
     with pytest.raises(EepolicyError, match=match):
         read_task(tmp_path / name)
 
 
-def test_a_program_asks_the_questions(tmp_path):
+def test_a_program_synthesizes_the_questions(tmp_path):
     script = tmp_path / "say.py"
     script.write_text(
         "import sys, numpy, soundfile\n"
@@ -92,15 +92,15 @@ def test_a_program_asks_the_questions(tmp_path):
     )
     command = f"{sys.executable} {script} {{text}} {{file}}"
     questions = [{"question": q, "audio": a} for q, a in (("Who; $(ls)?", None), ("It?", "it.wav"))]
-    first, second = synthesized(questions, command, tmp_path / "asked")
+    first, second = synthesized(questions, command, tmp_path / "questions")
     assert soundfile.info(first["audio"]).frames == 160 * len("Who; $(ls)?")
     assert second["audio"] == "it.wav"
-    script.unlink()  # what has been spoken is not spoken again
-    assert synthesized(questions[:1], command, tmp_path / "asked") == [first]
+    script.unlink()  # existing files are reused
+    assert synthesized(questions[:1], command, tmp_path / "questions") == [first]
     with pytest.raises(EepolicyError, match="did not synthesize the question 'Me'"):
-        synthesized([{"question": "Me"}], command, tmp_path / "asked")
+        synthesized([{"question": "Me"}], command, tmp_path / "questions")
     with pytest.raises(EepolicyError, match=r"contains \{text\} and \{file\}"):
-        synthesized(questions, "flite", tmp_path / "asked")
+        synthesized(questions, "flite", tmp_path / "questions")
 
 
 def test_data_sets_on_the_hub(monkeypatch):
@@ -111,8 +111,8 @@ def test_data_sets_on_the_hub(monkeypatch):
     module = ModuleType("datasets")
     module.load_dataset = load_dataset
     monkeypatch.setitem(sys.modules, "datasets", module)
-    [found] = read_task("hf:some/qa:rc:validation", "triviaqa")
-    assert found["keys"] == [["Ann", "Lee"]]
+    [question] = read_task("hf:some/qa:rc:validation", "triviaqa")
+    assert question["keys"] == [["Ann", "Lee"]]
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(EepolicyError, match="pip install datasets"):
         read_task("hf:some/qa")
@@ -129,14 +129,14 @@ def test_any_alias_is_right():
 @pytest.fixture
 def server():
     """A judge that says yes where the answer is long enough, and rates by its words."""
-    asked: list[dict] = []
+    requests: list[dict] = []
 
     class Handler(BaseHTTPRequestHandler):
         failing = 0
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append({"body": body, "key": self.headers["Authorization"], "path": self.path})
+            requests.append({"body": body, "key": self.headers["Authorization"], "path": self.path})
             if Handler.failing or self.headers["Authorization"] == "Bearer wrong":
                 self.send_response(401 if not Handler.failing else 503)
                 Handler.failing = max(0, Handler.failing - 1)
@@ -158,7 +158,7 @@ def server():
 
     served = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=served.serve_forever, daemon=True).start()
-    served.asked, served.handler = asked, Handler
+    served.requests, served.handler = requests, Handler
     served.url = f"http://127.0.0.1:{served.server_port}/v1"
     yield served
     served.shutdown()
@@ -172,26 +172,26 @@ def test_the_judge(server, monkeypatch):
     assert judge.judge(known, "wrong") == 0.0
     assert judge.judge(open_ended, "an oak of course") == 0.4
     assert (judge.judge(known, " "), judge.judge(open_ended, "")) == (0.0, 0.1)
-    first = server.asked[0]
+    first = server.requests[0]
     assert (first["path"], first["key"]) == ("/v1/chat/completions", "Bearer secret")
     assert first["body"]["model"] == "some-model"
     assert "Ann / Lee" in first["body"]["messages"][0]["content"]
     assert "secret" not in repr(judge)
-    server.handler.failing = 2  # it is asked again
+    server.handler.failing = 2  # the request is repeated
     assert judge.judge(known, "Ann") == 1.0
-    before = len(server.asked)
+    before = len(server.requests)
     with pytest.raises(EepolicyError, match="does not answer: HTTP Error 401"):
         LlmJudge(server.url, "some-model", key="wrong").judge(known, "Ann")
-    assert len(server.asked) == before + 1  # refused once is refused
-    assert judge.judge(known, "odd") is None  # no verdict does not stop a run
+    assert len(server.requests) == before + 1  # a refused request is not repeated
+    assert judge.judge(known, "odd") is None  # a response without a score does not stop a run
     judge.judge(known, "Ann", is_transcript=False)
-    prompts = [a["body"]["messages"][0]["content"] for a in server.asked]
+    prompts = [a["body"]["messages"][0]["content"] for a in server.requests]
     assert "in writing" in prompts[-1]
     assert "as heard by speech recognition" in prompts[0]
 
 
 @pytest.mark.parametrize(
-    ("said", "rated", "right"),
+    ("response", "rated", "right"),
     [
         ("8", 0.8, None),
         ("I rate it 1 to 10 as usual: 8.", 0.8, None),
@@ -202,8 +202,8 @@ def test_the_judge(server, monkeypatch):
         ("Correct.", None, None),
     ],
 )
-def test_verdicts_as_judges_write_them(said, rated, right, monkeypatch):
-    monkeypatch.setattr(LlmJudge, "_request", lambda *_: said)
+def test_scores_as_judges_write_them(response, rated, right, monkeypatch):
+    monkeypatch.setattr(LlmJudge, "_request", lambda *_: response)
     judge = LlmJudge("http://nowhere", "some-model")
     assert judge.judge({"question": "A tree?"}, "oak") == rated
     assert judge.judge({"question": "Who?", "keys": ["Ann"]}, "Ann") == right
@@ -258,7 +258,7 @@ def test_from_a_checkpoint_folder_to_the_table(name, tmp_path, run, server, monk
         assert row.label in out
         cells = [c.strip() for c in line.strip("|").split("|")]
         assert cells[:2] == [row.label, f"`{row.policy}`"]
-        # the two tasks that were asked, and their mean
+        # the two measured tasks and their mean
         assert [c.rsplit("(", 1)[1] for c in cells[2:5]] == [
             f"{x:.2f})" for x in (row.scores[0], row.scores[2], (row.scores[0] + row.scores[2]) / 2)
         ]
@@ -266,16 +266,16 @@ def test_from_a_checkpoint_folder_to_the_table(name, tmp_path, run, server, monk
     assert len(records) == 3 * len(ROWS[name])
     assert all(json.loads(r)["judge_score"] is not None for r in records)
     assert (tmp_path / "out-heads.safetensors").is_file()
-    before = len(server.asked)
-    results, again = run("compare", *arguments, "--json")  # the heads are there, and all is done
+    before = len(server.requests)
+    results, again = run("compare", *arguments, "--json")  # nothing is left to do
     assert {r["policy"] for r in json.loads(results)} == {row.policy for row in ROWS[name]}
     assert [x for x in again.splitlines() if x.startswith("|")] == [
         x for x in out.splitlines() if x.startswith("|")
     ]
-    assert len(server.asked) == before
+    assert len(server.requests) == before
 
 
-def test_what_the_preset_needs_is_told(run, tmp_path):
+def test_the_preset_names_what_it_needs(run, tmp_path):
     for arguments, match in (
         (["--preset", "table3"], "presets are spark-table2"),
         (["static@3", "--preset", "spark-table2"], "has policies of its own"),
