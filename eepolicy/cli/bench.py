@@ -17,6 +17,7 @@ from eepolicy.cli.options import (
     CompileOption,
     DeviceOption,
     DtypeOption,
+    HeadsOption,
     JsonOption,
     MaxNewTokensOption,
     ModelOption,
@@ -78,6 +79,7 @@ def bench(
         list[str] | None, typer.Argument(help="exit policies; a usual selection by default")
     ] = None,
     model: ModelOption = "pocket",
+    heads: HeadsOption = None,
     prompts: Annotated[int, typer.Option(help="number of held-out questions", min=1)] = 8,
     rounds: Annotated[int, typer.Option(help="number of runs per policy and batch", min=1)] = 2,
     batch: Annotated[str, typer.Option(help="batch size, or several: 1,8")] = "1",
@@ -137,7 +139,7 @@ def bench(
         )
     check_parent(write)
     transformers.logging.set_verbosity_error()  # its self-speculation warns of its own options
-    spoken = load_model(model, dtype, device, threads)
+    spoken = load_model(model, dtype, device, threads, heads)
     questions = [q["question"] for q in held_out_questions("pocket", "test", prompts)]
     exactly = exactly or context is not None or not spoken.layout.has_speech
     options = BenchOptions(

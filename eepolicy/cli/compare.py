@@ -16,6 +16,7 @@ from eepolicy.cli.options import (
     DeviceOption,
     DtypeOption,
     FillOption,
+    HeadsOption,
     JsonOption,
     ModelOption,
     RestrictVocabOption,
@@ -147,6 +148,7 @@ def compare(
     out_folder: OutOption = Path("report"),
     split: SplitOption = "test",
     model: ModelOption = "pocket",
+    heads: HeadsOption = None,
     fill: FillOption = "catch_up",
     accept: AcceptOption = "all",
     temperature: TemperatureOption = None,
@@ -203,7 +205,7 @@ def compare(
     metrics = metric_options.create()
     question_options = QuestionOptions(split, prompts, tuple(tasks or ()), tts)
     own = question_options.own(out_folder)
-    spoken = load_model(model, dtype, device, threads)
+    spoken = load_model(model, dtype, device, threads, heads)
     give_vocoder(spoken, vocoder, voice)
     if preset is not None:
         tokens = max_new_tokens or MAX_NEW_TOKENS

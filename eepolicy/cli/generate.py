@@ -13,6 +13,7 @@ from eepolicy.cli.options import (
     DeviceOption,
     DtypeOption,
     FillOption,
+    HeadsOption,
     JsonOption,
     ModelOption,
     RestrictVocabOption,
@@ -44,6 +45,7 @@ def generate(
         typer.Option("--spoken", help="the question is a sound file (wav, flac, ogg or mp3)"),
     ] = False,
     model: ModelOption = "pocket",
+    heads: HeadsOption = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="maximum number of tokens of the reply")
     ] = 400,
@@ -69,7 +71,7 @@ def generate(
     check_parent(out_file)
     if out_file and out_file.suffix != ".wav":
         raise EepolicyError(f"speech is written as .wav; got --out {out_file}")
-    spoken = load_model(model, dtype, device, threads)
+    spoken = load_model(model, dtype, device, threads, heads)
     output = spoken.generate(
         Path(question) if is_spoken else question,
         policy,

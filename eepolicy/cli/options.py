@@ -106,7 +106,14 @@ MaxNewTokensOption = Annotated[
     typer.Option(help="maximum number of tokens per reply", min=1, rich_help_panel=DECODING_PANEL),
 ]
 
-# ------------------------------------------------------------------ heads and depths
+# ------------------------------------------------------------------ exit heads
+HeadsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="file with fitted exit heads, from 'eepolicy fit'; the model's own by default",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 LensOption = Annotated[
     bool, typer.Option(help="read out with the plain logit lens instead of the fitted heads")
 ]
@@ -127,7 +134,11 @@ JsonOption = Annotated[
 
 
 def load_model(
-    name: str, dtype: str = "float32", device: str = "cpu", threads: int | None = None
+    name: str,
+    dtype: str = "float32",
+    device: str = "cpu",
+    threads: int | None = None,
+    heads: Path | None = None,
 ) -> HookedModel:
     """Load a model without the progress bar of transformers, and set the CPU threads.
 
@@ -136,14 +147,16 @@ def load_model(
         dtype: name of the data type of the weights.
         device: device to move the model to.
         threads: number of CPU threads; see `SMALL_MODEL` for the default.
+        heads: file with exit heads to use instead of the model's own.
 
     Raises:
-        EepolicyError: the model cannot be loaded.
+        EepolicyError: the model or the heads cannot be loaded.
     """
     import torch
     from transformers.utils import logging
 
     import eepolicy
+    from eepolicy.heads import load_heads
 
     logging.disable_progress_bar()  # it would flicker for a second
     if threads is not None:
@@ -151,6 +164,8 @@ def load_model(
     model = eepolicy.load(name, dtype=torch_dtype(dtype))
     if threads is None and sum(p.numel() for p in model.model.parameters()) < SMALL_MODEL:
         torch.set_num_threads(1)
+    if heads is not None:
+        model.heads = load_heads(heads, model.lens, model.model)
     model.to(device)
     return model
 

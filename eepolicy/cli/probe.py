@@ -12,6 +12,7 @@ from eepolicy.cli.options import (
     CompileOption,
     DeviceOption,
     DtypeOption,
+    HeadsOption,
     JsonOption,
     LensOption,
     ModelArgument,
@@ -34,6 +35,7 @@ def probe(
     reply: Annotated[
         bool, typer.Option("--reply", help="probe the model's reply to each document")
     ] = False,
+    heads: HeadsOption = None,
     lens: LensOption = False,
     depths: Annotated[
         str | None, typer.Option(help="depths to read out, such as 4,8,12; all by default")
@@ -63,7 +65,7 @@ def probe(
 
     requested = None if depths is None else integers(depths)
     documents = _documents(text)
-    probed = load_model(model, dtype, device, threads)
+    probed = load_model(model, dtype, device, threads, heads)
     shown: Iterable[str] = progress("documents")(documents)
     inputs: Any = (probed.generate(d) for d in shown) if reply else shown
     result = eepolicy.probe(

@@ -10,6 +10,7 @@ import typer
 from eepolicy.cli.options import (
     DeviceOption,
     DtypeOption,
+    HeadsOption,
     JsonOption,
     ModelOption,
     ThreadsOption,
@@ -23,6 +24,7 @@ from eepolicy.errors import EepolicyError
 def report(
     folder: Annotated[Path, typer.Argument(help="folder of a comparison")],
     model: ModelOption = "pocket",
+    heads: HeadsOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -48,7 +50,7 @@ def report(
         raise EepolicyError(
             f"{folder} contains no reply at full depth yet: continue the comparison"
         )
-    spoken = load_model(model, dtype, device, threads)
+    spoken = load_model(model, dtype, device, threads, heads)
     if fingerprint(spoken.model) != identity["model"]:
         raise EepolicyError(f"{folder} contains a run of another model than {model}: give --model")
     policies.sort(key=lambda policy: policy != FULL)

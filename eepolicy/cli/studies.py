@@ -10,6 +10,7 @@ import typer
 
 from eepolicy.cli.options import (
     DeviceOption,
+    HeadsOption,
     JsonOption,
     LensOption,
     ModelOption,
@@ -35,6 +36,7 @@ def stats(
     prompts: PromptsOption = 50,
     out_folder: OutOption = Path("stats"),
     model: ModelOption = "pocket",
+    heads: HeadsOption = None,
     lens: LensOption = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -52,7 +54,7 @@ def stats(
     from eepolicy.analysis.studies.sequences import by_modality, sequence_statistics
     from eepolicy.fitting.replies import generate_replies
 
-    spoken = _speech_model(model, device, threads)
+    spoken = _speech_model(model, device, threads, heads)
     questions = [q["question"] for q in held_out_questions(model, "test", prompts)]
     out_folder.mkdir(parents=True, exist_ok=True)
     replies = generate_replies(
@@ -110,6 +112,7 @@ def drift(
     prompts: PromptsOption = 24,
     out_folder: OutOption = Path("drift"),
     model: ModelOption = "pocket",
+    heads: HeadsOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -122,7 +125,7 @@ def drift(
     """
     from eepolicy.analysis.studies import drift as drift_study
 
-    spoken = _speech_model(model, device, threads)
+    spoken = _speech_model(model, device, threads, heads)
     questions = [q["question"] for q in held_out_questions(model, "test", prompts)]
     chosen = policies or [f"spark:triple@{round(0.7 * spoken.depth)}"]
     runs = [(policy, f) for policy in chosen for f in fill or list(drift_study.FILLS)]
@@ -142,13 +145,13 @@ def drift(
     print_note(f"The tables and figures are in {out_folder}")
 
 
-def _speech_model(model: str, device: str, threads: int | None) -> HookedModel:
+def _speech_model(model: str, device: str, threads: int | None, heads: Path | None) -> HookedModel:
     """Load a model with speech tokens.
 
     Raises:
         EepolicyError: the model has none.
     """
-    spoken = load_model(model, device=device, threads=threads)
+    spoken = load_model(model, device=device, threads=threads, heads=heads)
     if not spoken.layout.has_speech:
         raise EepolicyError(f"this study needs a speech model; {model} has no speech tokens")
     return spoken

@@ -10,6 +10,7 @@ import typer
 
 from eepolicy.cli.options import (
     DeviceOption,
+    HeadsOption,
     JsonOption,
     ModelOption,
     ThreadsOption,
@@ -46,6 +47,7 @@ def tune(
         float, typer.Option(help="confidence level of the guarantee", min=0.5, max=0.999)
     ] = 0.95,
     model: ModelOption = "pocket",
+    heads: HeadsOption = None,
     out_file: Annotated[
         Path | None, typer.Option("--out", help="Markdown file to write the table to (.md)")
     ] = None,
@@ -66,7 +68,7 @@ def tune(
 
     if asr.missing_asr():
         raise EepolicyError(f"the search needs speech recognition: {asr.missing_asr()}")
-    spoken = load_model(model, device=device, threads=threads)
+    spoken = load_model(model, device=device, threads=threads, heads=heads)
     calibration, others = held_out_questions(model, "dev"), held_out_questions(model, "test")
     if prompts > len(calibration) or check > len(others):
         raise EepolicyError(

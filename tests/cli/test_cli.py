@@ -99,6 +99,13 @@ def test_fit_command(run, tmp_path):
     notes = read_notes(file)["notes"]
     assert notes["after"]["kl"][0] < notes["before"]["kl"][0]
     assert f"{notes['after']['kl'][0]:.3f}" in out
+    model.heads = heads
+    reply = model.generate("What color is snow?", "both=static@10", 20)
+    arguments_of_reply = ["--policy", "both=static@10", "--max-new-tokens", "20", "--json"]
+    out, _ = run("generate", "What color is snow?", "--heads", str(file), *arguments_of_reply)
+    assert parse(out)["tokens"] == reply.tokens.tolist()
+    out, _ = run("generate", "What color is snow?", *arguments_of_reply)
+    assert parse(out)["tokens"] != reply.tokens.tolist()
     arguments[3:5] = ["6,10", "--max-new-tokens", "20", "--epochs"]
     out, err = run("fit", "pocket", "--out", str(file), *arguments, "--json")
     result, notes = parse(out), read_notes(file)["notes"]
@@ -253,6 +260,29 @@ def test_every_listed_policy_is_one(run):
     assert {kind.name for kind in kinds} <= names
     shown, _ = run("policies")
     assert all(entry["spec"] in shown for entry in listed)
+
+
+def test_generate_samples(run):
+    options = ["--policy", "static@16", "--max-new-tokens", "24", "--temperature", "1.5"]
+    options += ["--top-p", "0.9", "--json"]
+    model = eepolicy.load("pocket")
+    tokens = [
+        parse(run("generate", "What color is snow?", *options, "--seed", seed)[0])["tokens"]
+        for seed in ("3", "3", "4")
+    ]
+    sampled = model.generate(
+        "What color is snow?", "static@16", 24, temperature=1.5, top_p=0.9, seed=3
+    )
+    assert tokens[0] == tokens[1] == sampled.tokens.tolist()
+    assert tokens[2] != tokens[0]
+
+
+def test_small_models_run_on_one_thread(run):
+    torch.set_num_threads(2)  # the fixture restores the number
+    run("generate", "Hi?", "--max-new-tokens", "1")
+    assert torch.get_num_threads() == 1
+    run("generate", "Hi?", "--max-new-tokens", "1", "--threads", "2")
+    assert torch.get_num_threads() == 2
 
 
 def test_generate_as_json(run):
