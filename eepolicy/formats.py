@@ -39,7 +39,7 @@ class FileFormat(BaseModel):
     """
 
     model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=True
+        strict=True, extra="forbid", frozen=True, protected_namespaces=(), defer_build=True
     )
 
     version: Literal[1] = 1

@@ -41,13 +41,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def layer(
     h: Tensor,
     weights: tuple[Tensor, ...],
-    cos: Tensor,
-    sin: Tensor,
+    rotary: tuple[Tensor, Tensor],
     mask: Tensor,
     d: int,
     eps: float,
 ) -> Tensor:
-    """Run a decoder layer: h (rows, tokens, width) -> the same shape; mask (tokens, tokens)."""
+    """Run a decoder layer: h (rows, tokens, width) -> the same shape.
+
+    `rotary` are cosine and sine, (tokens, d) each; `mask` is (tokens, tokens).
+    """
     norm1, q, k, v, o, norm2, gate, up, down = weights
     rows, tokens, _ = h.shape
     x = rms_norm(h, norm1, eps)
@@ -55,7 +57,7 @@ def layer(
     def heads(w: Tensor) -> Tensor:
         return (x @ w.T).view(rows, tokens, -1, d).transpose(1, 2)
 
-    queries, keys, values = rotate(heads(q), cos, sin), rotate(heads(k), cos, sin), heads(v)
+    queries, keys, values = rotate(heads(q), *rotary), rotate(heads(k), *rotary), heads(v)
     group = queries.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
     scores = (queries @ keys.transpose(2, 3)) * d**-0.5 + mask
@@ -84,14 +86,12 @@ class TrainingForward:
         tokens, w = ids.shape[1], self.working
         angles = torch.outer(torch.arange(tokens).float(), self.frequencies)
         angles = torch.cat([angles, angles], -1)
-        cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        rotary = angles.cos().to(self.dtype), angles.sin().to(self.dtype)  # (tokens, d) each
         mask = torch.full((tokens, tokens), -torch.inf, dtype=self.dtype).triu(1)
         h = F.embedding(ids, w["model.embed_tokens.weight"])
         for i in range(self.config.num_hidden_layers):
             weights = tuple(w[f"model.layers.{i}.{name}.weight"] for name in LAYER_PARAMETERS)
-            h = self.layer(
-                h, weights, cos, sin, mask, self.config.head_dim, self.config.rms_norm_eps
-            )
+            h = self.layer(h, weights, rotary, mask, self.config.head_dim, self.config.rms_norm_eps)
         return rms_norm(h, w["model.norm.weight"], self.config.rms_norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:

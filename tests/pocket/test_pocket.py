@@ -187,7 +187,10 @@ def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
         (["compare", "--prompts", "1000", "--out", "{tmp}/r"], "there are 300 test questions"),
         (["compare", "--out", "{tmp}/mine"], "contains files that are not of a run"),
         (["compare", "--model", "{tmp}/none"], "it is neither a folder nor an id"),
-        (["generate", "Hello?", "--model", "{tmp}/mine"], "it has no config.json"),
+        (
+            ["generate", "Hello?", "--model", "{tmp}/mine"],
+            "no config.json: give the folder of a model",
+        ),
         (["generate", "Hello?", "--policy", "spark"], "is no policy"),
         (["generate", "Hello?", "--out", "{tmp}/none/a.wav"], "there is no folder"),
         (["generate", "Hello?", "--max-new-tokens", "0"], "max_new_tokens is at least 1"),
