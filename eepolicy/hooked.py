@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eepolicy.compile.cuda_graphs import CudaGraphExecutor
 from eepolicy.compile.executor import CompiledExecutor
 from eepolicy.decode.acceptance import Acceptance
-from eepolicy.decode.batch import Batch
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.decode.fills import KVFill
 from eepolicy.decode.measure import measure_layers
 from eepolicy.decode.output import Output
+from eepolicy.decode.parity import check_stock_logits
+from eepolicy.decode.prompt_encoder import PromptEncoder
 from eepolicy.decode.rebatch import LayerCosts
 from eepolicy.decode.recorder import Recorder
 from eepolicy.decode.reply import Reply
@@ -37,22 +37,11 @@ from eepolicy.probing.recorded import record_plan, recorded_result
 from eepolicy.probing.result import ProbeResult
 from eepolicy.probing.run import run_probe
 from eepolicy.probing.statistics import Statistic
-from eepolicy.prompts import Prompt, PromptBatch, PromptFormat, is_audio, pad_left
-from eepolicy.speech.audio import read_wave
+from eepolicy.prompts import Prompt, PromptFormat
 from eepolicy.speech.audio_prompt import AudioPrompt
 from eepolicy.speech.model_card import ModelCard
 from eepolicy.speech.vocoders import Vocoder
 from eepolicy.trace import Trace
-
-#: Largest difference from the stock logits, as a share of their standard deviation, at which the
-#: layer loop counts as equal.  Measured on ten families on a CPU: 0.0, because the loop makes the
-#: same calls.  The tolerance is for devices whose kernels are not deterministic.
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5, torch.bfloat16: 1e-1, torch.float16: 2e-2}
-
-#: Factor on `TOLERANCE` for the check in two blocks, the second masked and after the first in the
-#: cache.  Measured on the ten families: 0.0, and 2e-6 with Gemma 2's eager attention in float32.
-#: A layer that ignores its mask differs by several standard deviations.
-TWO_BLOCK_FACTOR = 10
 
 
 class HookedModel(Backbone):
@@ -79,6 +68,7 @@ class HookedModel(Backbone):
         model: PreTrainedModel,
         layout: TokenLayout | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
         heads: ExitHead | None = None,
         vocoder: Vocoder | None = None,
         parts: DecoderParts | None = None,
@@ -120,6 +110,15 @@ class HookedModel(Backbone):
             EepolicyError: text without a tokenizer, several rows, or ids outside the vocabulary.
         """
         return self.prompt_format.encode(prompt)
+
+    def _prompt_encoder(self) -> PromptEncoder:
+        """Encodes prompts for this model."""
+        pad_ids = (
+            getattr(self.tokenizer, "pad_token_id", None),
+            self.model.generation_config.pad_token_id,
+        )
+        pad_id = next((pad for pad in pad_ids if pad is not None), 0)
+        return PromptEncoder(self, self.prompt_format, self.audio_encoder, pad_id)
 
     @overload
     def generate(
@@ -225,7 +224,7 @@ class HookedModel(Backbone):
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         config = (config or EarlyExitConfig()).replace(**changes)
-        prompts = self._prompts(prompt, attention_mask, options)
+        prompts = self._prompt_encoder().batch(prompt, attention_mask, options)
         end = self.layout.end if self.layout.has_speech else None
         defaults = RequestDefaults(end, max_new_tokens, self.tokenizer)
         request = prepare_request(self.model, prompts, options, defaults)
@@ -290,85 +289,6 @@ class HookedModel(Backbone):
             vocoder=self.vocoder,
         )
 
-    def _prompts(
-        self,
-        prompt: Prompt | Sequence[Prompt] | None,
-        mask: Tensor | None,
-        options: dict[str, Any],
-    ) -> PromptBatch:
-        """Prompts side by side; takes `inputs_embeds` out of the options."""
-        device = self.model.device
-        embeddings: Tensor | None = options.pop("inputs_embeds", None)
-        if (prompt is None) == (embeddings is None):
-            raise EepolicyError("give a prompt, or inputs_embeds in its place")
-        if embeddings is not None:
-            width = self.model.config.hidden_size
-            if embeddings.ndim != 3 or embeddings.shape[2] != width or not embeddings.shape[1]:
-                raise EepolicyError(
-                    f"inputs_embeds is (rows, tokens, {width}); got {tuple(embeddings.shape)}"
-                )
-            embeddings = embeddings.to(device)
-            full_mask = _mask_or_ones(mask, embeddings)
-            return PromptBatch(None, full_mask, embeddings, len(embeddings) == 1)
-        if isinstance(prompt, Tensor) and prompt.ndim == 2 and len(prompt):
-            ids = torch.stack([self.encode(row) for row in prompt]).to(device)
-            return PromptBatch(ids, _mask_or_ones(mask, ids), is_single=len(ids) == 1)
-        if mask is not None:
-            raise EepolicyError(
-                "an attention mask goes with ids (rows, tokens); other prompts are padded here"
-            )
-        is_single = isinstance(prompt, (str, Tensor, Path))
-        prompts = [prompt] if isinstance(prompt, (str, Tensor, Path)) else list(prompt or ())
-        if not prompts:
-            raise EepolicyError("the list of prompts is empty")
-        return self._pad_prompts(prompts, is_single, self._pad_id(options.get("pad_token_id")))
-
-    def _pad_prompts(self, prompts: list[Prompt], is_single: bool, pad: int) -> PromptBatch:
-        """Encode prompts and pad them on the left; audio needs embeddings for all rows."""
-        audio = tuple(is_audio(prompt) for prompt in prompts)
-        if not any(audio):
-            rows = [self.encode(p).to(self.model.device) for p in prompts]  # type: ignore[arg-type]
-            return PromptBatch(*pad_left(rows, pad), is_single=is_single, is_audio=audio)
-        ids, states = zip(*(self._embed_prompt(p) for p in prompts), strict=True)
-        padded, mask = pad_left(ids, pad)
-        embeddings = [F.pad(s, (0, 0, padded.shape[1] - len(s), 0)) for s in states]
-        return PromptBatch(padded, mask, torch.stack(embeddings), is_single, audio)
-
-    @torch.no_grad()
-    def _embed_prompt(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        """A prompt as ids (tokens,) and embeddings (tokens, width).
-
-        Ids of audio are placeholders.
-        """
-        device = self.model.device
-        if not is_audio(prompt):
-            assert isinstance(prompt, (str, Tensor))
-            ids = self.encode(prompt).to(device)
-            return ids, self.parts.embed(ids[None])[0]
-        if self.audio_encoder is None or self.card is None:
-            raise EepolicyError(
-                "this model has no audio encoder: give the question in text instead of "
-                f"{_describe(prompt)}"
-            )
-        wave = read_wave(prompt) if isinstance(prompt, Path) else prompt
-        assert isinstance(wave, Tensor)
-        audio_ids, audio_states = self.audio_encoder.encode(wave)
-        before, after = self.prompt_format.encode_affixes()
-        ids = torch.tensor([*before, *audio_ids.tolist(), *after], device=device)
-        embeddings = self.parts.embed(ids[None])[0].clone()
-        is_patch = torch.zeros(len(ids), dtype=torch.bool, device=device)
-        is_patch[len(before) : len(before) + len(audio_ids)] = (
-            audio_ids.to(device) == self.audio_encoder.patch
-        )
-        embeddings[is_patch] = audio_states.to(embeddings)
-        return ids, embeddings
-
-    def _pad_id(self, given: int | None) -> int:
-        """The id before shorter prompts: masked in the layers, but visible to processors."""
-        own = getattr(self.tokenizer, "pad_token_id", None)
-        candidates = (given, own, self.model.generation_config.pad_token_id)
-        return next((pad for pad in candidates if pad is not None), 0)
-
     def to(self, device: str | torch.device) -> HookedModel:
         """Move the model, its exit heads and its audio encoder to a device."""
         self.model.to(device)
@@ -407,48 +327,6 @@ class HookedModel(Backbone):
 
 #: hook a loaded model; `HookedModel.unwrap` returns it
 wrap = HookedModel
-
-
-@torch.no_grad()
-def check_stock_logits(backbone: Backbone) -> None:
-    """Compare the layer loop with the stock forward pass, in one block and in two.
-
-    Raises:
-        EepolicyError: the logits differ.
-    """
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(backbone.vocab_size, (1, 8), generator=generator).to(backbone.device)
-    stock = backbone.model(ids).logits
-    *_, one_block = backbone.hidden_states(ids)
-    batch, blocks = Batch(backbone, [0], ids.shape[1]), []
-    for tokens in ids.split(4, 1):
-        block = batch.begin_block(tokens)
-        batch.run(block, backbone.depth)
-        blocks.append(block.hidden)
-    tolerance = TOLERANCE.get(backbone.model.dtype, 0.0)
-    for states, allowed in (
-        (one_block, tolerance),
-        (torch.cat(blocks, 1), TWO_BLOCK_FACTOR * tolerance),
-    ):
-        logits = backbone.lens.logits(states, backbone.depth)
-        error = ((logits - stock).abs().max() / stock.std()).item()
-        if not error <= allowed:
-            raise EepolicyError(
-                f"the layer loop differs from the stock {type(backbone.model).__name__} by "
-                f"{error:.1e} of its logits' standard deviation (tolerance {allowed:.0e}): "
-                "the adapter of its family does not fit"
-            )
-
-
-def _describe(prompt: Prompt) -> str:
-    return f"{tuple(prompt.shape)} samples" if isinstance(prompt, Tensor) else repr(str(prompt))
-
-
-def _mask_or_ones(mask: Tensor | None, prompt: Tensor) -> Tensor:
-    """The mask on the device of the prompt, or ones: (rows, tokens)."""
-    if mask is None:
-        return torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-    return mask.to(prompt.device)
 
 
 def probe(

@@ -1,0 +1,137 @@
+"""Encodes the prompts of one call: text, ids, embeddings or audio, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eepolicy.errors import EepolicyError
+from eepolicy.model.backbone import Backbone
+from eepolicy.prompts import Prompt, PromptBatch, PromptFormat, is_audio, pad_left
+from eepolicy.speech.audio import read_wave
+from eepolicy.speech.audio_prompt import AudioPrompt
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """Turns prompts into a padded batch of ids, and of embeddings where a prompt is audio.
+
+    Attributes:
+        backbone: the model, for its embeddings.
+        format: how a question becomes ids.
+        audio_encoder: turns audio into embeddings; None for a model without one.
+        pad_id: id before shorter prompts.  The layers mask it, but logits processors see it.
+    """
+
+    backbone: Backbone
+    format: PromptFormat
+    audio_encoder: AudioPrompt | None
+    pad_id: int
+
+    def batch(
+        self,
+        prompt: Prompt | Sequence[Prompt] | None,
+        mask: Tensor | None,
+        options: dict[str, Any],
+    ) -> PromptBatch:
+        """Put prompts side by side.
+
+        Args:
+            prompt: see `HookedModel.generate`.
+            mask: (rows, tokens), 0 at padding, for ids or embeddings.
+            options: options of `generate`; `inputs_embeds` is taken out.
+
+        Raises:
+            EepolicyError: no prompt, two kinds of prompts, or one that does not fit the model.
+        """
+        embeddings: Tensor | None = options.pop("inputs_embeds", None)
+        if (prompt is None) == (embeddings is None):
+            raise EepolicyError("give a prompt, or inputs_embeds in its place")
+        if embeddings is not None:
+            return self._from_embeddings(embeddings, mask)
+        if isinstance(prompt, Tensor) and prompt.ndim == 2 and len(prompt):
+            rows = [self.format.encode(row) for row in prompt]
+            ids = torch.stack(rows).to(self.backbone.device)
+            return PromptBatch(ids, _mask_or_ones(mask, ids), is_single=len(ids) == 1)
+        if mask is not None:
+            raise EepolicyError(
+                "an attention mask goes with ids (rows, tokens); other prompts are padded here"
+            )
+        is_single = isinstance(prompt, (str, Tensor, Path))
+        prompts = [prompt] if isinstance(prompt, (str, Tensor, Path)) else list(prompt or ())
+        if not prompts:
+            raise EepolicyError("the list of prompts is empty")
+        given = options.get("pad_token_id")
+        return self._pad(prompts, is_single, self.pad_id if given is None else given)
+
+    def _from_embeddings(self, embeddings: Tensor, mask: Tensor | None) -> PromptBatch:
+        """Check embeddings and move them to the model."""
+        width = self.backbone.model.config.hidden_size
+        if embeddings.ndim != 3 or embeddings.shape[2] != width or not embeddings.shape[1]:
+            raise EepolicyError(
+                f"inputs_embeds is (rows, tokens, {width}); got {tuple(embeddings.shape)}"
+            )
+        embeddings = embeddings.to(self.backbone.device)
+        mask = _mask_or_ones(mask, embeddings)
+        return PromptBatch(None, mask, embeddings, is_single=len(embeddings) == 1)
+
+    def _pad(self, prompts: list[Prompt], is_single: bool, pad: int) -> PromptBatch:
+        """Encode prompts and pad them on the left; audio needs embeddings for all rows."""
+        audio = tuple(is_audio(prompt) for prompt in prompts)
+        if not any(audio):
+            device = self.backbone.device
+            rows = [self.format.encode(p).to(device) for p in prompts]  # type: ignore[arg-type]
+            return PromptBatch(*pad_left(rows, pad), is_single=is_single, is_audio=audio)
+        ids, states = zip(*(self.embed(p) for p in prompts), strict=True)
+        padded, mask = pad_left(ids, pad)
+        embeddings = [F.pad(s, (0, 0, padded.shape[1] - len(s), 0)) for s in states]
+        return PromptBatch(padded, mask, torch.stack(embeddings), is_single, audio)
+
+    @torch.no_grad()
+    def embed(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """A prompt as ids (tokens,) and embeddings (tokens, width).
+
+        Ids of audio are placeholders.
+
+        Raises:
+            EepolicyError: audio for a model without an audio encoder.
+        """
+        device = self.backbone.device
+        if not is_audio(prompt):
+            assert isinstance(prompt, (str, Tensor))
+            ids = self.format.encode(prompt).to(device)
+            return ids, self.backbone.parts.embed(ids[None])[0]
+        if self.audio_encoder is None or self.format.affixes is None:
+            raise EepolicyError(
+                "this model has no audio encoder: give the question in text instead of "
+                f"{_describe(prompt)}"
+            )
+        wave = read_wave(prompt) if isinstance(prompt, Path) else prompt
+        assert isinstance(wave, Tensor)
+        audio_ids, audio_states = self.audio_encoder.encode(wave)
+        before, after = self.format.encode_affixes()
+        ids = torch.tensor([*before, *audio_ids.tolist(), *after], device=device)
+        embeddings = self.backbone.parts.embed(ids[None])[0].clone()
+        is_patch = torch.zeros(len(ids), dtype=torch.bool, device=device)
+        is_patch[len(before) : len(before) + len(audio_ids)] = (
+            audio_ids.to(device) == self.audio_encoder.patch
+        )
+        embeddings[is_patch] = audio_states.to(embeddings)
+        return ids, embeddings
+
+
+def _describe(prompt: Prompt) -> str:
+    return f"{tuple(prompt.shape)} samples" if isinstance(prompt, Tensor) else repr(str(prompt))
+
+
+def _mask_or_ones(mask: Tensor | None, prompt: Tensor) -> Tensor:
+    """The mask on the device of the prompt, or ones: (rows, tokens)."""
+    if mask is None:
+        return torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+    return mask.to(prompt.device)
