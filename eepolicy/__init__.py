@@ -61,7 +61,6 @@ _MODULES = {
         "FullDepth",
         "Margin",
         "Oracle",
-        "Output",
         "Patience",
         "Random",
         "Saturation",
