@@ -8,9 +8,9 @@ REPORT ?= report
 
 .PHONY: compare test test-narrow test-tuned-lens test-slow test-all lint docs figures everything clean
 
-#: options of every run of the tests; CI gives `-p tests.no_skips`
+# Options of every run of the tests; CI gives `-p no_skips`. Plugins are in tests/.
 PYTEST ?=
-TESTS := $(BIN)/python -m pytest $(PYTEST)
+TESTS := PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m pytest $(PYTEST)
 PIP := $(BIN)/python -m pip install --quiet
 HERE := $(PIP) --constraint constraints.txt --editable
 
@@ -29,7 +29,7 @@ test-narrow: $(VENV)/.dev
 		tests/compile/test_kernel_cache.py tests/compile/test_onednn.py tests/compile/test_sdpa.py
 
 test-tuned-lens: $(VENV)/.everything
-	$(TESTS) -p tests.no_transformer_lens -k "tuned_lens or their_fit" tests/benchmarks
+	$(TESTS) -p no_transformer_lens -k "tuned_lens or their_fit" tests/benchmarks
 
 test-slow: $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2
 	$(TESTS) -m "slow and not exhaustive"

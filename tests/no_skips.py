@@ -1,4 +1,4 @@
-"""A pytest plugin, `-p tests.no_skips`: a test skipped for want of a package is a failure.
+"""A pytest plugin, `-p no_skips`: a test skipped for want of a package is a failure.
 
 CI installs all optional packages, so a skip there means that a test no longer runs anywhere.
 """

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
 FINE = """
 import pytest
 
@@ -35,7 +35,7 @@ def test_a_skip_for_a_missing_package_fails_the_run(tmp_path, text, options, cod
     command = [sys.executable, "-m", "pytest", "-p", "tests.no_skips", "-c", "/dev/null"]
     done = subprocess.run(
         [*command, "--rootdir", str(tmp_path), str(tmp_path), *options],
-        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,
         text=True,
     )
