@@ -131,7 +131,7 @@ class NameTable(Generic[T]):
         try:
             value: T = point.load()
         except Exception as error:
-            _add_line(error, f"The {self.kind} {point.name!r} is the plug-in {point.value}.")
+            add_line(error, f"The {self.kind} {point.name!r} is the plug-in {point.value}.")
             raise
         return value
 
@@ -204,7 +204,7 @@ class Registry(NameTable[type[P]]):
                     f"{spec!r} is no {self.kind}{reason}; write {cls.usage}, such as "
                     f"{cls.example}{self._after_usage()}"
                 ) from error
-            _add_line(
+            add_line(
                 error,
                 f"The {self.kind} {match[0]!r} ({_identity(cls)}) failed on the spec {spec!r}.",
             )
@@ -290,7 +290,7 @@ def _article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def _add_line(error: Exception, line: str) -> None:
+def add_line(error: Exception, line: str) -> None:
     """Name the plug-in in an error, whose type stays."""
     add_note: Callable[[str], None] | None = getattr(error, "add_note", None)
     if add_note is not None:

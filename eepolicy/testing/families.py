@@ -1,0 +1,80 @@
+"""Conformance checks of model families."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedConfig
+
+from eepolicy.decode.fills import CatchUp
+from eepolicy.hooked import HookedModel
+from eepolicy.model.families import SLIDING, Adapter, parts_of
+from eepolicy.policies import FullDepth
+from eepolicy.testing.decoding import TOLERANCE, ScatteredDepths, check_cache, check_decoding
+from eepolicy.testing.models import random_model
+from eepolicy.testing.report import add_line, require
+
+#: windows of the checked config are at most this long, so that texts beyond them stay short
+MAX_WINDOW = 64
+
+
+def check_family(config: PreTrainedConfig, adapter: Adapter | None = None) -> None:
+    """Check the adapter of a model family on a small random model.
+
+    The model gets random norms and biases and runs in float64.  The checks compare its logits with
+    the stock forward beyond every sliding window, and ragged batches with catch-up with the stock
+    model's logits, keys and values.
+
+    Args:
+        config: config of a small model of the family, with 3 or more layers; windows of 64
+            positions or fewer.
+        adapter: adapter to check; the registered one by default.
+
+    Raises:
+        AssertionError: with the model type, the check and what was seen.
+        EepolicyError: the family has no adapter, or its parts do not fit.
+
+    Examples:
+        >>> from eepolicy.testing.models import llama_config
+        >>> check_family(llama_config(layers=3))
+    """
+    family = config.model_type
+    model = random_model(config)
+    try:
+        hooked = HookedModel(model, parts=(adapter or parts_of)(model))
+        window = hooked.parts.window if SLIDING in hooked.parts.attention else None
+        require(
+            window is None or window <= MAX_WINDOW,
+            family,
+            "check_config",
+            f"its window is {window}; check a config with {MAX_WINDOW} or fewer",
+        )
+        require(
+            hooked.depth >= 3, family, "check_config", f"it has {hooked.depth} layers; use 3 or more"
+        )
+        length = 3 * (window or 8) + 2
+        _check_logits(family, hooked, length)
+        check_cache(family, "check_catch_up", hooked, CatchUp(), columns=length)
+        for policy in (FullDepth(), ScatteredDepths()):
+            check_decoding(family, hooked, policy=policy)
+    except AssertionError:
+        raise
+    except Exception as error:
+        add_line(error, f"The model family {family!r} fails a check with this error.")
+        raise
+
+
+def _check_logits(family: str, hooked: HookedModel, length: int) -> None:
+    """Logits of the layer loop are the stock model's."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(hooked.model.config.vocab_size, (1, length), generator=generator)
+    with torch.no_grad():
+        *_, last = hooked.hidden_states(ids)
+        ours, stock = hooked.logits(last, hooked.depth), hooked.model(ids).logits
+    error = float((ours - stock).abs().max())
+    require(
+        error <= TOLERANCE,
+        family,
+        "check_logits",
+        f"logits of {length} tokens differ from the stock model's by {error:.1e} (tolerance "
+        f"{TOLERANCE:.0e})",
+    )

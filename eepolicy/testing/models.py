@@ -1,0 +1,127 @@
+"""Small random models for the conformance checks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
+
+from eepolicy.hooked import HookedModel
+from eepolicy.modality import TokenLayout
+
+#: ids 0 to 19 are text and 20 to 59 speech; replies have chunks of 3 and 7 tokens
+LAYOUT = TokenLayout(
+    text=(0, 20), speech=(20, 60), text_chunk=3, speech_chunk=7, end_of_text=3, end=4
+)
+VOCAB = 60
+#: prompts of several lengths, so that a batch of them is padded
+PROMPTS = tuple(
+    torch.tensor(ids) for ids in ([1, 7, 30, 12, 2], [1, 9], [44, 3, 21, 8, 40, 50, 6])
+)
+
+
+def llama_config(layers: int) -> LlamaConfig:
+    """The config of a Llama of width 32 and vocabulary 60."""
+    return LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=4,
+        pad_token_id=0,
+    )
+
+
+def random_model(
+    config: PreTrainedConfig, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> PreTrainedModel:
+    """A stock model with random weights, norms and biases.
+
+    transformers initialises norms with ones and biases with zeros.  A norm that is applied twice,
+    or a bias that is left out, then hardly changes the logits, so both are randomised here.
+
+    Args:
+        config: config of the model.
+        seed: seed of the weights.
+        dtype: precision; float64 by default, so that no comparison depends on rounding.
+    """
+    torch.manual_seed(seed)
+    # sdpa has no soft-capped attention
+    capped = getattr(config, "attn_logit_softcapping", None)
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager" if capped else "sdpa"
+    )
+    randomise(model)
+    return model.to(dtype).eval()
+
+
+@torch.no_grad()
+def randomise(model: PreTrainedModel) -> None:
+    """Randomise norms and biases in place."""
+    # Gemma adds one to the weight of its norms
+    mean = 0.0 if "gemma" in model.config.model_type else 1.0
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(0.0, 0.3)
+        elif "norm" in name or "ln_" in name:
+            parameter.normal_(mean, 0.3)
+
+
+def random_llama(
+    layers: int = 4, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> HookedModel:
+    """A hooked random Llama that replies in chunks of text and speech."""
+    return HookedModel(random_model(llama_config(layers), seed, dtype), layout=LAYOUT)
+
+
+class LayerCounter:
+    """Counts layer calls with forward hooks on the stock layers; a context manager.
+
+    The layers are the first `ModuleList` of the model, so nothing here depends on an adapter.
+
+    Args:
+        model: a stock model.
+
+    Attributes:
+        calls: layer, rows and columns of each call.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.calls: list[tuple[int, int, int]] = []
+        self._layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> LayerCounter:
+        for index, layer in enumerate(self._layers):
+            self._handles.append(layer.register_forward_pre_hook(self._hook(index)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, index: int):  # type: ignore[no-untyped-def]
+        def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self.calls.append((index, *args[0].shape[:2]))
+
+        return count
+
+    def depths(self, skip: int = 0) -> list[int]:
+        """The number of layers of each position, for one row without verification.
+
+        A call of layer 0 starts a position, and its last call is its deepest layer.
+
+        Args:
+            skip: number of first calls to leave out, those of a separate prefill.
+        """
+        depths: list[int] = []
+        for index, _, _ in self.calls[skip:]:
+            if index == 0:
+                depths.append(0)
+            depths[-1] = index + 1
+        return depths
