@@ -25,7 +25,7 @@ test: $(VENV)/.dev lint
 test-narrow: export ATEN_CPU_CAPABILITY = avx2
 test-narrow: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/$(VENV)/.inductor-avx2
 test-narrow: $(VENV)/.dev
-	$(TESTS) -n 2 -m "not slow and not exhaustive" tests/decode/test_decode.py tests/model \
+	$(TESTS) -n 2 -m "not slow and not exhaustive" tests/decode/test_fills.py tests/decode/test_full_depth.py tests/decode/test_rows.py tests/model \
 		tests/compile/test_kernel_cache.py tests/compile/test_onednn.py tests/compile/test_sdpa.py
 
 test-tuned-lens: $(VENV)/.everything

@@ -84,9 +84,7 @@ def check_decoding(
     return outputs
 
 
-def _check_costs(
-    plugin: object, output: Output, counter: LayerCounter, policy: ExitPolicy
-) -> None:
+def _check_costs(plugin: object, output: Output, counter: LayerCounter, policy: ExitPolicy) -> None:
     """The trace has the layer calls and depths that hooks on the stock layers count."""
     trace, check = output.trace, "check_costs"
     counted = len(counter.calls) - trace.prefill_layer_calls

@@ -49,7 +49,10 @@ def check_family(config: PreTrainedConfig, adapter: Adapter | None = None) -> No
             f"its window is {window}; check a config with {MAX_WINDOW} or fewer",
         )
         require(
-            hooked.depth >= 3, family, "check_config", f"it has {hooked.depth} layers; use 3 or more"
+            hooked.depth >= 3,
+            family,
+            "check_config",
+            f"it has {hooked.depth} layers; use 3 or more",
         )
         length = 3 * (window or 8) + 2
         _check_logits(family, hooked, length)

@@ -147,7 +147,12 @@ def _hidden(depth: int) -> Tensor:
 
 
 def _check_close(
-    head: ExitHead, check: str, what: str, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE
+    head: ExitHead,
+    check: str,
+    what: str,
+    ours: Tensor,
+    theirs: Tensor,
+    tolerance: float = TOLERANCE,
 ) -> None:
     error = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
     require(

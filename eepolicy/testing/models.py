@@ -15,9 +15,7 @@ LAYOUT = TokenLayout(
 )
 VOCAB = 60
 #: prompts of several lengths, so that a batch of them is padded
-PROMPTS = tuple(
-    torch.tensor(ids) for ids in ([1, 7, 30, 12, 2], [1, 9], [44, 3, 21, 8, 40, 50, 6])
-)
+PROMPTS = tuple(torch.tensor(ids) for ids in ([1, 7, 30, 12, 2], [1, 9], [44, 3, 21, 8, 40, 50, 6]))
 
 
 def llama_config(layers: int) -> LlamaConfig:
@@ -72,9 +70,7 @@ def randomise(model: PreTrainedModel) -> None:
             parameter.normal_(mean, 0.3)
 
 
-def random_llama(
-    layers: int = 4, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> HookedModel:
+def random_llama(layers: int = 4, seed: int = 0, dtype: torch.dtype = torch.float64) -> HookedModel:
     """A hooked random Llama that replies in chunks of text and speech."""
     return HookedModel(random_model(llama_config(layers), seed, dtype), layout=LAYOUT)
 

@@ -242,5 +242,3 @@ def _readouts(policy: ExitPolicy, step: Step, seed: int) -> Iterator[LazyReadout
     for depth in policy.candidate_depths(step):
         previous = LazyReadout(depth, hidden(), read, previous, full)
         yield previous
-
-

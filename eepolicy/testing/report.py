@@ -96,7 +96,9 @@ def check_value_object(plugin: Any, check: str) -> None:
     try:
         again = eval(repr(plugin), dict(names))
     except Exception as error:
-        require(False, plugin, check, f"its repr does not evaluate: {type(error).__name__}: {error}")
+        require(
+            False, plugin, check, f"its repr does not evaluate: {type(error).__name__}: {error}"
+        )
     require(again == plugin, plugin, check, f"its repr evaluates to another object, {again!r}")
     require(hash(again) == hash(plugin), plugin, check, "equal objects have other hashes")
 

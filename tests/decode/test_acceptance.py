@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, LAYERS, LAYOUT, tiny
+from decoding import PROMPTS, LayerCounter, RandomDepths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
-from test_decode import PROMPTS, LayerCounter, RandomDepths
 
 from eepolicy import EepolicyError, HookedModel
 from eepolicy.decode import acceptance

@@ -1,0 +1,55 @@
+"""A row does not depend on its neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from decoding import PROMPTS, RandomDepths
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "spark:triple@2",
+        "spark:odd@4",
+        "static@3",
+        "entropy<2.5@2",
+        "text=patience:2@1,speech=saturation>0.5@[1,3]",
+        "text=static@5,speech=margin>0.1@[2,4]",
+        "text=saturation>0.5@[2,4],speech=entropy<2.5@[2,4]",
+        "oracle@1",
+        "random:4.0@2",
+    ],
+)
+def test_a_row_does_not_depend_on_its_neighbours(stock, hooked, policy):
+    together = hooked.generate(PROMPTS, policy, max_new_tokens=40)
+    for prompt, out in zip(PROMPTS, together, strict=True):
+        alone = hooked.generate(prompt, policy, max_new_tokens=40)
+        assert out.tokens.tolist() == alone.tokens.tolist()
+        for name, value in vars(alone.trace).items():
+            if name != "prefill_layer_calls":  # together, prompts go along if all rows let them
+                assert np.array_equal(getattr(out.trace, name), value), name
+
+
+@pytest.mark.parametrize(
+    "options", [{"fill": "propagate"}, {"fill": "mask"}, {"max_pending": 2}], ids=str
+)
+def test_a_row_does_not_depend_on_its_neighbours_with_other_fills(stock, hooked, options):
+    policy = "text=static@5,speech=margin>0.1@[2,4]"
+    together = hooked.generate(PROMPTS, policy, max_new_tokens=40, **options)
+    for prompt, out in zip(PROMPTS, together, strict=True):
+        alone = hooked.generate(prompt, policy, max_new_tokens=40, **options)
+        assert out.tokens.tolist() == alone.tokens.tolist()
+        for name in ("depth", "layer_calls", "layer_positions", "filled", "readouts"):
+            assert np.array_equal(getattr(out.trace, name), getattr(alone.trace, name)), name
+
+
+def test_rows_that_leave_at_several_depths_are_read_out_at_once(stock, hooked):
+    heads = []
+    handle = stock.lm_head.register_forward_pre_hook(lambda _, args: heads.append(len(args[0])))
+    outs = hooked.generate(PROMPTS, RandomDepths(5), 20)
+    handle.remove()
+    steps = max(len(out.tokens) for out in outs)
+    at = [[int(out.trace.depth[i]) for out in outs if i < len(out.tokens)] for i in range(steps)]
+    assert any(len(set(depths)) > 1 for depths in at)
+    assert heads == [len(depths) for depths in at]
