@@ -22,7 +22,7 @@ def test_a_run_goes_on_after_a_cut_line(tmp_path):
     folder.append(replace(RECORD, question="q2"))
     assert [q for q, _ in folder.records()] == ["q0", "q2"]
     file.write_text("not a record\n" + file.read_text())
-    with pytest.raises(EepolicyError, match=r"line 1 of .* is not a record"):
+    with pytest.raises(EepolicyError, match=r"records.jsonl, line 1 is not JSON"):
         folder.records()
     file.write_text(file.read_text().removeprefix("not a record\n"))
     folder.note(rows=["full"])
