@@ -30,6 +30,7 @@ from torch import Tensor
 
 import eepolicy
 from benchmarks import processes
+from eepolicy.analysis.tables import MISSING, markdown_table
 from eepolicy.fitting import FitConfig, fit, generate_replies
 from eepolicy.hooked import HookedModel
 from eepolicy.probing import Document
@@ -240,7 +241,7 @@ def measure(
         python = sys.executable if name == OURS else args.peer_python
         arguments = ("--contender", name, *options)
         started[name] = processes.start("benchmarks.fitting", *arguments, python=python)
-    return processes.take_turns(started, args.rounds)
+    return processes.run_interleaved(started, args.rounds)
 
 
 def spread(values: Any, digits: int) -> str:
@@ -249,12 +250,32 @@ def spread(values: Any, digits: int) -> str:
     return f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def fit_rows(runs: dict[str, list[dict[str, float]]]) -> list[list[str]]:
+    """Cells of each contender."""
+    rows, reference = [], np.array([r["seconds"] for r in runs[OURS]])
+    for contender, rounds in runs.items():
+        seconds = np.array([r["seconds"] for r in rounds])
+        memory = max(r["megabytes"] for r in rounds)
+        ratios = spread(seconds / reference, 2)
+        kl = f"{rounds[0]['kl']:.3f}"
+        rows.append([contender, spread(seconds, 1), ratios, f"{memory:.0f}", kl])
+    return rows
+
+
 def write_up(
     args: argparse.Namespace,
     model: HookedModel,
     plain: float,
     runs: dict[str, list[dict[str, float]]],
 ) -> str:
+    """The page of all measurements.
+
+    Args:
+        args: command line.
+        model: model that was fitted.
+        plain: held-out KL of the plain lens.
+        runs: measurements by contender.
+    """
     name = Path(args.model).name
     lines = [
         "# Fitting beside tuned-lens",
@@ -279,19 +300,17 @@ def write_up(
         "returns heads in half precision. The memory of tuned-lens includes a copy of the output "
         "embedding.",
         "",
-        f"| contender | seconds, median [min, max] | relative to {OURS}, median [min, max] | "
-        "memory, MB | held-out KL, nats |",
-        "|---|---|---|---|---|",
-        f"| plain lens, not fitted | – | – | – | {plain:.3f} |",
+        markdown_table(
+            [
+                "contender",
+                "seconds, median [min, max]",
+                f"relative to {OURS}, median [min, max]",
+                "memory, MB",
+                "held-out KL, nats",
+            ],
+            [["plain lens, not fitted", *[MISSING] * 3, f"{plain:.3f}"], *fit_rows(runs)],
+        ),
     ]
-    reference = np.array([r["seconds"] for r in runs[OURS]])
-    for name, rounds in runs.items():
-        seconds = np.array([r["seconds"] for r in rounds])
-        memory = max(r["megabytes"] for r in rounds)
-        lines.append(
-            f"| {name} | {spread(seconds, 1)} | {spread(seconds / reference, 2)} | "
-            f"{memory:.0f} | {rounds[0]['kl']:.3f} |"
-        )
     if len(runs) == 1:
         lines += ["", "tuned-lens was not installed on this machine."]
     return "\n".join(lines) + "\n"

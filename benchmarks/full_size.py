@@ -1,12 +1,12 @@
-"""Decoders of the paper's models at full size, with random weights, on a CUDA device.
+"""Decoding with the paper's models at full size and random weights, on a CUDA device.
 
     python -m benchmarks.full_size RECORDS [--models ...] [--batch 1,4,16] [--prompt 32]
     python -m benchmarks.full_size RECORDS --write FILE.md
 
-What is not in the folder RECORDS yet is measured, one file for each model, length of the prompts
-and batch size; the page is made of all that is there, and needs no such device.  Weights in
-bfloat16 are drawn on the device, so that nothing is downloaded; a model of text alone reads the
-same bytes as one that speaks.
+The command measures what the folder RECORDS does not contain yet, one file for each model, prompt
+length and batch size.  `--write` makes the page from all records and needs no GPU.  Random weights
+in bfloat16 are made on the device, so nothing is downloaded; a text model reads the same bytes as a
+speech model of its shape.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 import eepolicy
+from eepolicy.analysis.tables import markdown_table
 from eepolicy.analysis.timing import figure as timing
-from eepolicy.analysis.timing.runner import Bench, Way, markdown, pipes
+from eepolicy.analysis.timing.contenders import PROBED_DEPTHS, BenchConfig, Contender
+from eepolicy.analysis.timing.runner import Bench
+from eepolicy.analysis.timing.table import section
 from eepolicy.errors import EepolicyError
 from eepolicy.loading.upstream import glm4_voice, step_audio2
 
-#: the shapes that the authors' checkpoints have (config.json of each)
+#: shapes of the authors' checkpoints (config.json of each)
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "Step-Audio-2-mini": lambda: step_audio2.native_config(
         {
@@ -60,12 +63,13 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
 }
 COMPILED = "stock generate, static cache, compiled"
-SHORT = 128  # tokens of a prompt, up to which the slow ways are timed too
-HALF, MOST = 1 / 2, 3 / 4  # of the depth
+SHORT = 128  # longest prompt, in tokens, with which slow methods are timed as well
+HALF, THREE_QUARTERS = 1 / 2, 3 / 4  # exit depths, as shares of full depth
+AIMS = {"roofline": 0.8, "stock": 1.0, "efficiency": 0.95}
 
 
-def built(name: str) -> eepolicy.HookedModel:
-    """A model with random weights, made on the device."""
+def random_model(name: str) -> eepolicy.HookedModel:
+    """A model with random weights on the GPU."""
     torch.manual_seed(0)
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(CONFIGS[name](), dtype=torch.bfloat16)
@@ -73,168 +77,205 @@ def built(name: str) -> eepolicy.HookedModel:
 
 
 def device_of(model: eepolicy.HookedModel) -> str:
-    """What the device of a model calls itself."""
+    """Name of the device of a model."""
     device = model.model.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 def triple(model: eepolicy.HookedModel, share: float) -> str:
+    """Spec string of SPAR-K's triple schedule with exits at a share of full depth."""
     return f"text=spark:triple@{round(share * model.depth)}"
 
 
-def ways(bench: Bench, rows: int) -> list[Way]:
-    """What is timed: all of it on one row, and what matters in batches."""
+def contenders(bench: Bench, rows: int) -> list[Contender]:
+    """All methods for one short row; in batches and after long prompts only the main ones."""
     model = bench.model
-    found = [
-        bench.ours("full"),
+    main = [
+        bench.policy("full"),
         bench.stock(COMPILED, cache_implementation="static"),
-        *(bench.ours(triple(model, share)) for share in (MOST, HALF)),
+        *(bench.policy(triple(model, share)) for share in (THREE_QUARTERS, HALF)),
     ]
     if rows > 1 or max(map(len, bench.prompts)) > SHORT:
-        return found
-    looks = ",".join(str(round(share * model.depth)) for share in (0.5, 0.65, 0.8))
+        return main
+    depths = ",".join(str(round(share * model.depth)) for share in PROBED_DEPTHS)
     return [
-        *found,
-        bench.ours(f"text=static@{round(HALF * model.depth)}"),
-        bench.ours(f"text=confidence>1.0@[{looks}]"),
+        *main,
+        bench.policy(f"text=static@{round(HALF * model.depth)}"),
+        bench.policy(f"text=confidence>1.0@[{depths}]"),
         bench.stock("stock generate"),
-        *self_speculation(bench, round(MOST * model.depth)),
+        *stock_self_speculation(bench, round(THREE_QUARTERS * model.depth)),
     ]
 
 
-def self_speculation(bench: Bench, early: int) -> list[Way]:
-    """The stock one, where it does not break off, as transformers 5.17 does at some replies."""
-    way = bench.stock(f"stock assistant_early_exit={early}", assistant_early_exit=early)
+def stock_self_speculation(bench: Bench, depth: int) -> list[Contender]:
+    """The stock self-speculation; none if it fails, as in transformers 5.17 on some replies."""
+    contender = bench.stock(f"stock assistant_early_exit={depth}", assistant_early_exit=depth)
     try:
-        way.decode(list(bench.prompts))
+        contender.decode(list(bench.prompts))
     except TypeError as error:
-        print(f"left out: {way.name}: {error}", flush=True)
+        print(f"left out: {contender.name}: {error}", flush=True)
         return []
-    return [way]
+    return [contender]
 
 
 def measure(
-    model: eepolicy.HookedModel, rows: int, prompt: int, tokens: int, rounds: int
+    model: eepolicy.HookedModel, rows: int, prompt: int, config: BenchConfig
 ) -> dict[str, Any]:
-    """Times of one batch size, and where they were taken."""
+    """Times of one batch size, with the settings and the device.
+
+    Args:
+        model: model on its device.
+        rows: number of rows in a batch.
+        prompt: tokens of a prompt.
+        config: how to decode.
+    """
     generator = torch.Generator().manual_seed(0)
-    shape = (rows, prompt)
-    ids = torch.randint(model.model.config.vocab_size, shape, generator=generator)
-    bench = Bench(model, list(ids), tokens, True, rounds, compiled=True, first_token=True)
-    records = bench.run(ways(bench, rows), rows)
+    ids = torch.randint(model.model.config.vocab_size, (rows, prompt), generator=generator)
+    bench = Bench(model, list(ids), config)
+    records = bench.run(contenders(bench, rows), rows)
+    machine = bench.roofline.machine
     return {
         "rows": rows,
         "records": records,
         "depth": model.depth,
         "prompt": prompt,
-        "tokens": tokens,
-        "rounds": rounds,
-        "bytes_per_second": bench.machine.bytes_per_second,
-        "flops": bench.machine.flops,
+        "tokens": config.max_new_tokens,
+        "rounds": config.rounds,
+        "bytes_per_second": machine.bytes_per_second,
+        "flops": machine.flops,
         "device": device_of(model),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
 
 
-def against_aims(found: dict[str, Any]) -> list[str]:
-    """A table of what was aimed at."""
-    records, depth = found["records"], found["depth"]
-    full, stock, most, half = records[:4]
-    ratios = np.array(stock["turns"]) / most["turns"]
+def against_aims(measurement: dict[str, Any]) -> str:
+    """A Markdown table of the aims and what was reached."""
+    records, depth = measurement["records"], measurement["depth"]
+    full, stock, three_quarters, half = records[:4]
+    ratios = np.array(stock["trials"]) / three_quarters["trials"]
     low, middle, high = np.percentile(ratios, [25, 50, 75])
-    wanted = depth / most["layer_calls"]
-    rows = [
-        ["full depth, share of the limit behind the first token", full["later_of_limit"], 0.8],
-        ["full depth against the stock generate compiled", stock["seconds"] / full["seconds"], 1.0],
-        [f"harvest of `{half['decoding']}`", half["harvest"], 0.95],
-    ]
-    cells = [[what, f"{value:.2f}", f"{aim:.2f}"] for what, value, aim in rows]
-    spread = f"{middle:.2f} [{low:.2f}, {high:.2f}]"
-    against = f"`{most['decoding']}` against the stock generate compiled"
-    cells.append([against, spread, f"{0.95 * wanted:.2f} (0.95 of the depths' ratio)"])
-    return pipes(["figure", "measured", "aim"], cells)
+    values = {
+        "full depth, TPOT: share of the roofline": (
+            full["tpot_roofline_share"],
+            AIMS["roofline"],
+        ),
+        "full depth: speed-up over the stock generate compiled": (
+            stock["seconds"] / full["seconds"],
+            AIMS["stock"],
+        ),
+        f"efficiency of `{half['decoding']}`": (half["efficiency"], AIMS["efficiency"]),
+    }
+    rows = [[name, f"{value:.2f}", f"{aim:.2f}"] for name, (value, aim) in values.items()]
+    aim = AIMS["efficiency"] * depth / three_quarters["layer_calls"]
+    rows.append(
+        [
+            f"`{three_quarters['decoding']}`: speed-up over the stock generate compiled",
+            f"{middle:.2f} [{low:.2f}, {high:.2f}]",
+            f"{aim:.2f} ({AIMS['efficiency']} of the ratio of layer calls)",
+        ]
+    )
+    return markdown_table(["quantity", "measured", "aim"], rows)
 
 
-def title(what: dict[str, Any]) -> str:
-    """Of the section of one measurement."""
-    return f"{what['model']}, batch {what['rows']}, prompts of {what['prompt']} tokens"
+def title(measurement: dict[str, Any]) -> str:
+    """Heading of one measurement."""
+    model, rows, prompt = (measurement[name] for name in ("model", "rows", "prompt"))
+    return f"{model}, batch {rows}, prompts of {prompt} tokens"
 
 
-def page(found: Sequence[dict[str, Any]], picture: Path) -> list[str]:
-    """The page of all that was measured.
+def page(measurements: Sequence[dict[str, Any]], picture: Path) -> list[str]:
+    """Lines of the page of all measurements.
 
     Args:
-        found: of each measurement, see `measure`, with the model's name.
-        picture: of them, from where the page lies.
+        measurements: results of `measure`, each with the name of its model.
+        picture: path of the figure relative to the page.
+
+    Raises:
+        EepolicyError: the measurements have different settings, devices or versions.
     """
-    first = found[0]
+    first = measurements[0]
     for name in ("device", "torch", "transformers", "tokens", "rounds"):
-        if len({what[name] for what in found}) > 1:
-            raise EepolicyError(f"records of one page have the same {name}; got several")
+        values = sorted({str(measurement[name]) for measurement in measurements})
+        if len(values) > 1:
+            raise EepolicyError(
+                f"records of one page need the same {name}; got {', '.join(values)}: use one "
+                "folder for each"
+            )
     lines = [
         "# Decoding at full size on a GPU",
         "",
         f"Decoders of the paper's models with random weights in bfloat16, {first['device']}, torch "
         f"{first['torch']}, transformers {first['transformers']}; exactly {first['tokens']} tokens "
-        f"a reply, {first['rounds']} rounds in which all ways take turns on the same prompts. "
-        "Columns are explained [here](benchmarks/compiled.md); *behind it* is what comes behind "
-        "the first token.",
+        f"a reply, {first['rounds']} rounds. The trials of all methods are interleaved, on the "
+        "same prompts. [Explanation of the columns](compiled.md). TPOT is the time per output "
+        "token after the first, over the tokens of all rows.",
         "",
         "    python -m benchmarks.full_size RECORDS",
         "    python -m benchmarks.full_size RECORDS --models Step-Audio-2-mini --prompt 4096",
         "    python -m benchmarks.full_size RECORDS --write docs/benchmarks/gpu.md",
         "",
-        f"![Milliseconds a token of each way of decoding]({picture})",
+        f"![Milliseconds a token of each decoding method]({picture})",
     ]
-    for what in found:
-        reads, multiplies = what["bytes_per_second"] / 1e12, what["flops"] / 1e12
+    for measurement in measurements:
+        reads, computes = measurement["bytes_per_second"] / 1e12, measurement["flops"] / 1e12
         lines += [
             "",
-            f"## {title(what)}",
+            f"## {title(measurement)}",
             "",
-            f"{what['depth']} layers. The device reads {reads:.2f} TB/s and multiplies "
-            f"{multiplies:.0f} TFLOP/s.",
+            f"{measurement['depth']} layers. The device reads {reads:.2f} TB/s and computes "
+            f"{computes:.0f} TFLOP/s.",
             "",
-            *against_aims(what),
+            against_aims(measurement),
             "",
-            *markdown(what["records"]),
+            section(measurement["records"]),
         ]
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="of the records")
+    parser.add_argument("folder", type=Path, help="folder of the records")
     parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
-    parser.add_argument("--batch", default="1,4,16", help="rows, one or several")
-    parser.add_argument("--prompt", type=int, default=32, help="tokens")
-    parser.add_argument("--tokens", type=int, default=64, help="of a reply")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", type=Path, help="write the page of what is there")
+    parser.add_argument("--batch", default="1,4,16", help="batch sizes, separated by commas")
+    parser.add_argument("--prompt", type=int, default=32, help="tokens of a prompt")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of a reply")
+    parser.add_argument("--rounds", type=int, default=3, help="trials of each method")
+    parser.add_argument("--write", type=Path, help="write the page of all records to this file")
     args = parser.parse_args()
     args.folder.mkdir(exist_ok=True)
-    transformers.logging.set_verbosity_error()  # of options that the bench itself gives
-    for name in () if args.write else args.models:
+    transformers.logging.set_verbosity_error()  # warnings about options that the bench sets
+    if args.write:
+        write_page(args.folder, args.write)
+        return
+    config = BenchConfig(args.tokens, True, args.rounds, compiled=True, time_first_token=True)
+    for name in args.models:
         model = None
         for rows in map(int, args.batch.split(",")):
             file = args.folder / f"{name}-{args.prompt}-{rows}.json"
             if file.is_file():
                 continue
-            model = model or built(name)
-            what = {"model": name} | measure(model, rows, args.prompt, args.tokens, args.rounds)
-            file.write_text(json.dumps(what))
-            print(f"{name}, batch {rows}", *against_aims(what), sep="\n", flush=True)
-            print(*markdown(what["records"]), sep="\n", flush=True)
-    if args.write:
-        found = [json.loads(file.read_text()) for file in args.folder.glob("*.json")]
-        if not found:
-            parser.error(f"{args.folder} holds no records")
-        names = list(CONFIGS)
-        found.sort(key=lambda f: (names.index(f["model"]), f["prompt"], f["rows"]))
-        picture = Path("images") / f"{args.write.stem}.svg"
-        timing.draw({title(what): what["records"] for what in found}, args.write.parent / picture)
-        args.write.write_text("\n".join(page(found, picture)) + "\n")
+            model = model or random_model(name)
+            measurement = {"model": name} | measure(model, rows, args.prompt, config)
+            file.write_text(json.dumps(measurement))
+            print(title(measurement), against_aims(measurement), sep="\n", flush=True)
+            print(section(measurement["records"]), flush=True)
+
+
+def write_page(folder: Path, file: Path) -> None:
+    """Write the page and the figure of all records of a folder.
+
+    Raises:
+        EepolicyError: the folder has no records.
+    """
+    measurements = [json.loads(record.read_text()) for record in folder.glob("*.json")]
+    if not measurements:
+        raise EepolicyError(f"{folder} has no records; run without --write first")
+    names = list(CONFIGS)
+    measurements.sort(key=lambda m: (names.index(m["model"]), m["prompt"], m["rows"]))
+    picture = Path("images") / f"{file.stem}.svg"
+    timing.draw({title(m): m["records"] for m in measurements}, file.parent / picture)
+    file.write_text("\n".join(page(measurements, picture)) + "\n")
 
 
 if __name__ == "__main__":

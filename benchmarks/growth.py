@@ -1,9 +1,10 @@
-"""How the cost of a step grows with context, rows, layers, exit depth and vocabulary.
+"""Growth of the cost of a step with context, rows, layers, exit depth and vocabulary.
 
     python -m benchmarks.growth [--threads 1] [--compile] [--write docs/benchmarks/growth.md]
 
-Random weights in the shape of SmolLM2-135M.  Points are medians over steps, sweeps run to and fro,
-and a line is fitted to each; beside it stands the line by which reading alone would grow.
+The model has random weights in the shape of SmolLM2-135M.  Each point is a median over steps, in
+sweeps of alternating direction.  A line is fitted to each curve and compared with the growth that
+memory reads alone would give.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import eepolicy
 from eepolicy.analysis.style import figures
-from eepolicy.analysis.timing.roofline import Machine, Sizes, measure_machine
-from eepolicy.analysis.timing.runner import call_costs
+from eepolicy.analysis.tables import MISSING, markdown_table
+from eepolicy.analysis.timing.call_costs import call_costs
+from eepolicy.analysis.timing.roofline import Machine, Roofline
 from eepolicy.decode.batch import Batch
 
 LAYERS, VOCABULARY, CONTEXT = 30, 49152, 128
-SWEEPS = 2  # to and fro
-STEPS = 15  # that a point is the median of
+SWEEPS = 2  # in alternating direction
+STEPS = 15  # a point is the median of so many steps
 
 
 @dataclass
 class Curve:
-    """One thing that varies.
+    """One variable and the cost that depends on it.
 
     Attributes:
-        name: of what varies, with its unit.
-        cost: of what is timed.
-        values: it takes.
-        seconds: of a value.
-        bound: seconds more for each one more, by reading alone; None where it is compared with
-            nothing.
+        name: the variable with its unit.
+        cost: name of the cost.
+        values: values of the variable.
+        seconds: measures the cost at a value.
+        bound: additional seconds for each additional unit by memory reads alone; None if unknown.
     """
 
     name: str
@@ -55,7 +56,12 @@ class Curve:
 
 
 def model_of(layers: int, vocabulary: int = VOCABULARY) -> eepolicy.HookedModel:
-    """Random weights in the shape of SmolLM2-135M, but for layers and vocabulary."""
+    """A model with random weights in the shape of SmolLM2-135M.
+
+    Args:
+        layers: number of layers.
+        vocabulary: size of the vocabulary.
+    """
     torch.manual_seed(0)
     shape = LlamaConfig(
         hidden_size=576,
@@ -72,7 +78,7 @@ def model_of(layers: int, vocabulary: int = VOCABULARY) -> eepolicy.HookedModel:
 
 @torch.no_grad()
 def exit_seconds(model: eepolicy.HookedModel, depth: int, compiled: bool) -> float:
-    """Of a step that exits at a depth, its readout included."""
+    """Seconds of a step that exits at a depth, its readout included."""
     ids = torch.randint(VOCABULARY, (1, CONTEXT + STEPS))
     batch = Batch(
         model, [0], ids.shape[1], executor=model.compiled_executor() if compiled else None
@@ -90,9 +96,10 @@ def exit_seconds(model: eepolicy.HookedModel, depth: int, compiled: bool) -> flo
 
 
 def curves(compiled: bool) -> tuple[list[Curve], Machine]:
-    """What is measured."""
-    whole, machine = model_of(LAYERS), None
-    machine, sizes = measure_machine(whole), Sizes.of(whole)
+    """The curves to measure, and the limits of the device."""
+    whole = model_of(LAYERS)
+    roofline = Roofline.measure(whole)
+    sizes, rate = roofline.sizes, roofline.machine.bytes_per_second
     by_layers = {n: model_of(n, 4096) for n in (2, 8, 16, 24)}
     by_vocabulary = {n: model_of(1, n) for n in (4096, 16384, 32768, 65536, 131072)}
 
@@ -101,8 +108,6 @@ def curves(compiled: bool) -> tuple[list[Curve], Machine]:
             model, rows, model.compiled_executor() if compiled else None, tokens, STEPS
         )
 
-    rate = machine.bytes_per_second
-    embedding = sizes.head_bytes / VOCABULARY
     return [
         Curve(
             "context, tokens",
@@ -112,7 +117,7 @@ def curves(compiled: bool) -> tuple[list[Curve], Machine]:
             sizes.column_bytes / rate,
         ),
         Curve(
-            "rows of the batch",
+            "rows in the batch",
             "a layer call",
             (1, 2, 4, 8, 16, 32),
             lambda n: costs(whole, n, CONTEXT)[0],
@@ -120,7 +125,7 @@ def curves(compiled: bool) -> tuple[list[Curve], Machine]:
         ),
         Curve(
             "layers of the model",
-            "a step through all of them",
+            "a step at full depth",
             tuple(by_layers),
             lambda n: n * costs(by_layers[n], 1, CONTEXT)[0],
             sizes.layer_bytes / rate,
@@ -133,70 +138,74 @@ def curves(compiled: bool) -> tuple[list[Curve], Machine]:
             sizes.layer_bytes / rate,
         ),
         Curve(
-            "ids of the vocabulary",
+            "size of the vocabulary, ids",
             "a head call",
             tuple(by_vocabulary),
             lambda n: costs(by_vocabulary[n], 1, CONTEXT)[1],
-            embedding / rate,
+            sizes.head_bytes / VOCABULARY / rate,
         ),
-    ], machine
+    ], roofline.machine
 
 
-def measure(found: Sequence[Curve]) -> list[NDArray[np.float64]]:
+def measure(curves: Sequence[Curve]) -> list[NDArray[np.float64]]:
     """Seconds of each curve: (values, sweeps)."""
     seconds: dict[tuple[int, int], list[float]] = defaultdict(list)
-    points = [(c, v) for c, curve in enumerate(found) for v in curve.values]
+    points = [(c, v) for c, curve in enumerate(curves) for v in curve.values]
     for c, value in points:
-        found[c].seconds(value)  # warm up
+        curves[c].seconds(value)  # warm up
     for sweep in range(SWEEPS):
         for c, value in points if sweep % 2 == 0 else points[::-1]:
-            seconds[c, value].append(found[c].seconds(value))
-            print(f"{found[c].name} {value}: {1e3 * seconds[c, value][-1]:.3f} ms", flush=True)
+            seconds[c, value].append(curves[c].seconds(value))
+            print(f"{curves[c].name} {value}: {1e3 * seconds[c, value][-1]:.3f} ms", flush=True)
     return [
-        np.array([seconds[c, value] for value in curve.values]) for c, curve in enumerate(found)
+        np.array([seconds[c, value] for value in curve.values]) for c, curve in enumerate(curves)
     ]
 
 
 def fitted(curve: Curve, seconds: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Seconds more for each one more, half the width of its 95 % interval, and seconds at none."""
+    """Slope of the fitted line, half the width of its 95 % interval, and intercept.
+
+    Args:
+        curve: the curve.
+        seconds: (values, sweeps).
+    """
     x = np.repeat(curve.values, seconds.shape[1])
     line = linregress(x, seconds.ravel())
     return float(line.slope), 1.96 * float(line.stderr), float(line.intercept)
 
 
-def table(found: Sequence[Curve], measured: Sequence[NDArray[np.float64]]) -> list[str]:
+def table(curves: Sequence[Curve], measured: Sequence[NDArray[np.float64]]) -> str:
     """Points and slopes, as Markdown."""
-    lines = [
-        "| grows with | cost of | points, ms | µs for one more ± 95 % | at none, ms "
-        "| by reading, µs |",
-        "|---|---|---|---|---|---|",
-    ]
-    for curve, seconds in zip(found, measured, strict=True):
-        slope, wide, start = fitted(curve, seconds)
-        points = ", ".join(
-            f"{value}: {1e3 * s:.2f}"
-            for value, s in zip(curve.values, np.median(seconds, 1), strict=True)
+    rows = []
+    for curve, seconds in zip(curves, measured, strict=True):
+        slope, half_width, intercept = fitted(curve, seconds)
+        medians = zip(curve.values, np.median(seconds, 1), strict=True)
+        rows.append(
+            [
+                curve.name,
+                curve.cost,
+                ", ".join(f"{value}: {1e3 * s:.2f}" for value, s in medians),
+                f"{1e6 * slope:.3g} ± {1e6 * half_width:.2g}",
+                f"{1e3 * intercept:.2f}",
+                MISSING if curve.bound is None else f"{1e6 * curve.bound:.3g}",
+            ]
         )
-        bound = "–" if curve.bound is None else f"{1e6 * curve.bound:.3g}"
-        lines.append(
-            f"| {curve.name} | {curve.cost} | {points} | {1e6 * slope:.3g} ± {1e6 * wide:.2g} | "
-            f"{1e3 * start:.2f} | {bound} |"
-        )
-    return lines
+    headings = ["variable", "cost", "points, ms", "slope, µs ± 95 %", "intercept, ms"]
+    return markdown_table([*headings, "slope by memory reads, µs"], rows)
 
 
-def draw(found: Sequence[Curve], measured: Sequence[NDArray[np.float64]], path: Path) -> None:
-    """Points, fitted lines, and the lines of reading alone."""
+def draw(curves: Sequence[Curve], measured: Sequence[NDArray[np.float64]], path: Path) -> None:
+    """Draw points, fitted lines, and the growth by memory reads alone."""
     with figures():
         figure, axes = plt.subplots(2, 3, figsize=(10, 5.6), layout="constrained")
-        for ax, curve, seconds in zip(axes.flat, found, measured, strict=False):
+        for ax, curve, seconds in zip(axes.flat, curves, measured, strict=False):
             x = np.array(curve.values)
             ends = np.array([0, x[-1]])
             slope, _, start = fitted(curve, seconds)
             ax.plot(ends, 1e3 * (start + slope * ends), color="#0072B2", label="fitted")
             if curve.bound is not None:
-                by_reading = 1e3 * (start + curve.bound * ends)
-                ax.plot(ends, by_reading, "--", color="#777777", label="slope of reading alone")
+                by_reads = 1e3 * (start + curve.bound * ends)
+                ax.plot(ends, by_reads, "--", color="#777777", label="slope by memory reads")
             for sweep in seconds.T:
                 ax.plot(x, 1e3 * sweep, "o", color="#D55E00", ms=4)
             ax.set(xlabel=curve.name, ylabel=f"{curve.cost}, ms", ylim=(0, None))
@@ -204,9 +213,7 @@ def draw(found: Sequence[Curve], measured: Sequence[NDArray[np.float64]], path: 
         axes.flat[-1].axis("off")
         ax = axes.flat[0]
         marks = [
-            Line2D(
-                [], [], marker="o", ls="", ms=4, color="#D55E00", label="measured, a sweep each"
-            ),
+            Line2D([], [], marker="o", ls="", ms=4, color="#D55E00", label="measured, one sweep"),
             *ax.lines[:2],
         ]
         axes.flat[-1].legend(handles=marks, loc="center", fontsize=10)
@@ -216,31 +223,32 @@ def draw(found: Sequence[Curve], measured: Sequence[NDArray[np.float64]], path: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="with compiled layers")
-    parser.add_argument("--write", type=Path, help="write the page here, its figure beside it")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--compile", action="store_true", help="compile the layers")
+    parser.add_argument("--write", type=Path, help="write the page to this file, and its figure")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    found, machine = curves(args.compile)
-    measured = measure(found)
+    variables, machine = curves(args.compile)
+    measured = measure(variables)
     page = [
-        "# How costs grow",
+        "# Growth of costs",
         "",
         f"Random weights in the shape of SmolLM2-135M: {LAYERS} layers of width 576, vocabulary "
-        f"{VOCABULARY}, {CONTEXT} tokens of context and one row unless said otherwise; "
+        f"{VOCABULARY}, {CONTEXT} tokens of context and one row unless stated otherwise; "
         f"{'compiled layers, ' if args.compile else ''}{args.threads} thread(s), float32, torch "
-        f"{torch.__version__}. Points are medians over {STEPS} steps, in {SWEEPS} sweeps to and "
-        f"fro. The machine reads {machine.bytes_per_second / 1e9:.1f} GB/s, measured in the same "
-        "run, and *by reading* is what one more would cost if its bytes were read at that rate.",
+        f"{torch.__version__}. Points are medians over {STEPS} steps, in {SWEEPS} sweeps of "
+        f"alternating direction. The device reads {machine.bytes_per_second / 1e9:.1f} GB/s, "
+        "measured in the same run. *Slope by memory reads* is the cost of one more unit if its "
+        "bytes were read at that rate.",
         "",
         f"    python -m benchmarks.growth --threads {args.threads}"
         + (" --compile" if args.compile else ""),
         "",
-        *table(found, measured),
+        table(variables, measured),
     ]
     if args.write:
         image = args.write.parent / "images" / "growth.svg"
-        draw(found, measured, image)
+        draw(variables, measured, image)
         page += ["", "![Cost of a layer call, a step and a head call](images/growth.svg)"]
         args.write.write_text("\n".join(page) + "\n")
     print("\n".join(page))

@@ -1,12 +1,12 @@
-"""Decoding beside economize: the same model, prompts, threads and layers, in turns in one run.
+"""Decoding against economize: same model, prompts, threads and layers, interleaved in one run.
 
     pip install economize==0.3.2
     python -m benchmarks.peers FOLDER/SmolLM2-135M-Instruct [--batch 1] [--memory] [--write FILE.md]
 
-Each table holds one kind of work: its decoder, ours, and ours compiled.  economize reads the first
-token out of the prompt's full-depth pass, so our policies run the first position at full depth too.
-With `--memory` each way then decodes the prompts once more in a process of its own, which says the
-most memory that it takes beside the model.
+Each table has one task with three decoders: economize, eepolicy, and eepolicy compiled.  economize
+reads the first token from the full-depth prefill, so our policies run the first position at full
+depth as well.  With `--memory` each decoder decodes the prompts once more in a separate process,
+which measures its additional peak memory.
 """
 
 from __future__ import annotations
@@ -24,33 +24,40 @@ from torch import Tensor
 
 import eepolicy
 from benchmarks import processes
-from eepolicy.analysis.timing.roofline import Machine
-from eepolicy.analysis.timing.runner import Bench, Turn, Way, cells, pipes, prompts_of
+from eepolicy.analysis.tables import markdown_table
+from eepolicy.analysis.timing.contenders import BenchConfig, Contender, Trial, bench_prompts
+from eepolicy.analysis.timing.runner import Bench
+from eepolicy.analysis.timing.table import LAYER_CALLS, SECONDS, SPEEDUP, cells
 from eepolicy.policies import ExitPolicy, Readout, Step
 
-PROMPT = 40  # tokens
-EXIT = 0.7  # of the depth
+PROMPT = 40  # tokens of a prompt
+EXIT = 0.7  # exit depth, as a share of full depth
+COLUMNS = (LAYER_CALLS, SECONDS, SPEEDUP)
 MEMORY = (
-    " Memory is the most that a process of a way's own held while it decoded all prompts once, "
-    "compiling included, less what it held with the model loaded."
+    " Memory is the peak of a separate process that decodes all prompts once, compiling included, "
+    "minus its memory with the model loaded."
 )
 
 
-#: prompts, (tokens,) each, to the tokens of their replies
+#: prompts, (tokens,) each -> tokens of the replies
 Reply = Callable[[list[Tensor]], list[list[int]]]
 
 
-class Work(NamedTuple):
-    """Their decoder, our policy, our options."""
+class Task(NamedTuple):
+    """The decoder of economize, and our policy and options for the same layers."""
 
     theirs: Reply
     policy: str | ExitPolicy
-    options: dict[str, Any] = {}  # noqa: RUF012 - a named tuple's default, never written to
+    options: dict[str, Any] = {}  # noqa: RUF012 - default of a named tuple, never changed
 
 
 @dataclass(frozen=True)
 class First(ExitPolicy):
-    """The first position of a reply at full depth, then another policy."""
+    """The first position of a reply at full depth, then another policy.
+
+    Attributes:
+        inner: policy from the second position on.
+    """
 
     inner: ExitPolicy
     on: str = "text"
@@ -66,47 +73,52 @@ class First(ExitPolicy):
 
 
 @dataclass(frozen=True)
-class Falling(ExitPolicy):
-    """A depth that falls from full to a least one over some tokens, as SkipDecode's budget does."""
+class Decreasing(ExitPolicy):
+    """A depth that decreases linearly over the reply (the budget of SkipDecode, arXiv 2307.02628).
 
-    least: int
-    over: int
+    Attributes:
+        lowest: last depth.
+        tokens: number of tokens after which it is reached.
+    """
+
+    lowest: int
+    tokens: int
     on: str = "text"
 
     def depths(self, step: Step) -> Tensor:
-        share = ((step.position - 1) / self.over).clamp(0, 1)
-        return (step.full_depth - share * (step.full_depth - self.least)).round().long()
+        share = ((step.position - 1) / self.tokens).clamp(0, 1)
+        return (step.full_depth - share * (step.full_depth - self.lowest)).round().long()
 
 
 def theirs(
     model: eepolicy.HookedModel, tokens: int, *techniques: Any, decoding: Any = None
 ) -> Reply:
-    """Their leanest call: without processors and ends."""
+    """The fastest call of economize, without logits processors and end tokens."""
     import economize
 
     applied = economize.apply(model.model, *techniques, decoding=decoding)
     return lambda prompts: [r.tokens.tolist() for r in applied.decode_batch(prompts, tokens)]
 
 
-def timed(reply: Reply) -> Way:
-    """Their decoder, beside ours."""
+def peer_contender(reply: Reply) -> Contender:
+    """The decoder of economize as a contender of our bench."""
 
-    def decode(prompts: list[Tensor]) -> Turn:
+    def decode(prompts: list[Tensor]) -> Trial:
         began = time.perf_counter()
         replies = reply(prompts)
         seconds = time.perf_counter() - began
         tokens = sum(map(len, replies))
-        return Turn(seconds / tokens, tokens / len(replies))
+        return Trial(seconds / tokens, tokens / len(replies))
 
-    return Way("economize", decode)
+    return Contender("economize", decode)
 
 
-def works(model: eepolicy.HookedModel, tokens: int) -> dict[str, Work]:
-    """The same work in both libraries, by what it is.
+def tasks(model: eepolicy.HookedModel, tokens: int) -> dict[str, Task]:
+    """The same layers in both libraries, by description.
 
     Args:
-        model: of text alone.
-        tokens: of a reply.
+        model: text model.
+        tokens: tokens of a reply.
     """
     from economize import DecodeConfig
     from economize.techniques.dynamic_depth import CalmConfig, SkipDecodeConfig
@@ -132,34 +144,34 @@ def works(model: eepolicy.HookedModel, tokens: int) -> dict[str, Work]:
 
     filled = {"fill": "propagate"}
     return {
-        "every layer": Work(other(), "full"),
-        f"{depth} layers (SkipDecode of one depth)": Work(
+        "every layer": Task(other(), "full"),
+        f"{depth} layers (SkipDecode of one depth)": Task(
             other(static), first(f"text=static@{depth}")
         ),
-        f"from {full} layers to {third} (SkipDecode)": Work(
-            other(fall), First(Falling(third, tokens))
+        f"from {full} layers to {third} (SkipDecode)": Task(
+            other(fall), First(Decreasing(third, tokens))
         ),
-        f"margin > 0.5 from depth {late} on (CALM)": Work(
+        f"margin > 0.5 from depth {late} on (CALM)": Task(
             other(softmax), first(f"text=margin>0.5@{late}"), filled
         ),
-        f"saturation > 0.98 from depth {half} on (CALM)": Work(
+        f"saturation > 0.98 from depth {half} on (CALM)": Task(
             other(state), first(f"text=saturation>0.98@{half - 1}"), filled
         ),
-        f"full depth and {depth} in turn": Work(cycle(2, False), f"text=spark:even@{depth}"),
-        f"full depth and two of {depth}": Work(cycle(3, False), f"text=spark:triple@{depth}"),
-        f"lossless, four drafts of depth {depth}": Work(
+        f"full depth and {depth} alternating": Task(cycle(2, False), f"text=spark:even@{depth}"),
+        f"full depth and two of {depth}": Task(cycle(3, False), f"text=spark:triple@{depth}"),
+        f"lossless, four drafts of depth {depth}": Task(
             cycle(5, True), f"both=static@{depth}", {"accept": "exact", "max_pending": 4}
         ),
     }
 
 
-def ways_of(bench: Bench, work: Work) -> list[Way]:
-    """One kind of work in theirs, ours, and ours compiled."""
-    other, policy, options = work
+def contenders(bench: Bench, task: Task) -> list[Contender]:
+    """The decoders economize, eepolicy, and eepolicy compiled on one task."""
+    reply, policy, options = task
     return [
-        timed(other),
-        bench.ours(policy, "eepolicy", **options),
-        bench.ours(policy, "eepolicy, compiled", compile=True, **options),
+        peer_contender(reply),
+        bench.policy(policy, "eepolicy", **options),
+        bench.policy(policy, "eepolicy, compiled", compile=True, **options),
     ]
 
 
@@ -168,89 +180,94 @@ def bench_of(args: argparse.Namespace) -> Bench:
     loaded = eepolicy.load(args.model)
     model = eepolicy.wrap(loaded.model, loaded.layout, loaded.tokenizer)
     questions = [q["question"] for q in eepolicy.held_out("test")[: args.prompts]]
-    return Bench(model, prompts_of(model, questions, PROMPT), args.tokens, True, args.rounds)
+    config = BenchConfig(args.tokens, exact_length=True, rounds=args.rounds)
+    return Bench(model, bench_prompts(model, questions, PROMPT), config)
 
 
 def worker(args: argparse.Namespace) -> None:
-    """Decode the prompts in one way whenever it is asked for; the way is `work,index`."""
+    """Serve one contender; `--contender` is the index of the task and of the contender."""
     bench = bench_of(args)
-    bench.machine = Machine(1.0, 1.0)  # measuring it would take memory of its own
-    work, index = map(int, args.way.split(","))
-    way = ways_of(bench, [*works(bench.model, args.tokens).values()][work])[index]
+    task, index = map(int, args.contender.split(","))
+    contender = contenders(bench, [*tasks(bench.model, args.tokens).values()][task])[index]
     with torch.no_grad():
-        bench.model.model(bench.prompts[0][None])  # the weights are in memory now
+        bench.model.model(bench.prompts[0][None])  # reads the weights into memory
 
     def decode() -> None:
         for start in range(0, len(bench.prompts), args.batch):
-            way.decode(list(bench.prompts[start : start + args.batch]))
+            contender.decode(list(bench.prompts[start : start + args.batch]))
 
     processes.serve(decode)
 
 
-def memory(args: argparse.Namespace, work: int, index: int) -> float:
-    """Megabytes that a way takes beside the model, in a process of its own.
+def memory(args: argparse.Namespace, task: int, index: int) -> float:
+    """Additional peak memory of a contender in a separate process, in MB.
 
     Args:
-        args: of the command line.
-        work: its place among the kinds of work.
-        index: the way's place among those of the work.
+        args: command line.
+        task: index of the task.
+        index: index of the contender.
     """
     names = ("tokens", "prompts", "batch", "threads")
     options = [o for n in names for o in (f"--{n}", getattr(args, n))]
-    process = processes.start("benchmarks.peers", args.model, "--way", f"{work},{index}", *options)
-    found = processes.turn(process)["megabytes"]
+    which = ("--contender", f"{task},{index}")
+    process = processes.start("benchmarks.peers", args.model, *which, *options)
+    megabytes = processes.run_trial(process)["megabytes"]
     processes.stop(process)
-    return found
+    return megabytes
 
 
-def table(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Ways of one kind of work, against economize; `memory` is shown where it was measured."""
-    rows = [cells(r, ("layer_calls", "seconds", "ratio")) for r in records]
-    headings = ["", "layer calls a token", "ms a token", "speed, median [quartiles]"]
-    if all("memory" in r for r in records):
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Contenders of one task; with a column of memory if it was measured."""
+    headings = ["", *(column.heading for column in COLUMNS)]
+    rows = [cells(record, COLUMNS) for record in records]
+    if all("memory" in record for record in records):
         headings.append("memory, MB")
         rows = [[*row, f"{r['memory']:.0f}"] for row, r in zip(rows, records, strict=True)]
-    return pipes(headings, rows)
+    return markdown_table(headings, rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="folder of a text model")
-    parser.add_argument("--tokens", type=int, default=32, help="of a reply")
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory", action="store_true", help="of each way, measured apart")
-    parser.add_argument("--way", help=argparse.SUPPRESS)
-    parser.add_argument("--write", type=Path, help="write the page here as well")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if args.way:
-        worker(args)
-        return
-    bench = bench_of(args)
-    model = bench.model
+def introduction(args: argparse.Namespace, depth: int) -> list[str]:
+    """Title, settings and command of the page."""
     name = Path(args.model).name
-    page = [
-        "# Decoding beside economize",
+    return [
+        "# Decoding: eepolicy against economize",
         "",
-        f"`{name}`, {model.depth} layers, {args.prompts} prompts of {PROMPT} tokens, {args.tokens} "
+        f"`{name}`, {depth} layers, {args.prompts} prompts of {PROMPT} tokens, {args.tokens} "
         f"tokens a reply, batch {args.batch}, {args.rounds} rounds, {args.threads} thread(s), "
-        f"float32, torch {torch.__version__}, economize {version('economize')}. Each table is one "
-        "kind of work; its ways take turns on the same prompts in one run, and run the same layers "
-        "on the newest position. Speed is against economize." + (MEMORY if args.memory else ""),
+        f"float32, torch {torch.__version__}, economize {version('economize')}. The trials of a "
+        "table are interleaved in one run, on the same prompts, and run the same layers on the "
+        "newest position. Speed-ups are over economize." + (MEMORY if args.memory else ""),
         "",
         f"    python -m benchmarks.peers {name} --prompts {args.prompts} --tokens {args.tokens} "
         f"--rounds {args.rounds} --batch {args.batch} --threads {args.threads}"
         + (" --memory" if args.memory else ""),
     ]
-    for place, (title, work) in enumerate(works(model, args.tokens).items()):
-        records = bench.run(ways_of(bench, work), args.batch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="folder of a text model")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of a reply")
+    parser.add_argument("--prompts", type=int, default=4, help="number of prompts")
+    parser.add_argument("--rounds", type=int, default=3, help="trials of each decoder")
+    parser.add_argument("--batch", type=int, default=1, help="rows in a batch")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--memory", action="store_true", help="measure the memory of each decoder")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--write", type=Path, help="write the page to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.contender:
+        worker(args)
+        return
+    bench = bench_of(args)
+    page = introduction(args, bench.model.depth)
+    for number, (title, task) in enumerate(tasks(bench.model, args.tokens).items()):
+        records = bench.run(contenders(bench, task), args.batch)
         if args.memory:
             for index, record in enumerate(records):
-                record["memory"] = memory(args, place, index)
-        part = ["", f"## {title[0].upper()}{title[1:]}", "", *table(records)]
+                record["memory"] = memory(args, number, index)
+        part = ["", f"## {title[0].upper()}{title[1:]}", "", table(records)]
         page += part
         print("\n".join(part), flush=True)
     if args.write:

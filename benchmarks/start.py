@@ -1,10 +1,10 @@
-"""What comes before the first token: imports, loading, compiling, fitting exit heads.
+"""Start-up times: imports, loading, compiling, fitting exit heads.
 
     python -m benchmarks.start [--rounds 5] [--write docs/benchmarks/start.md]
 
-Each is timed in a fresh process, in turns.  A round begins without what the compiler left on the
-disk, and each process of it finds what those before it left; what torch itself takes to compile
-one addition has a folder of its own.
+Each is timed in a fresh process, and rounds are interleaved.  A round begins with an empty kernel
+cache, which its processes share in order.  The time that torch takes to compile one addition is
+measured with a separate cache.
 """
 
 from __future__ import annotations
@@ -19,39 +19,47 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eepolicy.analysis.tables import markdown_table
+
 LOADED = "import eepolicy; model = eepolicy.load('pocket')"
-ASKED = "model.generate('What color is snow?', 'spark:triple@14', compile={}, max_new_tokens=20)"
+REPLY = "model.generate('What color is snow?', 'spark:triple@14', compile={}, max_new_tokens=20)"
 REPLIES = """
 from eepolicy.fitting import FitConfig, fit, generate_replies
 replies = generate_replies(model, [q["question"] for q in eepolicy.held_out("dev")[:12]])
 """
 ADDED = "torch.compile(lambda x: x + 1)(torch.ones(8))"
 FITTED = "fit(model, replies[:8], replies[8:], FitConfig(epochs=1))"
-#: name: what comes before, and what is timed
+#: name: setup, and the statement to time
 STARTS = {
     "import transformers' causal language models": (
         "",
         "from transformers import LlamaForCausalLM",
     ),
     "import eepolicy": ("", "import eepolicy"),
-    "import eepolicy after them": (
+    "import eepolicy after transformers": (
         "from transformers import LlamaForCausalLM, AutoModelForCausalLM",
         "import eepolicy",
     ),
     "load the pocket model": ("import eepolicy", "eepolicy.load('pocket')"),
-    "first 20 tokens": (LOADED, ASKED.format(False)),
-    "first 20 tokens, compiled": (LOADED, ASKED.format(True)),
-    "first 20 tokens, compiled before": (LOADED, ASKED.format(True)),
+    "first 20 tokens": (LOADED, REPLY.format(False)),
+    "first 20 tokens, compiled": (LOADED, REPLY.format(True)),
+    "first 20 tokens, kernels cached": (LOADED, REPLY.format(True)),
     "torch compiles x + 1": ("", ADDED),
-    "torch compiles x + 1, compiled before": ("", ADDED),
-    "one epoch of heads at 19 depths on 8 replies, judged on 4": (LOADED + REPLIES, FITTED),
+    "torch compiles x + 1, kernels cached": ("", ADDED),
+    "fit heads at 19 depths, one epoch: 8 replies, 4 for validation": (LOADED + REPLIES, FITTED),
 }
 
 
-def seconds(before: str, timed: str, kernels: str) -> float:
-    """Of a statement in a fresh process, with a folder of kernels that were compiled before."""
+def seconds(setup: str, timed: str, kernels: str) -> float:
+    """Seconds of a statement in a fresh process.
+
+    Args:
+        setup: code to run first.
+        timed: statement to time.
+        kernels: folder of the kernel cache.
+    """
     code = (
-        f"import time, torch; torch.set_num_threads(1)\n{before}\nbegan = time.perf_counter()\n"
+        f"import time, torch; torch.set_num_threads(1)\n{setup}\nbegan = time.perf_counter()\n"
         f"{timed}\nprint(time.perf_counter() - began)"
     )
     env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": kernels, "OMP_NUM_THREADS": "1"}
@@ -64,28 +72,29 @@ def seconds(before: str, timed: str, kernels: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", type=Path, help="write the page here as well")
+    parser.add_argument("--write", type=Path, help="write the page to this file")
     args = parser.parse_args()
-    taken: dict[str, list[float]] = {name: [] for name in STARTS}
+    times: dict[str, list[float]] = {name: [] for name in STARTS}
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as kernels:
-            for name, (before, timed) in STARTS.items():
+            for name, (setup, timed) in STARTS.items():
                 folder = "torch" if timed == ADDED else "ours"
-                taken[name].append(seconds(before, timed, f"{kernels}/{folder}"))
-                print(f"{name}: {taken[name][-1]:.2f} s", flush=True)
+                times[name].append(seconds(setup, timed, f"{kernels}/{folder}"))
+                print(f"{name}: {times[name][-1]:.2f} s", flush=True)
     page = [
-        "# Before the first token",
+        "# Start-up times",
         "",
         f"The pocket model, one thread, torch {torch.__version__}, {args.rounds} fresh process(es) "
-        "each, in turns; torch itself is imported before the clock starts.",
+        "each, interleaved. Times do not include the import of torch.",
         "",
         f"    python -m benchmarks.start --rounds {args.rounds}",
         "",
-        "| | seconds, median [least, most] |",
-        "|---|---|",
-        *(
-            f"| {name} | {np.median(each):.2f} [{min(each):.2f}, {max(each):.2f}] |"
-            for name, each in taken.items()
+        markdown_table(
+            ["", "seconds, median [min, max]"],
+            [
+                [name, f"{np.median(each):.2f} [{min(each):.2f}, {max(each):.2f}]"]
+                for name, each in times.items()
+            ],
         ),
     ]
     if args.write:

@@ -75,7 +75,7 @@ def full_depth(path: Path, model: HookedModel) -> tuple[list[Record], dict[str, 
     return [r for r in records if r.policy == "full"][: row["prompts"]], row
 
 
-def above_ceiling(records: list[Record], errors: list[tuple[int, int]]) -> Interval:
+def above_ceiling(records: list[Record], errors: list[tuple[int, int]]) -> Interval[float]:
     """Difference of word error rates: the model's speech minus resynthesized true units.
 
     Args:

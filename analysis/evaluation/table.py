@@ -121,7 +121,7 @@ def _cells(name: str, own: Sums, full: Sums, is_baseline: bool) -> dict[str, flo
     )
 
 
-def _finite(name: str, interval: Interval) -> dict[str, float | None]:
+def _finite(name: str, interval: Interval[float]) -> dict[str, float | None]:
     return {k: v if np.isfinite(v) else None for k, v in as_columns({name: interval}).items()}
 
 

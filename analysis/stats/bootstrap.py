@@ -1,70 +1,174 @@
-"""Bootstrap intervals over prompts, for means, ratios of sums, and paired differences."""
+"""95 % percentile bootstrap intervals over prompts or documents.
+
+Tokens of one document are not independent, so whole documents are resampled.  Every function here
+takes sums per document and returns an `Interval` of the mean over all documents' items.
+"""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Floats = NDArray[np.float64]
+Value = TypeVar("Value", float, Floats)
+
 RESAMPLES = 2000
+#: bounds of a 95 % interval
+PERCENTILES = (2.5, 97.5)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and its 95 % percentile bootstrap interval."""
+@dataclass(frozen=True, eq=False)
+class Interval(Generic[Value]):
+    """One estimate, or an array of estimates, with 95 % intervals.
 
-    value: float
-    low: float
-    high: float
+    Attributes:
+        value: estimate, a number or an array of any shape.
+        low: lower bound, of the same shape.
+        high: upper bound, of the same shape.
+
+    Example:
+        >>> Interval(0.5, 0.25, 0.75).text(digits=1, scale=100)
+        '50.0 [25.0, 75.0]'
+    """
+
+    value: Value
+    low: Value
+    high: Value
+
+    def __getitem__(self, index: Any) -> Interval[Any]:
+        return Interval(*(np.asarray(x)[index] for x in (self.value, self.low, self.high)))
+
+    def scaled(self, scale: float) -> Interval[Value]:
+        """The interval of the estimate times a positive number."""
+        return Interval(scale * self.value, scale * self.low, scale * self.high)
+
+    def text(self, digits: int = 2, scale: float = 1.0) -> str:
+        """A single estimate as a table cell; a dash for nan."""
+        value, low, high = (float(scale * x) for x in (self.value, self.low, self.high))
+        if np.isnan(value):
+            return "–"
+        return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def resampled_weights(prompts: int, seed: int) -> NDArray[np.int64]:
-    """How often each prompt is drawn in each resample: (resamples, prompts)."""
+Intervals = Interval[Floats]
+
+
+def resampled_weights(documents: int, seed: int) -> NDArray[np.int64]:
+    """Number of times that each resample draws each document: (resamples, documents)."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
+    return rng.multinomial(documents, np.full(documents, 1 / documents), size=RESAMPLES)
 
 
-def _summary(value: float, resampled: NDArray[np.float64]) -> Interval:
-    if not np.isfinite(value):
-        return Interval(float("nan"), float("nan"), float("nan"))
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high))
+def percentile_interval(value: Floats, resampled: Floats) -> Intervals:
+    """The percentile bootstrap interval of an estimate.
+
+    Args:
+        value: estimate, (...).
+        resampled: estimate on each resample, (resamples, ...).  A resample without any document
+            that has the value is nan and is ignored.
+    """
+    with np.errstate(invalid="ignore"):
+        low, high = np.percentile(resampled, PERCENTILES, axis=0)
+    if np.isnan(resampled).any():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            low, high = np.nanpercentile(resampled, PERCENTILES, axis=0)
+    return Interval(value, low, high)
 
 
-def ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Interval:
-    """The sum of one thing over the sum of another, resampled over prompts.
+def means(totals: Floats, counts: Floats, seed: int = 0) -> Intervals:
+    """Means of items, resampled over documents.
 
-    With denominators of 1 it is the mean; with word counts, the word error rate of a set.
+    Args:
+        totals: sum of the items of each document, (documents, ...).
+        counts: number of items of each document, of the same shape.
+        seed: seed of the resampling.
+
+    Returns:
+        Intervals of shape (...).
+    """
+    drawn = resampled_weights(len(totals), seed)
+    value, resampled = _mean(totals, counts, drawn)
+    return percentile_interval(value, resampled)
+
+
+def mean_differences(
+    first: tuple[Floats, Floats], second: tuple[Floats, Floats], seed: int = 0
+) -> Intervals:
+    """`means` of the first minus `means` of the second, paired: both use the same resamples.
+
+    Args:
+        first: totals and counts, (documents, ...) each.
+        second: totals and counts of the same documents.
+        seed: seed of the resampling.
+
+    Returns:
+        Intervals of shape (...).
+    """
+    drawn = resampled_weights(len(first[0]), seed)
+    (value, resampled), (other, resampled_other) = (_mean(*pair, drawn) for pair in (first, second))
+    return percentile_interval(value - other, resampled - resampled_other)
+
+
+def ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Interval[float]:
+    """The sum of one quantity over the sum of another, resampled over prompts.
+
+    With denominators of 1 this is a mean; with word counts, the word error rate of a set.
 
     Args:
         numerators: (prompts,).
-        denominators: (prompts,); a prompt with 0 counts nothing.
-        seed: of the resampling.
+        denominators: (prompts,); a prompt with 0 is left out.
+        seed: seed of the resampling.
+
+    Returns:
+        A single interval; nan if all denominators are 0.
+
+    Example:
+        >>> ratio([1, 0, 3], [2, 2, 4]).value
+        0.5
     """
-    top, bottom = np.asarray(numerators, float), np.asarray(denominators, float)
-    top = np.where(bottom > 0, top, 0.0)
-    if bottom.sum() == 0:
-        return _summary(float("nan"), np.empty(0))
-    drawn = resampled_weights(len(top), seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        resampled = (drawn @ top) / (drawn @ bottom)
-    return _summary(float(top.sum()) / float(bottom.sum()), resampled)
+    return _single(means(*_without_zeros(numerators, denominators), seed))
 
 
 def paired_difference(
     numerators: tuple[ArrayLike, ArrayLike],
     denominators: tuple[ArrayLike, ArrayLike],
     seed: int = 0,
-) -> Interval:
-    """`ratio` of the first minus `ratio` of the second, on the same prompts, drawn together."""
-    (t1, t2) = (np.asarray(x, float) for x in numerators)
-    (b1, b2) = (np.asarray(x, float) for x in denominators)
-    t1, t2 = np.where(b1 > 0, t1, 0.0), np.where(b2 > 0, t2, 0.0)
-    if b1.sum() == 0 or b2.sum() == 0:
-        return _summary(float("nan"), np.empty(0))
-    drawn = resampled_weights(len(t1), seed)
+) -> Interval[float]:
+    """`ratio` of the first minus `ratio` of the second, paired: both use the same resamples.
+
+    Args:
+        numerators: (prompts,) of the first and of the second.
+        denominators: (prompts,) likewise.
+        seed: seed of the resampling.
+
+    Returns:
+        A single interval; nan if all denominators of either are 0.
+    """
+    first, second = (
+        _without_zeros(top, bottom) for top, bottom in zip(numerators, denominators, strict=True)
+    )
+    return _single(mean_differences(first, second, seed))
+
+
+def _mean(totals: Floats, counts: Floats, drawn: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """The mean (...) and that of each resample (resamples, ...)."""
+    shape = totals.shape[1:]
+    flat, weight = (a.reshape(len(a), -1) if shape else a for a in (totals, counts))
     with np.errstate(divide="ignore", invalid="ignore"):
-        resampled = (drawn @ t1) / (drawn @ b1) - (drawn @ t2) / (drawn @ b2)
-    first, second = float(t1.sum()) / float(b1.sum()), float(t2.sum()) / float(b2.sum())
-    return _summary(first - second, resampled)
+        value = flat.sum(0) / weight.sum(0)
+        resampled = (drawn @ flat) / (drawn @ weight)
+    return value.reshape(shape), resampled.reshape(len(drawn), *shape)
+
+
+def _without_zeros(numerators: ArrayLike, denominators: ArrayLike) -> tuple[Floats, Floats]:
+    top, bottom = np.asarray(numerators, float), np.asarray(denominators, float)
+    return np.where(bottom > 0, top, 0.0), bottom
+
+
+def _single(interval: Intervals) -> Interval[float]:
+    return Interval(float(interval.value), float(interval.low), float(interval.high))

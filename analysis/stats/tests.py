@@ -1,29 +1,29 @@
-"""Tests of differences between documents, and what many of them at once ask for."""
+"""Tests of paired differences, correction for many tests, and effect sizes."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from scipy.stats import norm, rankdata
 
-Floats = NDArray[np.float64]
+from eepolicy.analysis.stats.bootstrap import Floats
 
-
-#: sign patterns that are held at once
+#: sign patterns computed at once, to bound memory
 PATTERNS = 10_000
 
 
 def sign_flip(differences: ArrayLike, resamples: int = 99_999, seed: int = 0) -> Floats:
-    """Two-sided permutation test of paired differences: signs are flipped by document.
+    """Two-sided permutation test of paired differences: flips signs by document.
 
     Args:
-        differences: (documents, ...); a document with nan counts nothing.
-        resamples: sign patterns that are drawn.
-        seed: of the drawing.
+        differences: (documents, ...); a document with nan counts as 0.
+        resamples: number of random sign patterns.
+        seed: seed of the sign patterns.
 
     Returns:
-        (...) p-values, none below 1 / (resamples + 1).
+        p-values, (...), none below 1 / (resamples + 1).
     """
     array = np.nan_to_num(np.asarray(differences, float))
     flat = array.reshape(len(array), -1)
@@ -40,7 +40,18 @@ def sign_flip(differences: ArrayLike, resamples: int = 99_999, seed: int = 0) ->
 
 
 def holm(p: ArrayLike) -> Floats:
-    """p-values adjusted for being many (Holm 1979): any shape, kept."""
+    """p-values adjusted for multiple tests (Holm 1979).
+
+    Args:
+        p: p-values of any shape.
+
+    Returns:
+        Adjusted p-values of the same shape.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03]).tolist()
+        [0.03, 0.06, 0.06]
+    """
     array = np.asarray(p, float)
     flat = array.ravel()
     order = np.argsort(flat)
@@ -51,7 +62,14 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def paired_effect(differences: ArrayLike) -> Floats:
-    """Cohen's d, the mean of paired differences over their deviation: (documents, ...) -> (...)."""
+    """Cohen's d of paired differences: their mean over their standard deviation.
+
+    Args:
+        differences: (documents, ...); nan is left out.
+
+    Returns:
+        (...).
+    """
     array = np.asarray(differences, float)
     with np.errstate(divide="ignore", invalid="ignore"):
         effect: Floats = np.nanmean(array, 0) / np.nanstd(array, 0, ddof=1)
@@ -59,19 +77,17 @@ def paired_effect(differences: ArrayLike) -> Floats:
 
 
 def superiority(first: ArrayLike, second: ArrayLike) -> float:
-    """How often a value of the first is above one of the second, ties counting half.
+    """Probability that a value of the first exceeds one of the second; ties count half.
 
-    The area under the ROC curve, and the Mann-Whitney statistic over its highest value.
+    This is the area under the ROC curve, and the Mann-Whitney statistic over its maximum.
 
     Args:
         first: (values,).
         second: (other values,).
 
     Returns:
-        0 to 1; nan where one of them is empty.
+        0 to 1; nan if either is empty.
     """
-    from scipy.stats import rankdata
-
     a, b = np.asarray(first, float), np.asarray(second, float)
     if not len(a) or not len(b):
         return float("nan")
@@ -80,22 +96,20 @@ def superiority(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def prompts_needed(differences: ArrayLike, power: float = 0.8, level: float = 0.05) -> float:
-    """Prompts that a paired test needs to find a mean difference as large as the one seen.
+    """Number of prompts that a paired test needs to detect the observed mean difference.
 
-    By the normal approximation, ((z_level + z_power) s / m)^2 with the mean m and deviation s of
-    the differences, and two more; at least 6, below which no sign-flip test reaches 0.05.  It is
-    as uncertain as the difference that was seen.
+    By the normal approximation, ((z_level + z_power) s / m)^2 + 2, with the mean m and standard
+    deviation s of the differences; at least 6, because fewer prompts cannot give p < 0.05 in a
+    sign-flip test.  The result is as uncertain as the observed difference.
 
     Args:
-        differences: (prompts,).
-        power: chance of finding it.
-        level: of the two-sided test.
+        differences: (prompts,); nan is left out.
+        power: probability of detecting the difference.
+        level: level of the two-sided test.
 
     Returns:
-        Their number; inf where there is no difference, nan where there are too few to say.
+        Number of prompts; inf if the mean difference is 0, nan if there are fewer than 3 values.
     """
-    from scipy.stats import norm
-
     array = np.asarray(differences, float)
     array = array[~np.isnan(array)]
     if len(array) < 3:

@@ -1,1 +1,45 @@
-"""Studies of layers, heads, drift and policies; each gives a table and a figure."""
+"""Studies of layers, heads, drift and policies; each gives a table, a figure and a data frame."""
+
+from eepolicy.analysis.studies.acceptance import AcceptanceSweep
+from eepolicy.analysis.studies.base import BatchOptions, Measure, RatioMeasure, Study, Workspace
+from eepolicy.analysis.studies.calibration import Reliability
+from eepolicy.analysis.studies.drift import Drift
+from eepolicy.analysis.studies.fixed_depth import FixedDepthReadout
+from eepolicy.analysis.studies.heads import HeadGain
+from eepolicy.analysis.studies.layers import TokenStatistics
+from eepolicy.analysis.studies.policy_search import SearchResult
+from eepolicy.analysis.studies.positions import ChunkPositions
+from eepolicy.analysis.studies.sequences import SequenceStatistics
+from eepolicy.analysis.studies.writer import write_studies
+
+#: all studies, in the order in which they run
+STUDIES: tuple[type[Study], ...] = (
+    HeadGain,
+    TokenStatistics,
+    ChunkPositions,
+    Reliability,
+    SequenceStatistics,
+    Drift,
+    FixedDepthReadout,
+    AcceptanceSweep,
+    SearchResult,
+)
+
+__all__ = [
+    "STUDIES",
+    "AcceptanceSweep",
+    "BatchOptions",
+    "ChunkPositions",
+    "Drift",
+    "FixedDepthReadout",
+    "HeadGain",
+    "Measure",
+    "RatioMeasure",
+    "Reliability",
+    "SearchResult",
+    "SequenceStatistics",
+    "Study",
+    "TokenStatistics",
+    "Workspace",
+    "write_studies",
+]

@@ -1,10 +1,10 @@
-"""The dial from SPAR-K to lossless: what a refresh accepts of the tokens that waited for it."""
+"""Acceptance rules from SPAR-K (accept all drafts) to lossless (accept exact matches)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,10 +14,22 @@ from matplotlib.figure import Figure
 from eepolicy import HookedModel, Modality
 from eepolicy.analysis.evaluation.run import Recognizer
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
-from eepolicy.analysis.stats.clustered import Intervals, ratios_by
+from eepolicy.analysis.stats.bootstrap import Interval
+from eepolicy.analysis.stats.clustered import as_columns
 from eepolicy.analysis.stats.divergences import edit_share
+from eepolicy.analysis.studies.base import (
+    BatchOptions,
+    RatioMeasure,
+    Study,
+    Workspace,
+    by_name,
+    progress_bar,
+)
+from eepolicy.analysis.tables import markdown_table
+from eepolicy.decode.output import Output
+from eepolicy.speech.asr import Whisper
 
-#: from all that was read out early to nothing that the full model would not have said
+#: from all drafts to only those that the full model would have generated
 SETTINGS = (
     "all",
     "acoustic:40",
@@ -28,136 +40,166 @@ SETTINGS = (
     "top:2",
     "exact",
 )
-#: what is measured: label, sums of which two columns, scale, digits
-MEASURES = {
-    "wer": ("word error rate, %", "errors", "words", 100.0, 1),
-    "right": ("right in speech, %", "right", "judged", 100.0, 1),
-    "edited": ("units edited against full depth, %", "edited", "replies", 100.0, 1),
-    "kept": ("early units accepted when judged, %", "kept", "drafts", 100.0, 1),
-    "calls": ("layer calls a token", "layer_calls", "tokens", 1.0, 2),
-    "readouts": ("head calls a token", "readouts", "tokens", 1.0, 2),
-}
+EXIT = 0.7  # depth of the drafts, as a share of full depth
+MEASURES = (
+    RatioMeasure("wer", "WER", "%", 100.0, 1, "errors", "words"),
+    RatioMeasure("accuracy", "accuracy in speech", "%", 100.0, 1, "right", "scored"),
+    RatioMeasure(
+        "edit_share", "units edited against full depth", "%", 100.0, 1, "edit_share", "replies"
+    ),
+    RatioMeasure("accepted", "verified drafts accepted", "%", 100.0, 1, "accepted", "verified"),
+    RatioMeasure("layer_calls", "layer calls a token", "", 1.0, 2, "layer_calls", "tokens"),
+    RatioMeasure("head_calls", "head calls a token", "", 1.0, 2, "readouts", "tokens"),
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Dial:
-    """Quality and cost at each setting.
+class AcceptanceSweep(Study):
+    """Quality and cost of each acceptance rule.
 
     Attributes:
-        rows: a row a setting and question: `accept`, `question`, the columns that `MEASURES` sums.
-        policy: that read out early.
-        full_depth: layers of the model.
+        rows: one row for each rule and question: `accept`, `question`, and the columns that
+            `MEASURES` sums; the rule `full` is full depth.
+        policy: policy of the drafts.
     """
 
     rows: pd.DataFrame
     policy: str
-    full_depth: int
 
-    def measured(self, measure: str) -> dict[str, Intervals]:
-        """A measure by setting, intervals over questions; full depth is the setting `full`."""
-        _, top, bottom, scale, _ = MEASURES[measure]
-        return ratios_by(self.rows, "accept", top, bottom, scale)
+    name: ClassVar[str] = "acceptance"
+    title: ClassVar[str] = "From SPAR-K to lossless"
+    help: ClassVar[str] = "WER, accuracy and cost of each acceptance rule for early tokens"
+    needs_asr: ClassVar[bool] = True
+
+    @classmethod
+    def run(cls, workspace: Workspace) -> AcceptanceSweep:
+        """Sweep the rules with `spark:triple` at 0.7 of full depth."""
+        policy = f"spark:triple@{workspace.depth(EXIT)}"
+
+        def measure() -> pd.DataFrame:
+            return acceptance_sweep(
+                workspace.model,
+                workspace.questions,
+                policy,
+                asr=Whisper(),
+                options=BatchOptions(progress=progress_bar("acceptance rules")),
+            ).rows
+
+        return cls(workspace.stored("acceptance", measure), policy)
+
+    def by_rule(self, measure: str) -> dict[str, Interval[Any]]:
+        """A measure by acceptance rule, intervals over questions."""
+        return by_name(MEASURES, measure).by(self.rows, "accept")
 
     def table(self) -> str:
-        """Markdown, a line a setting."""
-        columns = {m: self.measured(m) for m in MEASURES}
-        lines = [
-            "| accepted | " + " | ".join(label for label, *_ in MEASURES.values()) + " |",
-            "|---" * (1 + len(MEASURES)) + "|",
+        """Markdown, one row for each rule."""
+        columns = [m.by(self.rows, "accept") for m in MEASURES]
+        rows = [
+            [
+                f"`{accept}`",
+                *(c[accept].text(m.digits) for m, c in zip(MEASURES, columns, strict=True)),
+            ]
+            for accept in columns[0]
         ]
-        for accept in columns["wer"]:
-            cells = [columns[m][accept].text(digits=MEASURES[m][4]) for m in MEASURES]
-            lines.append(f"| `{accept}` | " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+        return markdown_table(["acceptance rule", *(m.heading for m in MEASURES)], rows)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each rule: each measure with `..._low` and `..._high`."""
+        columns = {m.name: m.by(self.rows, "accept") for m in MEASURES}
+        rows = [
+            {"accept": accept} | as_columns({name: c[accept] for name, c in columns.items()})
+            for accept in columns["wer"]
+        ]
+        return pd.DataFrame(rows)
 
     def figure(self) -> Figure:
-        """Word errors, and units that differ from full depth's, against layer calls a token."""
-        calls = self.measured("calls")
+        """WER and edited units against layer calls a token."""
+        calls = self.by_rule("layer_calls")
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2), layout="constrained")
         shades = plt.get_cmap("cividis")(np.linspace(0, 0.9, len(calls)))
-        for ax, measure in zip(axes, ("wer", "edited"), strict=True):
-            found = self.measured(measure)
-            for number, (accept, at) in enumerate(calls.items()):
-                value = found[accept]
+        for ax, measure in zip(axes, ("wer", "edit_share"), strict=True):
+            values = self.by_rule(measure)
+            for number, (accept, cost) in enumerate(calls.items()):
+                y = values[accept]
                 ax.errorbar(
-                    float(at.value),
-                    float(value.value),
-                    yerr=np.abs([[value.value - value.low], [value.high - value.value]]),
+                    float(cost.value),
+                    float(y.value),
+                    yerr=np.abs([[y.value - y.low], [y.high - y.value]]),
                     color="#000000" if accept == "full" else shades[number],
                     marker="*" if accept == "full" else "osD^vPXp<>h"[number % 11],
                     ls="none",
                     elinewidth=0.8,
                     label=accept,
                 )
-            ax.set_xlabel("layer calls a token")
-            ax.set_ylabel(MEASURES[measure][0])
+            ax.set_xlabel(by_name(MEASURES, "layer_calls").heading)
+            ax.set_ylabel(by_name(MEASURES, measure).heading)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center")
         return figure
 
 
-def dial(
+def acceptance_sweep(
     model: HookedModel,
     questions: Sequence[Mapping[str, Any]],
     policy: str,
     *,
     settings: Sequence[str] = SETTINGS,
     asr: Recognizer | None = None,
-    batch: int = 25,
-    max_new_tokens: int = 400,
-    progress: Callable[[Iterable[tuple[str, int]]], Iterable[tuple[str, int]]] = iter,
-) -> Dial:
-    """Answer the same questions at each setting of the dial, and at full depth.
+    options: BatchOptions | None = None,
+) -> AcceptanceSweep:
+    """Answer the same questions with each acceptance rule, and at full depth.
 
     Args:
-        model: which answers.
+        model: model that speaks.
         questions: dicts with `question` and `keys`.
-        policy: that reads out early, with the fill catch-up.
-        settings: acceptances, see `eepolicy.decode.acceptance`.
-        asr: speech recognition; without it there are no figures on what is heard.
-        batch: replies side by side.
-        max_new_tokens: most tokens of a reply.
-        progress: wraps (setting, first question), to show them.
+        policy: policy of the drafts; the fill is catch-up.
+        settings: acceptance rules, see `eepolicy.decode.acceptance`.
+        asr: speech recognition; no WER and no accuracy without it.
+        options: batch size and others; progress wraps (rule, index of the first question).
     """
-    work = [(a, start) for a in ("full", *settings) for start in range(0, len(questions), batch)]
+    options = options or BatchOptions()
+    work = [(a, start) for a in ("full", *settings) for start in options.starts(questions)]
     rows: list[dict[str, Any]] = []
-    full: list[list[int]] = []
-    for accept, start in progress(work):
-        part = questions[start : start + batch]
+    full: list[list[int]] = []  # units of each full-depth reply
+    for accept, start in options.progress(work):
+        part = questions[start : start + options.size]
         outs = model.generate(
             [q["question"] for q in part],
             "full" if accept == "full" else policy,
-            max_new_tokens,
+            options.max_new_tokens,
             accept="all" if accept == "full" else accept,
         )
+        if accept == "full":
+            full += [out.units.tolist() for out in outs]
         for number, (question, out) in enumerate(zip(part, outs, strict=True), start=start):
-            units = out.units.tolist()
-            if accept == "full":
-                full.append(units)
-            errors, words, right, judged = np.nan, 0, np.nan, 0
-            if asr is not None:
-                heard = asr.transcribe(out.audio)
-                errors, words = word_errors(out.text or "", heard)
-                right, judged = is_right(heard, question["keys"]), 1
-            trace = out.trace
-            spoken = trace.modality == Modality.SPEECH
-            early = spoken & (trace.depth < model.depth)
             rows.append(
-                {
-                    "accept": accept,
-                    "question": question["question"],
-                    "errors": errors,
-                    "words": words,
-                    "right": right,
-                    "judged": judged,
-                    "edited": edit_share(units, full[number]),
-                    "replies": 1,
-                    # a rejection leaves one token at full depth; drafts behind it were not judged
-                    "kept": int(early.sum()),
-                    "drafts": int(early.sum() + (spoken & (trace.draft_status == 2)).sum()),
-                    "layer_calls": int(trace.layer_calls.sum()),
-                    "readouts": int(trace.readouts.sum()),
-                    "tokens": len(trace),
-                }
+                {"accept": accept, "question": question["question"]}
+                | _scores(out, question["keys"], asr)
+                | {"edit_share": edit_share(out.units.tolist(), full[number]), "replies": 1}
+                | _costs(out)
             )
-    return Dial(pd.DataFrame(rows), policy, model.depth)
+    return AcceptanceSweep(pd.DataFrame(rows), policy)
+
+
+def _scores(out: Output, keys: Sequence[str], asr: Recognizer | None) -> dict[str, Any]:
+    """Word errors and correctness of a reply by its transcript; nan without one."""
+    if asr is None:
+        return {"errors": np.nan, "words": 0, "right": np.nan, "scored": 0}
+    transcript = asr.transcribe(out.audio)
+    errors, words = word_errors(out.text or "", transcript)
+    return {"errors": errors, "words": words, "right": is_right(transcript, keys), "scored": 1}
+
+
+def _costs(out: Output) -> dict[str, int]:
+    """Calls and drafts of a reply."""
+    trace = out.trace
+    speech = trace.modality == Modality.SPEECH
+    early = speech & (trace.depth < trace.full_depth)
+    # a rejection leaves one token at full depth; the drafts after it were never verified
+    return {
+        "accepted": int(early.sum()),
+        "verified": int(early.sum() + (speech & (trace.draft_status == 2)).sum()),
+        "layer_calls": int(trace.layer_calls.sum()),
+        "readouts": int(trace.readouts.sum()),
+        "tokens": len(trace),
+    }

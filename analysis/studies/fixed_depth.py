@@ -1,9 +1,13 @@
-"""The paper's Table 1: every speech token read out at one depth, with the full-depth history."""
+"""Readout of every speech token at one fixed depth, with the full-depth history.
+
+This is Table 1 of the paper (SPAR-K, arXiv 2603.09215).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,82 +15,115 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from eepolicy import EepolicyError, HookedModel, Modality, probe
+from eepolicy import EepolicyError, HookedModel, Modality, ProbeResult, probe
 from eepolicy.analysis.evaluation.run import Rater, Recognizer
 from eepolicy.analysis.evaluation.scoring import word_errors
-from eepolicy.analysis.stats.clustered import Intervals, ratios_by
+from eepolicy.analysis.stats.clustered import as_columns
+from eepolicy.analysis.studies.base import RatioMeasure, Study, Workspace, progress_bar
 from eepolicy.analysis.style import COLOURS, depth_axis
+from eepolicy.analysis.tables import markdown_table
 from eepolicy.decode.output import Output
+from eepolicy.speech.asr import Whisper
+from eepolicy.speech.mos import DistillMos, missing_mos
 from eepolicy.speech.vocoders import codebook_of
 
-#: what is measured: label, sums of which two columns, scale, digits
-MEASURES = {
-    "agreement": ("same unit as the last layer, %", "same", "units", 100.0, 1),
-    "distance": ("distance of the units' sounds", "apart", "units", 1.0, 2),
-    "wer": ("word error rate, %", "errors", "words", 100.0, 1),
-    "mos": ("DistillMOS (1 to 5)", "mos", "rated", 1.0, 2),
-}
+MEASURES = (
+    RatioMeasure("agreement", "same unit as the last layer", "%", 100.0, 1, "same", "units"),
+    RatioMeasure("distance", "acoustic distance of the units", "", 1.0, 2, "distance", "units"),
+    RatioMeasure("wer", "WER", "%", 100.0, 1, "errors", "words"),
+    RatioMeasure("mos", "DistillMOS", "1 to 5", 1.0, 2, "mos", "rated"),
+)
+#: read-out depths, as shares of full depth
+DEPTHS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True, eq=False)
-class Oracle:
-    """What is heard when each unit is named by one depth, nothing being fed back.
+class FixedDepthReadout(Study):
+    """Quality of the speech if every unit is read out at one depth and nothing is fed back.
 
     Attributes:
-        rows: a row a depth and reply: `depth`, `document`, `units`, `same` (units that are the last
-            layer's), `apart` (sum of the distances between the sounds of the named unit and of the
-            last layer's), `errors` and `words` (of the transcript against the reply's text), `mos`
-            and `rated`; nan where nothing was measured.
+        rows: one row for each depth and reply: `depth`, `document`, `units`, `same` (units equal
+            to the last layer's), `distance` (sum of the codebook distances between the unit read
+            out and the last layer's), `errors` and `words` (of the transcript against the reply's
+            text), `mos` and `rated`; nan where nothing was measured.
     """
 
     rows: pd.DataFrame
 
-    def measured(self, measure: str) -> pd.DataFrame:
-        """A measure by depth: `value`, `low`, `high`, intervals over replies."""
-        _, top, bottom, scale, _ = MEASURES[measure]
-        found = ratios_by(self.rows, "depth", top, bottom, scale)
-        rows = {d: [float(x) for x in (one.value, one.low, one.high)] for d, one in found.items()}
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
+    name: ClassVar[str] = "fixed_depth"
+    title: ClassVar[str] = "One depth for every unit"
+    help: ClassVar[str] = "agreement, WER and MOS if every unit is read out at one depth"
+    needs_asr: ClassVar[bool] = True
+
+    @classmethod
+    def run(cls, workspace: Workspace) -> FixedDepthReadout:
+        """Generate full-depth replies and read out each at several depths."""
+
+        def measure() -> pd.DataFrame:
+            progress = progress_bar("full-depth replies")
+            return fixed_depth_readout(
+                workspace.model,
+                [workspace.model.generate(question) for question in progress(workspace.texts)],
+                [workspace.depth(share) for share in DEPTHS],
+                asr=Whisper(),
+                mos=None if missing_mos() else DistillMos(),
+                progress=progress_bar("readouts"),
+            ).rows
+
+        return cls(workspace.stored("fixed-depth", measure))
+
+    @property
+    def measures(self) -> list[RatioMeasure]:
+        """The measures that have values."""
+        return [m for m in MEASURES if m.is_in(self.rows)]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each depth: each measure with `..._low` and `..._high`."""
+        columns = {m.name: m.by(self.rows, "depth") for m in self.measures}
+        rows = [
+            {"depth": int(depth)} | as_columns({name: c[depth] for name, c in columns.items()})
+            for depth in sorted(self.rows.depth.unique())
+        ]
+        return pd.DataFrame(rows)
 
     def table(self) -> str:
-        """Markdown, a line a depth."""
-        held = [m for m, (_, top, *_) in MEASURES.items() if self.rows[top].notna().any()]
-        columns = {m: self.measured(m) for m in held}
-        lines = [
-            "| depth | " + " | ".join(MEASURES[m][0] for m in held) + " |",
-            "|---" * (1 + len(held)) + "|",
-        ]
-        for depth in sorted(self.rows.depth.unique()):
-            cells = [
-                Intervals(*columns[m].loc[depth].to_numpy()).text(digits=MEASURES[m][4])
-                for m in held
+        """Markdown, one row for each depth."""
+        columns = [m.by(self.rows, "depth") for m in self.measures]
+        rows = [
+            [
+                str(depth),
+                *(c[depth].text(m.digits) for m, c in zip(self.measures, columns, strict=True)),
             ]
-            lines.append(f"| {depth} | " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+            for depth in sorted(self.rows.depth.unique())
+        ]
+        return markdown_table(["depth", *(m.heading for m in self.measures)], rows)
 
     def figure(self) -> Figure:
         """Every measure by depth, bars 95 % intervals."""
-        held = [m for m, (_, top, *_) in MEASURES.items() if self.rows[top].notna().any()]
+        measures, frame = self.measures, self.to_pandas()
         figure, axes = plt.subplots(
-            1, len(held), figsize=(2.7 * len(held), 2.8), squeeze=False, layout="constrained"
+            1,
+            len(measures),
+            figsize=(2.7 * len(measures), 2.8),
+            squeeze=False,
+            layout="constrained",
         )
-        for ax, measure in zip(axes[0], held, strict=True):
-            found = self.measured(measure)
-            bars = np.stack([found.value - found.low, found.high - found.value])
+        for ax, measure in zip(axes[0], measures, strict=True):
+            value, low, high = (frame[f"{measure.name}{end}"] for end in ("", "_low", "_high"))
             ax.errorbar(
-                found.index,
-                found.value,
-                yerr=bars.clip(0),
+                frame.depth,
+                value,
+                yerr=np.stack([value - low, high - value]).clip(0),
                 color=COLOURS["speech"],
                 marker="s",
                 ms=4,
             )
             depth_axis(ax)
-            ax.set_ylabel(MEASURES[measure][0])
+            ax.set_ylabel(measure.heading)
         return figure
 
 
-def oracle(
+def fixed_depth_readout(
     model: HookedModel,
     replies: Sequence[Output],
     depths: Sequence[int],
@@ -94,23 +131,27 @@ def oracle(
     asr: Recognizer | None = None,
     mos: Rater | None = None,
     progress: Callable[[Iterable[tuple[int, int]]], Iterable[tuple[int, int]]] = iter,
-) -> Oracle:
-    """Name each unit of full-depth replies by one depth after another.
+) -> FixedDepthReadout:
+    """Read out each unit of full-depth replies at one depth after another.
 
-    Where a depth's likeliest token is no unit, the likeliest unit stands in its place; it counts as
-    another one than the last layer's.
+    If the argmax of a depth is no unit, the most likely unit is played; it counts as different
+    from the last layer's.
 
     Args:
-        model: with its exit heads and a vocoder.
-        replies: at full depth.
-        depths: to read out; full depth is added.
-        asr: speech recognition; without it there is no word error rate.
-        mos: speech rating.
-        progress: wraps (depth, reply), to show them.
+        model: model with its exit heads and a vocoder.
+        replies: replies at full depth.
+        depths: depths to read out; full depth is added.
+        asr: speech recognition; no WER without it.
+        mos: speech quality predictor.
+        progress: wraps (depth, reply index), to show progress.
+
+    Raises:
+        EepolicyError: the model's vocoder has no codebook.
     """
-    sounds, first = codebook_of(model.vocoder), model.layout.speech[0]
-    if model.vocoder is None or sounds is None:
-        raise EepolicyError("the study needs the sounds of the units: a vocoder with a codebook")
+    if model.vocoder is None or codebook_of(model.vocoder) is None:
+        raise EepolicyError(
+            "this study needs the acoustics of the units: a vocoder with a codebook"
+        )
     every = sorted({*depths, model.depth})
     result = probe(
         model, replies, depths=every, statistics=("top1",), hidden_states=every, dtype=torch.float32
@@ -118,33 +159,42 @@ def oracle(
     rows = []
     for depth, number in progress([(d, i) for d in every for i in range(len(replies))]):
         here = result[(result.document == number) & (result.modality == Modality.SPEECH)]
-        spoken = model.layout.is_speech(torch.from_numpy(here.next.copy())).numpy()
-        here = here[spoken]
-        states = torch.from_numpy(here.hidden_states[every.index(depth)].copy())
-        head = model.lens if depth == model.depth else model.heads
-        with torch.no_grad():
-            logits = head.logits_over(
-                states.to(model.model.device), depth, slice(*model.layout.speech)
-            )
-        units = logits.argmax(-1).cpu()
-        wanted = torch.from_numpy(here.next.copy()) - first
-        named = torch.from_numpy(here.top1[list(result.depths).index(depth)].copy()) - first
+        is_unit = model.layout.is_speech(torch.from_numpy(here.next.copy())).numpy()
+        units, row = _read_out(model, here[is_unit], every, depth)
         wave = model.vocoder.decode(units)
-        row: dict[str, float] = {
-            "depth": depth,
-            "document": number,
-            "units": len(units),
-            "same": int((named == wanted).sum()),
-            "apart": float((sounds[units] - sounds[wanted]).norm(dim=-1).sum()),
-            "errors": np.nan,
-            "words": np.nan,
-            "mos": np.nan,
-            "rated": np.nan,
-        }
+        row |= {"depth": depth, "document": number}
+        row |= dict.fromkeys(("errors", "words", "mos", "rated"), np.nan)
         text = replies[number].text
         if asr is not None and text:
             row["errors"], row["words"] = word_errors(text, asr.transcribe(wave))
         if mos is not None and len(wave):
             row["mos"], row["rated"] = mos.rate(wave), 1
         rows.append(row)
-    return Oracle(pd.DataFrame(rows))
+    return FixedDepthReadout(pd.DataFrame(rows))
+
+
+@torch.no_grad()
+def _read_out(
+    model: HookedModel, tokens: ProbeResult, depths: Sequence[int], depth: int
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Units read out at a depth, (units,), and how they differ from the last layer's.
+
+    Args:
+        model: model with its exit heads.
+        tokens: probe of the positions before units.
+        depths: probed depths.
+        depth: one of them.
+    """
+    codebook, first = codebook_of(model.vocoder), model.layout.speech[0]
+    assert codebook is not None
+    hidden = torch.from_numpy(tokens.hidden_states[list(depths).index(depth)].copy())
+    head = model.lens if depth == model.depth else model.heads
+    logits = head.logits_over(hidden.to(model.model.device), depth, slice(*model.layout.speech))
+    units = logits.argmax(-1).cpu()
+    last = torch.from_numpy(tokens.next.copy()) - first
+    argmax = torch.from_numpy(tokens.top1[list(tokens.depths).index(depth)].copy()) - first
+    return units, {
+        "units": len(units),
+        "same": int((argmax == last).sum()),
+        "distance": float((codebook[units] - codebook[last]).norm(dim=-1).sum()),
+    }

@@ -1,83 +1,113 @@
-"""What fitted heads bring: the plain lens and the heads, on replies that neither was fitted on."""
+"""Gain of fitted exit heads over the plain logit lens, on replies that neither was fitted on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from eepolicy import Document, HookedModel, Modality, ProbeResult, probe
-from eepolicy.analysis.stats.clustered import Intervals, mean_differences, means, sums
+from eepolicy.analysis.stats.bootstrap import Intervals, mean_differences, means
+from eepolicy.analysis.stats.clustered import as_columns, sums
+from eepolicy.analysis.studies.base import Measure, Study, Workspace, by_name
 from eepolicy.analysis.style import COLOURS, depth_axis
+from eepolicy.analysis.tables import markdown_table
 from eepolicy.heads import ExitHead
 
-#: what is compared: its name, unit and digits
-MEASURES = {
-    "agreement": ("agreement with the last layer, %", 100.0, 1),
-    "kl": ("KL from the last layer, nats", 1.0, 2),
-    "gap": ("entropy less the last layer's, nats", 1.0, 2),
-}
+MEASURES = (
+    Measure("agreement", "agreement with the last layer", "%", 100.0, 1),
+    Measure("kl", "KL from the last layer", "nats"),
+    Measure("gap", "entropy minus the last layer's", "nats"),
+)
 
 
 @dataclass(frozen=True, eq=False)
-class HeadGain:
+class HeadGain(Study):
     """The plain lens and fitted heads by depth.
 
     Attributes:
-        depths: (depths,) below full.
-        documents: how many replies were probed.
-        before: measure: modality: of the plain lens, (depths,).
-        after: likewise, of the heads.
-        gain: likewise, heads less lens on the same replies.
+        depths: depths below full, (depths,).
+        documents: number of probed replies.
+        lens: measure -> modality -> means of the plain lens, (depths,).
+        heads: likewise, of the fitted heads.
+        gain: likewise, heads minus lens on the same replies.
     """
 
     depths: NDArray[np.int64]
     documents: int
-    before: dict[str, dict[str, Intervals]]
-    after: dict[str, dict[str, Intervals]]
+    lens: dict[str, dict[str, Intervals]]
+    heads: dict[str, dict[str, Intervals]]
     gain: dict[str, dict[str, Intervals]]
 
-    def table(self, measure: str) -> str:
-        """A measure as Markdown, a line a depth."""
-        label, scale, digits = MEASURES[measure]
-        names = list(self.before[measure])
-        lines = [
-            f"{label[0].upper()}{label[1:]}:",
-            "",
-            "| depth | " + " | ".join(f"{n}, lens | {n}, heads | {n}, gain" for n in names) + " |",
-            "|---" * (1 + 3 * len(names)) + "|",
-        ]
-        for i, depth in enumerate(self.depths):
-            cells = [
-                part[measure][n].text(i, digits, scale)
-                for n in names
-                for part in (self.before, self.after, self.gain)
+    name: ClassVar[str] = "heads"
+    title: ClassVar[str] = "Gain of the fitted heads"
+    help: ClassVar[str] = "the plain logit lens against the fitted heads, by depth"
+
+    @classmethod
+    def run(cls, workspace: Workspace) -> HeadGain:
+        """Compare the model's heads with its plain lens on its full-depth replies."""
+        return head_gain(workspace.model, workspace.replies)
+
+    def table(self) -> str:
+        """One Markdown table for each measure."""
+        return "\n\n".join(self.measure_table(measure.name) for measure in MEASURES)
+
+    def measure_table(self, name: str) -> str:
+        """One measure as Markdown, one row for each depth."""
+        measure = by_name(MEASURES, name)
+        modalities = list(self.lens[name])
+        parts = {"lens": self.lens, "heads": self.heads, "gain": self.gain}
+        headings = ["depth", *(f"{m}, {part}" for m in modalities for part in parts)]
+        rows = [
+            [
+                str(depth),
+                *(measure.cell(part[name][m][i]) for m in modalities for part in parts.values()),
             ]
-            lines.append(f"| {depth} | " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+            for i, depth in enumerate(self.depths)
+        ]
+        title = f"{measure.heading[0].upper()}{measure.heading[1:]}:"
+        return f"{title}\n\n{markdown_table(headings, rows)}"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each measure, modality and depth.
+
+        Columns are `lens`, `heads` and `gain`, each with `..._low` and `..._high`.
+        """
+        rows = [
+            {"measure": measure, "modality": modality, "depth": int(depth)}
+            | as_columns(
+                {
+                    "lens": lens[i],
+                    "heads": self.heads[measure][modality][i],
+                    "gain": self.gain[measure][modality][i],
+                }
+            )
+            for measure, modalities in self.lens.items()
+            for modality, lens in modalities.items()
+            for i, depth in enumerate(self.depths)
+        ]
+        return pd.DataFrame(rows)
 
     def figure(self) -> Figure:
-        """Every measure by depth: dashed the lens, solid the heads, bands 95 % intervals."""
+        """Every measure by depth: lens dashed, heads solid, bands 95 % intervals."""
         figure, axes = plt.subplots(1, len(MEASURES), figsize=(10, 3), layout="constrained")
-        for ax, (measure, (label, scale, _)) in zip(axes, MEASURES.items(), strict=True):
-            for part, style, name in ((self.before, "--", "lens"), (self.after, "-", "heads")):
-                for modality, found in part[measure].items():
-                    colour = COLOURS[modality]
-                    low, high = scale * found.low, scale * found.high
-                    ax.fill_between(self.depths, low, high, color=colour, alpha=0.2, lw=0)
-                    ax.plot(
-                        self.depths,
-                        scale * found.value,
-                        style,
-                        color=colour,
-                        label=f"{modality}, {name}",
+        for ax, measure in zip(axes, MEASURES, strict=True):
+            for part, style, name in ((self.lens, "--", "lens"), (self.heads, "-", "heads")):
+                for modality, intervals in part[measure.name].items():
+                    colour, shown = COLOURS[modality], intervals.scaled(measure.scale)
+                    ax.fill_between(
+                        self.depths, shown.low, shown.high, color=colour, alpha=0.2, lw=0
                     )
+                    label = f"{modality}, {name}"
+                    ax.plot(self.depths, shown.value, style, color=colour, label=label)
             depth_axis(ax)
-            ax.set_ylabel(label)
+            ax.set_ylabel(measure.heading)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
         return figure
@@ -86,33 +116,32 @@ class HeadGain:
 def head_gain(
     model: HookedModel, replies: Sequence[Document], heads: ExitHead | None = None
 ) -> HeadGain:
-    """Probe the same replies with the plain lens and with heads.
+    """Probe the same replies with the plain lens and with fitted heads.
 
     Args:
-        model: that gave the replies.
-        replies: on which the heads were not fitted.
-        heads: the model's own where none are given.
+        model: model that generated the replies.
+        replies: replies on which the heads were not fitted.
+        heads: the model's heads if None.
     """
     statistics = ("top1", "entropy", "kl")
-    lens = probe(model, replies, heads=model.lens, statistics=statistics)
+    plain = probe(model, replies, heads=model.lens, statistics=statistics)
     fitted = probe(model, replies, heads=heads or model.heads, statistics=statistics)
-    present = [m for m in Modality if (lens.modality == m).any()]
-    before: dict[str, dict[str, Intervals]] = {}
-    after: dict[str, dict[str, Intervals]] = {}
-    gain: dict[str, dict[str, Intervals]] = {}
-    for measure in MEASURES:
-        for part in (before, after, gain):
+    modalities = [m for m in Modality if (plain.modality == m).any()]
+    result = HeadGain(plain.depths[:-1], len(replies), {}, {}, {})
+    for measure in (m.name for m in MEASURES):
+        for part in (result.lens, result.heads, result.gain):
             part[measure] = {}
-        for modality in present:
+        for modality in modalities:
             name = modality.name.lower()
-            chosen = lens.modality == modality
-            one, two = (
-                sums(_values(result, measure)[:, chosen], result.document[chosen])
-                for result in (lens, fitted)
+            chosen = plain.modality == modality
+            before, after = (
+                sums(_values(probed, measure)[:, chosen], probed.document[chosen])
+                for probed in (plain, fitted)
             )
-            before[measure][name], after[measure][name] = means(*one), means(*two)
-            gain[measure][name] = mean_differences(two, one)
-    return HeadGain(lens.depths[:-1], len(replies), before, after, gain)
+            result.lens[measure][name] = means(*before)
+            result.heads[measure][name] = means(*after)
+            result.gain[measure][name] = mean_differences(after, before)
+    return result
 
 
 def _values(result: ProbeResult, measure: str) -> NDArray[np.float64]:

@@ -1,56 +1,73 @@
-"""Speech against text, by depth: what the layers know of the one and of the other."""
+"""Statistics of speech tokens against text tokens, by depth."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from textwrap import fill
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from eepolicy import Modality, ProbeResult
-from eepolicy.analysis.stats.clustered import Intervals, as_columns, means, sums
+from eepolicy.analysis.stats.bootstrap import Intervals, means
+from eepolicy.analysis.stats.clustered import as_columns, sums
 from eepolicy.analysis.stats.tests import holm, paired_effect, sign_flip, superiority
+from eepolicy.analysis.studies.base import Measure, Study, Workspace, by_name
 from eepolicy.analysis.style import COLOURS, depth_axis
+from eepolicy.analysis.tables import markdown_table
 
-#: what is compared: how it is called on an axis
-MEASURES = {
-    "entropy": "entropy, nats",
-    "confidence": "probability of the likeliest token",
-    "margin": "margin to the second token",
-    "agreement": "agreement with the last layer",
-    "log_rank": "rank of the last layer's token, log10",
-    "kl": "KL from the last layer, nats",
-    "cosine_last": "cosine with the last hidden state",
-    "cosine_previous": "cosine with the layer before",
-    "norm_last": "norm against the last hidden state",
-}
-#: what is the same at full depth by definition, and not tested there
-AGAINST_LAST = ("agreement", "log_rank", "kl", "cosine_last", "norm_last")
-#: in the table alone
-UNDRAWN = ("norm_last",)
+
+@dataclass(frozen=True)
+class LayerMeasure(Measure):
+    """A measure of a token at a depth.
+
+    Attributes:
+        trivial_at_full_depth: compares with the last layer, so that it is not tested there.
+        drawn: whether the figure shows it.
+    """
+
+    trivial_at_full_depth: bool = False
+    drawn: bool = True
+
+
+MEASURES = (
+    LayerMeasure("entropy", "entropy", "nats"),
+    LayerMeasure("confidence", "probability of the most likely token"),
+    LayerMeasure("margin", "margin to the second token"),
+    LayerMeasure("agreement", "agreement with the last layer", trivial_at_full_depth=True),
+    LayerMeasure("log_rank", "rank of the last layer's token", "log10", trivial_at_full_depth=True),
+    LayerMeasure("kl", "KL from the last layer", "nats", trivial_at_full_depth=True),
+    LayerMeasure("cosine_last", "cosine with the last hidden state", trivial_at_full_depth=True),
+    LayerMeasure("cosine_previous", "cosine with the previous layer"),
+    LayerMeasure(
+        "norm_last",
+        "norm relative to the last hidden state",
+        trivial_at_full_depth=True,
+        drawn=False,
+    ),
+)
 MODALITIES = tuple(m.name.lower() for m in Modality)
 
 
 @dataclass(frozen=True, eq=False)
-class TokenStatistics:
-    """Speech and text by depth, and what lies between them.
+class TokenStatistics(Study):
+    """Speech and text by depth, and tests of their differences.
 
     Attributes:
-        depths: (depths,).
-        documents: how many were probed.
-        tokens: of each modality.
-        levels: measure: modality: means over tokens, (depths,), intervals over documents.
-        tests: a row a measure and depth: `difference` (speech less text, mean over documents),
-            `effect` (Cohen's d, paired by document), `superiority` (how often a speech token's
-            value is above a text token's), `p` (sign-flip test by document), `p_holm` (adjusted
-            for all rows).
-        saturation: modality: (tokens,) depth from where on the likeliest token stays.
+        depths: probed depths, (depths,).
+        documents: number of probed documents.
+        tokens: modality -> number of tokens.
+        levels: measure -> modality -> means over tokens, (depths,), intervals over documents.
+        tests: one row for each measure and depth: `difference` (speech minus text, mean over
+            documents), `effect` (Cohen's d, paired by document), `superiority` (probability that a
+            speech token's value exceeds a text token's), `p` (sign-flip test by document), `p_holm`
+            (adjusted for all rows).
+        saturation: modality -> first depth from which the argmax stays the same, (tokens,).
     """
 
     depths: NDArray[np.int64]
@@ -60,124 +77,114 @@ class TokenStatistics:
     tests: pd.DataFrame
     saturation: dict[str, NDArray[np.int64]]
 
+    name: ClassVar[str] = "layers"
+    title: ClassVar[str] = "Speech against text, by layer"
+    help: ClassVar[str] = "entropy, confidence, agreement and others of speech and text, by depth"
+
+    @classmethod
+    def run(cls, workspace: Workspace) -> TokenStatistics:
+        """Compare speech and text in the probe of the full-depth replies."""
+        return token_statistics(workspace.probed)
+
     def table(self, depths: tuple[int, ...] | None = None) -> str:
-        """Markdown, a line a measure and depth.
+        """Markdown, one row for each measure and depth.
 
         Args:
-            depths: that are shown; about each quarter where none are given.
+            depths: depths to show; each quarter of full depth if None.
         """
         full = int(self.depths[-1])
         shown = depths or tuple(sorted({max(1, round(full * q / 4)) for q in (1, 2, 3, 4)}))
-        lines = [
-            "| measure | depth | text | speech | effect, d | speech above text, % | p, Holm |",
-            "|---|---|---|---|---|---|---|",
+        headings = [
+            *("measure", "depth", *MODALITIES),
+            *("Cohen's d", "P(speech > text), %", "p (Holm)"),
         ]
-        for measure, label in MEASURES.items():
-            if measure not in self.levels:
-                continue
-            for depth in shown:
-                place = int(np.flatnonzero(self.depths == depth)[0])
-                if (measure, depth) not in self.tests.index:
-                    continue
-                row = self.tests.loc[(measure, depth)]
-                text, speech = (self.levels[measure][m].text(place) for m in MODALITIES)
-                lines.append(
-                    f"| {label} | {depth} | {text} | {speech} | {row.effect:+.1f} | "
-                    f"{100 * row.superiority:.0f} | {_p(row.p_holm)} |"
-                )
-        return "\n".join(lines)
+        rows = [
+            self._row(measure, depth)
+            for measure in MEASURES
+            for depth in shown
+            if (measure.name, depth) in self.tests.index
+        ]
+        return markdown_table(headings, rows)
+
+    def _row(self, measure: LayerMeasure, depth: int) -> list[str]:
+        index = int(np.flatnonzero(self.depths == depth)[0])
+        test = self.tests.loc[(measure.name, depth)]
+        return [
+            measure.heading,
+            str(depth),
+            *(measure.cell(self.levels[measure.name][m][index]) for m in MODALITIES),
+            f"{test.effect:+.1f}",
+            f"{100 * test.superiority:.0f}",
+            _p(test.p_holm),
+        ]
 
     def to_pandas(self) -> pd.DataFrame:
-        """`tests` behind what they compare: a row a measure and depth.
+        """One row for each measure and depth: means, intervals and tests.
 
-        Means over tokens are `text` and `speech`, their intervals `text_low`, `text_high` ...
+        Means over tokens are `text` and `speech`, their intervals `text_low`, `text_high` and so
+        on; the columns of `tests` follow.
         """
-        place = {int(depth): i for i, depth in enumerate(self.depths)}
+        index = {int(depth): i for i, depth in enumerate(self.depths)}
         rows = [
             {"measure": measure, "depth": depth}
-            | as_columns({m: found[place[depth]] for m, found in self.levels[measure].items()})
+            | as_columns({m: level[index[depth]] for m, level in self.levels[measure].items()})
             for measure, depth in self.tests.index
         ]
         return pd.concat([pd.DataFrame(rows), self.tests.reset_index(drop=True)], axis=1)
 
     def figure(self) -> Figure:
         """Every measure by depth, bands 95 % intervals; and the saturation depths."""
-        names = [m for m in MEASURES if m in self.levels and m not in UNDRAWN]
-        count = len(names) + 1
+        drawn = [m.name for m in MEASURES if m.drawn and m.name in self.levels]
         columns = 3
-        rows = -(-count // columns)
+        rows = -(-(len(drawn) + 1) // columns)
         figure, axes = plt.subplots(
             rows, columns, figsize=(3.4 * columns, 2.5 * rows), layout="constrained"
         )
-        for ax, measure in zip(axes.flat, names, strict=False):
+        for ax, measure in zip(axes.flat, drawn, strict=False):
             self.draw(ax, measure)
-        self.draw_saturation(axes.flat[len(names)])
-        for ax in axes.flat[count:]:
+        self.draw_saturation(axes.flat[len(drawn)])
+        for ax in axes.flat[len(drawn) + 1 :]:
             ax.set_axis_off()
         handles, labels = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
         return figure
 
     def draw(self, ax: Axes, measure: str) -> None:
-        """One measure by depth."""
+        """Draw one measure by depth."""
         for modality in MODALITIES:
-            found = self.levels[measure][modality]
-            ax.fill_between(
-                self.depths, found.low, found.high, color=COLOURS[modality], alpha=0.25, lw=0
-            )
-            ax.plot(self.depths, found.value, color=COLOURS[modality], label=modality)
+            level, colour = self.levels[measure][modality], COLOURS[modality]
+            ax.fill_between(self.depths, level.low, level.high, color=colour, alpha=0.25, lw=0)
+            ax.plot(self.depths, level.value, color=colour, label=modality)
         depth_axis(ax)
-        ax.set_ylabel(fill(MEASURES[measure], 24))
+        ax.set_ylabel(fill(by_name(MEASURES, measure).heading, 24))
 
     def draw_saturation(self, ax: Axes) -> None:
-        """Share of tokens whose likeliest token stays from a depth on."""
-        for modality, found in self.saturation.items():
-            share = [(found <= d).mean() for d in self.depths]
+        """Draw the share of tokens whose argmax no longer changes, by depth."""
+        for modality, saturation in self.saturation.items():
+            share = [(saturation <= d).mean() for d in self.depths]
             ax.plot(
                 self.depths, share, color=COLOURS[modality], label=modality, drawstyle="steps-post"
             )
         depth_axis(ax)
-        ax.set_ylabel("share of tokens\nthat have settled")
+        ax.set_ylabel("share of saturated tokens")
 
 
 def token_statistics(result: ProbeResult) -> TokenStatistics:
-    """Compare speech and text in a probe of replies that hold both.
+    """Compare speech and text in a probe of replies.
 
     Args:
-        result: with all statistics, of documents that have text and speech.
+        result: probe with all statistics, of documents with both text and speech.
     """
     levels: dict[str, dict[str, Intervals]] = {}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for measure in MEASURES:
-        values = _values(result, measure)
+        values = _values(result, measure.name)
         if values is None:
             continue
-        levels[measure], by_document = {}, {}
-        for modality in Modality:
-            # every document has its place, those without the modality with nothing in it
-            only = np.where(result.modality == modality, values, np.nan)
-            totals, counts = sums(only, result.document)
-            name = modality.name.lower()
-            levels[measure][name] = means(totals, counts)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                by_document[name] = totals / counts
+        levels[measure.name], by_document = _levels(result, values)
         difference = by_document["speech"] - by_document["text"]  # (documents, depths)
-        tested = difference[:, :-1] if measure in AGAINST_LAST else difference
-        effects, p = paired_effect(tested), sign_flip(tested)
-        for i, depth in enumerate(result.depths[: tested.shape[1]]):
-            text, speech = (
-                values[i][(result.modality == m) & ~np.isnan(values[i])] for m in Modality
-            )
-            rows.append(
-                {
-                    "measure": measure,
-                    "depth": int(depth),
-                    "difference": np.nanmean(tested[:, i]),
-                    "effect": effects[i],
-                    "superiority": superiority(speech, text),
-                    "p": p[i],
-                }
-            )
+        tested = difference[:, :-1] if measure.trivial_at_full_depth else difference
+        rows += _tests(result, measure.name, values, tested)
     tests = pd.DataFrame(rows).set_index(["measure", "depth"])
     tests["p_holm"] = holm(tests.p.to_numpy())
     return TokenStatistics(
@@ -190,53 +197,55 @@ def token_statistics(result: ProbeResult) -> TokenStatistics:
     )
 
 
-def place_figure(result: ProbeResult, depth: int, places: dict[str, int]) -> Figure:
-    """Entropy at full depth, and agreement of one depth with it, by place in the chunk.
+def _levels(
+    result: ProbeResult, values: NDArray[np.float64]
+) -> tuple[dict[str, Intervals], dict[str, NDArray[np.float64]]]:
+    """Means of (depths, tokens) by modality: over all, (depths,), and (documents, depths)."""
+    levels, by_document = {}, {}
+    for modality in Modality:
+        # a document without the modality stays in the resampling, with no value
+        only = np.where(result.modality == modality, values, np.nan)
+        totals, counts = sums(only, result.document)
+        name = modality.name.lower()
+        levels[name] = means(totals, counts)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            by_document[name] = totals / counts
+    return levels, by_document
+
+
+def _tests(
+    result: ProbeResult,
+    measure: str,
+    values: NDArray[np.float64],
+    differences: NDArray[np.float64],
+) -> list[dict[str, Any]]:
+    """Rows of `TokenStatistics.tests` for one measure.
 
     Args:
-        result: with `entropy` and `top1`.
-        depth: of the agreement.
-        places: modality: how many places of a chunk are drawn; the last chunk of a reply runs on.
+        result: probe.
+        measure: name.
+        values: (depths, tokens).
+        differences: speech minus text, (documents, tested depths).
     """
-    figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
-    index = int(np.flatnonzero(result.depths == depth)[0])
-    drawn = (
-        (axes[0], result.entropy[-1], "entropy at full depth, nats"),
-        (axes[1], result.agreement[index], f"agreement of depth {depth}"),
-    )
-    for ax, values, label in drawn:
-        for modality, count in places.items():
-            found = by_place(result, values, modality, count)
-            at = np.arange(count)
-            bars = np.clip([found.value - found.low, found.high - found.value], 0, None)
-            ax.errorbar(
-                at,
-                found.value,
-                yerr=bars,
-                color=COLOURS[modality],
-                marker="o",
-                ms=3,
-                label=modality,
-            )
-        ax.set_xlabel("place in the chunk")
-        ax.set_ylabel(label)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-    return figure
-
-
-def by_place(
-    result: ProbeResult, values: NDArray[np.float64], modality: str, count: int
-) -> Intervals:
-    """Means of a value (tokens,) over the tokens at each place of a chunk: (count,)."""
-    chosen = result.modality == Modality[modality.upper()]
-    at = result.phase == np.arange(count)[:, None]  # (places, tokens)
-    return means(*sums(np.where(at & chosen, values, np.nan), result.document))
+    effects, p = paired_effect(differences), sign_flip(differences)
+    rows = []
+    for i, depth in enumerate(result.depths[: differences.shape[1]]):
+        text, speech = (values[i][(result.modality == m) & ~np.isnan(values[i])] for m in Modality)
+        rows.append(
+            {
+                "measure": measure,
+                "depth": int(depth),
+                "difference": np.nanmean(differences[:, i]),
+                "effect": effects[i],
+                "superiority": superiority(speech, text),
+                "p": p[i],
+            }
+        )
+    return rows
 
 
 def _values(result: ProbeResult, measure: str) -> NDArray[np.float64] | None:
-    """A measure, (depths, tokens); None where the probe does not hold it."""
+    """A measure, (depths, tokens); None if the probe does not have it."""
     if measure == "agreement":
         return result.agreement.astype(float) if "top1" in result.columns else None
     if measure == "log_rank":

@@ -1,9 +1,9 @@
-"""Find the policy that saves most within a stated loss, with a guarantee.
+"""Search for the policy that saves the most layer calls within a loss budget, with a guarantee.
 
-Learn then test (Angelopoulos et al. 2021, 2110.01052): policies stand in chains, from those that
-save least to those that save most, and each chain is tested until the first that cannot be shown to
-lose less than was allowed.  Whatever passes loses more with a chance below 1 - confidence, over the
-drawing of the calibration prompts, however many were tried.
+Learn then test (Angelopoulos et al. 2021, arXiv 2110.01052): policies are ordered in chains by
+increasing savings, and each chain is tested until the first policy whose loss cannot be shown to be
+within the budget.  A policy that passes exceeds the budget with probability at most
+1 - confidence, over the draw of the calibration prompts and for any number of candidates.
 """
 
 from __future__ import annotations
@@ -12,32 +12,47 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from eepolicy import EepolicyError, HookedModel
+from eepolicy import EepolicyError, HookedModel, held_out
 from eepolicy.analysis.evaluation.run import Recognizer, identity
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
-from eepolicy.analysis.stats.clustered import as_columns, means
+from eepolicy.analysis.stats.bootstrap import means
+from eepolicy.analysis.stats.clustered import as_columns
+from eepolicy.analysis.studies.base import BatchOptions, Measure, Study, Workspace, by_name
+from eepolicy.analysis.style import family
+from eepolicy.analysis.tables import markdown_table, number
 from eepolicy.io import write_text
+from eepolicy.speech.asr import Whisper
 
-#: patterns of speech schedules: what stands in front of the exit depth in a spec string
+#: speech schedules to search: the spec string before the exit depth
 PATTERNS = ("static", "spark:even", "spark:triple")
+MEASURES = (
+    Measure("calls", "layer calls a token"),
+    Measure("wer_loss", "WER loss", "points", 100.0, 1),
+    Measure("accuracy_loss", "accuracy loss", "points", 100.0, 1),
+    Measure("p", "p", digits=3),
+)
+
+Questions = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Allowed:
-    """The loss against full depth that is allowed, on average over prompts.
+class LossBudget:
+    """Maximum mean loss against full depth.
 
     Attributes:
-        wer: of the word error rate of a reply (at most 1 each), 0.02 being two points.
-        accuracy: of the share of replies that are right in the speech.
-        confidence: of the guarantee.
+        wer: increase of the word error rate of a reply (clipped to 1); 0.02 is two points.
+        accuracy: decrease of the share of correct replies in speech.
+        confidence: confidence of the guarantee.
     """
 
     wer: float = 0.02
@@ -46,211 +61,277 @@ class Allowed:
 
 
 @dataclass(frozen=True, eq=False)
-class Tuned:
-    """What was found.
+class SearchResult(Study):
+    """The tested policies, and a check of the best one.
 
     Attributes:
-        best: spec string of the policy that saves most among those that passed; `full` where none
-            did.
-        tried: a row a policy in the order they were tested: `policy`, `calls` (layer calls a
-            token), `wer_loss`, `accuracy_loss` (means), `p` (that it loses more than allowed),
+        best: spec string of the policy with the fewest layer calls among those that passed; `full`
+            if none did.
+        tried: one row for each policy in the order of the tests: `policy`, `calls` (layer calls a
+            token), `wer_loss`, `accuracy_loss` (means), `p` (of the loss exceeding the budget),
             `passed`.
-        checked: loss of the best one on other prompts, as `tried` has it, with 95 % intervals
-            `..._low` and `..._high`.
+        checked: `calls`, `wer_loss` and `accuracy_loss` of the best policy on other prompts, the
+            losses with 95 % intervals `..._low` and `..._high`.
     """
 
     best: str
     tried: pd.DataFrame
     checked: dict[str, float]
 
+    name: ClassVar[str] = "policy_search"
+    title: ClassVar[str] = "The most savings within a loss budget"
+    help: ClassVar[str] = "the policy with the fewest layer calls within a loss of WER and accuracy"
+    needs_asr: ClassVar[bool] = True
+    by_default: ClassVar[bool] = False
+
+    @classmethod
+    def run(cls, workspace: Workspace) -> SearchResult:
+        """Search with 300 dev questions and 4 points of WER and 8 of accuracy as the budget."""
+        model = workspace.model
+        return search_policies(
+            PolicyEvaluator(model, Whisper(), folder=workspace.folder / "policy-search"),
+            held_out("dev")[:300],
+            workspace.questions,
+            LossBudget(wer=0.04, accuracy=0.08),
+            candidates=policy_chains(
+                model.depth, [workspace.depth(x) for x in (0.85, 0.75, 0.65, 0.55)]
+            ),
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The tested policies, see `tried`."""
+        return self.tried
+
     def table(self) -> str:
-        """Markdown, a line a policy that was tested."""
-        lines = [
-            "| policy | layer calls a token | WER loss, points | accuracy loss, points | p | "
-            "passed |",
-            "|---" * 6 + "|",
+        """Markdown, one row for each tested policy."""
+        rows = [
+            [
+                f"`{row.policy}`",
+                *(
+                    number(getattr(row, m.name), m.digits, m.scale, sign=m.name.endswith("loss"))
+                    for m in MEASURES
+                ),
+                "yes" if row.passed else "no",
+            ]
+            for row in self.tried.itertuples()
         ]
-        for row in self.tried.itertuples():
-            lines.append(
-                f"| `{row.policy}` | {row.calls:.2f} | {100 * row.wer_loss:+.1f} | "
-                f"{100 * row.accuracy_loss:+.1f} | {row.p:.3f} | {'yes' if row.passed else 'no'} |"
-            )
-        return "\n".join(lines)
+        return markdown_table(["policy", *(m.heading for m in MEASURES), "passed"], rows)
+
+    def figure(self) -> Figure:
+        """Losses against layer calls a token; filled markers passed."""
+        figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2), layout="constrained")
+        for ax, name in zip(axes, ("wer_loss", "accuracy_loss"), strict=True):
+            measure = by_name(MEASURES, name)
+            for row in self.tried.itertuples():
+                colour, marker = family(row.policy)
+                ax.plot(
+                    row.calls,
+                    measure.scale * getattr(row, name),
+                    color=colour,
+                    marker=marker,
+                    mfc=colour if row.passed else "none",
+                    ls="none",
+                    label=row.policy,
+                )
+            ax.set_xlabel(by_name(MEASURES, "calls").heading)
+            ax.set_ylabel(measure.heading)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center")
+        return figure
 
 
-def loss_exceeds(losses: ArrayLike, allowed: float, confidence: float = 0.95) -> float:
-    """p-value of the mean loss being above what is allowed, by betting on every prompt.
+def loss_p_value(losses: ArrayLike, budget: float, confidence: float = 0.95) -> float:
+    """p-value of the hypothesis that the mean loss exceeds a budget, by betting.
 
-    The wealth of one who bets that it is below cannot grow if it is not (Waudby-Smith and Ramdas
-    2023, 2010.09686): valid for any distribution on -1 to 1 and any number of prompts.
+    Under the hypothesis the wealth of a gambler who bets against it cannot grow in expectation
+    (Waudby-Smith and Ramdas 2023, arXiv 2010.09686).  The test is valid for any distribution on
+    -1 to 1 and any number of prompts.
 
     Args:
-        losses: (prompts,) in -1..1, in an order that says nothing of them.
-        allowed: the mean under test.
-        confidence: that is aimed at; it sets how high the bets are.
+        losses: losses of -1 to 1, (prompts,), in an order independent of their values.
+        budget: mean loss under test.
+        confidence: intended confidence; it sets the size of the bets.
     """
-    x, limit = (np.asarray(losses, float) + 1) / 2, (allowed + 1) / 2
+    x, limit = (np.asarray(losses, float) + 1) / 2, (budget + 1) / 2
     wealth = most = 1.0
     total, squares = 0.5, 0.25
-    for number, value in enumerate(x, start=1):
-        # the bet depends on what was seen before it alone
-        bet = math.sqrt(2 * math.log(1 / (1 - confidence)) / (squares / number * len(x)))
+    for count, value in enumerate(x, start=1):
+        # a bet may depend on earlier values only
+        bet = math.sqrt(2 * math.log(1 / (1 - confidence)) / (squares / count * len(x)))
         wealth *= 1 + min(bet, 0.75 / (1 - limit)) * (limit - value)
         most = max(most, wealth)
         total += value
-        squares += (value - total / (number + 1)) ** 2
+        squares += (value - total / (count + 1)) ** 2
     return 1 / most
 
 
-def prompts_for(allowed: float, level: float, most: int = 100_000) -> int:
-    """Prompts without which not even losing nothing at all passes at a level.
+def min_prompts(budget: float, level: float, maximum: int = 100_000) -> int:
+    """Smallest number of prompts with which a policy without any loss passes.
 
     Args:
-        allowed: mean loss under test, above 0.
-        level: that p is held against.
-        most: to try.
+        budget: mean loss under test, above 0.
+        level: level of the test.
+        maximum: largest number to try.
 
     Raises:
-        EepolicyError: so many would not do.
+        EepolicyError: not even the maximum is enough.
     """
     low, high = 1, 1
-    while loss_exceeds(np.zeros(high), allowed, 1 - level) > level:
+    while loss_p_value(np.zeros(high), budget, 1 - level) > level:
         low, high = high, 2 * high
-        if high > most:
-            raise EepolicyError(f"no number of prompts shows a loss below {allowed}; allow more")
+        if high > maximum:
+            raise EepolicyError(
+                f"no number of prompts shows that a loss is below {budget}; allow more loss"
+            )
     while low < high:
         middle = (low + high) // 2
-        if loss_exceeds(np.zeros(middle), allowed, 1 - level) > level:
+        if loss_p_value(np.zeros(middle), budget, 1 - level) > level:
             low = middle + 1
         else:
             high = middle
     return high
 
 
-def chains(full_depth: int, depths: Sequence[int] | None = None) -> list[list[str]]:
-    """Policies to try, each chain from those that save least to those that save most.
+def policy_chains(full_depth: int, depths: Sequence[int] | None = None) -> list[list[str]]:
+    """Policies to test: one chain for each schedule, by decreasing exit depth.
 
     Args:
-        full_depth: of the model.
-        depths: of the exits; down to half of full depth where none are given.
+        full_depth: number of layers.
+        depths: exit depths; all down to half of full depth if None.
+
+    Example:
+        >>> policy_chains(20, [14, 16])[0]
+        ['static@16', 'static@14']
     """
     chosen = depths or range(full_depth - 1, full_depth // 2 - 1, -1)
-    falling = sorted(chosen, reverse=True)
-    return [[f"{pattern}@{depth}" for depth in falling] for pattern in PATTERNS]
+    descending = sorted(chosen, reverse=True)
+    return [[f"{pattern}@{depth}" for depth in descending] for pattern in PATTERNS]
 
 
-def tune(
-    model: HookedModel,
-    calibration: Sequence[Mapping[str, Any]],
-    check: Sequence[Mapping[str, Any]],
-    asr: Recognizer,
-    allowed: Allowed | None = None,
-    *,
-    candidates: Sequence[Sequence[str]] | None = None,
-    batch: int = 25,
-    max_new_tokens: int = 400,
-    keep: Path | None = None,
-    report: Callable[[str], None] = lambda _: None,
-) -> Tuned:
-    """Search chains of policies for the deepest saving within a loss.
+@dataclass(frozen=True)
+class PolicyEvaluator:
+    """Generates replies with a policy, transcribes and scores them.
 
-    Args:
-        model: which answers.
-        calibration: prompts to choose by: dicts with `question` and `keys`.
-        check: other prompts, to see what was chosen.
+    Attributes:
+        model: model that speaks.
         asr: speech recognition.
-        allowed: the loss.
-        candidates: chains of spec strings, see `chains`.
-        batch: replies side by side.
-        max_new_tokens: most tokens of a reply.
-        keep: folder of what was heard, a file a policy; a search that was stopped goes on from it.
-        report: gets a line a policy.
-
-    Raises:
-        EepolicyError: too few prompts to show anything.
+        folder: stores the scores, one file for each policy, so that a stopped search goes on; None
+            to store nothing.
+        options: batch size and maximum length of a reply.
     """
-    allowed = allowed or Allowed()
 
-    def heard(policy: str, questions: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-        if keep is None:
-            return _heard(model, policy, questions, asr, batch, max_new_tokens)
-        told = identity(model, asr, None, max_new_tokens) | {"batch": batch, "policy": policy}
-        asked = [[q["question"], list(q["keys"])] for q in questions]
-        name = hashlib.sha256(json.dumps([told, asked]).encode()).hexdigest()[:16]
-        file = keep / f"{name}.csv"
+    model: HookedModel
+    asr: Recognizer
+    folder: Path | None = None
+    options: BatchOptions = field(default_factory=BatchOptions)
+
+    def scores(self, policy: str, questions: Questions) -> pd.DataFrame:
+        """One row for each question: `wer` (at most 1), `right`, `calls`, `tokens`.
+
+        Args:
+            policy: spec string.
+            questions: dicts with `question` and `keys`.
+        """
+        if self.folder is None:
+            return self._measure(policy, questions)
+        metadata = identity(self.model, self.asr, None, self.options.max_new_tokens)
+        metadata |= {"batch": self.options.size, "policy": policy}
+        texts = [[q["question"], list(q["keys"])] for q in questions]
+        name = hashlib.sha256(json.dumps([metadata, texts]).encode()).hexdigest()[:16]
+        file = self.folder / f"{name}.csv"
         if not file.exists():
-            found = _heard(model, policy, questions, asr, batch, max_new_tokens)
-            keep.mkdir(parents=True, exist_ok=True)
-            write_text(file, found.to_csv(index=False))
+            scores = self._measure(policy, questions)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(file, scores.to_csv(index=False))
         return pd.read_csv(file)
 
-    lists = candidates or chains(model.depth)
-    level = (1 - allowed.confidence) / len(lists)
-    needed = max(prompts_for(x, level) for x in (allowed.wer, allowed.accuracy))
+    def _measure(self, policy: str, questions: Questions) -> pd.DataFrame:
+        rows = []
+        for start in self.options.starts(questions):
+            part = questions[start : start + self.options.size]
+            texts = [q["question"] for q in part]
+            outs = self.model.generate(texts, policy, self.options.max_new_tokens)
+            for question, out in zip(part, outs, strict=True):
+                transcript = self.asr.transcribe(out.audio)
+                errors, words = word_errors(out.text or "", transcript)
+                rows.append(
+                    {
+                        "wer": min(1.0, errors / words) if words else float(errors > 0),
+                        "right": float(is_right(transcript, question["keys"])),
+                        "calls": int(out.trace.layer_calls.sum()),
+                        "tokens": len(out.trace),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+
+def search_policies(
+    evaluator: PolicyEvaluator,
+    calibration: Questions,
+    check: Questions,
+    budget: LossBudget | None = None,
+    *,
+    candidates: Sequence[Sequence[str]] | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> SearchResult:
+    """Find the policy with the fewest layer calls within a loss budget.
+
+    Args:
+        evaluator: generates and scores replies.
+        calibration: questions for the tests, dicts with `question` and `keys`.
+        check: other questions, to measure the loss of the best policy.
+        budget: maximum loss.
+        candidates: chains of spec strings by increasing savings; `policy_chains` if None.
+        report: receives one line for each policy.
+
+    Raises:
+        EepolicyError: there are too few calibration prompts for any policy to pass.
+    """
+    budget = budget or LossBudget()
+    chains = candidates or policy_chains(evaluator.model.depth)
+    level = (1 - budget.confidence) / len(chains)
+    needed = max(min_prompts(x, level) for x in (budget.wer, budget.accuracy))
     if len(calibration) < needed:
         raise EepolicyError(
-            f"with {len(calibration)} prompts not even a policy that loses nothing could be shown "
-            f"to lose less than is allowed: take {needed} prompts or more, or allow more"
+            f"{len(calibration)} prompts are too few: even a policy without any loss would not "
+            f"pass; use {needed} prompts or more, or allow more loss"
         )
-    full = heard("full", calibration)
-    tried: list[dict[str, Any]] = []
-    for chain in lists:
+    full, tried = evaluator.scores("full", calibration), []
+    for chain in chains:
         for policy in chain:
-            row = _loss(heard(policy, calibration), full)
-            p = max(
-                loss_exceeds(row.wer_loss, allowed.wer, 1 - level),
-                loss_exceeds(row.accuracy_loss, allowed.accuracy, 1 - level),
-            )
-            passed = p <= level
-            tried.append(
-                {
-                    "policy": policy,
-                    "calls": row.calls.sum() / row.tokens.sum(),
-                    "wer_loss": row.wer_loss.mean(),
-                    "accuracy_loss": row.accuracy_loss.mean(),
-                    "p": p,
-                    "passed": passed,
-                }
-            )
-            report(f"{policy}: p {p:.4f}, {'passed' if passed else 'not shown, chain ends'}")
-            if not passed:
+            losses = _losses(evaluator.scores(policy, calibration), full)
+            row = _test(losses, budget, level) | {"policy": policy}
+            tried.append(row)
+            verdict = "passed" if row["passed"] else "not passed, chain ends"
+            report(f"{policy}: p {row['p']:.4f}, {verdict}")
+            if not row["passed"]:
                 break
-    table = pd.DataFrame(tried)
-    good = table[table.passed]
-    best = "full" if good.empty else str(good.policy[good.calls.idxmin()])
-    seen = _loss(heard(best, check), heard("full", check))
-    one = np.ones(len(seen))
-    losses = {x: means(seen[x].to_numpy(), one) for x in ("wer_loss", "accuracy_loss")}
-    checked = {"calls": float(seen.calls.sum() / seen.tokens.sum())} | as_columns(losses)
-    return Tuned(best, table, checked)
+    columns = ["policy", "calls", "wer_loss", "accuracy_loss", "p", "passed"]
+    table = pd.DataFrame(tried)[columns]
+    passed = table[table.passed]
+    best = "full" if passed.empty else str(passed.policy[passed.calls.idxmin()])
+    checked = _losses(evaluator.scores(best, check), evaluator.scores("full", check))
+    ones = np.ones(len(checked))
+    intervals = {x: means(checked[x].to_numpy(), ones) for x in ("wer_loss", "accuracy_loss")}
+    calls = {"calls": float(checked.calls.sum() / checked.tokens.sum())}
+    return SearchResult(best, table, calls | as_columns(intervals))
 
 
-def _heard(
-    model: HookedModel,
-    policy: str,
-    questions: Sequence[Mapping[str, Any]],
-    asr: Recognizer,
-    batch: int,
-    max_new_tokens: int,
-) -> pd.DataFrame:
-    """A row a question: `wer` (at most 1), `right`, `calls`, `tokens`."""
-    rows = []
-    for start in range(0, len(questions), batch):
-        part = questions[start : start + batch]
-        outs = model.generate([q["question"] for q in part], policy, max_new_tokens)
-        for question, out in zip(part, outs, strict=True):
-            transcript = asr.transcribe(out.audio)
-            errors, words = word_errors(out.text or "", transcript)
-            rows.append(
-                {
-                    "wer": min(1.0, errors / words) if words else float(errors > 0),
-                    "right": float(is_right(transcript, question["keys"])),
-                    "calls": int(out.trace.layer_calls.sum()),
-                    "tokens": len(out.trace),
-                }
-            )
-    return pd.DataFrame(rows)
+def _losses(scores: pd.DataFrame, full: pd.DataFrame) -> pd.DataFrame:
+    """Scores of a policy with `wer_loss` and `accuracy_loss` against full depth."""
+    return scores.assign(wer_loss=scores.wer - full.wer, accuracy_loss=full.right - scores.right)
 
 
-def _loss(found: pd.DataFrame, full: pd.DataFrame) -> pd.DataFrame:
-    return found.assign(wer_loss=found.wer - full.wer, accuracy_loss=full.right - found.right)
+def _test(losses: pd.DataFrame, budget: LossBudget, level: float) -> dict[str, Any]:
+    """Mean losses of a policy, and whether they are within the budget at a level."""
+    p = max(
+        loss_p_value(losses.wer_loss, budget.wer, 1 - level),
+        loss_p_value(losses.accuracy_loss, budget.accuracy, 1 - level),
+    )
+    return {
+        "calls": losses.calls.sum() / losses.tokens.sum(),
+        "wer_loss": losses.wer_loss.mean(),
+        "accuracy_loss": losses.accuracy_loss.mean(),
+        "p": p,
+        "passed": p <= level,
+    }

@@ -1,4 +1,4 @@
-"""Speech units and text tokens as sequences: how they repeat, spread, and foretell each other."""
+"""Speech units and text tokens as sequences: repetition, diversity and predictability."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,96 +15,114 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eepolicy import Document, TokenLayout
+from eepolicy import Document, EepolicyError, TokenLayout
 from eepolicy.analysis.stats.bootstrap import Interval
 from eepolicy.analysis.stats.clustered import as_columns
+from eepolicy.analysis.studies.base import Measure, Study, Workspace
 from eepolicy.analysis.style import COLOURS
+from eepolicy.analysis.tables import markdown_table
 
-#: figure of a sequence: how it is called in a table
-FIGURES = {
-    "documents": "replies",
-    "tokens": "tokens",
-    "types": "types (different tokens)",
-    "type_token": "types a token",
-    "once": "types that occur once, %",
-    "unigram": "entropy of a token, bits (Miller-Madow)",
-    "conditional": "entropy given the one before, bits (Miller-Madow)",
-    "shuffled": "the same with the tokens shuffled: what too few of them leave of it",
-    "repeats": "tokens that repeat the one before, %",
-    "run": "mean run of one token",
-    "zipf": "slope of log frequency on log rank",
-}
-PERCENT = ("once", "repeats")
-COUNTS = ("documents", "tokens", "types")
+
+@dataclass(frozen=True)
+class SequenceMeasure(Measure):
+    """A statistic of a sequence.
+
+    Attributes:
+        exact: a count without an interval.
+    """
+
+    exact: bool = False
+
+
+MEASURES = (
+    SequenceMeasure("documents", "replies", digits=0, exact=True),
+    SequenceMeasure("tokens", "tokens", digits=0, exact=True),
+    SequenceMeasure("types", "types (distinct tokens)", digits=0),
+    SequenceMeasure("type_token", "type-token ratio"),
+    SequenceMeasure("once", "types that occur once", "%", 100.0, 1),
+    SequenceMeasure("unigram", "unigram entropy (Miller-Madow)", "bits"),
+    SequenceMeasure("conditional", "bigram conditional entropy (Miller-Madow)", "bits"),
+    SequenceMeasure("shuffled", "bigram conditional entropy of the shuffled tokens", "bits"),
+    SequenceMeasure("repeats", "tokens that repeat the previous token", "%", 100.0, 1),
+    SequenceMeasure("run", "mean run length of one token"),
+    SequenceMeasure("zipf", "slope of log frequency against log rank"),
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Sequences:
-    """Figures of text and of speech, on equally many tokens of each.
+class SequenceStatistics(Study):
+    """Statistics of text and of speech, on the same number of tokens of each.
 
-    Entropies grow and types thin out with the number of tokens, so both modalities are cut to the
-    same number, document by document in a drawn order.
+    Entropies and numbers of types depend on the number of tokens.  Both modalities are therefore
+    cut to the same number, document by document in random order.
 
     Attributes:
-        figures: modality: figure: estimate and jackknife interval over
-            documents.
-        growth: modality: (points, 2) tokens seen and types among them.
-        frequencies: modality: (types,) counts, falling.
+        statistics: modality -> measure -> estimate and jackknife interval over documents.
+        growth: modality -> number of tokens and of types among them, (points, 2).
+        frequencies: modality -> counts of the types in descending order, (types,).
     """
 
-    figures: dict[str, dict[str, Interval]]
+    statistics: dict[str, dict[str, Interval[float]]]
     growth: dict[str, NDArray[np.int64]]
     frequencies: dict[str, NDArray[np.int64]]
 
+    name: ClassVar[str] = "sequences"
+    title: ClassVar[str] = "Units and text as sequences"
+    help: ClassVar[str] = "repetition, diversity and entropy of units and of text tokens"
+
+    @classmethod
+    def run(cls, workspace: Workspace) -> SequenceStatistics:
+        """Measure the full-depth replies."""
+        return sequence_statistics(by_modality(workspace.model.layout, workspace.replies))
+
     def table(self) -> str:
-        """Markdown, a line a figure."""
-        names = list(self.figures)
-        lines = [f"| figure | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
-        for figure, label in FIGURES.items():
-            scale, digits = (100.0, 1) if figure in PERCENT else (1.0, 2)
-            digits = 0 if figure in COUNTS else digits
-            cells = []
-            for name in names:
-                found = self.figures[name][figure]
-                value, low, high = (scale * x for x in (found.value, found.low, found.high))
-                interval = (
-                    f" [{low:.{digits}f}, {high:.{digits}f}]" if figure not in COUNTS[:2] else ""
-                )
-                cells.append(f"{value:.{digits}f}{interval}")
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-        return "\n".join(lines)
+        """Markdown, one row for each statistic."""
+        rows = [
+            [measure.heading, *(self._cell(m, measure) for m in self.statistics)]
+            for measure in MEASURES
+        ]
+        return markdown_table(["statistic", *self.statistics], rows)
+
+    def _cell(self, modality: str, measure: SequenceMeasure) -> str:
+        interval = self.statistics[modality][measure.name]
+        value, low, high = (
+            f"{measure.scale * x:.{measure.digits}f}"
+            for x in (interval.value, interval.low, interval.high)
+        )
+        return value if measure.exact else f"{value} [{low}, {high}]"
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row a figure, see `FIGURES`: `text`, `text_low`, `text_high`, and so on."""
+        """One row for each statistic: `text`, `text_low`, `text_high`, and so on."""
         rows = [
-            {"figure": figure}
-            | as_columns({name: all_of[figure] for name, all_of in self.figures.items()})
-            for figure in FIGURES
+            {"statistic": measure.name}
+            | as_columns({m: values[measure.name] for m, values in self.statistics.items()})
+            for measure in MEASURES
         ]
         return pd.DataFrame(rows)
 
     def figure(self) -> Figure:
-        """How types grow with tokens, and frequency against rank."""
+        """Growth of types with tokens, and frequency against rank."""
         figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
-        for name, points in self.growth.items():
-            left.plot(*points.T, color=COLOURS[name], label=name)
-            counts = self.frequencies[name]
-            right.loglog(np.arange(1, len(counts) + 1), counts, color=COLOURS[name], label=name)
-        left.set(xlabel="tokens", ylabel="types among them")
-        right.set(xlabel="rank of the type", ylabel="how often it occurs")
+        for modality, points in self.growth.items():
+            left.plot(*points.T, color=COLOURS[modality], label=modality)
+            counts = self.frequencies[modality]
+            ranks = np.arange(1, len(counts) + 1)
+            right.loglog(ranks, counts, color=COLOURS[modality], label=modality)
+        left.set(xlabel="tokens", ylabel="types")
+        right.set(xlabel="rank of the type", ylabel="frequency, tokens")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
         return figure
 
 
-def jackknife(value: float, without: Sequence[float]) -> Interval:
-    """A 95 % interval from what a figure is without each document in turn.
+def jackknife(value: float, without: Sequence[float]) -> Interval[float]:
+    """A 95 % jackknife interval.
 
-    A bootstrap would not do: documents that are drawn twice bring no new types.
+    The bootstrap is biased here: a document that is drawn twice adds no new types.
 
     Args:
-        value: with all documents.
-        without: (documents,) without each one.
+        value: statistic of all documents.
+        without: statistic without each document in turn, (documents,).
     """
     each = np.array(without)
     if len(each) < 2:
@@ -115,38 +133,37 @@ def jackknife(value: float, without: Sequence[float]) -> Interval:
 
 def sequence_statistics(
     documents: Mapping[str, Sequence[Sequence[int]]], seed: int = 0
-) -> Sequences:
-    """Compare sequences of two kinds.
+) -> SequenceStatistics:
+    """Compare sequences of two modalities.
 
     Args:
-        documents: modality: the ids of each document, in order.
-        seed: of the order.
+        documents: modality -> ids of each document, in order.
+        seed: seed of the order of documents.
 
     Raises:
-        ValueError: a modality without tokens.
+        EepolicyError: a modality has no tokens.
     """
     rng = np.random.default_rng(seed)
-    most = min(sum(map(len, each)) for each in documents.values())
-    if not most:
-        raise ValueError("each modality needs tokens to be compared")
-    figures: dict[str, dict[str, Interval]] = {}
-    growth, frequencies = {}, {}
-    for name, each in documents.items():
-        cut = cut_to([each[i] for i in rng.permutation(len(each))], most)
+    smallest = min(sum(map(len, each)) for each in documents.values())
+    if not smallest:
+        raise EepolicyError("each modality needs tokens to be compared; one has none")
+    result = SequenceStatistics({}, {}, {})
+    for modality, each in documents.items():
+        cut = cut_to([each[i] for i in rng.permutation(len(each))], smallest)
         values = describe(cut)
         rest = range(len(cut)) if len(cut) > 1 else ()
         without = [describe(cut[:i] + cut[i + 1 :]) for i in rest]
-        figures[name] = {
-            figure: jackknife(values[figure], [w[figure] for w in without]) for figure in FIGURES
+        result.statistics[modality] = {
+            m.name: jackknife(values[m.name], [w[m.name] for w in without]) for m in MEASURES
         }
-        growth[name] = type_growth([token for document in cut for token in document])
-        counts = Counter(token for document in cut for token in document)
-        frequencies[name] = np.array(sorted(counts.values(), reverse=True))
-    return Sequences(figures, growth, frequencies)
+        tokens = [token for document in cut for token in document]
+        result.growth[modality] = type_growth(tokens)
+        result.frequencies[modality] = np.array(sorted(Counter(tokens).values(), reverse=True))
+    return result
 
 
 def by_modality(layout: TokenLayout, replies: Sequence[Document]) -> dict[str, list[list[int]]]:
-    """Text without its marks, and speech units, of each reply."""
+    """Text ids without special tokens, and speech units, of each reply."""
     ids = [document.reply for document in replies]
     return {
         "text": [layout.text_ids(i).tolist() for i in ids],
@@ -155,7 +172,12 @@ def by_modality(layout: TokenLayout, replies: Sequence[Document]) -> dict[str, l
 
 
 def cut_to(documents: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
-    """The first documents that hold so many tokens, the last of them cut."""
+    """The first documents with a number of tokens in all; the last one is cut.
+
+    Example:
+        >>> cut_to([[1, 2, 3], [4, 5], [6]], 4)
+        [[1, 2, 3], [4]]
+    """
     kept: list[list[int]] = []
     left = tokens
     for document in documents:
@@ -167,13 +189,13 @@ def cut_to(documents: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
 
 
 def describe(documents: Sequence[Sequence[int]]) -> dict[str, float]:
-    """The figures of some documents, see `FIGURES`; nothing is counted across their borders."""
+    """The statistics of some documents, see `MEASURES`; no pair crosses a document border."""
     tokens = [t for d in documents for t in d]
     counts = np.array(sorted(Counter(tokens).values(), reverse=True), float)
     pairs = [pair for d in documents for pair in pairwise(d)]
     repeats = sum(a == b for a, b in pairs)
     runs = len(tokens) - repeats
-    mixed = random.Random(0).sample(tokens, len(tokens))
+    shuffled = random.Random(0).sample(tokens, len(tokens))
     return {
         "documents": float(len(documents)),
         "tokens": float(len(tokens)),
@@ -182,7 +204,7 @@ def describe(documents: Sequence[Sequence[int]]) -> dict[str, float]:
         "once": float((counts == 1).mean()),
         "unigram": entropy_bits(Counter(tokens)),
         "conditional": conditional_bits(pairs),
-        "shuffled": conditional_bits(list(pairwise(mixed))[: len(pairs)]),
+        "shuffled": conditional_bits(list(pairwise(shuffled))[: len(pairs)]),
         "repeats": repeats / max(1, len(pairs)),
         "run": len(tokens) / runs,
         "zipf": zipf_slope(counts),
@@ -190,12 +212,12 @@ def describe(documents: Sequence[Sequence[int]]) -> dict[str, float]:
 
 
 def conditional_bits(pairs: Sequence[tuple[int, int]]) -> float:
-    """Entropy of the second of pairs given the first, in bits."""
+    """Entropy of the second element of pairs given the first, in bits."""
     return entropy_bits(Counter(pairs)) - entropy_bits(Counter(a for a, _ in pairs))
 
 
 def entropy_bits(counts: Counter[Any]) -> float:
-    """Entropy in bits with Miller and Madow's correction, (types - 1) / (2 tokens) nats."""
+    """Entropy in bits with the Miller-Madow correction, (types - 1) / (2 tokens) nats."""
     array = np.array(list(counts.values()), float)
     if not len(array):
         return 0.0
@@ -205,15 +227,30 @@ def entropy_bits(counts: Counter[Any]) -> float:
 
 
 def zipf_slope(counts: NDArray[np.float64]) -> float:
-    """Slope of log frequency on log rank, of types that occur twice at least; nan for too few."""
-    often = np.sort(counts[counts >= 2])[::-1]
-    if len(often) < 3:
+    """Slope of log frequency against log rank of the types that occur at least twice.
+
+    Args:
+        counts: (types,).
+
+    Returns:
+        The slope; nan for fewer than three such types.
+    """
+    frequent = np.sort(counts[counts >= 2])[::-1]
+    if len(frequent) < 3:
         return float("nan")
-    return float(np.polyfit(np.log(np.arange(1, len(often) + 1)), np.log(often), 1)[0])
+    return float(np.polyfit(np.log(np.arange(1, len(frequent) + 1)), np.log(frequent), 1)[0])
 
 
 def type_growth(tokens: Sequence[int], points: int = 60) -> NDArray[np.int64]:
-    """Types among the first tokens: (points, 2), tokens and types."""
+    """Number of types among the first tokens, at evenly spaced points.
+
+    Args:
+        tokens: (tokens,).
+        points: maximum number of points.
+
+    Returns:
+        Numbers of tokens and of types, (points, 2).
+    """
     seen: set[int] = set()
     types = []
     for token in tokens:

@@ -1,4 +1,4 @@
-"""The figure of a bench: what each way of decoding took, and what the machine would allow."""
+"""The figure of a bench: measured times, ideal times and the roofline."""
 
 from __future__ import annotations
 
@@ -12,38 +12,43 @@ from matplotlib.axes import Axes
 
 from eepolicy.analysis.style import figures
 
-MEASURED, PROMISED, LIMIT = "#0072B2", "#E69F00", "#000000"
+MEASURED, IDEAL, ROOFLINE = "#0072B2", "#E69F00", "#000000"
 
 
 def milliseconds(records: Sequence[Mapping[str, Any]], ax: Axes) -> None:
-    """The ways of one table, from the first down.
+    """Draw the contenders of one table, the first one at the top.
 
     Args:
-        records: of `eepolicy.analysis.timing.runner.Bench.run`, full depth first.
-        ax: to draw on.
+        records: records of `eepolicy.analysis.timing.runner.Bench.run`, full depth first.
+        ax: axes to draw on.
     """
-    places = np.arange(len(records))
-    turns = [1e3 * np.asarray(r["turns"]) for r in records]
-    low, middle, high = np.array([np.percentile(t, [25, 50, 75]) for t in turns]).T
-    promised = 1e3 * records[0]["seconds"] / np.array([r["promised"] for r in records])
-    least = 1e3 * np.array([r["least_seconds"] for r in records])
+    y = np.arange(len(records))
+    trials = [1e3 * np.asarray(r["trials"]) for r in records]
+    low, middle, high = np.array([np.percentile(t, [25, 50, 75]) for t in trials]).T
+    ideal = 1e3 * records[0]["seconds"] / np.array([r["ideal_speedup"] for r in records])
+    roofline = 1e3 * np.array([r["roofline_seconds"] for r in records])
     ax.errorbar(
         middle,
-        places,
+        y,
         xerr=(middle - low, high - middle),
         fmt="o",
         color=MEASURED,
         label="measured, median and quartiles",
     )
-    ax.plot(promised, places, "d", mfc="none", color=PROMISED, ms=9, label="promised")
-    ax.plot(least, places, "|", color=LIMIT, ms=11, mew=2, label="limit")
-    ax.set_yticks(places, [r["decoding"] for r in records])
+    ax.plot(ideal, y, "d", mfc="none", color=IDEAL, ms=9, label="ideal")
+    ax.plot(roofline, y, "|", color=ROOFLINE, ms=11, mew=2, label="roofline")
+    ax.set_yticks(y, [r["decoding"] for r in records])
     ax.set(xlabel="ms a token", xlim=(0, None), ylim=(len(records) - 0.5, -0.5))
     ax.grid(axis="y", color="#dddddd", linewidth=0.6)
 
 
 def draw(tables: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Draw the tables of a bench below each other, by their titles, and write the picture."""
+    """Draw the tables of a bench below each other and write the figure.
+
+    Args:
+        tables: records by title.
+        path: file to write; its folder is created if it does not exist.
+    """
     rows = [len(records) for records in tables.values()]
     with figures():
         figure, axes = plt.subplots(

@@ -1,4 +1,4 @@
-"""What a machine can read and multiply, measured, and how fast decoding could be by that."""
+"""Roofline: measured bandwidth and FLOP/s of a device, and the lower bound of decoding time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch.utils.benchmark import Timer
 from eepolicy import HookedModel, Trace
 from eepolicy.model.families import SLIDING
 
-SECONDS = 0.5  # of each measurement
-SIDE = 1024  # of the square product
-SIDE_ON_CUDA = 8192  # likewise: a smaller one does not fill such a device
+SECONDS = 0.5  # duration of each measurement
+SIDE = 1024  # rows of the square matrices that are multiplied
+SIDE_ON_CUDA = 8192  # likewise; smaller ones do not fill such a device
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured on the device of a model.
+    """Measured limits of a device.
 
     Attributes:
-        bytes_per_second: read from as much memory as the model's weights take; where they fit into
-            a cache this is the cache's.
-        flops: floating point operations a second, of square products in the model's precision.
+        bytes_per_second: read bandwidth over as much memory as the model's weights take; this is
+            the bandwidth of a cache if they fit into one.
+        flops: floating point operations per second of square products in the model's dtype.
     """
 
     bytes_per_second: float
@@ -34,10 +34,10 @@ class Machine:
 
 
 def measure_machine(model: HookedModel) -> Machine:
-    """Measure, with the threads that torch has, what the device of a model can do.
+    """Measure the device of a model with torch's current number of threads.
 
-    Memory is read in pieces as big as a layer, as sums and as products with a vector; the faster of
-    both counts.
+    Memory is read in pieces of the size of a layer, as sums and as products with a vector; the
+    faster of both counts.
     """
     like, threads = model.model, torch.get_num_threads()
     sizes = Sizes.of(model)
@@ -52,7 +52,7 @@ def measure_machine(model: HookedModel) -> Machine:
         for statement in ("for p in pieces: p.sum()", "for p in pieces: p @ vector")
     )
     side = SIDE_ON_CUDA if like.device.type == "cuda" else SIDE
-    # of zeros or ones a device may multiply faster
+    # random numbers: some devices multiply zeros or ones faster
     square = torch.randn(side, side, device=like.device).to(like.dtype)
     product = Timer("s @ s", globals={"s": square}, num_threads=threads)
     seconds = product.blocked_autorange(min_run_time=SECONDS).median
@@ -61,16 +61,16 @@ def measure_machine(model: HookedModel) -> Machine:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model's parts read and multiply.
+    """Bytes and operations of the parts of a model.
 
     Attributes:
         layer_bytes: weights of a layer, on average.
         head_bytes: weights of the output embedding.
         column_bytes: keys and values of one position in one layer.
-        layer_flops: operations of one position in a layer, attention aside.
-        head_flops: of one position in the output embedding.
-        sliding: share of the layers that attend to a window alone.
-        window: columns of it.
+        layer_flops: operations on one position in a layer, without attention.
+        head_flops: operations on one position in the output embedding.
+        sliding: share of the layers with sliding-window attention.
+        window: length of the sliding window.
     """
 
     layer_bytes: float
@@ -104,54 +104,80 @@ class Sizes:
             model.parts.window or 0,
         )
 
-    def reach(self, columns: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Columns that a layer attends to, on average, with so many there: any shape, kept."""
-        seen = np.minimum(columns, self.window)
-        return (1 - self.sliding) * columns + self.sliding * seen
+    def attended(self, columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Mean number of columns that a layer attends to.
+
+        Args:
+            columns: columns in the cache, any shape.
+
+        Returns:
+            The same shape.
+        """
+        windowed = np.minimum(columns, self.window)
+        return (1 - self.sliding) * columns + self.sliding * windowed
 
 
-def least_seconds(
-    traces: Sequence[Trace], prompts: Sequence[int], sizes: Sizes, machine: Machine
-) -> NDArray[np.float64]:
-    """The least time in which a batch could have been decoded, in seconds: (steps,).
+@dataclass(frozen=True)
+class Roofline:
+    """Lower bound of the time in which a device could decode.
 
-    A step reads the weights of a layer once, however many rows are in it, and the keys and values
-    of each row in each layer; or it multiplies, where that takes longer.  Both are lower bounds:
-    what rows at different depths read twice, hidden states and fitted heads are left out.  The
-    prompts' pass is of the first step, whether they go along with it or are run before.
-
-    Args:
-        traces: of the rows.
-        prompts: tokens of each prompt.
-        sizes: of the model.
-        machine: that decodes.
+    Attributes:
+        sizes: bytes and operations of the model.
+        machine: limits of the device.
     """
-    calls = _stacked([t.layer_calls for t in traces])
-    positions = _stacked([t.layer_positions for t in traces])
-    readouts = _stacked([t.readouts for t in traces])
-    reached = [sizes.reach(n + np.arange(len(t))) for t, n in zip(traces, prompts, strict=True)]
-    columns = calls * _stacked(reached)
-    read = (
-        calls.max(0) * sizes.layer_bytes
-        + readouts.max(0) * sizes.head_bytes
-        + columns.sum(0) * sizes.column_bytes
-    )
-    multiplied = positions.sum(0) * sizes.layer_flops + readouts.sum(0) * sizes.head_flops
-    depth = traces[0].full_depth
-    prompt = depth * sum(n - 1 for n in prompts) * sizes.layer_flops
-    alone = 0.0
-    if traces[0].prefill_layer_calls:
-        alone = max(depth * sizes.layer_bytes / machine.bytes_per_second, prompt / machine.flops)
-    else:  # it went along with the first tokens
-        multiplied[0] += prompt
-    least: NDArray[np.float64] = np.maximum(
-        read / machine.bytes_per_second, multiplied / machine.flops
-    )
-    least[0] += alone
-    return least
+
+    sizes: Sizes
+    machine: Machine
+
+    @classmethod
+    def measure(cls, model: HookedModel) -> Roofline:
+        """Measure the device of a model."""
+        return cls(Sizes.of(model), measure_machine(model))
+
+    def step_seconds(self, traces: Sequence[Trace], prompts: Sequence[int]) -> NDArray[np.float64]:
+        """Lower bound of the seconds of each step of a batch.
+
+        A step reads the weights of a layer once for all rows, and the keys and values of each row
+        in each layer; or it computes the products, if that takes longer.  Weights that rows at
+        different depths read twice, hidden states and fitted heads are left out, so this is a lower
+        bound.  The prefill counts for the first step.
+
+        Args:
+            traces: traces of the rows.
+            prompts: tokens of each prompt.
+
+        Returns:
+            (steps,).
+        """
+        sizes, machine = self.sizes, self.machine
+        calls = _stacked([t.layer_calls for t in traces])  # (rows, steps), as all of these
+        positions = _stacked([t.layer_positions for t in traces])
+        readouts = _stacked([t.readouts for t in traces])
+        attended = _stacked(
+            [sizes.attended(n + np.arange(len(t))) for t, n in zip(traces, prompts, strict=True)]
+        )
+        read = (
+            calls.max(0) * sizes.layer_bytes
+            + readouts.max(0) * sizes.head_bytes
+            + (calls * attended).sum(0) * sizes.column_bytes
+        )  # bytes, (steps,)
+        multiplied = positions.sum(0) * sizes.layer_flops + readouts.sum(0) * sizes.head_flops
+        depth = traces[0].full_depth
+        prefill = depth * sum(n - 1 for n in prompts) * sizes.layer_flops
+        prefill_seconds = 0.0
+        if traces[0].prefill_layer_calls:
+            reading = depth * sizes.layer_bytes / machine.bytes_per_second
+            prefill_seconds = max(reading, prefill / machine.flops)
+        else:  # the prompts ran together with the first tokens
+            multiplied[0] += prefill
+        seconds: NDArray[np.float64] = np.maximum(
+            read / machine.bytes_per_second, multiplied / machine.flops
+        )
+        seconds[0] += prefill_seconds
+        return seconds
 
 
 def _stacked(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Rows of different lengths, with zeros behind the shorter: (rows, steps)."""
+    """Rows of different lengths, padded with zeros at the right: (rows, steps)."""
     steps = max(map(len, rows))
     return np.stack([np.pad(row, (0, steps - len(row))) for row in rows])

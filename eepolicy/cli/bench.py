@@ -35,18 +35,6 @@ if TYPE_CHECKING:
     from eepolicy.analysis.timing.runner import Bench
     from eepolicy.hooked import HookedModel
 
-LEGEND = (
-    "*Ideal speedup*: the speedup if each layer call and head call had the cost of one measured on "
-    "one position per row, prefill included. *Efficiency*: measured speedup divided by the ideal "
-    "one. *Roofline*: the time to read the weights, keys and values that a step needs, once per "
-    "step, or to multiply, whichever is longer. *Roofline share*: roofline divided by the measured "
-    "time."
-)
-TTFT_LEGEND = (
-    "*TTFT*: time to first token, prefill included. *TPOT*: time per output token after the first, "
-    "and the speedup over `full` there."
-)
-
 
 @dataclass(frozen=True)
 class BenchOptions:
@@ -128,7 +116,7 @@ def bench(
     import transformers
 
     import eepolicy
-    from eepolicy.analysis.timing import runner
+    from eepolicy.analysis.timing.contenders import default_policies
 
     for spec in policies or ():
         eepolicy.parse_policy(spec)
@@ -145,14 +133,13 @@ def bench(
     options = BenchOptions(
         prompts, max_new_tokens, exactly, rounds, first_token, compiled, dtype, device
     )
-    names = list(policies or runner.usual_policies(spoken))
+    names = list(policies or default_policies(spoken))
     tables: dict[str, list[dict[str, Any]]] = {}
     pages: list[str] = []
     for length, rows in product(lengths, sizes):
         timing = _timing(spoken, questions, length, options)
-        records = timing.run(
-            timing.ways(names, rows, stock), rows, progress(f"runs of batch size {rows}")
-        )
+        contenders = timing.contenders(names, rows, stock)
+        records = timing.run(contenders, rows, progress(f"trials of batch size {rows}"))
         tokens = sum(map(len, timing.prompts)) / len(timing.prompts)
         title = _title(rows, length)
         tables[title] = [record | {"prompt_tokens": tokens} for record in records]
@@ -187,17 +174,17 @@ def _timing(
     model: HookedModel, questions: Sequence[str], length: int | None, options: BenchOptions
 ) -> Bench:
     """The benchmark on prompts of one length; None for the questions' own lengths."""
-    from eepolicy.analysis.timing import runner
+    from eepolicy.analysis.timing.contenders import BenchConfig, bench_prompts
+    from eepolicy.analysis.timing.runner import Bench
 
-    return runner.Bench(
-        model,
-        runner.prompts_of(model, questions, length),
+    config = BenchConfig(
         options.max_new_tokens,
         options.exactly,
         options.rounds,
         options.compiled,
         options.first_token,
     )
+    return Bench(model, bench_prompts(model, questions, length), config)
 
 
 def _title(rows: int, length: int | None) -> str:
@@ -205,10 +192,10 @@ def _title(rows: int, length: int | None) -> str:
 
 
 def _peak_rates(timing: Bench) -> str:
-    """The machine's bandwidth and peak rate in one sentence."""
-    machine = timing.machine
+    """The device's bandwidth and peak rate in one sentence."""
+    machine = timing.roofline.machine
     return (
-        f"The machine reads {machine.bytes_per_second / 1e9:.1f} GB/s and multiplies "
+        f"The device reads {machine.bytes_per_second / 1e9:.1f} GB/s and computes "
         f"{machine.flops / 1e9:.0f} GFLOP/s."
     )
 
@@ -217,21 +204,23 @@ def _page(
     title: str, timing: Bench, records: Sequence[dict[str, Any]], compiled: bool
 ) -> list[str]:
     """Lines of one table for the Markdown file."""
-    from eepolicy.analysis.timing import runner
+    from eepolicy.analysis.timing.table import section
 
     heading = f"## {title}" + (", compiled" if compiled else "")
-    return ["", heading, "", _peak_rates(timing), *runner.markdown(records)]
+    return ["", heading, "", _peak_rates(timing), section(records)]
 
 
 def _print_table(
     title: str, timing: Bench, records: Sequence[dict[str, Any]], compiled: bool
 ) -> None:
-    from eepolicy.analysis.timing import runner
+    from eepolicy.analysis.timing.table import cells, shown_columns
 
-    headings = runner.headings(records)
-    cells = (runner.cells(record, headings) for record in records)
+    columns = shown_columns(records)
+    rows = (cells(record, columns) for record in records)
     print_note(_peak_rates(timing))
-    out.print(_table(title + (", compiled" if compiled else ""), cells, headings.values()))
+    out.print(
+        _table(title + (", compiled" if compiled else ""), rows, (c.heading for c in columns))
+    )
 
 
 def _table(title: str, rows: Iterable[list[str]], headings: Iterable[str]) -> Table:
@@ -277,25 +266,27 @@ def _write(
 
     picture = Path("images") / f"{file.stem}.svg"
     figure.draw(tables, file.parent / picture)
-    shown = ["", f"![Milliseconds per token by decoding method]({picture})"]
+    shown = ["", f"![Milliseconds a token of each decoding method]({picture})"]
     file.write_text("\n".join([*_heading(about), *shown, *pages]) + "\n")
 
 
 def _heading(about: dict[str, Any]) -> list[str]:
     """First lines of the page: what was measured, and what the columns mean."""
+    from eepolicy.analysis.timing.table import LATENCY_LEGEND, LEGEND
+
     length = "exactly" if about["exactly"] else "at most"
     prompt_tokens = ", ".join(f"{tokens:.0f}" for tokens in about["prompt_tokens"])
     return [
         f"# Decoding {about['model']}" + (", compiled" if about["compiled"] else ""),
         "",
         f"{about['layers']} layers, {about['dtype']}, {about['prompts']} prompts of "
-        f"{prompt_tokens} tokens on average, {length} {about['max_new_tokens']} tokens per reply, "
+        f"{prompt_tokens} tokens on average, {length} {about['max_new_tokens']} tokens a reply, "
         f"{about['rounds']} rounds, {about['threads']} thread(s), torch {about['torch']}, "
-        f"transformers {about['transformers']}. The decoding methods alternate on the same prompts "
-        "in one run.",
+        f"transformers {about['transformers']}. The trials of all methods are "
+        "interleaved in one run, on the same prompts.",
         "",
         f"    {command_line()}",
         "",
         LEGEND,
-        *(["", TTFT_LEGEND] if about["first_token"] else []),
+        *(["", LATENCY_LEGEND] if about["first_token"] else []),
     ]

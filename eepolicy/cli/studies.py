@@ -123,16 +123,17 @@ def drift(
 
     Example: eepolicy drift spark:triple@14 static@14 --fill catch_up --fill mask --prompts 50
     """
-    from eepolicy.analysis.studies import drift as drift_study
+    from eepolicy.analysis.studies.base import BatchOptions
+    from eepolicy.analysis.studies.drift import FILLS
+    from eepolicy.analysis.studies.drift import drift as measure_drift
 
     spoken = _speech_model(model, device, threads, heads)
     questions = [q["question"] for q in held_out_questions(model, "test", prompts)]
     chosen = policies or [f"spark:triple@{round(0.7 * spoken.depth)}"]
-    runs = [(policy, f) for policy in chosen for f in fill or list(drift_study.FILLS)]
+    runs = [(policy, f) for policy in chosen for f in fill or list(FILLS)]
     out_folder.mkdir(parents=True, exist_ok=True)
-    result = drift_study.drift(
-        spoken, questions, runs, progress=progress("batches", lambda item: f"{item[0]} {item[1]}")
-    )
+    options = BatchOptions(progress=progress("batches", lambda item: f"{item[0]} {item[1]}"))
+    result = measure_drift(spoken, questions, runs, options)
     files = _write(out_folder, "drift", result.table(), lambda: result.figure("kl"))
     for name, rows in (("tokens", result.tokens), ("replies", result.replies)):
         files.append(out_folder / f"{name}.csv")

@@ -22,7 +22,7 @@ from eepolicy.cli.shared import app, out, print_json, print_markdown, print_note
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
-    from eepolicy.analysis.studies.policy_search import Tuned
+    from eepolicy.analysis.studies.policy_search import SearchResult
 
 
 @app.command()
@@ -75,15 +75,15 @@ def tune(
             f"there are {len(calibration)} dev and {len(others)} test questions; "
             f"got --prompts {prompts} --check {check}"
         )
-    budget = policy_search.Allowed(wer_loss / 100, accuracy_loss / 100, confidence)
-    result = policy_search.tune(
-        spoken,
+    budget = policy_search.LossBudget(wer_loss / 100, accuracy_loss / 100, confidence)
+    result = policy_search.search_policies(
+        policy_search.PolicyEvaluator(spoken, asr.Whisper(threads=threads or 1), keep),
         calibration[:prompts],
         others[:check],
-        asr.Whisper(threads=threads or 1),
         budget,
-        candidates=policy_search.chains(spoken.depth, None if depths is None else integers(depths)),
-        keep=keep,
+        candidates=policy_search.policy_chains(
+            spoken.depth, None if depths is None else integers(depths)
+        ),
         report=print_note,
     )
     summary = _summary(result, check)
@@ -107,7 +107,7 @@ def tune(
     out.print(summary, highlight=False, markup=False, soft_wrap=True)
 
 
-def _summary(result: Tuned, check: int) -> str:
+def _summary(result: SearchResult, check: int) -> str:
     """The policy and its losses on other questions, in one line."""
     measured = result.checked
     wer = [100 * measured[f"wer_loss{end}"] for end in ("", "_low", "_high")]
@@ -117,6 +117,6 @@ def _summary(result: Tuned, check: int) -> str:
         f"{value:+.1f} [{low:+.1f}, {high:+.1f}] points" for value, low, high in (wer, accuracy)
     ]
     return (
-        f"{result.best}: {measured['calls']:.2f} layer calls per token; on {check} other "
+        f"{result.best}: {measured['calls']:.2f} layer calls a token; on {check} other "
         f"questions WER {changes[0]}, accuracy {changes[1]}"
     )

@@ -1,4 +1,4 @@
-"""What the benchmarks beside other libraries measure."""
+"""The benchmarks against other libraries, and at full size."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import fitting, full_size, peers, processes
 from eepolicy import HookedModel
+from eepolicy.analysis.timing.contenders import BenchConfig
 
 IDS = torch.randint(60, (8, 12), generator=torch.Generator().manual_seed(5))
 TEXTS = fitting.Texts(IDS[:4], IDS[4:6], IDS[6:])
@@ -41,13 +42,13 @@ def test_divergence_is_torchs(model):
         for hidden in below:
             logs = plain_lens(model.model, hidden).log_softmax(-1)
             expected.append(nn.functional.kl_div(logs, target, reduction="batchmean").item())
-    found = fitting.divergence(model, model.lens.logits, TEXTS.held_out)
-    assert found == pytest.approx(np.mean(expected), rel=1e-5)
+    measured = fitting.divergence(model, model.lens.logits, TEXTS.held_out)
+    assert measured == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_our_fit_takes_the_steps_of_a_naive_loop(model):
-    given = fitting.ours(model, TEXTS, 2)()
-    assert given.seconds > 0
+    result = fitting.ours(model, TEXTS, 2)()
+    assert result.seconds > 0
     order = random.Random(0).sample(range(4), 4)  # the seed's
     for depth in range(1, LAYERS):
         translator = nn.Linear(32, 32)
@@ -57,8 +58,8 @@ def test_our_fit_takes_the_steps_of_a_naive_loop(model):
         for step in range(2):
             for group in adam.param_groups:
                 group["lr"] = 1e-3 * (1 + math.cos(math.pi * step / 2)) / 2
-            for place in order[2 * step : 2 * step + 2]:
-                below, target = states(model, TEXTS.train[place])
+            for index in order[2 * step : 2 * step + 2]:
+                below, target = states(model, TEXTS.train[index])
                 hidden = below[depth - 1]
                 logits = plain_lens(model.model, hidden + translator(hidden))
                 (nn.functional.cross_entropy(logits, target) / 2).backward()
@@ -67,22 +68,22 @@ def test_our_fit_takes_the_steps_of_a_naive_loop(model):
         hidden = states(model, TEXTS.held_out[0])[0][depth - 1]
         with torch.no_grad():
             moved = plain_lens(model.model, hidden + translator(hidden))
-            found, lens = given.readout(hidden, depth), model.lens.logits(hidden, depth)
-        torch.testing.assert_close(found, moved, rtol=0, atol=1e-4)  # half precision
-        assert (found - lens).abs().max() > 1e-3
+            measured, lens = result.readout(hidden, depth), model.lens.logits(hidden, depth)
+        torch.testing.assert_close(measured, moved, rtol=0, atol=1e-4)  # half precision
+        assert (measured - lens).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("way", [w for w in fitting.CONTENDERS if w != fitting.OURS])
-def test_their_fit_comes_closer(model, way):
+@pytest.mark.parametrize("contender", [c for c in fitting.CONTENDERS if c != fitting.OURS])
+def test_their_fit_comes_closer(model, contender):
     pytest.importorskip("tuned_lens.nn.lenses")
     if find_spec("transformer_lens"):
         pytest.skip("tuned-lens 0.2 does not work beside transformer-lens 4")
-    given = fitting.CONTENDERS[way](model, TEXTS, 2)()
+    result = fitting.CONTENDERS[contender](model, TEXTS, 2)()
     before = fitting.divergence(model, model.lens.logits, TEXTS.train)
-    assert fitting.divergence(model, given.readout, TEXTS.train) < before
+    assert fitting.divergence(model, result.readout, TEXTS.train) < before
 
 
-def test_a_process_says_what_its_way_took(tmp_path):
+def test_a_process_measures_its_method(tmp_path):
     numbers = {"tokens": 16, "batch": 1, "steps": 2, "held_out": 1, "threads": 1, "rounds": 1}
     args = argparse.Namespace(model="pocket", texts=tmp_path / "texts.npy", **numbers)
     np.save(args.texts, torch.randint(60, (4, 16)))
@@ -93,13 +94,13 @@ def test_a_process_says_what_its_way_took(tmp_path):
     assert run["kl"] > 0
 
 
-def test_a_peak_can_be_forgotten():
-    held = bytearray(1 << 28)
-    held[:: 1 << 12] = bytes([1]) * (1 << 16)
+def test_a_peak_can_be_reset():
+    memory = bytearray(1 << 28)
+    memory[:: 1 << 12] = bytes([1]) * (1 << 16)
     peak = processes.megabytes()
-    del held
-    processes.forget()
-    # where the system cannot forget, the peak stays
+    del memory
+    processes.reset_peak()
+    # the peak stays if the system cannot reset it
     assert processes.megabytes() <= peak
 
 
@@ -107,13 +108,13 @@ def test_memory_is_a_column_where_it_was_measured():
     figures = {
         "layer_calls": 1.0,
         "seconds": 1.0,
-        "ratio": 1.0,
-        "ratio_low": 1.0,
-        "ratio_high": 1.0,
+        "speedup": 1.0,
+        "speedup_low": 1.0,
+        "speedup_high": 1.0,
     }
     record = {"decoding": "ours", **figures}
-    assert "memory" not in peers.table([record])[0]
-    heading, _, row = peers.table([record | {"memory": 12.3}])
+    assert "memory" not in peers.table([record])
+    heading, _, row = peers.table([record | {"memory": 12.3}]).splitlines()
     assert heading.endswith("| memory, MB |")
     assert row.endswith("| 12 |")
 
@@ -122,16 +123,19 @@ def test_a_full_size_page_says_what_its_records_say(monkeypatch):
     """On a small model, not compiled: what is timed and written is the same."""
     model = HookedModel(tiny("qwen2"))
     monkeypatch.setattr(model, "_compiled", lambda: None)
-    found = [{"model": "GLM-4-Voice"} | full_size.measure(model, rows, 8, 12, 2) for rows in (1, 2)]
-    names = [[r["decoding"] for r in what["records"]] for what in found]
+    config = BenchConfig(12, exact_length=True, rounds=2, compiled=True, time_first_token=True)
+    measured = [
+        {"model": "GLM-4-Voice"} | full_size.measure(model, rows, 8, config) for rows in (1, 2)
+    ]
+    names = [[r["decoding"] for r in m["records"]] for m in measured]
     assert names[1] == ["full", full_size.COMPILED, "text=spark:triple@4", "text=spark:triple@3"]
     assert names[0][:4] == names[1]
     assert "stock assistant_early_exit=4" in names[0]
-    page = "\n".join(full_size.page(found, Path("images/a.svg")))
-    _, stock, most, half = found[1]["records"]
-    ratio = np.median(np.divide(stock["turns"], most["turns"]))
-    assert f"against the stock generate compiled | {ratio:.2f} [" in page
-    assert f"harvest of `text=spark:triple@3` | {half['harvest']:.2f} |" in page
+    page = "\n".join(full_size.page(measured, Path("images/a.svg")))
+    _, stock, most, half = measured[1]["records"]
+    ratio = np.median(np.divide(stock["trials"], most["trials"]))
+    assert f": speed-up over the stock generate compiled | {ratio:.2f} [" in page
+    assert f"efficiency of `text=spark:triple@3` | {half['efficiency']:.2f} |" in page
     # three tokens take 6 + 4 + 4 layer calls
     assert f"{0.95 * 6 / (14 / 3):.2f} (0.95 of" in page
 

@@ -96,15 +96,15 @@ def test_transformer_lens_reads_the_same_out(tmp_path):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_economize_gives_the_same_tokens(stock):
-    """Fixed and falling depths, CALM with its fill, cycles, lossless drafts: all that is timed."""
+    """Fixed and decreasing depths, CALM with its fill, cycles and lossless drafts."""
     pytest.importorskip("economize")
-    from benchmarks.peers import works
+    from benchmarks.peers import tasks
 
-    stock.generation_config.eos_token_id = None  # their leanest call knows no end
+    stock.generation_config.eos_token_id = None  # their fastest call ignores end tokens
     model, replies = HookedModel(stock), []
-    for work, (theirs, policy, options) in works(model, 12).items():
+    for task, (theirs, policy, options) in tasks(model, 12).items():
         for prompt in (IDS, IDS.flip(0)):
             ours = model.generate(prompt, policy, 12, **options)
-            assert [ours.tokens.tolist()] == theirs([prompt]), work
-            replies.append((work, ours.trace.layer_calls.tolist()))
-    assert len({str(calls) for _, calls in replies}) > 5  # the works differ
+            assert [ours.tokens.tolist()] == theirs([prompt]), task
+            replies.append((task, ours.trace.layer_calls.tolist()))
+    assert len({str(calls) for _, calls in replies}) > 5  # the tasks differ

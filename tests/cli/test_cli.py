@@ -27,7 +27,7 @@ from eepolicy import (
     parse_policy,
 )
 from eepolicy.analysis.evaluation import results_files
-from eepolicy.analysis.studies import policy_search as tuning
+from eepolicy.analysis.studies.policy_search import PolicyEvaluator
 from eepolicy.cli import main
 from eepolicy.heads import load_heads, read_notes
 from eepolicy.speech import asr, mos
@@ -157,15 +157,15 @@ def test_stats_command(run, tmp_path):
     for row in result["reliability"]:
         line = lines[row["depth"] - 1 if row["depth"] < 20 else -1]
         assert f" {row['ece']:.3f} [{row['ece_low']:.3f}, {row['ece_high']:.3f}] " in line
-        # the table has nan where all agree, or none
-        assert (" nan [nan" in line) if row["auc"] is None else (f" {row['auc']:.3f} [" in line)
+        # the table has a dash where all agree, or none
+        assert (" – |" in line) if row["auc"] is None else (f" {row['auc']:.3f} [" in line)
         assert f" {row['ideal']:.3f} " in lines[-1]
     assert len(result["reliability"]) == 2 * 19
     lines = (folder / "sequences.md").read_text().splitlines()[2:]
     for row, line in zip(result["sequences"], lines, strict=True):
-        if row["figure"] == "unigram":
+        if row["statistic"] == "unigram":
             assert f"| {row['text']:.2f} [{row['text_low']:.2f}, {row['text_high']:.2f}] |" in line
-        if row["figure"] == "repeats":
+        if row["statistic"] == "repeats":
             assert f"| {100 * row['speech']:.1f} [" in line
     assert [Path(file).exists() for file in result["files"]] == [True] * (2 + 3 * 3)
     _, err = run("stats", "--prompts", "5", "--out", str(folder), code=2)
@@ -191,8 +191,8 @@ def test_drift_command(run, tmp_path):
     assert row["refresh_kl"] is row["refresh_kl_low"] is None  # it never refreshes
     assert row["text_kl"] == pytest.approx(tokens[tokens.modality == "text"].kl.mean())
     spoken = tokens[tokens.modality == "speech"]
-    assert row["below_top1"] == pytest.approx(spoken.top1.mean())
-    assert row["below_kl_low"] <= row["below_kl"] <= row["below_kl_high"]
+    assert row["exit_top1"] == pytest.approx(spoken.top1.mean())
+    assert row["exit_kl_low"] <= row["exit_kl"] <= row["exit_kl_high"]
     assert {str(folder / f"{name}.csv") for name in ("tokens", "replies")} < {*result["files"]}
     assert all(Path(file).exists() for file in result["files"])
     _, err = run("drift", "static@30", "--out", str(folder), code=2)
@@ -207,14 +207,14 @@ class NoRecognizer:
 
 
 def test_tune_command(run, tmp_path, monkeypatch):
-    def evaluate(model, policy, questions, asr, *_):
+    def evaluate(evaluator, policy, questions):
         depth = 20 if policy == "full" else parse_policy(policy).exit_depth
         wrong = np.arange(len(questions)) < len(questions) * (20 - depth) / 20
         return pd.DataFrame({"wer": wrong / 2, "right": 1.0 - wrong, "calls": depth, "tokens": 1})
 
     monkeypatch.setattr(asr, "missing_asr", lambda *_: None)
     monkeypatch.setattr(asr, "Whisper", NoRecognizer)
-    monkeypatch.setattr(tuning, "_heard", evaluate)
+    monkeypatch.setattr(PolicyEvaluator, "_measure", evaluate)
     file = tmp_path / "tuned.md"
     arguments = ["--prompts", "100", "--check", "20", "--wer-loss", "30", "--accuracy-loss", "40"]
     arguments += ["--depths", "18,16,10"]

@@ -12,14 +12,15 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
 from eepolicy import HookedModel
-from eepolicy.analysis.stats.bootstrap import paired_difference, ratio
-from eepolicy.analysis.stats.clustered import mean_differences, means, sums
+from eepolicy.analysis.stats.bootstrap import mean_differences, means, paired_difference, ratio
+from eepolicy.analysis.stats.clustered import sums
 from eepolicy.analysis.stats.divergences import (
     divergences,
     edit_share,
     first_difference,
     warped_distance,
 )
+from eepolicy.analysis.studies.base import BatchOptions
 from eepolicy.analysis.studies.drift import drift, state_drift
 
 
@@ -27,26 +28,26 @@ from eepolicy.analysis.studies.drift import drift, state_drift
 def test_divergences_are_scipys(seed):
     generator = torch.Generator().manual_seed(seed)
     seen, full = 3 * torch.randn(2, 4, 30, generator=generator)
-    found = divergences(seen, full, k=5)
+    measured = divergences(seen, full, k=5)
     q, p = (x.double().softmax(-1).numpy() for x in (seen, full))
-    np.testing.assert_allclose(found["kl"], entropy(p, q, axis=-1), rtol=1e-5)
-    np.testing.assert_allclose(found["js"], jensenshannon(p, q, axis=-1) ** 2, rtol=1e-5)
-    np.testing.assert_allclose(found["tv"], np.abs(p - q).sum(-1) / 2, rtol=1e-5)
-    assert found["top1"].tolist() == (p.argmax(-1) == q.argmax(-1)).tolist()
+    np.testing.assert_allclose(measured["kl"], entropy(p, q, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(measured["js"], jensenshannon(p, q, axis=-1) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(measured["tv"], np.abs(p - q).sum(-1) / 2, rtol=1e-5)
+    assert measured["top1"].tolist() == (p.argmax(-1) == q.argmax(-1)).tolist()
     best = [{*np.argsort(-x)[:5]} for x in p], [{*np.argsort(-x)[:5]} for x in q]
-    assert found["top_k"].tolist() == [len(a & b) / 5 for a, b in zip(*best, strict=True)]
+    assert measured["top_k"].tolist() == [len(a & b) / 5 for a, b in zip(*best, strict=True)]
 
 
 @given(st.integers(0, 500))
 def test_divergences_have_their_bounds(seed):
     generator = torch.Generator().manual_seed(seed)
     seen, full = 10 * torch.randn(2, 4, 30, generator=generator)
-    found, turned = divergences(seen, full), divergences(full, seen)
-    assert (found["kl"] >= 0).all()
-    assert (found["js"] <= np.log(2) + 1e-9).all()
-    assert (found["tv"] <= 1 + 1e-9).all()
+    measured, turned = divergences(seen, full), divergences(full, seen)
+    assert (measured["kl"] >= 0).all()
+    assert (measured["js"] <= np.log(2) + 1e-9).all()
+    assert (measured["tv"] <= 1 + 1e-9).all()
     for name in ("js", "tv", "top1", "top_k"):
-        np.testing.assert_allclose(found[name], turned[name], atol=1e-12)
+        np.testing.assert_allclose(measured[name], turned[name], atol=1e-12)
     same = divergences(full, full)
     assert max(same["kl"].max(), same["js"].max(), same["tv"].max()) < 1e-15
 
@@ -88,14 +89,14 @@ def test_means_over_documents_are_those_of_ratio(seed):
     values = rng.normal(size=(3, 50))
     values[1, rng.random(50) < 0.3] = np.nan
     totals, counts = sums(values, document)
-    found = means(totals, counts)
+    measured = means(totals, counts)
     other = sums(values + rng.normal(size=50), document)
     gain = mean_differences(other, (totals, counts))
     for i in range(3):
         alone = ratio(totals[:, i], counts[:, i])
-        assert found.value[i] == pytest.approx(np.nanmean(values[i]))
-        assert found.low[i] == pytest.approx(alone.low)
-        assert found.high[i] == pytest.approx(alone.high)
+        assert measured.value[i] == pytest.approx(np.nanmean(values[i]))
+        assert measured.low[i] == pytest.approx(alone.low)
+        assert measured.high[i] == pytest.approx(alone.high)
         pair = paired_difference((other[0][:, i], totals[:, i]), (other[1][:, i], counts[:, i]))
         assert gain.value[i] == pytest.approx(pair.value)
         assert (gain.low[i], gain.high[i]) == pytest.approx((pair.low, pair.high))
@@ -118,35 +119,35 @@ QUESTIONS = ["cat", "a horse", "it", "snow"]
 def test_catch_up_leaves_no_drift_behind(family):
     hooked = HookedModel(tiny(family), layout=LAYOUT, tokenizer=Words())
     runs = [("spark:triple@3", "catch_up"), ("spark:triple@3", "propagate"), ("full", "catch_up")]
-    found = drift(hooked, QUESTIONS, runs, batch=3, max_new_tokens=40)
-    exact = found.spoken("spark:triple@3", "catch_up")
+    measured = drift(hooked, QUESTIONS, runs, BatchOptions(size=3, max_new_tokens=40))
+    exact = measured.speech("spark:triple@3", "catch_up")
     whole = exact.since_refresh == 0
     assert 0 < whole.sum() < len(exact)
     # measured 2e-10 nats, 2e-6 of the norm: float32
     assert exact[whole].kl.max() < 1e-8
     assert exact.state.max() < 2e-5
-    assert exact.drifted.max() < 1e-8
+    assert exact.drift_kl.max() < 1e-8
     assert (exact[whole].top1 == 1).all()
     # what a shallow readout sees differs, but not because of what it stands on
     assert exact[~whole].kl.mean() > 1e-3
-    rough = found.spoken("spark:triple@3", "propagate")
+    rough = measured.speech("spark:triple@3", "propagate")
     assert rough[rough.since_refresh == 0].kl.mean() > 1e-5
-    assert (rough[rough.since_refresh == 0].drifted == rough[rough.since_refresh == 0].kl).all()
+    assert (rough[rough.since_refresh == 0].drift_kl == rough[rough.since_refresh == 0].kl).all()
     # below the exit nothing is missing, above it something is
     assert rough[rough.depth == 3].state.max() < 2e-5
     assert rough[(rough.depth == LAYERS) & (rough.chunk > 1)].state.mean() > 1e-3
-    full = found.replies[found.replies.policy == "full"]
+    full = measured.replies[measured.replies.policy == "full"]
     assert (full.same == 1).all()
     assert (full.edit_share == 0).all()
     assert full.first_difference.isna().all()
-    table = found.table().splitlines()
+    table = measured.table().splitlines()
     assert len(table) == 2 + len(runs)
-    rows = found.to_pandas()
+    rows = measured.to_pandas()
     assert list(zip(rows.policy, rows.fill, strict=True)) == runs
     assert rows.refresh_kl[1] == pytest.approx(rough[rough.since_refresh == 0].kl.mean())
-    assert rows.below_top1[0] == pytest.approx(exact[~whole].top1.mean())
+    assert rows.exit_top1[0] == pytest.approx(exact[~whole].top1.mean())
     assert rows.same[2] == 1
-    by = found.by("phase", "kl", "spark:triple@3", "catch_up")
+    by = measured.by("phase", "kl", "spark:triple@3", "catch_up")
     assert by.value[0] == pytest.approx(exact[exact.phase == 0].kl.mean(), abs=1e-12)
     assert (by.low <= by.value + 1e-12).all()
     assert (by.value <= by.high + 1e-12).all()
@@ -163,7 +164,7 @@ def test_state_drift_is_the_full_model_on_the_same_tokens(stock, hooked):
         max_new_tokens=25,
         record={"statistics": (), "hidden_states": "all", "dtype": torch.float32},
     )
-    found = state_drift(hooked, out)
+    measured = state_drift(hooked, out)
     with torch.no_grad():
         whole = stock(torch.cat([prompt, out.tokens])[None], output_hidden_states=True)
         logits = whole.logits[0, 5:-1]
@@ -171,15 +172,15 @@ def test_state_drift_is_the_full_model_on_the_same_tokens(stock, hooked):
     shallow = out.trace.depth == 3
     expected = divergences(early[shallow], logits[shallow])
     for name, values in expected.items():
-        np.testing.assert_allclose(found[shallow][name], values, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(measured[shallow][name], values, rtol=1e-3, atol=1e-6)
 
 
 def test_the_picture_shows_the_numbers():
     hooked = HookedModel(tiny("llama"), layout=LAYOUT, tokenizer=Words())
     runs = [("spark:even@3", "catch_up"), ("spark:even@3", "mask")]
-    found = drift(hooked, QUESTIONS, runs, max_new_tokens=40)
-    [ax] = found.figure("kl").axes
+    measured = drift(hooked, QUESTIONS, runs, BatchOptions(max_new_tokens=40))
+    [ax] = measured.figure("kl").axes
     lines = {line.get_label(): line for line in ax.get_lines()}
     for fill in ("catch_up", "mask"):
-        expected = found.by("phase", "kl", "spark:even@3", fill).value
+        expected = measured.by("phase", "kl", "spark:even@3", fill).value
         np.testing.assert_allclose(lines[fill].get_ydata(), expected)

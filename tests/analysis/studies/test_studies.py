@@ -20,11 +20,13 @@ from eepolicy.analysis.stats.tests import (
     sign_flip,
     superiority,
 )
-from eepolicy.analysis.studies.acceptance import dial
+from eepolicy.analysis.studies.acceptance import acceptance_sweep
+from eepolicy.analysis.studies.base import BatchOptions
 from eepolicy.analysis.studies.calibration import reliability
-from eepolicy.analysis.studies.fixed_depth import oracle
+from eepolicy.analysis.studies.fixed_depth import fixed_depth_readout
 from eepolicy.analysis.studies.heads import head_gain
-from eepolicy.analysis.studies.layers import by_place, place_figure, token_statistics
+from eepolicy.analysis.studies.layers import token_statistics
+from eepolicy.analysis.studies.positions import by_position, chunk_positions
 from eepolicy.analysis.studies.sequences import (
     cut_to,
     describe,
@@ -72,9 +74,9 @@ def test_sign_flips_find_what_is_there_and_nothing_else():
     false = (sign_flip(null, resamples=999) < 0.05).mean()
     assert false == pytest.approx(0.05, abs=0.033)  # three deviations of 400 draws
     shifted = rng.normal(0.5, 1, (30, 400))
-    found = (sign_flip(shifted, resamples=999) < 0.05).mean()
+    measured = (sign_flip(shifted, resamples=999) < 0.05).mean()
     power = stats.nct.sf(stats.t.ppf(0.975, 29), 29, 0.5 * 30**0.5)
-    assert found == pytest.approx(power, abs=0.07)
+    assert measured == pytest.approx(power, abs=0.07)
     assert prompts_needed(shifted[:, 0]) > 2
 
 
@@ -107,8 +109,8 @@ def test_prompts_needed_is_enough():
     needed = int(prompts_needed(rng.normal(0.3, 1, 100_000)))
     assert needed == pytest.approx((1.96 + 0.8416) ** 2 / 0.3**2, rel=0.05)
     drawn = rng.normal(0.3, 1, (2000, needed))
-    found = (stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05).mean()
-    assert found == pytest.approx(0.8, abs=0.04)
+    measured = (stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05).mean()
+    assert measured == pytest.approx(0.8, abs=0.04)
     assert np.isnan(prompts_needed([1.0]))
     assert prompts_needed([0.0, 0.0, 0.0]) == np.inf
 
@@ -133,8 +135,8 @@ def simulated(shift: float, seed: int) -> ProbeResult:
 
 
 def test_differences_that_are_there_are_found_and_others_are_not():
-    found = token_statistics(simulated(0.3, 0))
-    rows = found.tests.loc["entropy"]
+    measured = token_statistics(simulated(0.3, 0))
+    rows = measured.tests.loc["entropy"]
     assert rows.difference.to_numpy() == pytest.approx(np.full(3, 0.3), abs=0.1)
     assert (rows.p_holm < 0.05).all()
     false = [
@@ -142,7 +144,7 @@ def test_differences_that_are_there_are_found_and_others_are_not():
     ]
     assert sum(false) <= 6  # two expected at most, over all rows of all of them; measured 4
     # between documents the spread is larger than the shift: without pairs it is not to be seen
-    assert found.levels["entropy"]["speech"].low[0] < found.levels["entropy"]["text"].high[0]
+    assert measured.levels["entropy"]["speech"].low[0] < measured.levels["entropy"]["text"].high[0]
 
 
 def test_effects_are_arithmetic():
@@ -156,24 +158,28 @@ def test_token_statistics_of_a_model():
     hooked = speaker()
     outs = [hooked.generate(q, max_new_tokens=40) for q in ("cat", "a horse", "it", "snow")]
     result = probe(hooked, outs)
-    found = token_statistics(result)
+    measured = token_statistics(result)
     spoken = result.modality == 1
     for measure in ("entropy", "kl", "cosine_last"):
         expected = getattr(result, measure)[:, spoken].mean(1)
-        np.testing.assert_allclose(found.levels[measure]["speech"].value, expected, rtol=1e-5)
+        np.testing.assert_allclose(measured.levels[measure]["speech"].value, expected, rtol=1e-5)
     auc = stats.mannwhitneyu(result.entropy[2, spoken], result.entropy[2, ~spoken]).statistic
-    assert found.tests.loc[("entropy", 3)].superiority == pytest.approx(
+    assert measured.tests.loc[("entropy", 3)].superiority == pytest.approx(
         auc / spoken.sum() / (~spoken).sum()
     )
     # at full depth, what compares with the last layer is not tested
-    assert len(found.table().splitlines()) == 2 + 4 * len(found.levels) - 5
-    assert ("kl", 6) not in found.tests.index
-    place = by_place(result, result.entropy[-1], "speech", 7)
+    assert len(measured.table().splitlines()) == 2 + 4 * len(measured.levels) - 5
+    assert ("kl", 6) not in measured.tests.index
+    positions = by_position(result, result.entropy[-1], "speech", 7)
     third = result.entropy[-1][spoken & (result.phase == 2)]
-    assert place.value[2] == pytest.approx(third.mean())
-    assert len(place_figure(result, 3, {"text": 3, "speech": 7}).axes) == 2
-    lines = found.figure().axes[0].get_lines()
-    np.testing.assert_allclose(lines[1].get_ydata(), found.levels["entropy"]["speech"].value)
+    assert positions.value[2] == pytest.approx(third.mean())
+    chunks = chunk_positions(result, 3, {"text": 3, "speech": 7})
+    assert len(chunks.figure().axes) == 2
+    assert len(chunks.table().splitlines()) == 2 + 7
+    rows = chunks.to_pandas().set_index(["modality", "position"])
+    assert rows.entropy["speech", 2] == positions.value[2]
+    lines = measured.figure().axes[0].get_lines()
+    np.testing.assert_allclose(lines[1].get_ydata(), measured.levels["entropy"]["speech"].value)
 
 
 def test_reliability_of_known_confidence():
@@ -191,27 +197,27 @@ def test_reliability_of_known_confidence():
             "top1": np.concatenate([agree, np.ones_like(agree)], 1).astype(int),
         }
         result = ProbeResult(np.array([1, 2]), columns, full_depth=2, vocabulary=9)
-        found = reliability(result, resamples=20)
+        measured = reliability(result, resamples=20)
         expected = (1 - share) * sure.mean()
-        assert found.ece["speech"][0].value == pytest.approx(expected, abs=0.01)
+        assert measured.ece["speech"][0].value == pytest.approx(expected, abs=0.01)
         auc = stats.mannwhitneyu(sure[agree], sure[~agree]).statistic
-        assert found.auc["speech"][0].value == pytest.approx(auc / agree.sum() / (~agree).sum())
-        assert found.ece["speech"][0].low <= max(expected, 0.002)
-        assert found.ece["speech"][0].high >= expected - 0.01
-        assert found.ideal["speech"] == 0
-        assert found.auc["speech"][0].low < found.auc["speech"][0].value
-        assert found.curves["speech"][0, :, 2].sum() == tokens
-    assert "text" not in found.ece
+        assert measured.auc["speech"][0].value == pytest.approx(auc / agree.sum() / (~agree).sum())
+        assert measured.ece["speech"][0].low <= max(expected, 0.002)
+        assert measured.ece["speech"][0].high >= expected - 0.01
+        assert measured.ideal["speech"] == 0
+        assert measured.auc["speech"][0].low < measured.auc["speech"][0].value
+        assert measured.curves["speech"][0, :, 2].sum() == tokens
+    assert "text" not in measured.ece
 
 
 def test_sequences_by_hand():
-    found = describe([[1, 1, 1, 2], [3, 1]])
-    assert found["tokens"] == 6
-    assert found["types"] == 3
-    assert found["repeats"] == 2 / 4
-    assert found["run"] == 6 / 4
-    assert found["documents"] == 2
-    assert found["once"] == 2 / 3
+    measured = describe([[1, 1, 1, 2], [3, 1]])
+    assert measured["tokens"] == 6
+    assert measured["types"] == 3
+    assert measured["repeats"] == 2 / 4
+    assert measured["run"] == 6 / 4
+    assert measured["documents"] == 2
+    assert measured["once"] == 2 / 3
     plain = stats.entropy([4, 1, 1], base=2)
     assert entropy_bits(Counter({1: 4, 2: 1, 3: 1})) == pytest.approx(
         plain + 2 / (2 * 6) / np.log(2)
@@ -222,8 +228,8 @@ def test_sequences_by_hand():
 def test_jackknife_is_the_standard_error_of_a_mean():
     values = np.random.default_rng(0).normal(size=40)
     without = [np.delete(values, i).mean() for i in range(40)]
-    found = jackknife(values.mean(), without)
-    assert (found.high - found.low) / 2 == pytest.approx(1.96 * stats.sem(values))
+    measured = jackknife(values.mean(), without)
+    assert (measured.high - measured.low) / 2 == pytest.approx(1.96 * stats.sem(values))
 
 
 def test_sequences_of_known_sources():
@@ -236,8 +242,8 @@ def test_sequences_of_known_sources():
         for _ in range(149):
             tokens.append((3 * tokens[-1] + int(rng.integers(0, 2))) % 64)
         chain.append(tokens)
-    found = sequence_statistics({"text": uniform, "speech": chain})
-    text, speech = found.figures["text"], found.figures["speech"]
+    measured = sequence_statistics({"text": uniform, "speech": chain})
+    text, speech = measured.statistics["text"], measured.statistics["speech"]
     assert text["tokens"].value == speech["tokens"].value == 15_000
     assert text["unigram"].value == pytest.approx(6, abs=0.01)
     assert text["conditional"].value == pytest.approx(6, abs=0.15)
@@ -248,60 +254,61 @@ def test_sequences_of_known_sources():
     assert few["conditional"] == pytest.approx(few["shuffled"], abs=0.1)
     assert few["conditional"] < 3
     alone = sequence_statistics({"text": [[1, 2]], "speech": [[3] * 9]})
-    assert np.isnan(alone.figures["speech"]["types"].low)
+    assert np.isnan(alone.statistics["speech"]["types"].low)
     frequencies = 1e5 / np.arange(1, 300) ** 1.3
     assert zipf_slope(frequencies) == pytest.approx(-1.3, abs=1e-6)
     assert np.isnan(zipf_slope(np.array([2.0, 1.0])))
 
 
-class AudioPrompt:
-    """Hears a word for each second unit's length of sound, whatever it is."""
+class Recognizer:
+    """Transcribes any audio of two units' length as one word."""
 
     def transcribe(self, wave):
         return " ".join(["word"] * (len(wave) // 1280))
 
 
-def test_the_oracle_feeds_nothing_back():
+def test_fixed_depth_readout_feeds_nothing_back():
     hooked = speaker()
     outs = [hooked.generate(q, max_new_tokens=40) for q in ("cat", "a horse", "it")]
-    found = oracle(hooked, outs, [2, 4], asr=AudioPrompt())
-    full = found.rows[found.rows.depth == 6]
+    measured = fixed_depth_readout(hooked, outs, [2, 4], asr=Recognizer())
+    full = measured.rows[measured.rows.depth == 6]
     assert (full.same == full.units).all()
-    assert (full.apart == 0).all()
+    assert (full.distance == 0).all()
     result = probe(hooked, outs, statistics=("top1",))
     spoken = (result.next >= LAYOUT.speech[0]) & (result.next < LAYOUT.speech[1])
     spoken &= result.modality == 1
     for depth in (2, 4):
-        row = found.rows[found.rows.depth == depth]
+        row = measured.rows[measured.rows.depth == depth]
         assert row.units.sum() == spoken.sum()
         assert row.same.sum() == result.agreement[depth - 1, spoken].sum()
-        value = found.measured("agreement").value[depth]
+        value = measured.to_pandas().set_index("depth").agreement[depth]
         assert value == pytest.approx(100 * result.agreement[depth - 1, spoken].mean())
-    assert "DistillMOS" not in found.table()
-    assert len(found.figure().axes) == 3
+    assert "DistillMOS" not in measured.table()
+    assert len(measured.figure().axes) == 3
 
 
-def test_the_dial_ends_where_nothing_is_lost():
+def test_the_acceptance_sweep_ends_without_loss():
     hooked = speaker()
     questions = [{"question": q, "keys": ["word"]} for q in ("cat", "a horse", "it", "snow")]
-    found = dial(
+    measured = acceptance_sweep(
         hooked,
         questions,
         "static@3",
         settings=("all", "top:3", "exact"),
-        asr=AudioPrompt(),
-        batch=3,
-        max_new_tokens=40,
+        asr=Recognizer(),
+        options=BatchOptions(size=3, max_new_tokens=40),
     )
-    edited, calls = found.measured("edited"), found.measured("calls")
+    edited, calls = measured.by_rule("edit_share"), measured.by_rule("layer_calls")
     assert edited["full"].value == edited["exact"].value == 0
     assert edited["all"].value > 0
     assert calls["full"].value == 6
-    kept = found.measured("kept")
-    assert np.isnan(kept["full"].value)
-    assert kept["all"].value == 100
-    assert kept["exact"].value < kept["top:3"].value < 100
-    assert len(found.table().splitlines()) == 2 + 4
+    accepted = measured.by_rule("accepted")
+    assert np.isnan(accepted["full"].value)
+    assert accepted["all"].value == 100
+    assert accepted["exact"].value < accepted["top:3"].value < 100
+    assert len(measured.table().splitlines()) == 2 + 4
+    assert measured.to_pandas().set_index("accept").layer_calls["full"] == 6
+    assert len(measured.figure().axes) == 2
 
 
 def test_head_gain_is_the_probes():
@@ -312,13 +319,16 @@ def test_head_gain_is_the_probes():
         for depth in heads.depths:
             heads.at(depth).bias += 0.5
     documents = [Document(torch.cat([o.prompt, o.tokens]), len(o.prompt)) for o in outs]
-    found = head_gain(hooked, documents, heads)
+    measured = head_gain(hooked, documents, heads)
     lens, fitted = probe(hooked, outs, heads=hooked.lens), probe(hooked, outs, heads=heads)
     spoken = lens.modality == 1
     np.testing.assert_allclose(
-        found.gain["kl"]["speech"].value,
+        measured.gain["kl"]["speech"].value,
         (fitted.kl - lens.kl)[:-1, spoken].mean(1),
         rtol=1e-4,
         atol=1e-6,
     )
-    assert found.table("gap").count("\n") == 8
+    assert measured.measure_table("gap").count("\n") == 8
+    rows = measured.to_pandas().set_index(["measure", "modality", "depth"])
+    assert rows.gain["kl", "speech", 2] == measured.gain["kl"]["speech"].value[1]
+    assert len(measured.figure().axes) == 3

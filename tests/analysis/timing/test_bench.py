@@ -1,4 +1,4 @@
-"""Timing: what is counted, what is promised, what the machine would allow."""
+"""Timing: call counts, ideal speed-ups and the roofline."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from eepolicy import EepolicyError, HookedModel, Trace
-from eepolicy.analysis.timing import runner as benching
+from eepolicy.analysis.timing.contenders import (
+    BenchConfig,
+    Contender,
+    Trial,
+    bench_prompts,
+    default_policies,
+)
 from eepolicy.analysis.timing.figure import milliseconds
-from eepolicy.analysis.timing.roofline import Machine, Sizes, least_seconds, measure_machine
+from eepolicy.analysis.timing.roofline import Machine, Roofline, Sizes, measure_machine
+from eepolicy.analysis.timing.runner import Bench
+from eepolicy.analysis.timing.table import shown_columns
 from eepolicy.decode.batch import Batch
 
 COUNTS = ("layer_calls", "layer_positions", "readouts")
@@ -43,7 +51,7 @@ def trace(counts, alone=LAYERS):
     sizes=st.builds(Sizes, *[st.floats(1, 1e3)] * 5, st.floats(0, 1), st.integers(0, 8)),
     together=st.booleans(),
 )
-def test_least_time_is_that_of_each_step(rows, machine, sizes, together):
+def test_the_roofline_is_that_of_each_step(rows, machine, sizes, together):
     """Against a loop over steps and rows, with what each must read or multiply."""
     prompts, counts = zip(*rows, strict=True)
     expected = 0.0
@@ -66,9 +74,9 @@ def test_least_time_is_that_of_each_step(rows, machine, sizes, together):
         multiplied += sum(c[2] for _, c in here) * sizes.head_flops
         expected += max(read / machine.bytes_per_second, multiplied / machine.flops)
     traces = [trace(c, 0 if together else LAYERS) for c in counts]
-    found = least_seconds(traces, prompts, sizes, machine)
-    np.testing.assert_allclose(found.sum(), expected, rtol=1e-12)
-    assert found.shape == (max(map(len, counts)),)
+    measured = Roofline(sizes, machine).step_seconds(traces, prompts)
+    np.testing.assert_allclose(measured.sum(), expected, rtol=1e-12)
+    assert measured.shape == (max(map(len, counts)),)
 
 
 def test_sizes_are_those_of_the_model(hooked, stock):
@@ -81,15 +89,15 @@ def test_sizes_are_those_of_the_model(hooked, stock):
     batch = Batch(hooked, [0], 3)
     with torch.no_grad():
         batch.prefill(torch.arange(3)[None])
-    held = batch.cache.layer(0, 3)
-    assert sizes.column_bytes == sum(t.numel() * t.element_size() for t in held) / 3
+    stored = batch.cache.layer(0, 3)
+    assert sizes.column_bytes == sum(t.numel() * t.element_size() for t in stored) / 3
     whole = [kind == "full_attention" for kind in hooked.parts.attention]
     assert sizes.sliding == 1 - sum(whole) / LAYERS
 
 
 def test_machine_reads_about_as_fast_as_a_sum():
     model = HookedModel(tiny("llama"), layout=LAYOUT)
-    found = measure_machine(model)
+    measured = measure_machine(model)
     memory, square = torch.ones(20_000_000), torch.ones(1024, 1024)
     began = time.perf_counter()
     memory.sum()
@@ -98,39 +106,39 @@ def test_machine_reads_about_as_fast_as_a_sum():
     square @ square
     multiplied = 2 * 1024**3 / (time.perf_counter() - began)
     # tens of times is what a busy machine and a cache make of it; a wrong unit would be thousands
-    assert 0.02 < found.bytes_per_second / read < 200
-    assert 0.02 < found.flops / multiplied < 50
+    assert 0.02 < measured.bytes_per_second / read < 200
+    assert 0.02 < measured.flops / multiplied < 50
 
 
 @pytest.fixture
-def timed() -> benching.Bench:
+def timed() -> Bench:
     model = HookedModel(tiny("qwen2"), layout=LAYOUT)
     prompts = [torch.arange(1, n) for n in (4, 7, 5)]
-    return benching.Bench(model, prompts, 6, exactly=True, rounds=3)
+    return Bench(model, prompts, BenchConfig(6, exact_length=True, rounds=3))
 
 
-def test_records_follow_from_the_turns(timed):
+def test_records_follow_from_the_trials(timed):
     seen = []
 
-    def progress(turns):
-        seen.extend(turns)
+    def progress(work):
+        seen.extend(work)
         return iter(seen)
 
-    ways = timed.ways(["both=static@2", "both=spark:even@1"], 2)
-    records = timed.run(ways, 2, progress)
+    contenders = timed.contenders(["both=static@2", "both=spark:even@1"], 2)
+    records = timed.run(contenders, 2, progress)
     assert len(seen) == 3 * 2  # rounds of two batches, the last with one row
     names = [r["decoding"] for r in records]
     assert names[:2] == ["full", "stock generate"]
     assert names[-1] == "both=static@4, accept=exact"
     full, _, static, even, _ = records
     for record in records:
-        ratios = np.divide(full["turns"], record["turns"])
-        quartiles = [record["ratio_low"], record["ratio"], record["ratio_high"]]
+        ratios = np.divide(full["trials"], record["trials"])
+        quartiles = [record[f"speedup{end}"] for end in ("_low", "", "_high")]
         np.testing.assert_allclose(quartiles, np.percentile(ratios, [25, 50, 75]))
-        assert record["seconds"] == np.median(record["turns"])
-        assert len(record["turns"]) == 6
+        assert record["seconds"] == np.median(record["trials"])
+        assert len(record["trials"]) == 6
     assert full["layer_calls"] == LAYERS
-    assert full["promised"] == full["harvest"] == 1
+    assert full["ideal_speedup"] == full["efficiency"] == 1
     assert static["layer_calls"] == 2
     lengths = {"max_new_tokens": 6, "min_new_tokens": 6}
     outs = timed.model.generate(timed.prompts, "both=spark:even@1", **lengths)
@@ -139,42 +147,42 @@ def test_records_follow_from_the_turns(timed):
     ]
     assert even["layer_calls"] == pytest.approx(np.mean(by_hand))
     layer, head = full["layer_seconds"], full["head_seconds"]
-    prompt = full["prompt_seconds"] / 6  # of each of six tokens
+    prompt = full["prefill_seconds"] / 6  # of each of six tokens
     assert prompt > 0
     # at full depth the first of six tokens comes out of the prompt's pass
-    assert static["promised"] == pytest.approx(
+    assert static["ideal_speedup"] == pytest.approx(
         (prompt + 5 / 6 * LAYERS * layer + head) / (prompt + 2 * layer + head)
     )
-    assert static["harvest"] == static["ratio"] / static["promised"]
-    assert all(0 < r["of_limit"] < 1 for r in (full, static, even))
+    assert static["efficiency"] == static["speedup"] / static["ideal_speedup"]
+    assert all(0 < r["roofline_share"] < 1 for r in (full, static, even))
 
 
 def test_first_tokens_are_timed_apart(timed):
-    """Of a way that takes two seconds for the first tokens, and three for each step behind them."""
+    """A contender takes two seconds for the first tokens, and three for each later step."""
 
     def decode(prompts, tokens=6):
         seconds = (2 + 3 * (tokens - 1)) / (len(prompts) * tokens)
-        return benching.Turn(seconds, tokens, first=2)
+        return Trial(seconds, tokens, ttft=2)
 
-    timed = replace(timed, first_token=True)
-    way, full = benching.Way("", decode), timed.ours("full")
-    (record, of_full) = timed.run([way, full], 2)  # batches of two rows and of one
+    timed = replace(timed, config=replace(timed.config, time_first_token=True))
+    contender, full = Contender("", decode), timed.policy("full")
+    (record, of_full) = timed.run([contender, full], 2)  # batches of two rows and of one
     assert record["ttft"] == pytest.approx(2)
-    assert record["later_seconds"] == pytest.approx((1.5 + 3) / 2)
-    assert record["later_ratio"] == 1
-    assert np.isnan(record["later_of_limit"])
+    assert record["tpot"] == pytest.approx((1.5 + 3) / 2)
+    assert record["tpot_speedup"] == 1
+    assert np.isnan(record["tpot_roofline_share"])
     outs = timed.model.generate(timed.prompts[:2], "full", 6, min_new_tokens=6)
     lengths = [len(p) for p in timed.prompts[:2]]
-    least = least_seconds([o.trace for o in outs], lengths, timed.sizes, timed.machine)
-    assert full.turns[0].least_later == pytest.approx(least[1:].sum() / (2 * 5))
-    assert of_full["later_of_limit"] == pytest.approx(
-        np.median([t.least_later / t.later for t in full.turns])
+    roofline = timed.roofline.step_seconds([o.trace for o in outs], lengths)
+    assert full.trials[0].roofline_tpot == pytest.approx(roofline[1:].sum() / (2 * 5))
+    assert of_full["tpot_roofline_share"] == pytest.approx(
+        np.median([t.roofline_tpot / t.tpot for t in full.trials])
     )
-    shown = benching.headings([record])
-    assert {"ttft", "later_seconds", "later_ratio"} < shown.keys()
-    assert "promised" not in shown
-    (record,) = timed.run([benching.Way("", lambda prompts: decode(prompts, 1))], 2)
-    assert np.isnan(record["later_seconds"])  # no reply had a second token
+    shown = {column.name for column in shown_columns([record])}
+    assert {"ttft", "tpot", "tpot_speedup"} < shown
+    assert "ideal_speedup" not in shown
+    (record,) = timed.run([Contender("", lambda prompts: decode(prompts, 1))], 2)
+    assert np.isnan(record["tpot"])  # no reply had a second token
 
 
 def test_the_first_token_is_where_the_layers_have_run_once(timed, monkeypatch):
@@ -188,51 +196,54 @@ def test_the_first_token_is_where_the_layers_have_run_once(timed, monkeypatch):
     for layer in timed.model.parts.layers:
         layer.register_forward_hook(tick)
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    for way in (timed.ours("full"), timed.stock("")):
-        turn = way.decode(timed.prompts)
-        assert turn.first == LAYERS
-        assert turn.seconds * 6 * len(timed.prompts) == 6 * LAYERS
+    for contender in (timed.policy("full"), timed.stock("")):
+        trial = contender.decode(timed.prompts)
+        assert trial.ttft == LAYERS
+        assert trial.seconds * 6 * len(timed.prompts) == 6 * LAYERS
 
 
 def test_self_speculation_is_timed_where_the_stock_one_runs(timed):
     """The stock one takes a row alone."""
     for rows, more in ((1, 1), (2, 0)):
-        assert len(timed.ways(["both=static@2"], rows)) == 4 + more
-    timed = replace(timed, compiled=True)
-    ways = timed.ways([], 1, stock=False)
-    assert [w.name for w in ways] == ["full", "full, not compiled"]
-    assert [w.costs_known for w in ways] == [True, False]  # a layer's cost is of the compiled ones
+        assert len(timed.contenders(["both=static@2"], rows)) == 4 + more
+    timed = replace(timed, config=replace(timed.config, compiled=True))
+    contenders = timed.contenders([], 1, stock=False)
+    assert [c.name for c in contenders] == ["full", "full, not compiled"]
+    assert [c.costs_known for c in contenders] == [
+        True,
+        False,
+    ]  # a layer's cost is of the compiled ones
 
 
 def test_prompts_are_repeated_to_a_length(pocket):
     question = "What color is snow?"
-    plain = benching.prompts_of(pocket, [question])[0]
+    plain = bench_prompts(pocket, [question])[0]
     assert plain.equal(pocket.encode(question))
-    long = benching.prompts_of(pocket, [question], 40)[0]
+    long = bench_prompts(pocket, [question], 40)[0]
     assert len(long) == 40
     assert long[-len(plain) :].equal(plain)
-    assert benching.prompts_of(pocket, [question], 3)[0].equal(plain[-3:])
+    assert bench_prompts(pocket, [question], 3)[0].equal(plain[-3:])
     with pytest.raises(EepolicyError, match="one token or more"):
-        benching.prompts_of(pocket, [question], 0)
+        bench_prompts(pocket, [question], 0)
 
 
-def test_the_figure_shows_what_was_measured_promised_and_allowed():
+def test_the_figure_shows_measured_and_ideal_times_and_the_roofline():
     records = [
         {
             "decoding": name,
-            "turns": [0.001, 0.002, 0.003],
+            "trials": [0.001, 0.002, 0.003],
             "seconds": 0.002,
-            "promised": p,
-            "least_seconds": 0.0005,
+            "ideal_speedup": p,
+            "roofline_seconds": 0.0005,
         }
         for name, p in (("full", 1.0), ("static@2", 2.0), ("stock generate", float("nan")))
     ]
     ax = Figure().subplots()
     milliseconds(records, ax)
-    found = {line.get_label(): line.get_xdata().tolist() for line in ax.lines}
-    assert found["promised"][:2] == [2.0, 1.0]
-    assert np.isnan(found["promised"][2])
-    assert found["limit"] == [0.5] * 3
+    measured = {line.get_label(): line.get_xdata().tolist() for line in ax.lines}
+    assert measured["ideal"][:2] == [2.0, 1.0]
+    assert np.isnan(measured["ideal"][2])
+    assert measured["roofline"] == [0.5] * 3
     ((bars, _, (whiskers,)),) = ax.containers
     assert bars.get_xdata().tolist() == [2.0] * 3
     assert [s[:, 0].tolist() for s in whiskers.get_segments()] == [[1.5, 2.5]] * 3
@@ -244,49 +255,49 @@ def test_bench_command(run, tmp_path):
     arguments = ["--prompts", "2", "--rounds", "1", "--max-new-tokens", "12", "--context", "20"]
     written = ["--out", str(page), "--json"]
     out, _ = run("bench", "static@10", *arguments, "--batch", "1,2", *written)
-    found = json.loads(out)
-    assert found["prompt_tokens"] == [20]
-    assert found["exactly"]
-    assert [r["rows"] for r in found["results"]] == [1] * 5 + [2] * 4
-    static = next(r for r in found["results"] if r["decoding"] == "static@10")
+    measured = json.loads(out)
+    assert measured["prompt_tokens"] == [20]
+    assert measured["exactly"]
+    assert [r["rows"] for r in measured["results"]] == [1] * 5 + [2] * 4
+    static = next(r for r in measured["results"] if r["decoding"] == "static@10")
     assert 10 < static["layer_calls"] < 20
     text = page.read_text()
     assert "## Batch 2" in text
     assert text.count("| `static@10` |") == 2
     assert "](images/page.svg)" in text
-    assert "first token, ms" not in text
+    assert "TTFT, ms" not in text
     drawn = (tmp_path / "images" / "page.svg").read_text()
     assert drawn.count(">static@10<") == 2
     assert ">Batch 2, prompts of 20 tokens<" in drawn
     out, _ = run("bench", "static@10", *arguments, "--first-token", "--json")
     for record in json.loads(out)["results"]:
-        whole = record["ttft"] + 11 * record["later_seconds"]
+        whole = record["ttft"] + 11 * record["tpot"]
         # medians of two turns each, on a machine that others use
         assert whole == pytest.approx(12 * record["seconds"], rel=0.5), record["decoding"]
     several = [*arguments[:-1], "6,20", "--no-stock"]
     out, _ = run("bench", "static@10", *several, "--out", str(page), "--first-token")
-    assert "The machine reads" in out
+    assert "The device reads" in out
     assert "stock" not in out
     text = page.read_text()
     assert "2 prompts of 6, 20 tokens" in text
-    assert text.count("| first token, ms |") == 2
+    assert text.count("| TTFT, ms |") == 2
     assert text.index("## Batch 1, prompts of 6 tokens") < text.index("prompts of 20 tokens\n")
     for wrong, message in (
         (["nonsense"], "nonsense"),
         (["--batch", "many"], "rows of a batch are numbers"),
         (["--batch", "1,0"], "one row or more; got --batch 1,0"),
-        (["--first-token", "--max-new-tokens", "1"], "nothing is behind the first token"),
+        (["--first-token", "--max-new-tokens", "1"], "no time after the first token"),
         (["--context", "1,20"], "two tokens or more; got --context 1,20"),
         (["--out", str(tmp_path / "none" / "page.md")], "there is no folder"),
         (["--prompts", "100000"], "test questions"),
     ):
-        _, told = run("bench", *wrong, code=2)
-        assert message in told
+        _, error = run("bench", *wrong, code=2)
+        assert message in error
 
 
 def test_usual_policies_fit_the_model(pocket, hooked):
     from eepolicy.decode.loop import as_policy
 
     for model in (pocket, HookedModel(hooked.model)):
-        for spec in benching.usual_policies(model):
+        for spec in default_policies(model):
             as_policy(spec, model.depth)
