@@ -38,7 +38,7 @@ class HeadModule(nn.Module):
         self.head = head
         self.ranges, self.vocabulary = ranges, vocabulary
         self.softcap = lens.logit_softcap
-        self._dtypes = tuple(t.dtype for t in self.tensors)
+        self._dtypes = [t.dtype for t in self.tensors]
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -53,7 +53,7 @@ class HeadModule(nn.Module):
 
     def is_current(self) -> bool:
         """Whether no tensor has another dtype than before: `half()` changes it in place."""
-        return all(t.dtype is dtype for t, dtype in zip(self.tensors, self._dtypes, strict=True))
+        return [t.dtype for t in self.tensors] == self._dtypes
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocabulary)."""
