@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from eepolicy.decode.output import Output
 from eepolicy.hooked import HookedModel
 from eepolicy.policies import Static
 from eepolicy.speech.vocoders import Vocoder
+from eepolicy.testing.configs import VOCAB
 from eepolicy.testing.decoding import ScatteredDepths, check_decoding, stock_scores
-from eepolicy.testing.models import LAYOUT, VOCAB, random_llama
+from eepolicy.testing.models import LAYOUT, random_llama
 from eepolicy.testing.report import (
     check_declared,
     check_spec,
@@ -62,10 +64,7 @@ def check_acceptance(rule: Acceptance | type[Acceptance], vocoder: Vocoder | Non
     bound = rule.bind(LAYOUT, vocoder or RandomCodebook())
     run_checks(bound, (check_accepts, check_own_tokens, check_replacement_scores))
 
-    def check_decodes(rule: Acceptance) -> None:
-        _check_decodes(rule, vocoder or RandomCodebook())
-
-    run_checks(rule, (check_decodes,))
+    run_checks(rule, (partial(_check_decodes, vocoder=vocoder or RandomCodebook()),))
 
 
 def check_constructor(rule: Acceptance) -> None:
@@ -140,12 +139,18 @@ def _check_decodes(rule: Acceptance, vocoder: Vocoder) -> None:
         model = HookedModel(hooked.model, layout=LAYOUT, vocoder=vocoder)
         bound = rule.bind(LAYOUT, vocoder)
         for output in check_decoding(rule, model, policy=policy, accept=rule):
-            _check_verified(rule, bound, model, output)
+            check_verified(rule, bound, model, output)
 
 
-def _check_verified(
-    rule: Acceptance, bound: Acceptance, model: HookedModel, output: Output
-) -> None:
+def check_verified(rule: Acceptance, bound: Acceptance, model: HookedModel, output: Output) -> None:
+    """Drafts that stayed in a greedy reply are accepted by the stock model's scores.
+
+    Args:
+        rule: the rule.
+        bound: the rule, bound to the model.
+        model: a hooked random model in float64.
+        output: a reply.
+    """
     scores, status = stock_scores(model, output), torch.from_numpy(output.trace.draft_status)
     verified = status == DraftStatus.ACCEPTED
     early = torch.from_numpy(output.trace.depth) < model.depth

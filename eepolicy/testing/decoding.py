@@ -19,7 +19,7 @@ from eepolicy.policies import ExitPolicy, FullDepth, Step
 from eepolicy.testing.models import PROMPTS, LayerCounter
 from eepolicy.testing.report import require
 
-NEW_TOKENS = 24
+NEW_TOKENS = 16
 #: Largest difference of logits, keys and values in float64.  Measured on ten families: 1e-14, and
 #: 6e-7 for Gemma 2, whose eager attention computes its softmax in float32.  The logits have a
 #: spread of 2, and mistakes change them by more than 1e-2.
@@ -43,6 +43,7 @@ def check_decoding(
     policy: ExitPolicy,
     fill: KVFill | None = None,
     accept: Acceptance | None = None,
+    new_tokens: int = NEW_TOKENS,
 ) -> list[Output]:
     """Check decodes of ragged prompts, one at a time and as a batch.
 
@@ -52,6 +53,7 @@ def check_decoding(
         policy: exit policy.
         fill: fill; exact catch-up by default.
         accept: acceptance rule; `all` by default.
+        new_tokens: largest number of tokens of a reply.
 
     Returns:
         The replies, decoded one at a time.
@@ -62,7 +64,7 @@ def check_decoding(
     fill, accept = fill or CatchUp(), accept or AcceptAll()
 
     def generate(prompts: Sequence[Tensor]) -> list[Output]:
-        return model.generate(prompts, policy, NEW_TOKENS, fill, accept)
+        return model.generate(prompts, policy, new_tokens, fill, accept)
 
     outputs = []
     for prompt in PROMPTS:
@@ -106,7 +108,7 @@ def _check_costs(plugin: object, output: Output, counter: LayerCounter, policy: 
 
 
 def stock_scores(model: HookedModel, output: Output) -> Tensor:
-    """Logits of the stock model on prompt and reply, at each token of the reply: (tokens, vocab)."""
+    """Logits of the stock model at each token of a reply, on the same prefix: (tokens, vocab)."""
     ids = torch.cat([output.prompt, output.tokens])
     with torch.no_grad():
         logits: Tensor = model.model(ids[None]).logits[0]

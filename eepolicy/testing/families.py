@@ -9,9 +9,10 @@ from eepolicy.decode.fills import CatchUp
 from eepolicy.hooked import HookedModel
 from eepolicy.model.families import SLIDING, Adapter, parts_of
 from eepolicy.policies import FullDepth
+from eepolicy.registry import add_line
 from eepolicy.testing.decoding import TOLERANCE, ScatteredDepths, check_cache, check_decoding
 from eepolicy.testing.models import random_model
-from eepolicy.testing.report import add_line, require
+from eepolicy.testing.report import require
 
 #: windows of the checked config are at most this long, so that texts beyond them stay short
 MAX_WINDOW = 64
@@ -34,8 +35,8 @@ def check_family(config: PreTrainedConfig, adapter: Adapter | None = None) -> No
         EepolicyError: the family has no adapter, or its parts do not fit.
 
     Examples:
-        >>> from eepolicy.testing.models import llama_config
-        >>> check_family(llama_config(layers=3))
+        >>> from eepolicy.testing.configs import small_config
+        >>> check_family(small_config("llama", layers=3))
     """
     family = config.model_type
     model = random_model(config)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from eepolicy.heads import ExitHead
 from eepolicy.hooked import HookedModel
 from eepolicy.policies import Static
+from eepolicy.registry import add_line
+from eepolicy.testing.configs import WIDTH
 from eepolicy.testing.decoding import check_decoding
 from eepolicy.testing.models import LAYOUT, random_llama
-from eepolicy.testing.report import add_line, describe, require
+from eepolicy.testing.report import describe, require
 
 LAYERS = 4
 BELOW = tuple(range(1, LAYERS))
@@ -41,10 +43,11 @@ def check_head(head: ExitHead | type[Any] | Callable[[HookedModel], ExitHead]) -
     untrained = getattr(head, "untrained", None)
     try:
         if untrained is not None:
-            built = untrained(model.lens, BELOW, width=32, rank=4).to(torch.float64)
+            built = untrained(model.lens, BELOW, width=WIDTH, rank=4).to(torch.float64)
             _check_starts_as_lens(built, model)
         else:
-            built = head(model.lens if isinstance(head, type) else model)
+            argument: Any = model.lens if isinstance(head, type) else model
+            built = head(argument)
         for check in CHECKS:
             with torch.no_grad():
                 check(built, model)
@@ -143,7 +146,7 @@ def _check_starts_as_lens(head: ExitHead, model: HookedModel) -> None:
 def _hidden(depth: int) -> Tensor:
     """Random hidden states: (2, 3, width) in float64."""
     generator = torch.Generator().manual_seed(depth)
-    return torch.randn(2, 3, 32, generator=generator, dtype=torch.float64)
+    return torch.randn(2, 3, WIDTH, generator=generator, dtype=torch.float64)
 
 
 def _check_close(

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from eepolicy.hooked import HookedModel
 from eepolicy.modality import TokenLayout
+from eepolicy.testing.configs import small_config
 
 #: ids 0 to 19 are text and 20 to 59 speech; replies have chunks of 3 and 7 tokens
 LAYOUT = TokenLayout(
     text=(0, 20), speech=(20, 60), text_chunk=3, speech_chunk=7, end_of_text=3, end=4
 )
-VOCAB = 60
 #: prompts of several lengths, so that a batch of them is padded
 PROMPTS = tuple(torch.tensor(ids) for ids in ([1, 7, 30, 12, 2], [1, 9], [44, 3, 21, 8, 40, 50, 6]))
-
-
-def llama_config(layers: int) -> LlamaConfig:
-    """The config of a Llama of width 32 and vocabulary 60."""
-    return LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=4,
-        pad_token_id=0,
-    )
 
 
 def random_model(
@@ -72,7 +57,7 @@ def randomise(model: PreTrainedModel) -> None:
 
 def random_llama(layers: int = 4, seed: int = 0, dtype: torch.dtype = torch.float64) -> HookedModel:
     """A hooked random Llama that replies in chunks of text and speech."""
-    return HookedModel(random_model(llama_config(layers), seed, dtype), layout=LAYOUT)
+    return HookedModel(random_model(small_config("llama", layers), seed, dtype), layout=LAYOUT)
 
 
 class LayerCounter:
@@ -101,9 +86,10 @@ class LayerCounter:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, index: int):  # type: ignore[no-untyped-def]
+    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self.calls.append((index, *args[0].shape[:2]))
+            rows, columns = args[0].shape[:2]
+            self.calls.append((index, rows, columns))
 
         return count
 

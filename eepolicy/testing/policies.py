@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,21 +69,23 @@ def check_spec_round_trip(policy: ExitPolicy) -> None:
     """`from_spec` reads what `spec` writes, on each modality."""
     if not policy.name:  # a policy without spec strings
         return
-    has_on = is_dataclass(policy) and "on" in policy.__dataclass_fields__
-    for each in [replace(policy, on=on) for on in MODALITIES] if has_on else [policy]:
-        spec = each.spec
-        prefix, body = re.fullmatch("((?:text=|both=)?)(.*)", spec).groups()  # type: ignore[union-attr]
+    fields: Any = getattr(policy, "__dataclass_fields__", {})
+    for each in _on_each_modality(policy) if "on" in fields else [policy]:
+        prefix, body = re.findall("^((?:text=|both=)?)(.*)$", each.spec)[0]
         require(
             body.startswith(policy.name),
             each,
             "check_spec_round_trip",
-            f"its spec {spec!r} does not start with its name {policy.name!r}",
+            f"its spec {each.spec!r} does not start with its name {policy.name!r}",
         )
-        again = type(policy).from_spec(body[len(policy.name) :])
-        if has_on:
-            again = replace(again, on=prefix[:-1] or "speech")  # type: ignore[type-var]
+        again: Any = type(policy).from_spec(body[len(policy.name) :])
+        if "on" in fields:
+            again = replace(again, on=prefix[:-1] or "speech")
         require(
-            again == each, each, "check_spec_round_trip", f"from_spec reads {spec!r} as {again!r}"
+            again == each,
+            each,
+            "check_spec_round_trip",
+            f"from_spec reads {each.spec!r} as {again!r}",
         )
 
 
@@ -199,6 +202,11 @@ CHECKS = (
     check_should_exit,
     check_whole_decode,
 )
+
+
+def _on_each_modality(policy: Any) -> list[ExitPolicy]:
+    """The policy on speech, on text and on both."""
+    return [replace(policy, on=on) for on in MODALITIES]
 
 
 def _full_depths(policy: ExitPolicy) -> list[int]:

@@ -31,7 +31,9 @@ def require(condition: bool, plugin: object, check: str, message: str) -> None:
 
 
 def describe(plugin: object) -> str:
-    """The class of a plug-in and its repr."""
+    """The class of a plug-in and its repr; a name as it is given."""
+    if isinstance(plugin, str):
+        return plugin
     if inspect.isclass(plugin):
         return plugin.__qualname__
     return f"{type(plugin).__qualname__} ({plugin!r})"
@@ -45,7 +47,8 @@ def run_checks(plugin: T, checks: Iterable[Callable[[T], None]]) -> None:
         except AssertionError:
             raise
         except Exception as error:
-            add_line(error, f"{describe(plugin)} fails {check.__name__} with this error.")
+            name = getattr(check, "__name__", "check_decodes")
+            add_line(error, f"{describe(plugin)} fails {name} with this error.")
             raise
 
 

@@ -1,0 +1,99 @@
+"""Configs of small models of every family that has an adapter in the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GlmConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+#: number of ids
+VOCAB = 60
+#: width of the hidden states
+WIDTH = 32
+#: positions that sliding layers attend to: fewer than the prompts of the checks have
+WINDOW = 5
+
+_SPECIAL = dict(bos_token_id=1, eos_token_id=4, pad_token_id=0)
+
+
+def _shape(layers: int) -> dict[str, Any]:
+    return dict(
+        vocab_size=VOCAB,
+        hidden_size=WIDTH,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        **_SPECIAL,
+    )
+
+
+def _gemma(config: type[PreTrainedConfig], layers: int, **more: Any) -> PreTrainedConfig:
+    kinds = ["sliding_attention", "full_attention"] * layers
+    return config(
+        **_shape(layers),
+        head_dim=8,
+        sliding_window=WINDOW,
+        layer_types=kinds[:layers],
+        query_pre_attn_scalar=8,
+        **more,
+    )
+
+
+def _gpt2(layers: int) -> PreTrainedConfig:
+    return GPT2Config(
+        vocab_size=VOCAB,
+        n_embd=WIDTH,
+        n_inner=48,
+        n_layer=layers,
+        n_head=4,
+        n_positions=256,
+        initializer_range=0.2,
+        **_SPECIAL,
+    )
+
+
+#: by family: number of layers -> config
+CONFIGS: dict[str, Callable[[int], PreTrainedConfig]] = {
+    "llama": lambda layers: LlamaConfig(**_shape(layers)),
+    "qwen2": lambda layers: Qwen2Config(**_shape(layers)),
+    "qwen3": lambda layers: Qwen3Config(**_shape(layers), head_dim=8),
+    "mistral": lambda layers: MistralConfig(**_shape(layers), head_dim=8, sliding_window=WINDOW),
+    "glm": lambda layers: GlmConfig(**_shape(layers), head_dim=8, attention_bias=True),
+    "phi3": lambda layers: Phi3Config(**_shape(layers), sliding_window=WINDOW),
+    "olmo2": lambda layers: Olmo2Config(**_shape(layers)),
+    "gemma2": lambda layers: _gemma(
+        Gemma2Config, layers, final_logit_softcapping=3.0, attn_logit_softcapping=2.0
+    ),
+    "gemma3": lambda layers: _gemma(Gemma3TextConfig, layers),
+    "gpt2": _gpt2,
+}
+
+
+def small_config(family: str, layers: int) -> PreTrainedConfig:
+    """The config of a model of width 32 and vocabulary 60.
+
+    Args:
+        family: a key of `CONFIGS`.
+        layers: number of layers.
+
+    Examples:
+        >>> small_config("gpt2", layers=3).n_layer
+        3
+    """
+    return CONFIGS[family](layers)

@@ -1,0 +1,114 @@
+"""Combinations of policy, fill, acceptance rule and family: every pair, and all of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations, product
+
+import pytest
+
+from eepolicy import EarlyExitConfig, EepolicyError, HookedModel
+from eepolicy.decode.acceptance import ACCEPTANCE_RULES
+from eepolicy.decode.fills import FILLS
+from eepolicy.policies import POLICIES
+from eepolicy.testing.acceptance import RandomCodebook, check_verified
+from eepolicy.testing.configs import CONFIGS, small_config
+from eepolicy.testing.decoding import check_decoding
+from eepolicy.testing.models import LAYOUT, random_model
+
+LAYERS = 3
+TOKENS = 11
+#: one spec for each policy, for three layers
+SPECS = {
+    "full": "full",
+    "static": "both=static@1",
+    "spark": "both=spark:triple@1",
+    "entropy": "both=entropy<2.5@1",
+    "confidence": "both=confidence>0.3@1",
+    "margin": "both=margin>0.1@1",
+    "saturation": "both=saturation>0.5@1",
+    "patience": "both=patience:2@1",
+    "random": "both=random:2.0@1",
+    "oracle": "both=oracle@1",
+    "by modality": "text=static@2,speech=spark:odd@1",
+}
+
+Combination = tuple[str, str, str, str]
+
+
+def is_allowed(combination: Combination) -> bool:
+    """Whether policy, fill and acceptance rule go together."""
+    try:
+        EarlyExitConfig(*combination[:3])
+    except EepolicyError:
+        return False
+    return True
+
+
+def all_combinations() -> list[Combination]:
+    rules = [ACCEPTANCE_RULES.get(name).example for name in ACCEPTANCE_RULES.names()]
+    every = product(SPECS.values(), FILLS.names(), rules, CONFIGS)
+    return [combination for combination in every if is_allowed(combination)]
+
+
+def pairs(combination: Combination) -> set[tuple[tuple[int, str], tuple[int, str]]]:
+    return set(combinations(enumerate(combination), 2))
+
+
+def pairwise(every: list[Combination]) -> list[Combination]:
+    """A covering array: combinations that have every pair, chosen greedily."""
+    missing = set().union(*map(pairs, every))
+    chosen = []
+    while missing:
+        best = max(every, key=lambda combination: len(pairs(combination) & missing))
+        chosen.append(best)
+        missing -= pairs(best)
+    return chosen
+
+
+EVERY = all_combinations()
+PAIRWISE = pairwise(EVERY)
+
+
+@cache
+def model_of(family: str) -> HookedModel:
+    stock = random_model(small_config(family, LAYERS))
+    return HookedModel(stock, layout=LAYOUT, vocoder=RandomCodebook())
+
+
+def check_combination(combination: Combination) -> None:
+    model, config = model_of(combination[3]), EarlyExitConfig(*combination[:3])
+    bound = config.accept.bind(LAYOUT, model.vocoder)
+    outputs = check_decoding(
+        ", ".join(combination),
+        model,
+        policy=config.policy,
+        fill=config.fill,
+        accept=config.accept,
+        new_tokens=TOKENS,
+    )
+    for output in outputs:
+        check_verified(config.accept, bound, model, output)
+
+
+def test_every_policy_is_in_the_matrix():
+    assert set(SPECS) == {*POLICIES.names(), "by modality"}
+
+
+def test_the_covering_array_has_every_pair_with_few_combinations():
+    assert set().union(*map(pairs, PAIRWISE)) == set().union(*map(pairs, EVERY))
+    # policies and families alone make 110 pairs
+    assert len(PAIRWISE) < 1.3 * len(SPECS) * len(CONFIGS) < len(EVERY)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_pair(family):
+    for combination in PAIRWISE:
+        if combination[3] == family:
+            check_combination(combination)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("combination", EVERY, ids=", ".join)
+def test_the_whole_matrix(combination):
+    check_combination(combination)
