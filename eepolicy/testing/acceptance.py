@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from eepolicy.decode.acceptance import Acceptance, Drafts
+from eepolicy.decode.acceptance import Acceptance, Drafts, parse_acceptance
 from eepolicy.decode.output import Output
 from eepolicy.hooked import HookedModel
 from eepolicy.policies import Static
@@ -40,11 +40,14 @@ class RandomCodebook:
         return torch.zeros(16 * len(units))
 
 
-def check_acceptance(rule: Acceptance | type[Acceptance], vocoder: Vocoder | None = None) -> None:
+def check_acceptance(
+    rule: Acceptance | type[Acceptance] | str, vocoder: Vocoder | None = None
+) -> None:
     """Check what the decoder relies on in an acceptance rule.
 
     Args:
-        rule: a rule, or a class that declares spec strings; its examples are checked then.
+        rule: a rule, its spec string, or a class that declares spec strings; its examples are
+            checked then.
         vocoder: vocoder that the rule is bound to; default: one with a random codebook of 40 units.
 
     Raises:
@@ -52,14 +55,14 @@ def check_acceptance(rule: Acceptance | type[Acceptance], vocoder: Vocoder | Non
         Exception: of the rule itself, with a line that names the check.
 
     Examples:
-        >>> from eepolicy.decode.acceptance import AcceptTop
-        >>> check_acceptance(AcceptTop(3))
+        >>> check_acceptance("top:3")
     """
     if isinstance(rule, type):
         check_declared(rule, "check_declarations")
         for spec, _ in examples_of(rule):
             check_acceptance(rule.from_spec(spec[len(rule.name) :]), vocoder)
         return
+    rule = parse_acceptance(rule) if isinstance(rule, str) else rule
     run_checks(rule, (check_constructor,))
     bound = rule.bind(LAYOUT, vocoder or RandomCodebook())
     run_checks(bound, (check_accepts, check_own_tokens, check_replacement_scores))

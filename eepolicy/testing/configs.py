@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from transformers import (
+    AutoConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GlmConfig,
@@ -18,6 +19,8 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from eepolicy.errors import EepolicyError
 
 #: number of ids
 VOCAB = 60
@@ -68,7 +71,7 @@ def _gpt2(layers: int) -> PreTrainedConfig:
     )
 
 
-#: by family: number of layers -> config
+#: by model type: number of layers -> config
 CONFIGS: dict[str, Callable[[int], PreTrainedConfig]] = {
     "llama": lambda layers: LlamaConfig(**_shape(layers)),
     "qwen2": lambda layers: Qwen2Config(**_shape(layers)),
@@ -80,20 +83,35 @@ CONFIGS: dict[str, Callable[[int], PreTrainedConfig]] = {
     "gemma2": lambda layers: _gemma(
         Gemma2Config, layers, final_logit_softcapping=3.0, attn_logit_softcapping=2.0
     ),
-    "gemma3": lambda layers: _gemma(Gemma3TextConfig, layers),
+    "gemma3_text": lambda layers: _gemma(Gemma3TextConfig, layers),
     "gpt2": _gpt2,
 }
 
 
-def small_config(family: str, layers: int) -> PreTrainedConfig:
+def small_config(model_type: str, layers: int) -> PreTrainedConfig:
     """The config of a model of width 32 and vocabulary 60.
 
     Args:
-        family: a key of `CONFIGS`.
+        model_type: a model type of transformers.
         layers: number of layers.
+
+    Raises:
+        EepolicyError: transformers has no such model type.
 
     Examples:
         >>> small_config("gpt2", layers=3).n_layer
         3
+        >>> small_config("starcoder2", layers=3).sliding_window
+        5
     """
-    return CONFIGS[family](layers)
+    if model_type in CONFIGS:
+        return CONFIGS[model_type](layers)
+    try:
+        config = AutoConfig.for_model(model_type, **_shape(layers))
+    except ValueError as error:
+        raise EepolicyError(
+            f"transformers has no model type {model_type!r}; pass a config instead"
+        ) from error
+    if hasattr(config, "sliding_window"):
+        config.sliding_window = WINDOW
+    return config

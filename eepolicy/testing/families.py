@@ -10,6 +10,7 @@ from eepolicy.hooked import HookedModel
 from eepolicy.model.families import SLIDING, Adapter, parts_of
 from eepolicy.policies import FullDepth
 from eepolicy.registry import add_line
+from eepolicy.testing.configs import small_config
 from eepolicy.testing.decoding import TOLERANCE, ScatteredDepths, check_cache, check_decoding
 from eepolicy.testing.models import random_model
 from eepolicy.testing.report import require
@@ -18,7 +19,7 @@ from eepolicy.testing.report import require
 MAX_WINDOW = 64
 
 
-def check_family(config: PreTrainedConfig, adapter: Adapter | None = None) -> None:
+def check_family(config: PreTrainedConfig | str, adapter: Adapter | None = None) -> None:
     """Check the adapter of a model family on a small random model.
 
     The model gets random norms and biases and runs in float64.  The checks compare its logits with
@@ -27,7 +28,7 @@ def check_family(config: PreTrainedConfig, adapter: Adapter | None = None) -> No
 
     Args:
         config: config of a small model of the family, with 3 or more layers; windows of 64
-            positions or fewer.
+            positions or fewer.  A model type stands for `small_config(model_type, layers=3)`.
         adapter: adapter to check; the registered one by default.
 
     Raises:
@@ -35,9 +36,9 @@ def check_family(config: PreTrainedConfig, adapter: Adapter | None = None) -> No
         EepolicyError: the family has no adapter, or its parts do not fit.
 
     Examples:
-        >>> from eepolicy.testing.configs import small_config
-        >>> check_family(small_config("llama", layers=3))
+        >>> check_family("llama")
     """
+    config = small_config(config, layers=3) if isinstance(config, str) else config
     family = config.model_type
     model = random_model(config)
     try:

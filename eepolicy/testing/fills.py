@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from eepolicy.decode.batch import Batch, BatchOptions
-from eepolicy.decode.fills import KVFill
+from eepolicy.decode.fills import KVFill, parse_fill
 from eepolicy.policies import FullDepth, Static
 from eepolicy.testing.decoding import ScatteredDepths, check_cache, check_decoding
 from eepolicy.testing.models import random_llama
@@ -21,26 +21,26 @@ from eepolicy.testing.report import (
 LAYERS = 4
 
 
-def check_fill(fill: KVFill | type[KVFill]) -> None:
+def check_fill(fill: KVFill | type[KVFill] | str) -> None:
     """Check what the decoder relies on in a fill.
 
     Args:
-        fill: a fill, or a class that declares spec strings; its examples are checked then.
+        fill: a fill, its spec string, or a class that declares spec strings; its examples are
+            checked then.
 
     Raises:
         AssertionError: with the class, the check and what was seen.
         Exception: of the fill itself, with a line that names the check.
 
     Examples:
-        >>> from eepolicy.decode.fills import CatchUp
-        >>> check_fill(CatchUp)
+        >>> check_fill("catch_up")
     """
     if isinstance(fill, type):
         check_declared(fill, "check_declarations")
         for spec, _ in examples_of(fill):
             check_fill(fill.from_spec(spec[len(fill.name) :]))
         return
-    run_checks(fill, CHECKS)
+    run_checks(parse_fill(fill) if isinstance(fill, str) else fill, CHECKS)
 
 
 def check_constructor(fill: KVFill) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eepolicy.heads import ExitHead
+from eepolicy.heads import KINDS, ExitHead
 from eepolicy.hooked import HookedModel
 from eepolicy.policies import Static
 from eepolicy.registry import add_line
@@ -23,22 +23,22 @@ BELOW = tuple(range(1, LAYERS))
 TOLERANCE = 1e-9
 
 
-def check_head(head: ExitHead | type[Any] | Callable[[HookedModel], ExitHead]) -> None:
+def check_head(head: type[Any] | Callable[[HookedModel], ExitHead] | str) -> None:
     """Check what the decoder and the probe rely on in an exit head.
 
     Args:
-        head: a function from a hooked model to a head, such as `lambda model: Half(model.lens)`; or
-            a class of head.  A class with `untrained` is built by it and must start as the logit
-            lens; another class is called with the lens of the model.
+        head: a class of head, the name of a registered one, or a function from a hooked model to a
+            head, such as `lambda model: Half(model.lens)`.  A class with `untrained` is built by it
+            and must start as the logit lens; another class is called with the lens of the model.
 
     Raises:
         AssertionError: with the class, the check and what was seen.
         Exception: of the head itself, with a line that names the head.
 
     Examples:
-        >>> from eepolicy.heads import TunedLens
-        >>> check_head(TunedLens)
+        >>> check_head("tuned")
     """
+    head = KINDS.get(head) if isinstance(head, str) else head
     model = random_llama(LAYERS)
     untrained = getattr(head, "untrained", None)
     try:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eepolicy.decode.readout import LazyReadout
 from eepolicy.errors import EepolicyError
-from eepolicy.policies import ExitPolicy, Step
+from eepolicy.policies import ExitPolicy, Step, parse_policy
 from eepolicy.policies.base import MODALITIES
 from eepolicy.testing.decoding import check_decoding
 from eepolicy.testing.models import random_llama
@@ -29,21 +29,22 @@ FULL_DEPTHS = range(1, 65)
 WIDTH, VOCAB, ROWS = 8, 11, 7
 
 
-def check_policy(policy: ExitPolicy | type[ExitPolicy]) -> None:
+def check_policy(policy: ExitPolicy | type[ExitPolicy] | str) -> None:
     """Check what the decoder relies on in an exit policy.
 
     The checks need no weights: steps, readouts and models are small and random, with fixed seeds.
     A policy of a package calls this in a test of its own.
 
     Args:
-        policy: a policy, or a class that declares spec strings; its examples are checked then.
+        policy: a policy, its spec string, or a class that declares spec strings; its examples are
+            checked then.
 
     Raises:
         AssertionError: with the class, the check and what was seen.
         Exception: of the policy itself, with a line that names the check.
 
     Examples:
-        >>> check_policy(eepolicy.Static(16))
+        >>> check_policy("static@16")
         >>> check_policy(eepolicy.SparK)
     """
     if isinstance(policy, type):
@@ -51,7 +52,7 @@ def check_policy(policy: ExitPolicy | type[ExitPolicy]) -> None:
         for spec, _ in examples_of(policy):
             check_policy(policy.from_spec(spec[len(policy.name) :]))
         return
-    run_checks(policy, CHECKS)
+    run_checks(parse_policy(policy) if isinstance(policy, str) else policy, CHECKS)
 
 
 def check_constructor(policy: ExitPolicy) -> None:

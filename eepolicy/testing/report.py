@@ -95,7 +95,8 @@ def check_value_object(plugin: Any, check: str) -> None:
         else:
             require(False, plugin, check, f"field {field.name} can be set; use frozen=True")
     module = inspect.getmodule(type(plugin))
-    names = vars(eepolicy) | vars(module or eepolicy) | {type(plugin).__name__: type(plugin)}
+    names = {name: getattr(eepolicy, name) for name in eepolicy.__all__}
+    names |= vars(module or eepolicy) | {type(plugin).__name__: type(plugin)}
     try:
         again = eval(repr(plugin), dict(names))
     except Exception as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from eepolicy import parse_policy
+from eepolicy import EepolicyError
 from eepolicy.decode.acceptance import ACCEPTANCE_RULES
 from eepolicy.decode.fills import FILLS
-from eepolicy.heads import LinearHead, LogitLens, LowRankHead, TunedLens
+from eepolicy.heads import KINDS, LinearHead
 from eepolicy.model.families import FAMILIES
 from eepolicy.policies import POLICIES
 from eepolicy.testing import (
@@ -17,7 +17,7 @@ from eepolicy.testing import (
     check_head,
     check_policy,
 )
-from eepolicy.testing.configs import CONFIGS, small_config
+from eepolicy.testing.configs import CONFIGS
 
 
 @pytest.mark.parametrize("name", POLICIES.names())
@@ -35,7 +35,7 @@ def test_policies(name):
     ],
 )
 def test_policies_on_modalities(spec):
-    check_policy(parse_policy(spec))
+    check_policy(spec)
 
 
 @pytest.mark.parametrize("name", FILLS.names())
@@ -48,15 +48,31 @@ def test_acceptance_rules(name):
     check_acceptance(ACCEPTANCE_RULES.get(name))
 
 
-@pytest.mark.parametrize("cls", [LogitLens, TunedLens, LinearHead, LowRankHead])
-def test_heads(cls):
-    check_head((lambda model: model.lens) if cls is LogitLens else cls)
+@pytest.mark.parametrize("name", KINDS.names())
+def test_heads(name):
+    check_head(name)
+
+
+@pytest.mark.parametrize(
+    "head", [LinearHead, lambda model: model.lens], ids=["LinearHead", "LogitLens"]
+)
+def test_heads_by_class_and_by_function(head):
+    check_head(head)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_families(family):
-    check_family(small_config(family, layers=3))
+    check_family(family)
 
 
 def test_every_family_has_a_small_config():
-    assert {small_config(f, 3).model_type for f in CONFIGS} == set(FAMILIES.names())
+    assert set(CONFIGS) == set(FAMILIES.names())
+
+
+def test_another_family_by_its_model_type():
+    """Starcoder 2 has a window, biases and no adapter in the package."""
+    with pytest.raises(EepolicyError, match="no adapter for model type 'starcoder2'"):
+        check_family("starcoder2")
+    check_family("starcoder2", FAMILIES.get("llama"))
+    with pytest.raises(EepolicyError, match="transformers has no model type 'no-such'"):
+        check_family("no-such")
