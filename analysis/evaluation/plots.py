@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from eepolicy.analysis.evaluation.columns import COLUMNS, Column
 from eepolicy.analysis.evaluation.records import Record
 from eepolicy.analysis.evaluation.table import is_measured
-from eepolicy.analysis.style import COLOURS, family
+from eepolicy.analysis.style import COLOURS, families
 from eepolicy.errors import EepolicyError
 from eepolicy.io import write_atomically
 from eepolicy.modality import Modality
@@ -45,7 +45,7 @@ def quality_against_cost(rows: Rows, quality: Column, cost: Column, ax: Axes) ->
     shifts = [
         SHIFT * (i - middle) if cost.name == "speech_depth" else 0.0 for i in range(len(drawn))
     ]
-    styles = [family(row["policy"]) for row in drawn]
+    styles = families([row["policy"] for row in drawn])
     for i, (row, (colour, marker)) in enumerate(zip(drawn, styles, strict=True)):
         ax.errorbar(
             cost.scale * row[cost.name] + shifts[i],

@@ -19,7 +19,7 @@ from eepolicy.testing.report import describe, require
 
 LAYERS = 4
 BELOW = tuple(range(1, LAYERS))
-#: Largest difference of logits in float64 that two ways of summing may have.
+#: Largest difference of logits in float64 that two orders of summation may have.
 TOLERANCE = 1e-9
 
 

@@ -109,7 +109,7 @@ def test_an_adapter_that_does_not_fit_is_refused(stock):
 
 
 def test_a_layer_that_leaves_its_mask_out_is_refused(monkeypatch):
-    """It is causal by itself, so that only a block behind others tells."""
+    """Without a cache it is causal by itself, so the second block shows the difference."""
     stock = tiny("llama", 3)
     layer = stock.model.layers[2]
     forward = layer.forward
@@ -127,10 +127,10 @@ def test_masks_are_made_where_order_alone_does_not_tell():
     """Gemma 3 has layers that see all, and layers that see a window."""
     stock = tiny("gemma3", 1)
     model, window = HookedModel(stock), stock.config.sliding_window
-    held = torch.ones(1, window, dtype=torch.bool)
+    kept = torch.ones(1, window, dtype=torch.bool)
     for tokens, start, kept, masked in (
         (window, 0, None, set()),
-        (window, 0, held, {"full_attention", "sliding_attention"}),
+        (window, 0, kept, {"full_attention", "sliding_attention"}),
         (window + 1, 0, None, {"sliding_attention"}),
         (window - 1, 1, None, {"full_attention", "sliding_attention"}),
         (1, window - 1, None, set()),

@@ -204,7 +204,7 @@ def test_readouts_against_arithmetic():
     (seen,) = looks_at({3: [[1.0, 3.0, 2.0], [0.0, 0.0, 5.0]]})
     p = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 5.0]]).double().exp()
     p = p / p.sum(-1, keepdim=True)
-    assert seen.paid == 0
+    assert seen.num_readouts == 0
     assert seen.top1.tolist() == [1, 2]
     expected = {
         "entropy": -(p * p.log()).sum(-1),
@@ -213,12 +213,12 @@ def test_readouts_against_arithmetic():
     }
     for name, value in expected.items():
         torch.testing.assert_close(getattr(seen, name).double(), value, rtol=0, atol=1e-6)
-    assert seen.paid == 1  # one head evaluation, however much is asked of it
+    assert seen.num_readouts == 1  # one head evaluation for all statistics
 
 
 def test_patience_waits_for_looks_that_agree():
     step = steps(3, Modality.SPEECH)
-    # the likeliest tokens of three rows at depths 4, 6, 8, 10: 0 1 1 1, 2 2 0 0, 1 1 1 2
+    # the argmax tokens of three rows at depths 4, 6, 8, 10: 0 1 1 1, 2 2 0 0, 1 1 1 2
     ids = {4: [0, 2, 1], 6: [1, 2, 1], 8: [1, 0, 1], 10: [1, 0, 2]}
     seen = looks_at({d: torch.eye(3)[t].tolist() for d, t in ids.items()})
 
@@ -241,7 +241,7 @@ def test_saturation_is_the_cosine_to_the_look_before_and_needs_no_head():
     policy = Saturation(0.8, (4, 6))  # cosines 1 and 0.71
     assert policy.should_exit(step, 4, first).tolist() == [False, False]
     assert policy.should_exit(step, 6, second).tolist() == [True, False]
-    assert first.paid == second.paid == 0
+    assert first.num_readouts == second.num_readouts == 0
 
 
 def test_margin_and_oracle():
@@ -258,7 +258,7 @@ def test_random_has_its_mean_depth_and_repeats():
     step = steps(4000, Modality.SPEECH)
     depths = Random(16.0, exit_depth=12).depths(step)
     assert set(depths.tolist()) == {12, FULL}
-    # 4,000 lots of 12 or 20: the mean's standard error is 0.063
+    # 4,000 draws of 12 or 20: the mean's standard error is 0.063
     assert abs(depths.double().mean() - 16.0) < 0.25
     assert torch.equal(Random(16.0, 12).depths(step), depths)
     assert not torch.equal(Random(16.0, 12, seed=1).depths(step), depths)

@@ -1,0 +1,37 @@
+"""Colours and markers of policies."""
+
+from __future__ import annotations
+
+from eepolicy.analysis.style import OTHER_COLOURS, OTHER_MARKERS, families, family
+from eepolicy.policies import POLICIES
+
+
+def test_every_policy_has_the_style_of_its_class():
+    for entry in POLICIES.entries():
+        if entry.name in ("full", "static", "entropy", "random"):
+            cls = POLICIES.get(entry.name)
+            assert family(entry.example) == (cls.colour, cls.marker)
+    assert family("spark:even@12") == ("#009E73", "o")
+    assert family("spark:odd@12") == ("#009E73", "D")
+    assert family("spark:triple@12") == ("#009E73", "^")
+    assert family("spark:FEEE@12") == ("#009E73", "p")
+    assert family("both=static@12") == family("static@16")
+    assert family("text=static@12") == family("text=full,speech=static@3") == ("#0072B2", "v")
+
+
+def test_built_in_policies_look_different():
+    specs = [entry.example for entry in POLICIES.entries() if "~" not in entry.example]
+    assert len(set(families(specs))) == len(specs)
+
+
+def test_other_policies_have_styles_of_their_own():
+    """By name: the same in every figure, and different in one figure."""
+    specs = [f"{name}:2@12" for name in ("mine", "yours", "middle", "late-exit", "skip_some")]
+    styles = families(specs)
+    assert len(set(styles)) == len(specs)
+    assert styles[0] == family("mine:2@12") == family("both=mine:7@3")
+    assert all(c in OTHER_COLOURS and m in OTHER_MARKERS for c, m in styles)
+    # names that clash in both move on
+    many = [f"{letter}{other}@1" for letter in "abcdefgh" for other in "stuvw"]
+    assert len(set(families(many))) == len(many)
+    assert families(["a@1", "a@2"])[0] == families(["a@1", "a@2"])[1]

@@ -1,0 +1,59 @@
+"""The lists of plug-ins in README and docs are those of the classes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from eepolicy.registry import Entry
+from tools import lists
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_pages_are_up_to_date():
+    """In a process of its own: other tests register policies."""
+    command = [sys.executable, "-m", "tools.lists", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_and_docs_have_lists():
+    assert "<!-- list: policy-names -->" in (ROOT / "README.md").read_text()
+    assert "<!-- list: policies -->" in (ROOT / "docs" / "policies.md").read_text()
+
+
+def test_a_list_is_written_between_its_marks():
+    page = "before <!-- list: family-names -->old<!-- end of list --> after"
+    new = lists.updated(page)
+    assert new.startswith("before <!-- list: family-names -->`llama`, `qwen2`")
+    assert new.endswith("<!-- end of list --> after")
+    assert lists.updated(new) == new
+
+
+def test_a_stale_page_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lists, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "README.md"
+    page.write_text("<!-- list: fills --><!-- end of list -->")
+    monkeypatch.setattr(sys, "argv", ["lists", "--check"])
+    assert lists.main() == 1
+    assert "out of date: README.md; run python -m tools.lists" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["lists"])
+    assert lists.main() == 0
+    assert "| `catch_up` | " in page.read_text()
+    monkeypatch.setattr(sys, "argv", ["lists", "--check"])
+    assert lists.main() == 0
+
+
+def test_a_table_links_papers_and_escapes_pipes():
+    entries = [
+        Entry("a", "a", "a", "x | y", "Paper", "https://example.org"),
+        Entry("b", "b", "b", "z"),
+    ]
+    assert lists.table(entries).splitlines()[4:] == [
+        "| `a` | x \\| y | [Paper](https://example.org) |",
+        "| `b` | z |  |",
+        "",
+    ]
