@@ -14,7 +14,7 @@ from eepolicy.probing.plan import ProbePlan
 from eepolicy.probing.statistics.buffers import BufferPool
 from eepolicy.probing.statistics.context import StateContext
 from eepolicy.probing.statistics.last_layer import LastLayer
-from eepolicy.probing.statistics.measure import Run, measure, measure_states
+from eepolicy.probing.statistics.measure import LogitStatistics, Run, measure_states
 
 #: largest array of logits, bytes; there are up to three of this size at once.  The allocator
 #: returns larger arrays to the system, and their pages are faulted in again at each depth: the
@@ -33,14 +33,15 @@ class StateReader:
     Args:
         backbone: model whose heads read the states.
         plan: what to read out and keep.
-        run: compiles and runs statistics, see `measure`; None runs them in eager mode.
+        run: compiles and runs statistics, see `LogitStatistics`; None runs them in eager mode.
     """
 
     def __init__(self, backbone: Backbone, plan: ProbePlan, run: Run | None = None) -> None:
         self.backbone = backbone
         self.plan = plan
-        self.run = run
-        self._buffers = BufferPool()
+        # a GPU's allocator keeps its memory by itself
+        buffers = BufferPool() if backbone.model.device.type == "cpu" else None
+        self._statistics = LogitStatistics(plan.of_logits, run, buffers)
 
     def read(self, states: States, following: Tensor) -> dict[str, Tensor]:
         """Evaluate the statistics of a plan.
@@ -155,16 +156,13 @@ class StateReader:
             readouts: the rows in the columns, and (readouts,) ids that follow.
         """
         on_cpu = logits.device.type == "cpu"
-        buffers = self._buffers if on_cpu else None  # a GPU's allocator keeps its memory
         chunk, following = readouts
         index = self.plan.depths.index(depth)
         size = CPU_SLICE_BYTES // (4 * logits.shape[1]) if on_cpu else len(logits)
         for rows in _slices(0, len(logits), max(1, size)):
             at = slice(chunk.start + rows.start, chunk.start + rows.stop)
-            part = last[rows] if last else None
-            values = measure(
-                logits[rows], part, following[at], self.plan.of_logits, self.run, buffers
-            )
+            part = None if last is None else last[rows]
+            values = self._statistics.measure(logits[rows], part, following[at])
             for name, value in values.items():
                 columns[name][at, index] = value.to("cpu", columns[name].dtype)
 

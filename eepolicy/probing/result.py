@@ -175,8 +175,9 @@ class ProbeResult:
     @property
     def statistics(self) -> tuple[str, ...]:
         """Names of the statistics among the columns, those of the library first."""
-        own = (name for name in self.columns if name not in OTHER_COLUMNS | {*STATISTICS})
-        return (*(name for name in STATISTICS if name in self.columns), *own)
+        defined = dict.fromkeys((*STATISTICS, *(s.name for s in self.definitions)))
+        others = sorted({*self.columns} - OTHER_COLUMNS - {*defined})
+        return (*(name for name in defined if name in self.columns), *others)
 
     @property
     def agreement(self) -> NDArray[np.float64]:

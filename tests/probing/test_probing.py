@@ -19,7 +19,7 @@ from eepolicy.decode.recorder import Recorder
 from eepolicy.heads import TunedLens
 from eepolicy.probing import STATISTICS, readout, run
 from eepolicy.probing.statistics import LastLayer
-from eepolicy.probing.statistics.measure import measure
+from eepolicy.probing.statistics.measure import LogitStatistics
 
 #: float32 against float64; measured over ten families and five seeds: 2.2e-6 at most (divergences)
 CLOSE = dict(rtol=1e-5, atol=2e-5)
@@ -105,7 +105,8 @@ def test_small_divergences_of_large_vocabularies(apart, compiled):
     p = q + apart * torch.randn(6, 50_000, generator=generator)
     wanted = [STATISTICS[name] for name in ("entropy", "kl", "kl_reverse", "js")]
     last, following = LastLayer.of(q), torch.arange(6)
-    found = measure(p, last, following, wanted, KernelCache().run if compiled else None)
+    measured = LogitStatistics(wanted, KernelCache().run if compiled else None)
+    found = measured.measure(p, last, following)
     p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
     half = torch.logaddexp(p, q) - np.log(2)
     right = {

@@ -51,12 +51,10 @@ class Lease:
         """
         self.check()
         buffer = self._buffers.get(name)
-        fits = (
-            buffer is not None
-            and len(buffer) >= len(like)
-            and (buffer.shape[1:], buffer.dtype, buffer.device)
-            == (like.shape[1:], like.dtype, like.device)
-        )
-        if buffer is None or not fits:
+        if buffer is None or buffer.dtype != like.dtype or buffer.device != like.device:
+            buffer = None
+        elif buffer.shape == like.shape:
+            return buffer
+        if buffer is None or buffer.shape[1] != like.shape[1] or len(buffer) < len(like):
             buffer = self._buffers[name] = torch.empty_like(like)
         return buffer[: len(like)]

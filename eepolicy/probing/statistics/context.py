@@ -36,6 +36,7 @@ class LogitContext:
     last_layer: LastLayer | None = None
     lease: Lease | None = None
     _values: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _versions: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def last(self) -> LastLayer:
@@ -153,18 +154,29 @@ class LogitContext:
         others = torch.scatter(self.weights, -1, self.top1[:, None], 0.0, out=out)
         return others.amax(-1) * self.scale
 
-    def values(self) -> list[Tensor]:
-        """The tensors that statistics share: inputs and values computed so far."""
+    def inputs(self) -> list[Tensor]:
+        """The tensors that the context was made of; the first has one row a readout."""
         last = [] if self.last_layer is None else self.last_layer.tensors()
-        return [self.logits, self.top1, self.next, *last, *self._values.values()]
+        return [self.logits, self.top1, self.next, *last]
+
+    def values(self) -> list[Tensor]:
+        """The tensors that statistics share: inputs, and values computed so far."""
+        return [*self.inputs(), *self._values.values()]
+
+    def overwritten(self) -> list[str]:
+        """Names of values that were written to after they were computed, in eager mode."""
+        return [n for n, version in self._versions.items() if self._values[n]._version != version]
 
     def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """A value, computed at the first call."""
         if self.lease is not None:
             self.lease.check()
-        if name not in self._values:
-            self._values[name] = compute()
-        return self._values[name]
+        value = self._values.get(name)
+        if value is None:
+            value = self._values[name] = compute()
+            if not torch.compiler.is_compiling():
+                self._versions[name] = value._version
+        return value
 
     def _out(self, name: str) -> Tensor | None:
         """A buffer to write to, (rows, vocabulary); `scratch...` ones are free after each use."""
@@ -203,10 +215,14 @@ class StateContext:
         """
         return self._known(self.previous_layer, "previous")
 
-    def values(self) -> list[Tensor]:
-        """The tensors that statistics share."""
+    def inputs(self) -> list[Tensor]:
+        """The tensors that the context was made of; the first has one row a readout."""
         fields = (self.states, self.last_layer, self.previous_layer)
         return [tensor for tensor in fields if tensor is not None]
+
+    def overwritten(self) -> list[str]:
+        """Names of derived values that were written to: there are none."""
+        return []
 
     def _known(self, states: Tensor | None, name: str) -> Tensor:
         if states is None:

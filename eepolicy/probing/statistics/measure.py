@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -19,53 +20,97 @@ from eepolicy.probing.statistics.last_layer import LastLayer, argmax
 Run = Callable[..., "tuple[Tensor, ...] | None"]
 
 
-def measure(
-    logits: Tensor,
-    last: LastLayer | None,
-    following: Tensor,
-    statistics: Sequence[Statistic],
-    run: Run | None = None,
-    buffers: BufferPool | None = None,
-) -> dict[str, Tensor]:
-    """Evaluate statistics of logits.
+class LogitStatistics:
+    """Evaluates statistics of logits.
 
     Args:
-        logits: (rows, vocabulary).
-        last: the last layer's distributions of the same rows; without it, statistics that compare
-            with the last layer are left out.
-        following: (rows,) ids that follow, -1 where none does.
         statistics: which to evaluate; those of hidden states are left out.
         run: compiles and runs the library's statistics, see `KernelCache.run`; None runs them in
             eager mode.  A user's statistics always run in eager mode.
         buffers: memory for intermediate values in eager mode; None allocates it.
-
-    Returns:
-        (rows,) each, by name.
-
-    Raises:
-        EepolicyError: a user's statistic returned another shape, or wrote into the context.
     """
-    top1, following_ids = argmax(logits), following.clamp(min=0)
-    known = [s for s in statistics if not s.of_states and (last or s.compares_with != "last")]
-    builtin = [s for s in known if s is STATISTICS.get(s.name)]
-    values = {"top1": top1} if STATISTICS["top1"] in builtin else {}
-    computed = [s for s in builtin if s.name != "top1"]
-    out = None
-    if run is not None and computed:
-        out = _compiled(run, computed, [logits, top1, following_ids], last)
-    if out is None:
-        lease = None if buffers is None else buffers.lease()
-        context = LogitContext(logits, top1, following_ids, last, lease)
-        out = tuple(s.compute(context) for s in computed)
-    values |= {s.name: value for s, value in zip(computed, out, strict=True)}
-    own = [s for s in known if s not in builtin]
-    if own:  # without buffers, so that a tensor that a user's function keeps stays valid
-        values |= checked_values(own, LogitContext(logits, top1, following_ids, last))
-    for statistic in known:
-        if statistic.compares_with == "next":
-            value = values[statistic.name]
-            values[statistic.name] = value.masked_fill(following < 0, statistic.missing)
-    return values
+
+    def __init__(
+        self,
+        statistics: Sequence[Statistic],
+        run: Run | None = None,
+        buffers: BufferPool | None = None,
+    ) -> None:
+        self.statistics = [s for s in statistics if not s.of_states]
+        self.run = run
+        self.buffers = buffers
+        # sorted once, and not for each of many slices
+        self._with_last = _Selection.of(self.statistics)
+        self._without_last = _Selection.of([s for s in statistics if s.compares_with != "last"])
+
+    def measure(
+        self, logits: Tensor, last: LastLayer | None, following: Tensor
+    ) -> dict[str, Tensor]:
+        """Evaluate the statistics of some rows.
+
+        Args:
+            logits: (rows, vocabulary).
+            last: the last layer's distributions of the same rows; without it, statistics that
+                compare with the last layer are left out.
+            following: (rows,) ids that follow, -1 where none does.
+
+        Returns:
+            (rows,) each, by name.
+
+        Raises:
+            EepolicyError: a user's statistic returned another shape, or wrote into the context.
+        """
+        selection = self._without_last if last is None else self._with_last
+        inputs = logits, argmax(logits), following.clamp(min=0)
+        out = None
+        if self.run is not None and selection.builtin:
+            out = _compiled(self.run, selection, inputs, last)
+        if out is None:
+            lease = None if self.buffers is None else self.buffers.lease()
+            context = LogitContext(*inputs, last, lease)
+            out = tuple(s.compute(context) for s in selection.builtin)
+        values = dict(zip(selection.names, out, strict=True))
+        if selection.top1:
+            values["top1"] = inputs[1]
+        if selection.users:  # without buffers, so that a tensor that a function keeps stays valid
+            values |= checked_values(selection.users, LogitContext(*inputs, last))
+        if selection.of_next:
+            nothing = following < 0
+            for name, missing in selection.of_next:
+                values[name] = values[name].masked_fill(nothing, missing)
+        return values
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Statistics of logits, sorted by how they run.
+
+    Attributes:
+        builtin: the library's, but for `top1`, which is an input of the others.
+        names: their names.
+        top1: whether `top1` is wanted.
+        users: the user's.
+        of_next: names of those that compare with the next token, with the value if there is none.
+    """
+
+    builtin: tuple[Statistic, ...]
+    names: tuple[str, ...]
+    top1: bool
+    users: tuple[Statistic, ...]
+    of_next: tuple[tuple[str, float | int], ...]
+
+    @classmethod
+    def of(cls, statistics: Sequence[Statistic]) -> _Selection:
+        known = [s for s in statistics if not s.of_states]
+        library = [s for s in known if s is STATISTICS.get(s.name)]
+        builtin = tuple(s for s in library if s.name != "top1")
+        return cls(
+            builtin,
+            tuple(s.name for s in builtin),
+            len(builtin) < len(library),
+            tuple(s for s in known if s not in library),
+            tuple((s.name, s.missing) for s in known if s.compares_with == "next"),
+        )
 
 
 def measure_states(context: StateContext, statistics: Sequence[Statistic]) -> dict[str, Tensor]:
@@ -93,10 +138,10 @@ def checked_values(
     Raises:
         EepolicyError: one returned something else than (rows,), or wrote into the context.
     """
-    rows = len(context.values()[0])
+    rows = len(context.inputs()[0])
+    versions = [(tensor, tensor._version) for tensor in context.inputs()]
     values: dict[str, Tensor] = {}
     for statistic in statistics:
-        versions = [(tensor, tensor._version) for tensor in context.values()]
         value: Any = statistic.compute(context)
         if not isinstance(value, Tensor) or value.shape != (rows,):
             got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
@@ -104,7 +149,7 @@ def checked_values(
                 f"the statistic {statistic.name!r} returns one value a row, a tensor ({rows},); "
                 f"got {got}"
             )
-        if any(tensor._version != version for tensor, version in versions):
+        if context.overwritten() or any(t._version != version for t, version in versions):
             raise EepolicyError(
                 f"the statistic {statistic.name!r} wrote into a tensor that others read: clone it "
                 "first"
@@ -114,17 +159,17 @@ def checked_values(
 
 
 def _compiled(
-    run: Run, statistics: Sequence[Statistic], inputs: list[Tensor], last: LastLayer | None
+    run: Run, selection: _Selection, inputs: tuple[Tensor, Tensor, Tensor], last: LastLayer | None
 ) -> tuple[Tensor, ...] | None:
     """Statistics by one compiled kernel, (rows,) each; None if it cannot be made."""
-    tensors = inputs + ([] if last is None else last.tensors())
+    tensors = [*inputs, *([] if last is None else last.tensors())]
 
     def function(logits: Tensor, top1: Tensor, following: Tensor, *last: Tensor) -> Any:
         layer = LastLayer(*last) if last else None
         context = LogitContext(logits, top1, following, layer)
-        return tuple(statistic.compute(context) for statistic in statistics)
+        return tuple(s.compute(context) for s in selection.builtin)
 
-    key = (measure, *(s.name for s in statistics), len(tensors), inputs[0].device)
+    key = (LogitStatistics, *selection.names, len(tensors), inputs[0].device)
     guard = (key, inputs[0].shape, *((tensor.stride(), tensor.dtype) for tensor in tensors))
     return run(
         key, guard, lambda: function, tensors, lambda: [DynamicDims(t, [0]) for t in tensors]
