@@ -99,8 +99,8 @@ class Plots:
         figure = cast("Figure", legend.figure)
         if given is None:
             handles, labels = legend.get_legend_handles_labels()
-            place: Any = "outside upper center"
-            figure.legend(handles, labels, loc=place, ncols=len(labels), frameon=False)
+            location: Any = "outside upper center"
+            figure.legend(handles, labels, loc=location, ncols=len(labels), frameon=False)
         return figure
 
     def heatmap(

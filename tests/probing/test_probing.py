@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 import eepolicy
 from eepolicy import Document, EepolicyError, ExitHead, HookedModel, ProbeResult, probe
 from eepolicy.compile.kernel_cache import KernelCache
-from eepolicy.decode.recorder import Recorder
 from eepolicy.heads import TunedLens
 from eepolicy.probing import STATISTICS, readout, run
 from eepolicy.probing.statistics import LastLayer
@@ -63,11 +62,11 @@ def naive(stock, ids: torch.Tensor) -> dict[str, np.ndarray]:
 
 def check(result: ProbeResult, expected: dict[str, np.ndarray]) -> None:
     for name, values in expected.items():
-        found = getattr(result, name)
+        computed = getattr(result, name)
         if values.dtype.kind == "i":
-            np.testing.assert_array_equal(found, values, err_msg=name)
+            np.testing.assert_array_equal(computed, values, err_msg=name)
         else:
-            np.testing.assert_allclose(found, values, **CLOSE, err_msg=name)
+            np.testing.assert_allclose(computed, values, **CLOSE, err_msg=name)
 
 
 def test_every_statistic_is_the_naive_one(stock, hooked):
@@ -106,7 +105,7 @@ def test_small_divergences_of_large_vocabularies(apart, compiled):
     wanted = [STATISTICS[name] for name in ("entropy", "kl", "kl_reverse", "js")]
     last, following = LastLayer.of(q), torch.arange(6)
     measured = LogitStatistics(wanted, KernelCache().run if compiled else None)
-    found = measured.measure(p, last, following)
+    values = measured.measure(p, last, following)
     p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
     half = torch.logaddexp(p, q) - np.log(2)
     right = {
@@ -115,8 +114,8 @@ def test_small_divergences_of_large_vocabularies(apart, compiled):
         "kl_reverse": (p.exp() * (p - q)).sum(-1),
         "js": ((p.exp() * (p - half)).sum(-1) + (q.exp() * (q - half)).sum(-1)) / 2,
     }
-    for name, values in right.items():
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=4e-5, err_msg=name)
+    for name, expected in right.items():
+        np.testing.assert_allclose(values[name], expected, rtol=0, atol=4e-5, err_msg=name)
 
 
 @settings(max_examples=25)
@@ -189,158 +188,6 @@ def test_a_reply_is_probed_where_it_was_predicted(hooked):
     assert (heads == out.tokens.numpy()).mean() > 0.97
 
 
-def test_a_record_does_not_hold_on_to_the_prompt():
-    recorder = Recorder(1)
-    for columns in (90, 1):  # the prompt goes along with the first token
-        recorder.enter([0], torch.zeros(1, columns, 8))
-        recorder.ran([0], [columns], 1, torch.zeros(1, columns, 8))
-    held = [
-        state.untyped_storage().nbytes() for fed in recorder.states[0] for state in fed.values()
-    ]
-    assert held == [4 * 8] * 4
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("fill", ["catch_up", "propagate", "mask"])
-def test_a_record_holds_what_really_ran(hooked, fill):
-    prompts = [torch.randint(60, (n,), generator=torch.Generator().manual_seed(n)) for n in (4, 7)]
-    calls: list[int] = []
-    hooks = [
-        layer.register_forward_hook(lambda module, args, out, i=i: calls.append(i))
-        for i, layer in enumerate(hooked.parts.layers, start=1)
-    ]
-    with_record = hooked.generate(prompts, "spark:triple@3", 30, fill=fill, record=True)
-    for hook in hooks:
-        hook.remove()
-    plain = hooked.generate(prompts, "spark:triple@3", 30, fill=fill)
-    for recorded, out in zip(with_record, plain, strict=True):
-        assert recorded.tokens.tolist() == out.tokens.tolist()
-        record, depth = recorded.record, recorded.trace.depth
-        ran = ~np.isnan(record.entropy)
-        below = np.arange(1, LAYERS + 1)[:, None] <= depth
-        assert ran[below].all()
-        if fill == "catch_up":  # all but what waits at the end has run by then
-            refresh = np.flatnonzero(depth == LAYERS)[-1]
-            assert ran[:, : refresh + 1].all()
-            assert not ran[3:, refresh + 1 :].any()
-            full = probe(hooked, recorded)
-            for name in ("entropy", "confidence", "cosine_previous"):
-                np.testing.assert_allclose(
-                    getattr(record, name)[ran], getattr(full, name)[ran], atol=5e-5
-                )
-            np.testing.assert_allclose(
-                record.kl[:, : refresh + 1], full.kl[:, : refresh + 1], atol=5e-5
-            )
-        else:
-            assert (ran == below).all()
-            assert np.isnan(record.kl[:, depth < LAYERS]).all()
-            early = depth < LAYERS
-            assert np.isnan(record.agreement[:, early]).all()
-            assert (record.saturation_depth[early] == -1).all()
-            assert (record.agreeing_depth[~early] >= 1).all()
-            assert record.by_modality().rank_last.dropna().min() >= 1
-        # the token came from the deepest layer that had run when it was read out
-        read = record.top1[depth - 1, np.arange(len(record))]
-        assert read.tolist() == recorded.tokens.tolist()
-        assert np.isnan(record.hidden_states[..., 0]).tolist() == (~ran).tolist()
-
-
-@pytest.mark.parametrize("family", ["qwen2"])
-@pytest.mark.parametrize("accept", ["exact", "top:3"])
-def test_a_record_knows_nothing_of_what_was_taken_back(hooked, accept):
-    prompts = [
-        torch.randint(60, (n,), generator=torch.Generator().manual_seed(n)) for n in (4, 7, 9)
-    ]
-    outs = hooked.generate(prompts, "static@3", 30, accept=accept, record=True)
-    for out in outs:
-        assert 2 in out.trace.draft_status  # something was taken back
-        full = probe(hooked, out)
-        ran = ~np.isnan(out.record.entropy)
-        assert ran[:3].all()
-        np.testing.assert_allclose(out.record.entropy[ran], full.entropy[ran], atol=5e-5)
-
-
-@pytest.mark.parametrize("family", ["llama"])
-def test_a_record_takes_what_a_probe_takes(hooked):
-    prompt = torch.arange(5)
-    out = hooked.generate(prompt, max_new_tokens=6, record={"statistics": ["entropy"], "top_k": 2})
-    assert out.record.statistics == ("entropy",)
-    assert out.record.top_tokens.shape == (LAYERS, len(out.tokens), 2)
-    assert hooked.generate(prompt, max_new_tokens=6).record is None
-    with pytest.raises(EepolicyError, match="a record takes"):
-        hooked.generate(prompt, record={"save": "x"})
-    assert hooked.generate(prompt, max_new_tokens=6, record={}).record.statistics
-    for wrong, match in (
-        ({"statistics": ["entrop"]}, "statistics is a list"),
-        ({"dtype": torch.bfloat16}, "dtype is float16"),
-        ({"heads": TunedLens.untrained(hooked.lens, (2,), width=32), "depths": [3]}, "at depth 3"),
-    ):
-        with pytest.raises(EepolicyError, match=match):
-            hooked.generate(prompt, record=wrong)
-
-
-@pytest.mark.parametrize("family", ["llama"])
-def test_a_stopped_probe_goes_on_from_its_folder(hooked, tmp_path):
-    generator = torch.Generator().manual_seed(1)
-    documents = [torch.randint(60, (n,), generator=generator) for n in (5, 9, 3, 8)]
-    whole = probe(hooked, documents, hidden_states=[2], top_k=3)
-    folder = tmp_path / "probe"
-
-    def broken():
-        yield from documents[:2]
-        raise KeyboardInterrupt
-
-    options = dict(hidden_states=[2], top_k=3, save=folder)
-    with pytest.raises(KeyboardInterrupt):
-        probe(hooked, broken(), **options)
-    assert len(ProbeResult.load(folder)) == 14
-    # a document that was only half written is cut off
-    with open(folder / "entropy.npy", "ab") as file:
-        file.write(b"\0" * 40)
-    seen = []
-
-    def shown(items):
-        for item in items:
-            seen.append(item)
-            yield item
-
-    passes = []
-    hook = hooked.parts.layers[0].register_forward_hook(lambda *_: passes.append(1))
-    result = probe(hooked, iter(documents), progress=shown, **options)
-    hook.remove()
-    assert len(seen) == 4
-    assert len(passes) == 2  # the first two were not run again
-    assert isinstance(result.columns["entropy"], np.memmap)
-    again = ProbeResult.load(folder)
-    for name, column in whole.columns.items():
-        np.testing.assert_array_equal(result.columns[name], column, err_msg=name)
-        np.testing.assert_array_equal(again.columns[name], column, err_msg=name)
-    assert again.hidden_depths == (2,)
-    with pytest.raises(EepolicyError, match="another top_k"):
-        probe(hooked, documents, hidden_states=[2], top_k=2, save=folder)
-    with pytest.raises(EepolicyError, match="begun with other documents"):
-        probe(hooked, documents[::-1], **options)
-    with pytest.raises(EepolicyError, match="begun with 4 documents, and 3 were given"):
-        probe(hooked, documents[:3], **options)
-    with pytest.raises(EepolicyError, match="begun with other documents"):
-        probe(hooked, [*documents[:3], Document(documents[3], 2)], **options)
-    hooked.heads = TunedLens.untrained(hooked.lens, range(1, LAYERS), width=32)
-    with pytest.raises(EepolicyError, match="another heads"):
-        probe(hooked, documents, **options)
-    hooked.heads = hooked.lens
-    with pytest.raises(EepolicyError, match="another model"):
-        probe(HookedModel(tiny("llama", 3)), documents, **options)
-    (folder / "entropy.npy").write_bytes((folder / "entropy.npy").read_bytes()[:-40])
-    with pytest.raises(EepolicyError, match=r"cannot be read|cut short"):
-        ProbeResult.load(folder)
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "a.tex").write_text("")
-    with pytest.raises(EepolicyError, match="contains files but no probe"):
-        probe(hooked, documents, save=tmp_path / "thesis")
-    with pytest.raises(EepolicyError, match="contains no probe"):
-        ProbeResult.load(tmp_path / "thesis")
-
-
 @given(st.integers(0, 1000))
 def test_saturation_against_a_loop(seed):
     rng = np.random.default_rng(seed)
@@ -363,8 +210,8 @@ def test_tables(hooked):
     table = result.to_pandas()
     assert len(table) == LAYERS * 2 * len(out.tokens)
     row = table[(table.depth == 3) & (table.document == 1)].iloc[4]
-    place = len(out.tokens) + 4
-    assert row.entropy == result.entropy[2, place]
+    column = len(out.tokens) + 4
+    assert row.entropy == result.entropy[2, column]
     assert row.next == out.tokens[4]
     means = result.by_modality()
     spoken = result.modality == eepolicy.Modality.SPEECH
@@ -394,9 +241,9 @@ def test_heads_are_used_below_full_depth_only(hooked):
     zero = TunedLens.untrained(hooked.lens, range(1, LAYERS), width=32)
     for bias in (zero.at(depth).bias for depth in zero.depths):
         bias += 1.0
-    found, plain = probe(hooked, ids, heads=zero), probe(hooked, ids)
-    assert np.abs(found.entropy[:-1] - plain.entropy[:-1]).min(1).max() > 1e-3
-    np.testing.assert_array_equal(found.entropy[-1], plain.entropy[-1])
+    fitted, plain = probe(hooked, ids, heads=zero), probe(hooked, ids)
+    assert np.abs(fitted.entropy[:-1] - plain.entropy[:-1]).min(1).max() > 1e-3
+    np.testing.assert_array_equal(fitted.entropy[-1], plain.entropy[-1])
 
 
 @pytest.mark.parametrize("family", ["llama"])
@@ -442,7 +289,7 @@ def test_inputs_of_other_kinds(hooked):
     assert probe(hooked, ids[0], heads=some).depths.tolist() == [2, 4, 6]
     with pytest.raises(EepolicyError, match="reads out 40 of the model's 60"):
         probe(hooked, ids[0], heads=hooked.lens.restricted_to(LAYOUT.speech), statistics=["top1"])
-    # what was asked of a result leaves it as it is
+    # properties of a result leave it unchanged
     assert len(result.words) == len(result)
     assert len(result[:2]) == 2
 
