@@ -127,10 +127,10 @@ def test_masks_are_made_where_order_alone_does_not_tell():
     """Gemma 3 has layers that see all, and layers that see a window."""
     stock = tiny("gemma3", 1)
     model, window = HookedModel(stock), stock.config.sliding_window
-    kept = torch.ones(1, window, dtype=torch.bool)
+    all_valid = torch.ones(1, window, dtype=torch.bool)
     for tokens, start, kept, masked in (
         (window, 0, None, set()),
-        (window, 0, kept, {"full_attention", "sliding_attention"}),
+        (window, 0, all_valid, {"full_attention", "sliding_attention"}),
         (window + 1, 0, None, {"sliding_attention"}),
         (window - 1, 1, None, {"full_attention", "sliding_attention"}),
         (1, window - 1, None, set()),

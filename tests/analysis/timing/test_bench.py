@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from eepolicy import EepolicyError, HookedModel, Trace
+from eepolicy import EarlyExitConfig, EepolicyError, HookedModel, Trace
 from eepolicy.analysis.timing.contenders import (
     BenchConfig,
     Contender,
@@ -296,8 +296,6 @@ def test_bench_command(run, tmp_path):
 
 
 def test_usual_policies_fit_the_model(pocket, hooked):
-    from eepolicy.decode.loop import as_policy
-
     for model in (pocket, HookedModel(hooked.model)):
         for spec in default_policies(model):
-            as_policy(spec, model.depth)
+            EarlyExitConfig(spec).validate(model.depth, model.layout)
