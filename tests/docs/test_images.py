@@ -17,7 +17,7 @@ from matplotlib.testing.compare import compare_images
 from eepolicy.analysis.evaluation.columns import COLUMNS
 from eepolicy.analysis.evaluation.plots import agreement_figure, depth_figure, quality_figure
 from eepolicy.analysis.evaluation.records import Record
-from eepolicy.analysis.studies.drift import STATE, Drift
+from eepolicy.analysis.studies.drift import TOKEN_MEASURES, Drift
 from eepolicy.analysis.style import COLOURS, figures
 
 REFERENCES = Path(__file__).parent / "references"
@@ -87,7 +87,9 @@ def saw_tooth() -> Figure:
     rows = [
         {"policy": "spark:triple@14", "fill": fill, "document": document, "modality": "speech"}
         | {"chunk": 1, "phase": phase, "depth": 14, "since_refresh": phase % 3}
-        | dict.fromkeys(STATE, size * (phase % 3) * rng.uniform(0.5, 1.5))
+        | dict.fromkeys(
+            (m.name for m in TOKEN_MEASURES), size * (phase % 3) * rng.uniform(0.5, 1.5)
+        )
         for fill, size in (("catch_up", 0.1), ("mask", 1.0))
         for document in range(8)
         for phase in range(12)

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from eepolicy import EarlyExitConfig, EepolicyError, HookedModel, Trace
+from eepolicy import EarlyExitConfig
+from eepolicy import EepolicyError, HookedModel, Trace, parse_policy
 from eepolicy.analysis.timing.contenders import (
     BenchConfig,
     Contender,
@@ -295,7 +296,7 @@ def test_bench_command(run, tmp_path):
         assert message in error
 
 
-def test_usual_policies_fit_the_model(pocket, hooked):
+def test_default_policies_fit_the_model(pocket, hooked):
     for model in (pocket, HookedModel(hooked.model)):
         for spec in default_policies(model):
-            EarlyExitConfig(spec).validate(model.depth, model.layout)
+            parse_policy(spec).check(model.depth)
