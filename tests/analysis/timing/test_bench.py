@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from eepolicy import EarlyExitConfig
 from eepolicy import EepolicyError, HookedModel, Trace, parse_policy
 from eepolicy.analysis.timing.contenders import (
     BenchConfig,
