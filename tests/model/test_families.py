@@ -41,7 +41,7 @@ def test_the_layer_loop_gives_the_stock_logits(family, seed, length, dtype):
 
 
 def test_a_sliding_window_is_shorter_than_the_prompts_here():
-    """Else the test above would say nothing about it."""
+    """Otherwise the test above would not cover windows."""
     ids = torch.arange(5, 5 + 2 * WINDOW)[None]
     model = tiny("mistral")
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_a_sliding_window_is_shorter_than_the_prompts_here():
         assert (model(ids).logits - sliding).abs().max() > 1e-2
 
 
-def test_wrapping_leaves_the_model_as_it_was(stock):
+def test_wrapping_does_not_change_the_model(stock):
     ids = torch.tensor([[5, 33, 21, 8]])
     with torch.no_grad():
         before, hooks = stock(ids).logits, [dict(m._forward_hooks) for m in stock.modules()]
@@ -69,7 +69,7 @@ def unknown():
     return MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=60)).eval()
 
 
-def test_an_unknown_family_is_told_what_an_adapter_needs(unknown):
+def test_an_unknown_family_gets_what_an_adapter_needs(unknown):
     with pytest.raises(EepolicyError, match=r"no adapter for model type 'mpt'.*docs/families\.md"):
         eepolicy.wrap(unknown)
 
@@ -108,7 +108,7 @@ def test_an_adapter_that_does_not_fit_is_refused(stock):
             eepolicy.wrap(stock, parts=wrong)
 
 
-def test_a_layer_that_leaves_its_mask_out_is_refused(monkeypatch):
+def test_a_layer_that_ignores_its_mask_is_refused(monkeypatch):
     """Without a cache it is causal by itself, so the second block shows the difference."""
     stock = tiny("llama", 3)
     layer = stock.model.layers[2]
@@ -123,14 +123,14 @@ def test_a_layer_that_leaves_its_mask_out_is_refused(monkeypatch):
         eepolicy.wrap(stock)
 
 
-def test_masks_are_made_where_order_alone_does_not_tell():
-    """Gemma 3 has layers that see all, and layers that see a window."""
+def test_masks_are_made_if_causal_order_is_not_enough():
+    """Gemma 3 has layers with full attention and layers with a window."""
     stock = tiny("gemma3", 1)
     model, window = HookedModel(stock), stock.config.sliding_window
-    all_valid = torch.ones(1, window, dtype=torch.bool)
+    all_columns = torch.ones(1, window, dtype=torch.bool)
     for tokens, start, kept, masked in (
         (window, 0, None, set()),
-        (window, 0, all_valid, {"full_attention", "sliding_attention"}),
+        (window, 0, all_columns, {"full_attention", "sliding_attention"}),
         (window + 1, 0, None, {"sliding_attention"}),
         (window - 1, 1, None, {"full_attention", "sliding_attention"}),
         (1, window - 1, None, set()),
@@ -142,7 +142,7 @@ def test_masks_are_made_where_order_alone_does_not_tell():
     assert None not in model.block_masks(window, 0).values()
 
 
-def test_attention_and_rotations_that_the_loop_cannot_give_are_refused():
+def test_unsupported_attention_and_rotations_are_refused():
     model = tiny("llama")
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(EepolicyError, match="load it with attn_implementation='sdpa'"):

@@ -109,7 +109,7 @@ def policies():
         st.tuples(st.sampled_from(Modality), *[st.integers(0, 50)] * 4), min_size=1, max_size=5
     ),
 )
-def test_nothing_happens_below_the_least_depth(policy, rows):
+def test_nothing_happens_below_min_depth(policy, rows):
     known = torch.tensor(rows).T
     least = policy.min_depth(FULL)
     assert 1 <= least <= FULL
@@ -216,7 +216,7 @@ def test_readouts_against_arithmetic():
     assert seen.num_readouts == 1  # one head evaluation for all statistics
 
 
-def test_patience_waits_for_looks_that_agree():
+def test_patience_exits_when_depths_agree():
     step = steps(3, Modality.SPEECH)
     # the argmax tokens of three rows at depths 4, 6, 8, 10: 0 1 1 1, 2 2 0 0, 1 1 1 2
     ids = {4: [0, 2, 1], 6: [1, 2, 1], 8: [1, 0, 1], 10: [1, 0, 2]}
@@ -234,7 +234,7 @@ def test_patience_waits_for_looks_that_agree():
     assert exits(Patience(3, (4, 6, 8, 10)))[2:] == [[False, False, True], [True, False, False]]
 
 
-def test_saturation_is_the_cosine_to_the_look_before_and_needs_no_head():
+def test_saturation_is_the_cosine_to_the_previous_depth_and_needs_no_head():
     step = steps(2, Modality.SPEECH)
     hidden = {4: [[1.0, 0.0], [1.0, 0.0]], 6: [[2.0, 0.0], [1.0, 1.0]]}
     first, second = looks_at({4: [[0.0], [0.0]], 6: [[0.0], [0.0]]}, hidden)
@@ -286,7 +286,7 @@ class Mine(Static):
 
 
 class Undeclared(ExitPolicy):
-    """A policy that is no dataclass, as one writes them first."""
+    """A policy that is no dataclass."""
 
     name = "plain"
     usage = example = "plain"
@@ -321,7 +321,7 @@ def test_a_policy_by_entry_point(monkeypatch):
         parse_policy("text=plain")
 
 
-def test_thresholds_look_at_their_own_modality_only():
+def test_thresholds_exit_on_their_own_modality_only():
     step = Step(
         *torch.tensor([[0, 1, 1], [0, 0, 0], [0, 1, 2], [0, 1, 2], [0, 0, 1]]), full_depth=FULL
     )
@@ -333,7 +333,7 @@ def test_thresholds_look_at_their_own_modality_only():
     assert Entropy(0.5, (3, 9)).depths(step).tolist() == [FULL] * 3
 
 
-def test_by_modality_asks_each_for_its_own():
+def test_by_modality_applies_each_policy_to_its_rows():
     policy = parse_policy("text=spark:even@5,speech=entropy<0.5@[7,9]")
     mixed = Step(
         *torch.tensor([[0, 1, 0], [0, 0, 0], [0, 1, 1], [0, 1, 2], [0, 0, 1]]), full_depth=FULL
