@@ -122,7 +122,7 @@ def test_memory_is_a_column_where_it_was_measured():
 def test_a_full_size_page_says_what_its_records_say(monkeypatch):
     """On a small model, not compiled: what is timed and written is the same."""
     model = HookedModel(tiny("qwen2"))
-    monkeypatch.setattr(model, "_compiled", lambda: None)
+    monkeypatch.setattr(model, "compiled_executor", lambda: None)
     config = BenchConfig(12, exact_length=True, rounds=2, compiled=True, time_first_token=True)
     measured = [
         {"model": "GLM-4-Voice"} | full_size.measure(model, rows, 8, config) for rows in (1, 2)

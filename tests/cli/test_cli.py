@@ -169,7 +169,7 @@ def test_stats_command(run, tmp_path):
             assert f"| {100 * row['speech']:.1f} [" in line
     assert [Path(file).exists() for file in result["files"]] == [True] * (2 + 3 * 3)
     _, err = run("stats", "--prompts", "5", "--out", str(folder), code=2)
-    assert "take another file" in err
+    assert "give another file" in err
 
 
 def test_drift_command(run, tmp_path):
