@@ -51,7 +51,9 @@ def kernels(model: HookedModel) -> int:
 
 # without hypothesis, which traces every line, those of the compiler too
 @torch.no_grad()
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 12))]
+)
 def test_blocks_equal_those_of_the_stock_layers(llama, seed):
     """Prompts with random padding, then blocks of random width, of all rows or some of them."""
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
