@@ -25,8 +25,9 @@ test: $(VENV)/.dev lint
 test-narrow: export ATEN_CPU_CAPABILITY = avx2
 test-narrow: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/$(VENV)/.inductor-avx2
 test-narrow: $(VENV)/.dev
-	$(TESTS) -n 2 -m "not slow and not exhaustive" tests/decode/test_fills.py tests/decode/test_full_depth.py tests/decode/test_rows.py tests/model \
-		tests/compile/test_kernel_cache.py tests/compile/test_onednn.py tests/compile/test_sdpa.py
+	$(TESTS) -n 2 -m "not slow and not exhaustive" $(addprefix tests/,decode/test_fills.py \
+		decode/test_full_depth.py model compile/test_kernel_cache.py compile/test_onednn.py \
+		compile/test_sdpa.py)
 
 test-tuned-lens: $(VENV)/.everything
 	$(TESTS) -p no_transformer_lens -k "tuned_lens or their_fit" tests/benchmarks
