@@ -33,6 +33,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 #: packages that are imported late, in functions, or for types only, and why
 OPTIONAL = {
+    "scipy.signal": "only sound of another sampling rate needs it, and it takes half a second",
     "matplotlib": "only plots need it, and it is slow to import",
     "pandas": "only tables need it, and it is slow to import",
     "torch._dynamo": "only compile=True needs the compiler, and it is slow to import",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from eepolicy.modality import Modality
 from eepolicy.model.backbone import Backbone
@@ -21,7 +22,6 @@ from eepolicy.probing.store import read_columns, read_progress
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedTokenizerBase
 
 #: columns that are no statistics
 OTHER_COLUMNS = frozenset(
