@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from eepolicy import Trace
-from eepolicy.analysis.evaluation.records import Record, RunFolder
+from eepolicy.analysis.evaluation.records import Record
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import (
     AudioEncoderEntry,
@@ -27,7 +27,7 @@ from eepolicy.formats import (
     parse,
 )
 from eepolicy.io import read_json, read_jsonl
-from eepolicy.probing.store import Folder
+from eepolicy.probing.store import FolderStore
 
 MODEL = {
     "model_type": "llama",
@@ -193,7 +193,7 @@ def test_a_trace_of_today(pocket, tmp_path):
 
 
 def test_a_run_folder_of_today(tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = RunFolderStore(tmp_path / "run")
     folder.open({"threads": 1})
     folder.note(rows=["full"])
     folder.append(Record(**RECORD))
@@ -206,6 +206,6 @@ def test_a_run_folder_of_today(tmp_path):
 
 
 def test_a_probe_folder_of_today(tmp_path):
-    Folder(tmp_path / "probe", {"depths": [1, 2]})
+    FolderStore(tmp_path / "probe", {"depths": [1, 2]})
     progress = parse(ProbeProgress, read_json(tmp_path / "probe" / "probe.json"), "probe.json")
     assert progress.identity == {"depths": [1, 2]}

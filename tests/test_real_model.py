@@ -63,9 +63,9 @@ def test_keys_and_values_after_a_catch_up_are_the_stock_ones(smol):
     batch.prefill(ids[None, :3])
     depths = [20, 5, 30, 12, 28, 1, 9, 30, 16, 2, 7, 4, 29, 14, 3, 18]
     for i, column in enumerate(range(3, len(ids))):
-        block = batch.enter(ids[None, column : column + 1], [0])
+        block = batch.begin_step(ids[None, column : column + 1], [0])
         batch.run(block, smol.depth if column == len(ids) - 1 else depths[i % len(depths)])
-        batch.leave(block)
+        batch.exit(block)
     stock = smol.model(ids[None], use_cache=True).past_key_values
     for index, theirs in enumerate(stock.layers):
         keys, values = batch.cache.layer(index, len(ids))

@@ -72,7 +72,7 @@ def test_blocks_equal_those_of_the_stock_layers(llama, seed):
     depth = draw.randint(1, LAYERS)
     blocks = []
     for batch in (stock, ours):
-        block = batch.enter(tokens[:, :1], list(range(rows)))
+        block = batch.begin_step(tokens[:, :1], list(range(rows)))
         batch.run(block, depth)
         block = block.select(some)
         batch.run(block, LAYERS)
@@ -106,9 +106,9 @@ def test_fills_skip_the_rest_of_a_layer(llama, monkeypatch):
             for layer in llama.parts.layers[2:]:
                 monkeypatch.setattr(layer, "forward", None)
         for token in (8, 9):
-            block = batch.enter(torch.tensor([[token], [30 + token]]), [0, 1])
+            block = batch.begin_step(torch.tensor([[token], [30 + token]]), [0, 1])
             batch.run(block, 2)
-            batch.leave(block)
+            batch.exit(block)
         stored.append([batch.cache.layer(i, 9) for i in range(LAYERS)])
     for plain, ours in zip(*stored, strict=True):
         torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
@@ -126,9 +126,9 @@ def test_fills_and_blocks_of_rows_that_are_not_consecutive(llama):
             if step == 5:
                 rows = [0, 1, 3]
                 batch.keep(rows)
-            block = batch.enter(torch.tensor([[7 + step], [3], [20], [41]])[: len(rows)], rows)
+            block = batch.begin_step(torch.tensor([[7 + step], [3], [20], [41]])[: len(rows)], rows)
             batch.run(block, 2)
-            batch.leave(block.select([0, 2]))
+            batch.exit(block.select([0, 2]))
             block = block.select([i for i in range(len(rows)) if i not in (0, 2)])
             batch.run(block, LAYERS)
         batches.append(batch)
@@ -206,7 +206,7 @@ def test_gathered_rows_need_no_further_calls_of_the_compiler():
     batch = Batch(model, [0] * 3, 40, executor=layers)
     batch.prefill(torch.arange(18).reshape(3, 6))
     for step in range(20):
-        block = batch.enter(torch.tensor([[step], [5]]), [0, 2])
+        block = batch.begin_step(torch.tensor([[step], [5]]), [0, 2])
         batch.run(block, LAYERS)
         if step == 0:
             known = len(layers._kernels._calls)

@@ -31,13 +31,13 @@ def test_a_compile_error_is_not_taken_for_the_recompile_limit(monkeypatch):
         cache.run("key", "kind", lambda: double, (torch.ones(3),), lambda: [])
 
 
-def test_past_the_recompile_limit_there_is_no_kernel(monkeypatch):
+@torch._dynamo.config.patch(recompile_limit=1)
+def test_past_the_recompile_limit_there_is_no_kernel():
     """The first shape has its kernel; the second would be one more than the limit."""
 
     def double(x):
         return x * 2
 
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     cache = KernelCache()
     outs = [
         cache.run("key", x.dtype, lambda: double, (x,), lambda: [])

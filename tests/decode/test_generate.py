@@ -265,7 +265,7 @@ def test_without_a_layout_a_model_writes_text(stock):
     out = plain.generate(prompt, "text=spark:even@2", max_new_tokens=30)
     assert out.trace.depth.tolist() == [(LAYERS, 2)[i % 2] for i in range(len(out.tokens))]
     assert out.trace.modality.sum() == 0
-    with pytest.raises(EepolicyError, match="acts on speech, of which this model has none"):
+    with pytest.raises(EepolicyError, match="acts on speech, and this model has none"):
         plain.generate(prompt, "spark:even@2")
 
 
@@ -275,15 +275,15 @@ BAD = [
     ({"num_beams": 3}, "beam search is not supported"),
     ({"num_beams": 2, "do_sample": True}, "is not supported"),
     ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive search"),
-    ({"assistant_model": object()}, "the model drafts for itself"),
+    ({"assistant_model": object()}, "the model drafts with its own exits"),
     ({"assistant_early_exit": 3}, "accept='exact'"),
     ({"prompt_lookup_num_tokens": 3}, "early exits"),
     ({"guidance_scale": 1.5}, "second prompt"),
-    ({"past_key_values": object()}, "give the whole prompt"),
-    ({"use_cache": False}, "caught up from the cache"),
+    ({"past_key_values": object()}, "pass the whole prompt"),
+    ({"use_cache": False}, "pending positions need the cache"),
     ({"output_scores": True}, "eepolicy.probe"),
     ({"return_dict_in_generate": True}, "an Output with its trace"),
-    ({"prefix_allowed_tokens_fn": lambda i, ids: [1]}, "give a logits processor"),
+    ({"prefix_allowed_tokens_fn": lambda i, ids: [1]}, "use a logits processor"),
     ({"max_new_tokens": 0}, "max_new_tokens is at least 1"),
     ({"temprature": 0.5}, "temprature"),
     ({"temperature": -1.0}, "strictly positive"),
@@ -293,13 +293,13 @@ BAD = [
     ({"generation_config": GenerationConfig(guidance_scale=1.5)}, "second prompt"),
     ({"generation_config": GenerationConfig(num_beams=2)}, "beam search is not supported"),
     ({"prompt": IDS, "attention_mask": MASK[:, 1:] ** 0}, "an attention mask is"),
-    ({"output_attentions": True}, "attentions are not kept"),
+    ({"output_attentions": True}, "attention weights are not stored"),
     ({"logits_to_keep": 3, "cu_seq_lens_q": IDS}, "cu_seq_lens_q cannot be used"),
     ({"num_return_sequences": 2}, "num_return_sequences"),
-    ({"attention_mask": MASK}, "padded for you"),
+    ({"attention_mask": MASK}, "other prompts are padded here"),
     ({"streamer": Collect(), "prompt": IDS[:, 3:]}, "a streamer follows one reply; got 4 rows"),
     ({"prompt": None}, "give a prompt, or inputs_embeds"),
-    ({"prompt": []}, "there is no prompt"),
+    ({"prompt": []}, "the list of prompts is empty"),
     ({"inputs_embeds": EMBEDDED}, "give a prompt, or inputs_embeds"),
     (
         {"prompt": None, "inputs_embeds": EMBEDDED[..., :9]},
@@ -311,10 +311,10 @@ BAD = [
     ({"prompt": IDS + 50}, "ids are 0 to 59; got"),
     ({"prompt": IDS[:, :0]}, "a prompt is one row of ids"),
     ({"prompt": "a question"}, "needs a model with a tokenizer"),
-    ({"policy": 3}, "a policy is an ExitPolicy or a spec string"),
+    ({"policy": 3}, "policy is a spec string or an instance of ExitPolicy"),
     ({"policy": "spark:triple@7"}, "depths 1 to 6"),
     ({"accept": "exact", "temperature": 0.8}, "is for greedy decoding"),
-    ({"accept": "exact", "fill": "mask"}, "nothing to judge"),
+    ({"accept": "exact", "fill": "mask"}, "nothing to verify"),
     ({"accept": "perhaps"}, "is no acceptance"),
     ({"fill": "guess"}, "guess"),
 ]

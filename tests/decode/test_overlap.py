@@ -84,7 +84,7 @@ class Liar(ExitPolicy):
 
 def test_a_policy_that_stops_below_its_least_depth_is_found_out(model):
     """On every device, so that nothing breaks on another one."""
-    with pytest.raises(EepolicyError, match="below its least depth 3"):
+    with pytest.raises(EepolicyError, match="below its min_depth 3"):
         model.generate(ONE, Liar(), max_new_tokens=5)
 
 

@@ -340,7 +340,7 @@ def test_a_spoken_prompt_follows_the_template(model, tmp_path):
     out = model.generate(file, **options)
     assert out.tokens.tolist() == stock[0, -len(out.tokens) :].tolist()
     assert out.prompt.numel() == 0  # the prompt is not ids only
-    with pytest.raises(EepolicyError, match="no ids to probe"):
+    with pytest.raises(EepolicyError, match="without ids it has no probe"):
         eepolicy.probe(model, out)
     wave = model.generate(read_wave(file), **options)
     assert wave.tokens.tolist() == out.tokens.tolist()
@@ -403,7 +403,7 @@ def test_unreadable_audio_is_refused(model, tmp_path, hooked_text):
         EepolicyError, match="100 samples at 16 kHz are too short for the audio encoder"
     ):
         model.generate(torch.zeros(100))
-    with pytest.raises(EepolicyError, match="this model hears nothing"):
+    with pytest.raises(EepolicyError, match="this model has no audio encoder"):
         hooked_text.generate(tmp_path / "empty.wav")
 
 

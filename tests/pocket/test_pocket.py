@@ -182,7 +182,7 @@ def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["compare", "spark:quad@3"], "is no policy; a policy is one of"),
+        (["compare", "spark:quad@3"], "is no policy; write spark:PATTERN"),
         (["compare", "static@21", "--out", "{tmp}/r"], "the model has depths 1 to 20"),
         (["compare", "--prompts", "1000", "--out", "{tmp}/r"], "there are 300 test questions"),
         (["compare", "--out", "{tmp}/mine"], "contains files that are not of a run"),
@@ -195,7 +195,7 @@ def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
         (["generate", "Hello?", "--out", "{tmp}/none/a.wav"], "there is no folder"),
         (["generate", "Hello?", "--max-new-tokens", "0"], "max_new_tokens is at least 1"),
         (["generate", "Hello?", "--accept", "most"], "is no acceptance"),
-        (["generate", "Hello?", "--fill", "copy"], "a fill is catch_up, propagate, mask"),
+        (["generate", "Hello?", "--fill", "copy"], "a fill is one of: catch_up, mask, propagate"),
     ],
 )
 def test_mistakes_get_one_sentence(run, tmp_path, arguments, sentence):
@@ -224,7 +224,7 @@ def test_mistakes_in_python_get_a_sentence(pocket):
         (lambda: pocket.generate([1, 7, 12]), "a question in text, or a row of ids; got 1"),
         (lambda: pocket.generate(torch.tensor([[1.0]])), "a question in text, or a row of ids"),
         (lambda: pocket.generate(torch.tensor([1.0])), "this model has no audio encoder"),
-        (lambda: pocket.generate([]), "there is no prompt"),
+        (lambda: pocket.generate([]), "the list of prompts is empty"),
         (lambda: pocket.generate("Hi", 7), "a policy is an ExitPolicy or a spec string"),
         (lambda: pocket.generate("Hi", "static@30"), "the model has depths 1 to 20"),
         (lambda: pocket.generate("Hi", temperature=0.0), "has to be a strictly positive float"),

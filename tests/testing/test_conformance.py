@@ -66,7 +66,9 @@ def test_families(family):
 
 
 def test_every_family_has_a_small_config():
-    assert set(CONFIGS) == set(FAMILIES.names())
+    # examples in the docs register families of their own in this process
+    ours = {n for n in FAMILIES.names() if FAMILIES.get(n).__module__.startswith("eepolicy.")}
+    assert set(CONFIGS) == ours
 
 
 def test_another_family_by_its_model_type():

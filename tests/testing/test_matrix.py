@@ -92,7 +92,9 @@ def check_combination(combination: Combination) -> None:
 
 
 def test_every_policy_is_in_the_matrix():
-    assert set(SPECS) == {*POLICIES.names(), "by modality"}
+    # examples in the docs register policies of their own in this process
+    ours = {n for n in POLICIES.names() if POLICIES.get(n).__module__.startswith("eepolicy.")}
+    assert set(SPECS) == {*ours, "by modality"}
 
 
 def test_the_covering_array_has_every_pair_with_few_combinations():
