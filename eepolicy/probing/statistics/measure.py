@@ -103,7 +103,9 @@ class _Selection:
     def of(cls, statistics: Sequence[Statistic]) -> _Selection:
         known = [s for s in statistics if not s.of_states]
         library = [s for s in known if s is STATISTICS.get(s.name)]
-        builtin = tuple(s for s in library if s.name != "top1")
+        # those of integers, ranks, read the logits themselves: first, while these are in the cache
+        ordered = sorted(library, key=lambda s: not s.integer)
+        builtin = tuple(s for s in ordered if s.name != "top1")
         return cls(
             builtin,
             tuple(s.name for s in builtin),
