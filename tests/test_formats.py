@@ -40,7 +40,7 @@ RECORD = {
     "question": "What color is snow?",
     "policy": "static@2",
     "text": "White.",
-    "heard": None,
+    "transcript": None,
     "right_text": True,
     "right_speech": None,
     "errors": None,
@@ -79,7 +79,7 @@ CASES = {
         "identity": {},
         "epoch": 1,
         "epochs_without_gain": 0,
-        "now": {"kl": [0.5]},
+        "metrics": {"kl": [0.5]},
     },
     RepliesHeader: {"model": MODEL, "questions": 3, "max_new_tokens": 300},
     ReplyLine: [2, [5, 6, 7]],
@@ -133,7 +133,11 @@ def test_every_key_is_needed_or_has_a_default(schema):
             "full_depth: expected greater than or equal to 1; got 0",
         ),
         (RecordLine, {"ended": 1}, "ended: expected a valid boolean; got 1"),
-        (RecordLine, {"judged": 1.5}, "judged: expected less than or equal to 1; got 1.5"),
+        (
+            RecordLine,
+            {"judge_score": 1.5},
+            "judge_score: expected less than or equal to 1; got 1.5",
+        ),
         (RecordLine, {"tokens": [7, "30", 31]}, "tokens[1]: expected a valid integer; got '30'"),
         (
             RecordLine,
@@ -193,7 +197,7 @@ def test_a_trace_of_today(pocket, tmp_path):
 
 
 def test_a_run_folder_of_today(tmp_path):
-    folder = RunFolderStore(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     folder.open({"threads": 1})
     folder.note(rows=["full"])
     folder.append(Record(**RECORD))

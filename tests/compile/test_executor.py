@@ -125,7 +125,7 @@ def test_fills_and_blocks_of_rows_that_are_not_consecutive(llama):
         for step in range(9):
             if step == 5:
                 rows = [0, 1, 3]
-                batch.keep(rows)
+                batch.retire(rows, {})
             block = batch.begin_step(torch.tensor([[7 + step], [3], [20], [41]])[: len(rows)], rows)
             batch.run(block, 2)
             batch.exit(block.select([0, 2]))

@@ -225,7 +225,7 @@ def test_mistakes_in_python_get_a_sentence(pocket):
         (lambda: pocket.generate(torch.tensor([[1.0]])), "a question in text, or a row of ids"),
         (lambda: pocket.generate(torch.tensor([1.0])), "this model has no audio encoder"),
         (lambda: pocket.generate([]), "the list of prompts is empty"),
-        (lambda: pocket.generate("Hi", 7), "a policy is an ExitPolicy or a spec string"),
+        (lambda: pocket.generate("Hi", 7), "policy is a spec string or an instance of ExitPolicy"),
         (lambda: pocket.generate("Hi", "static@30"), "the model has depths 1 to 20"),
         (lambda: pocket.generate("Hi", temperature=0.0), "has to be a strictly positive float"),
         (lambda: pocket.generate("Hi", num_beams=2), "beam search is not supported"),

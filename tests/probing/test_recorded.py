@@ -16,7 +16,7 @@ def test_a_record_does_not_hold_on_to_the_prompt():
     recorder = Recorder(1)
     for columns in (90, 1):  # the first token is fed with the prompt
         recorder.begin_token([0], torch.zeros(1, columns, 8))
-        recorder.ran([0], [columns], 1, torch.zeros(1, columns, 8))
+        recorder.record_layer([0], [columns], 1, torch.zeros(1, columns, 8))
     sizes = [
         state.untyped_storage().nbytes() for fed in recorder.states[0] for state in fed.values()
     ]
