@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from eepolicy import Trace
-from eepolicy.analysis.evaluation.records import Record
+from eepolicy.analysis.evaluation.records import Record, RunFolder
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import (
     AudioEncoderEntry,
