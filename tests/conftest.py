@@ -1,4 +1,4 @@
-"""Small random models, their norms and biases randomised so that no mistake hides behind ones."""
+"""Small random models with randomised norms and biases, so that no mistake is hidden by ones."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def tiny(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreT
 
 
 #: policies and options of `generate`, which another path through the decoder must not change
-WAYS = [
+DECODINGS = [
     ("full", {}),
     ("spark:triple@2", {}),
     ("spark:triple@2", {"fill": "propagate"}),
@@ -137,19 +137,19 @@ def assert_same_replies(ours: Sequence[Output], plain: Sequence[Output]) -> None
             assert getattr(left.trace, column).tolist() == getattr(right.trace, column).tolist()
 
 
-def write_shards(folder: Path, held: dict[str, Tensor]) -> None:
+def write_shards(folder: Path, weights: dict[str, Tensor]) -> None:
     """Weights in two files with an index, as large checkpoints are published."""
-    keys = list(held)
+    keys = list(weights)
     names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     parts = {names[0]: keys[: len(keys) // 2], names[1]: keys[len(keys) // 2 :]}
     for name, some in parts.items():
-        save_file({k: held[k] for k in some}, folder / name)
+        save_file({k: weights[k] for k in some}, folder / name)
     index = {"weight_map": {k: name for name, some in parts.items() for k in some}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers, found without the package."""
+    """The decoder layers, looked up without the package."""
     return next(m for m in model.modules() if isinstance(m, nn.ModuleList))
 
 

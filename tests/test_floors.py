@@ -1,4 +1,4 @@
-"""Imports of the package point one way, from the upper rooms to the lower ones.
+"""Imports point in one direction: from higher to lower packages.
 
 Each test lists all violations, one a line.
 """

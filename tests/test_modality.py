@@ -15,17 +15,17 @@ from eepolicy import ChunkClock, EepolicyError, Modality, TokenLayout
 TEXT, SPEECH = Modality.TEXT, Modality.SPEECH
 
 
-def places(tokens: list[int]) -> list[tuple[Modality, int, int]]:
-    clock, found = ChunkClock(LAYOUT), []
+def positions_of(tokens: list[int]) -> list[tuple[Modality, int, int]]:
+    clock, positions = ChunkClock(LAYOUT), []
     for token in tokens:
-        found.append((clock.modality, clock.chunk, clock.phase))
+        positions.append((clock.modality, clock.chunk, clock.phase))
         clock.advance(token)
-    return found
+    return positions
 
 
 def test_text_and_speech_alternate():
     reply = [9, 9, 9, *[30] * 7, 9, 9, 9, *[30] * 7]
-    assert places(reply) == [
+    assert positions_of(reply) == [
         (m, chunk, phase)
         for chunk, (m, size) in enumerate([(TEXT, 3), (SPEECH, 7), (TEXT, 3), (SPEECH, 7)])
         for phase in range(size)
@@ -33,23 +33,23 @@ def test_text_and_speech_alternate():
 
 
 def test_speech_runs_on_after_the_end_of_text():
-    found = places([9, LAYOUT.end_of_text, *[30] * 20])
-    assert found[:2] == [(TEXT, 0, 0), (TEXT, 0, 1)]
-    assert found[2:] == [(SPEECH, 1, phase) for phase in range(20)]
+    positions = positions_of([9, LAYOUT.end_of_text, *[30] * 20])
+    assert positions[:2] == [(TEXT, 0, 0), (TEXT, 0, 1)]
+    assert positions[2:] == [(SPEECH, 1, phase) for phase in range(20)]
 
 
 def test_a_reply_that_leaves_the_alternation_is_followed():
     # speech after one text token: the clock takes it as the first of a new chunk
-    assert places([9, 30, 30])[1:] == [(TEXT, 0, 1), (SPEECH, 1, 1)]
+    assert positions_of([9, 30, 30])[1:] == [(TEXT, 0, 1), (SPEECH, 1, 1)]
 
 
 def clocked(layout: TokenLayout, tokens: list[int]) -> list[Modality]:
     """What the clock expected at each token."""
-    clock, found = ChunkClock(layout), []
+    clock, positions = ChunkClock(layout), []
     for token in tokens:
-        found.append(clock.modality)
+        positions.append(clock.modality)
         clock.advance(token)
-    return found
+    return positions
 
 
 #: as GLM-4-Voice: no token says that the text is over
@@ -86,7 +86,7 @@ def test_chunks_that_are_filled_up_never_surprise():
 
 
 def test_a_reply_in_text_alone_is_followed():
-    """As Step-Audio-2-mini answers where no speech was asked for; one place is expected wrongly."""
+    """A text reply of Step-Audio-2-mini: the clock expects one wrong position."""
     assert clocked(FILLED, [9] * 12) == [TEXT, SPEECH, *[TEXT] * 10]
     assert clocked(FILLED, [9] * 4 + [30] * 4 + [9, 30])[4:] == [TEXT, *[SPEECH] * 3, TEXT, SPEECH]
 
@@ -99,8 +99,8 @@ def test_a_model_that_answers_in_speech_alone():
 
 @given(st.lists(st.integers(5, 59), max_size=80))
 def test_phase_and_chunk_are_consistent(tokens):
-    found = places(tokens)
-    for (_, chunk, phase), (_, next_chunk, next_phase) in pairwise(found):
+    positions = positions_of(tokens)
+    for (_, chunk, phase), (_, next_chunk, next_phase) in pairwise(positions):
         assert (next_chunk, next_phase) == (chunk, phase + 1) or (
             next_chunk > chunk and next_phase <= 1
         )

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LAYERS, LAYOUT, WAYS, assert_same_replies, tiny
+from conftest import DECODINGS, LAYERS, LAYOUT, assert_same_replies, tiny
 
 from eepolicy import HookedModel
 from eepolicy.compile import cuda_graphs as captured
@@ -19,7 +19,7 @@ from eepolicy.decode import overlap as ahead
 QUESTION = torch.tensor([5, 33, 21, 8])
 ONE = [QUESTION]
 RAGGED = [QUESTION, torch.tensor([7, 8]), torch.tensor([1, 2, 3, 9, 5, 6, 7])]
-ALL = [*WAYS, ("spark:triple@2", {"record": True})]
+ALL = [*DECODINGS, ("spark:triple@2", {"record": True})]
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 

@@ -11,7 +11,7 @@ import types
 
 import pytest
 import torch
-from conftest import FAMILIES, LAYERS, LAYOUT, WAYS, assert_same_replies, tiny
+from conftest import DECODINGS, FAMILIES, LAYERS, LAYOUT, assert_same_replies, tiny
 
 from eepolicy import EepolicyError, ExitPolicy, HookedModel
 from eepolicy.decode.batch import Batch, BatchOptions
@@ -84,7 +84,7 @@ def test_blocks_equal_those_of_the_stock_layers(llama, seed):
 
 
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
-@pytest.mark.parametrize(("policy", "options"), WAYS, ids=str)
+@pytest.mark.parametrize(("policy", "options"), DECODINGS, ids=str)
 def test_replies_equal_those_of_the_stock_layers(llama, prompts, policy, options):
     plain = llama.generate(prompts, policy, max_new_tokens=25, **options)
     ours = llama.generate(prompts, policy, max_new_tokens=25, compile=True, **options)

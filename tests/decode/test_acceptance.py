@@ -127,12 +127,12 @@ def test_speculative_sampling_is_the_full_models_distribution():
 
 def third_tokens(hooked: HookedModel, accept: str | None, policy: str, seeds: range) -> np.ndarray:
     prompts = [torch.tensor([1, 7, 30])] * 64
-    found = []
+    tokens = []
     for seed in seeds:
         options = dict(max_new_tokens=4, temperature=1.5, seed=seed, accept=accept)
         outs = hooked.generate(prompts, policy, **options)
-        found += [int(o.tokens[2]) if len(o.tokens) > 2 else LAYOUT.end for o in outs]
-    return np.bincount(found, minlength=60)
+        tokens += [int(o.tokens[2]) if len(o.tokens) > 2 else LAYOUT.end for o in outs]
+    return np.bincount(tokens, minlength=60)
 
 
 def differ(a: np.ndarray, b: np.ndarray) -> float:
@@ -164,7 +164,7 @@ def test_rules_by_hand():
     assert AcceptRatio(0.7).accepts(drafts([1, 1, 1], full)).tolist() == [False, False, True]
     sounds = torch.tensor([[0.0, 0.0], [3.0, 4.0]])  # of tokens 1 and 2; token 0 is text
     near, far = (AcceptAcoustic(d, sounds, first=1) for d in (5.0, 4.9))
-    by_sound = drafts([0, 1, 1], full)  # the likeliest are 0, 2 and 0
+    by_sound = drafts([0, 1, 1], full)  # the most likely tokens are 0, 2 and 0
     assert near.accepts(by_sound).tolist() == [True, True, False]
     assert far.accepts(by_sound).tolist() == [True, False, False]
 

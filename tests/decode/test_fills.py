@@ -31,7 +31,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-12}
 EAGER_TOLERANCE = {torch.float32: 1e-4, torch.float64: 2e-5}
 
 
-def plain_loop(model, prompt: list[int], depths: list[int], way: str) -> list[int]:
+def plain_loop(model, prompt: list[int], depths: list[int], fill: str) -> list[int]:
     """Greedy early exit, one token at a time, written without the package, for Llama and Qwen2.
 
     A layer that did not run stores nothing with `mask`, so that its part of the stock cache is
@@ -39,9 +39,9 @@ def plain_loop(model, prompt: list[int], depths: list[int], way: str) -> list[in
     """
     inner, cache, tokens, hidden = model.model, DynamicCache(), list(prompt), None
     depths = [LAYERS] * (len(prompt) - 1) + depths
-    for place, depth in enumerate(depths):
-        hidden = inner.embed_tokens(torch.tensor([[tokens[place]]]))
-        cos, sin = inner.rotary_emb(hidden, torch.tensor([[place]]))
+    for index, depth in enumerate(depths):
+        hidden = inner.embed_tokens(torch.tensor([[tokens[index]]]))
+        cos, sin = inner.rotary_emb(hidden, torch.tensor([[index]]))
         for layer in inner.layers[:depth]:
             hidden = layer(
                 hidden,
@@ -51,14 +51,14 @@ def plain_loop(model, prompt: list[int], depths: list[int], way: str) -> list[in
                 position_embeddings=(cos, sin),
             )
         for index, layer in enumerate(inner.layers):
-            if index >= depth and way == "propagate":
+            if index >= depth and fill == "propagate":
                 normed = layer.input_layernorm(hidden)
                 keys, values = (
                     project(normed).view(1, 1, -1, layer.self_attn.head_dim).transpose(1, 2)
                     for project in (layer.self_attn.k_proj, layer.self_attn.v_proj)
                 )
                 cache.update(apply_rotary_pos_emb(keys, keys, cos, sin)[1], values, index)
-        if place >= len(prompt) - 1:
+        if index >= len(prompt) - 1:
             tokens.append(int(model.lm_head(inner.norm(hidden))[0, -1].argmax()))
             if tokens[-1] == LAYOUT.end:
                 break
@@ -70,18 +70,18 @@ def plain_loop(model, prompt: list[int], depths: list[int], way: str) -> list[in
     family=st.sampled_from(["llama", "qwen2"]),
     seed=st.integers(0, 10_000),
     depths=st.lists(st.integers(1, LAYERS), min_size=1, max_size=25),
-    way=st.sampled_from(["propagate", "mask"]),
+    fill=st.sampled_from(["propagate", "mask"]),
 )
-def test_other_fills_equal_a_plain_loop(family, seed, depths, way):
+def test_other_fills_equal_a_plain_loop(family, seed, depths, fill):
     model = tiny(family, seed % 7)
     with torch.no_grad():
-        expected = plain_loop(model, PROMPT.tolist(), depths, way)
+        expected = plain_loop(model, PROMPT.tolist(), depths, fill)
     hooked = HookedModel(model, layout=LAYOUT)
-    out = hooked.generate(PROMPT, ByPlace(depths), max_new_tokens=len(depths), fill=way)
+    out = hooked.generate(PROMPT, ByPlace(depths), max_new_tokens=len(depths), fill=fill)
     assert out.tokens.tolist() == expected
     assert out.trace.layer_calls.tolist() == depths[: len(expected)]
     skipped = [LAYERS - d for d in depths[: len(expected)]]
-    assert out.trace.filled.tolist() == (skipped if way == "propagate" else [0] * len(skipped))
+    assert out.trace.filled.tolist() == (skipped if fill == "propagate" else [0] * len(skipped))
 
 
 @pytest.mark.parametrize("cap", [1, 3])

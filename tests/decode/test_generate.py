@@ -1,4 +1,4 @@
-"""The options of `generate`, held against transformers' own."""
+"""The options of `generate`, compared with those of transformers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def side_by_side(prompts: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def up_to_end(row: list[int], ends: tuple[int, ...] = (LAYOUT.end,)) -> list[int]:
-    """A stock reply without the padding behind its end."""
+    """A stock reply without the padding after its end."""
     first = min((row.index(end) for end in ends if end in row), default=len(row))
     return row[: first + 1]
 
@@ -144,7 +144,7 @@ def test_criteria_end_rows_where_the_stock_model_ends(hooked, accept):
 
 
 class OnCall(StoppingCriteria):
-    """Ends every reply when it is asked for the n-th time, as a clock or a button would."""
+    """Ends every reply at its n-th call, as a time limit would."""
 
     def __init__(self, n: int) -> None:
         self.left = n

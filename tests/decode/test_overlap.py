@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import LAYERS, LAYOUT, WAYS, assert_same_replies, layers_of, tiny
+from conftest import DECODINGS, LAYERS, LAYOUT, assert_same_replies, layers_of, tiny
 
 from eepolicy import EepolicyError, ExitPolicy, HookedModel
 from eepolicy.decode import overlap as ahead
@@ -30,7 +30,7 @@ def always(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("policy", "options"),
     [
-        *WAYS,
+        *DECODINGS,
         ("both=random:4.0@2", {}),
         ("both=patience:2@2", {"rebatch": 0.4}),
         ("oracle@2", {}),
@@ -44,7 +44,7 @@ def test_replies_and_costs_are_the_same(model, monkeypatch, prompts, policy, opt
     plain = model.generate(prompts, policy, max_new_tokens=40, eos_token_id=ENDS, **options)
     monkeypatch.setattr(ahead, "is_async", lambda device: True)
     ours = model.generate(prompts, policy, max_new_tokens=40, eos_token_id=ENDS, **options)
-    if prompts is RAGGED:  # rows end while the next step of all is under way
+    if prompts is RAGGED:  # rows end while the next step of all rows runs
         assert len({len(out.tokens) for out in plain}) > 1
     assert_same_replies(ours, plain)
 

@@ -27,7 +27,7 @@ def test_a_row_does_not_depend_on_its_neighbours(stock, hooked, policy):
         alone = hooked.generate(prompt, policy, max_new_tokens=40)
         assert out.tokens.tolist() == alone.tokens.tolist()
         for name, value in vars(alone.trace).items():
-            if name != "prefill_layer_calls":  # together, prompts go along if all rows let them
+            if name != "prefill_layer_calls":  # in a batch, a prefill depends on all rows
                 assert np.array_equal(getattr(out.trace, name), value), name
 
 

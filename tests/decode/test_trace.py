@@ -50,7 +50,7 @@ from eepolicy.policies import Step, parse_policy
 def test_trace_counts_what_really_ran(stock, hooked, policy):
     with LayerCounter(stock) as counter:
         trace = hooked.generate(PROMPT, policy, max_new_tokens=50).trace
-    # the prompt goes along with a first token that goes all the way
+    # the prompt runs in the calls of a first token at full depth
     alone = 0 if trace.depth[0] == LAYERS else LAYERS
     prefill, decoded = counter.calls[:alone], counter.calls[alone:]
     assert trace.prefill_layer_calls == alone
@@ -95,8 +95,8 @@ def entropy_by_depth(stock, ids: torch.Tensor) -> list[float]:
     """Entropy (nats) of the plain lens at depths 0 to LAYERS - 1, at the last of (ids,)."""
     with torch.no_grad():
         states = stock(ids[None], output_hidden_states=True).hidden_states[:LAYERS]
-        found = [plain_lens(stock, h[0, -1]).log_softmax(-1) for h in states]
-    return [float(-(p.exp() * p).sum()) for p in found]
+        log_probs = [plain_lens(stock, h[0, -1]).log_softmax(-1) for h in states]
+    return [float(-(p.exp() * p).sum()) for p in log_probs]
 
 
 def test_adaptive_exit_is_the_first_depth_that_passes(stock, hooked):

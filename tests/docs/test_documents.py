@@ -19,7 +19,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(eepolicy.__path__, "eepolicy.")
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_python_blocks_run(page, capsys, tmp_path, monkeypatch):
-    """All blocks of a page, one after the other; a comment behind a print is what it prints."""
+    """All blocks of a page, in order; a comment after a print states what it prints."""
     monkeypatch.chdir(tmp_path)  # some write files
     space: dict = {}
     expected = []

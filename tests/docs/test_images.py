@@ -106,8 +106,8 @@ def draw(name: str, path: Path) -> None:
 
 
 def difference(name: str, path: Path) -> float:
-    found = compare_images(str(REFERENCES / f"{name}.png"), str(path), 0.0, in_decorator=True)
-    return found["rms"] if found else 0.0
+    result = compare_images(str(REFERENCES / f"{name}.png"), str(path), 0.0, in_decorator=True)
+    return result["rms"] if result else 0.0
 
 
 @pytest.mark.parametrize("name", DRAWN)

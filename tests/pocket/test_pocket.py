@@ -145,26 +145,26 @@ def test_compare_command_resumes_and_reports(run, tmp_path):
     assert page.count("<audio") == 6
     for name in ("quality", "agreement", "depths"):
         assert (folder / f"{name}.png").stat().st_size > 5_000
-        held = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
-        assert f"data:image/png;base64,{held}" in page
+        encoded = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+        assert f"data:image/png;base64,{encoded}" in page
     assert len(list((folder / "audio").glob("*.wav"))) == 6
 
 
 def test_without_ears_it_says_what_to_install(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(asr, "missing_asr", lambda *_: "install the ears")
+    monkeypatch.setattr(asr, "missing_asr", lambda *_: "install speech recognition")
     monkeypatch.setattr(mos, "missing_mos", lambda rater: None)
     monkeypatch.setitem(mos.RATERS, "distillmos", lambda: None)
     folder = tmp_path / "report"
     _, stderr = run("compare", "static@16", "--prompts", "1", "--out", str(folder))
-    assert "install the ears" in stderr
-    assert "install the ears" in (folder / "index.html").read_text()
+    assert "install speech recognition" in stderr
+    assert "install speech recognition" in (folder / "index.html").read_text()
     assert json.loads((folder / "results.json").read_text())[1]["wer"] is None
 
 
 def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
     folder = str(tmp_path / "report")
-    for asked in ("test", "dev", "test"):
-        run("compare", "static@16", "--prompts", "1", "--set", asked, "--out", folder)
+    for split in ("test", "dev", "test"):
+        run("compare", "static@16", "--prompts", "1", "--set", split, "--out", folder)
     page = (tmp_path / "report" / "index.html").read_text()
     question = eepolicy.held_out("test")[0]["question"]
     assert question in html.unescape(page)
@@ -289,7 +289,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_its_speech_is_understood(pocket):
-    """With the real ears, where they are installed; the model card has the figures on all."""
+    """With speech recognition; the model card has the figures of all replies."""
     if asr.missing_asr():
         pytest.skip(asr.missing_asr())
     whisper = asr.Whisper()
