@@ -46,6 +46,8 @@ LISTS: dict[str, Callable[[], str]] = {
     "acceptance-rules": lambda: table(ACCEPTANCE_RULES.entries()),
     "heads": lambda: table(KINDS.entries()),
     "policy-names": lambda: names(dict.fromkeys(entry.name for entry in POLICIES.entries())),
+    "fill-names": lambda: names(FILLS.names()),
+    "acceptance-names": lambda: names(ACCEPTANCE_RULES.names()),
     "family-names": lambda: names(FAMILIES.names()),
 }
 
