@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,27 +13,15 @@ import torch
 from hypothesis import settings
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GlmConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    Olmo2Config,
-    Phi3Config,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import eepolicy
 from eepolicy import HookedModel, TokenLayout
 from eepolicy.cli import main
 from eepolicy.cli.shared import out
 from eepolicy.decode.output import Output
+from eepolicy.testing.configs import CONFIGS as SMALL_CONFIGS
+from eepolicy.testing.configs import small_config
 
 # tiny models run fastest on one thread, and a busy machine then slows them least
 torch.set_num_threads(1)
@@ -45,55 +34,9 @@ LAYERS = 6
 LAYOUT = TokenLayout(
     text=(0, 20), speech=(20, 60), text_chunk=3, speech_chunk=7, end_of_text=3, end=4
 )
-#: sliding layers of the tiny models see so many positions: fewer than a prompt has
-WINDOW = 5
-
-_ALTERNATING = ["sliding_attention", "full_attention"] * LAYERS
-_SPECIAL = dict(bos_token_id=1, eos_token_id=4, pad_token_id=0)
-_SHAPE = dict(
-    vocab_size=60,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=LAYERS,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=256,
-    initializer_range=0.2,
-    **_SPECIAL,
-)
-
-
-def _gemma(config: type[PreTrainedConfig], **more: object) -> PreTrainedConfig:
-    return config(
-        **_SHAPE, head_dim=8, sliding_window=WINDOW, layer_types=_ALTERNATING[:LAYERS], **more
-    )
-
-
+#: config of each family; the short name of Gemma 3 is that of its tests
 CONFIGS = {
-    "llama": lambda: LlamaConfig(**_SHAPE),
-    "qwen2": lambda: Qwen2Config(**_SHAPE),
-    "qwen3": lambda: Qwen3Config(**_SHAPE, head_dim=8),
-    "mistral": lambda: MistralConfig(**_SHAPE, head_dim=8, sliding_window=WINDOW),
-    "glm": lambda: GlmConfig(**_SHAPE, head_dim=8, attention_bias=True),
-    "phi3": lambda: Phi3Config(**_SHAPE, sliding_window=WINDOW),
-    "olmo2": lambda: Olmo2Config(**_SHAPE),
-    "gemma2": lambda: _gemma(
-        Gemma2Config,
-        query_pre_attn_scalar=8,
-        final_logit_softcapping=3.0,
-        attn_logit_softcapping=2.0,
-    ),
-    "gemma3": lambda: _gemma(Gemma3TextConfig, query_pre_attn_scalar=8),
-    "gpt2": lambda: GPT2Config(
-        vocab_size=60,
-        n_embd=32,
-        n_inner=48,
-        n_layer=LAYERS,
-        n_head=4,
-        n_positions=256,
-        initializer_range=0.2,
-        **_SPECIAL,
-    ),
+    name.removesuffix("_text"): partial(small_config, name, LAYERS) for name in SMALL_CONFIGS
 }
 FAMILIES = list(CONFIGS)
 

@@ -22,9 +22,7 @@ class CatchUp(KVFill):
     name: ClassVar[str] = "catch_up"
     usage: ClassVar[str] = "catch_up"
     example: ClassVar[str] = "catch_up"
-    summary: ClassVar[str] = (
-        "exact: a later, deeper position runs the pending position in its block"
-    )
+    summary: ClassVar[str] = "exact: a later, deeper position also runs the pending ones"
     paper: ClassVar[str] = "SPAR-K, arXiv 2603.09215"
     source: ClassVar[str] = "https://arxiv.org/abs/2603.09215"
     defers: ClassVar[bool] = True

@@ -20,9 +20,7 @@ class Propagate(KVFill):
     name: ClassVar[str] = "propagate"
     usage: ClassVar[str] = "propagate"
     example: ClassVar[str] = "propagate"
-    summary: ClassVar[str] = (
-        "approximate: skipped layers store keys and values of the exit's hidden state"
-    )
+    summary: ClassVar[str] = "approximate: skipped layers store keys and values of the exit's state"
     paper: ClassVar[str] = "CALM, arXiv 2207.07061"
     source: ClassVar[str] = "https://arxiv.org/abs/2207.07061"
 
