@@ -56,7 +56,7 @@ class HookedModel(Backbone):
         heads: exit heads for depths below full depth; default: the logit lens.
         vocoder: turns speech units into sound.
         parts: parts of a model whose family has no adapter.
-        card: model card, whose texts surround a question; default: the ids of the layout.
+        card: model card with the texts around a question; default: the ids of the layout.
         audio_encoder: turns audio prompts into embeddings.
 
     Raises:
@@ -160,7 +160,7 @@ class HookedModel(Backbone):
         attention_mask: Tensor | None = None,
         **options: Any,
     ) -> Output | list[Output]:
-        """Answer one prompt, or several side by side, each position as deep as the policy says.
+        """Answer one prompt or a batch, and run each position as deep as the policy says.
 
         Args:
             prompt: a question in text, or ids (tokens,).  For a model with an audio encoder also
@@ -180,7 +180,7 @@ class HookedModel(Backbone):
                 `"auto"`, or a share; see `EarlyExitConfig`.
             restrict_vocab: read speech out over the speech ids and end tokens only, where the
                 alternation of chunks expects speech.  This costs fewer rows of the output
-                embedding.  It is another distribution: text cannot interrupt a speech chunk.
+                embedding.  It changes the distribution: text cannot interrupt a speech chunk.
             compile: run the layers with code made by `torch.compile`.  The first call compiles,
                 which takes seconds, or half a minute without a compile cache.  Tokens are the same,
                 except for ties within rounding.  Where compilation fails, a warning gives the
@@ -194,8 +194,8 @@ class HookedModel(Backbone):
                 `temperature`, `top_p`, `top_k`, `repetition_penalty`, `num_return_sequences`,
                 `inputs_embeds`, `generation_config`, `logits_processor`, `stopping_criteria`,
                 `stop_strings`, `streamer` and so on.  A `temperature` (or `top_p` and so on) turns
-                sampling on.  A logits processor must be a function of the ids that it gets,
-                because rejected drafts are removed from them.
+                sampling on.  A logits processor must keep no state of its own, because
+                rejected drafts are removed from the ids that it gets.
 
         Returns:
             An `Output`, or a list of them for a list or several rows.
@@ -345,7 +345,7 @@ def probe(
     compile: bool = False,
     progress: Callable[[Iterator[Document]], Iterable[Document]] = iter,
 ) -> ProbeResult:
-    """Read out every layer at every token of some documents, in one pass a document.
+    """Read out every layer at every token of some documents, in one pass for each document.
 
     Memory contains the keys and values of one document, the logits of a few positions, and the
     statistics.  With `save` the statistics go to disk, and a stopped run resumes from there.
@@ -353,8 +353,8 @@ def probe(
     Args:
         model: model to probe; a stock model is wrapped first.
         inputs: text, ids (tokens,) or (rows, tokens), the output of a tokenizer or of `generate`,
-            a `Document`, or any iterable of these.  Of a generated reply, each token is read out
-            at the position that predicts it; otherwise every position is read out.
+            a `Document`, or any iterable of these.  In a generated reply, each token is read out
+            at the position that predicts it.  Other inputs are read out at every position.
         depths: depths to read out, or `"all"`.  By default all, or those at which the heads were
             fitted.  Full depth is always added.
         heads: exit heads; by default the model's own.  `model.lens` is the logit lens.
@@ -368,7 +368,8 @@ def probe(
         attention_mask: (rows, tokens) of padded ids, 0 for padding.
         save: folder to write to; the result is then memory-mapped from there.
         compile: run the layers and statistics by `torch.compile`.  Compiling takes seconds at the
-            first call.  The numbers are the same up to rounding.  A user's statistics run eager.
+            first call.  The numbers are the same up to rounding.  Your own statistics run
+            uncompiled.
         progress: wraps the iterator of documents, to show a progress bar.
 
     Returns:

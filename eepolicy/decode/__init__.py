@@ -1,1 +1,1 @@
-"""Decoding: the step, the loop, sampling."""
+"""Early-exit decoding: sessions, steps, batches, verification and sampling."""

@@ -1,4 +1,4 @@
-"""A batch in the layers: which columns of each row have run which layers."""
+"""A batch of rows: runs layers, and stores which columns of each row have run which layers."""
 
 from __future__ import annotations
 
@@ -39,12 +39,14 @@ class BatchOptions:
 
 
 class Batch:
-    """Rows that decode side by side, each position through as many layers as it is sent.
+    """Rows that decode side by side; each position runs as many layers as the caller asks for.
 
-    Prompts are padded on the left, so the newest positions of all rows share a column.  A position
-    that exits can stay *pending* at its depth.  A position at layer *j* attends to all earlier
-    positions, so pending ones are computed first.  The computed columns of a layer are therefore
-    always a prefix, and one length per (row, layer) suffices: `num_computed`.
+    A *column* is an index in the padded rows.  Prompts are padded on the left, so the newest
+    positions of all rows share a column.  A position that exits can stay *pending* at its depth.
+
+    A position at layer *j* attends to all earlier positions, so pending ones are computed first.
+    The computed columns of a layer are therefore always a prefix.  One length per (row, layer)
+    suffices: `num_computed`.
 
     Args:
         backbone: model that runs the batch.
@@ -55,11 +57,11 @@ class Batch:
         recorder: records every layer that runs after the prompt.
 
     Attributes:
-        num_computed: `num_computed[row][layer]`, number of columns that need the layer no more.
+        num_computed: `num_computed[row][layer]`, number of columns that no longer need the layer.
         columns: number of columns.
         cache: keys and values.
         positions: cache slots, positions and masks of the rows.
-        prefill_layer_calls: layer calls of separate prefills.
+        prefill_layer_calls: layer calls on prompts that ran apart from the first step.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class Batch:
     def begin_step(self, tokens: Tensor, rows: list[int]) -> Block:
         """Append a token to some rows, possibly together with the prompt before it.
 
-        Rows without a token cannot be continued.
+        The new column of a row that is left out stays empty, so that row cannot decode further.
 
         Args:
             tokens: ids (rows, columns) or embeddings (rows, columns, width), the newest one last.
@@ -163,7 +165,7 @@ class Batch:
         block.depth = depth
 
     def exit(self, block: Block) -> None:
-        """Rows stop after `block.depth` layers; the fill treats the layers above."""
+        """Rows stop after `block.depth` layers; the fill treats the missing keys and values."""
         if block.depth < self.backbone.depth:
             self.options.fill.on_exit(self, block)
 
@@ -195,7 +197,7 @@ class Batch:
         self.positions.mask_out(block.rows, self.columns - 1, depth)
 
     def mark_computed(self, block: Block) -> None:
-        """The columns of a block need none of the layers above it."""
+        """The columns of a block need none of the layers above its depth any more."""
         for row in block.rows:
             skipped = self.backbone.depth - block.depth
             self.num_computed[row][block.depth :] = [self.columns] * skipped

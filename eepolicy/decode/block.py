@@ -14,10 +14,10 @@ class Block:
     """The newest columns of the rows that go through the layers together.
 
     Attributes:
-        rows: rows of the batch, rising.
+        rows: rows of the batch, in rising order.
         hidden: (rows, columns, width) after `depth` layers; the newest column is the last one.
-        num_new: of each row, how many of the last columns it computes.  The columns before them
-            pad the row to the widest one.
+        num_new: for each row, the number of newest columns that it computes.  The columns
+            before them are padding, because another row computes more.
         depth: layers that have run on the newest column.
     """
 

@@ -27,12 +27,12 @@ class EarlyExitConfig:
         policy: exit policy.
         fill: what becomes of the keys and values above an exit.
         accept: which tokens of early exits stay once the full model has verified them.
-        max_pending: with a fill that defers, the largest number of pending positions of a row; a
-            step that would leave more runs on to full depth after its exit.  With a verifying
-            acceptance rule, the number of drafts that may stay unverified; default: 8.
-        rebatch: whether rows of a batch that have exited run on with the others, with a fill that
-            defers: `"never"`, `"always"`, `"auto"` (by measured costs), or the smallest share of
-            continuing rows.  Tokens stay the same; costs then depend on the neighbours of a row.
+        max_pending: with a fill that defers, the largest number of pending positions of a row.  A
+            step that would exceed it continues to full depth after its exit.  With an acceptance
+            rule that verifies, the number of drafts that may stay unverified; default: 8.
+        rebatch: with a fill that defers, whether exited rows of a batch run on with the others:
+            `"never"`, `"always"`, `"auto"` (by measured costs), or the smallest share of continuing
+            rows.  Tokens stay the same; costs then depend on the neighbours of a row.
         restrict_vocab: read speech out over the speech ids and end tokens only, where the
             alternation of chunks expects speech.
         compile: run the layers with code made by `torch.compile`.
@@ -135,7 +135,7 @@ class EarlyExitConfig:
 
         Raises:
             EepolicyError: the policy has depths that the model lacks, or acts on speech and the
-                model has none, or the options need something else of the model.
+                model has none, or the model does not support another option.
         """
         self.policy.check(depth)
         check_depth(self.policy.min_depth(depth), depth, f"min_depth of {self.policy!r}")

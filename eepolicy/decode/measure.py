@@ -13,7 +13,7 @@ from eepolicy.decode.rebatch import LayerCosts
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.executor import LayerExecutor
 
-#: measured numbers of positions; compiled, five cost as much as eight, and nine much more
+#: measured numbers of positions; in compiled layers, five cost as much as eight, and nine much more
 NUM_POSITIONS = (1, 2, 3, 4, 5, 8, 9, 16, 32, 64)
 #: columns in the cache before the measured ones
 CONTEXT_COLUMNS = 64
@@ -24,7 +24,7 @@ ROUNDS = 3
 
 @torch.no_grad()
 def measure_layers(backbone: Backbone, executor: LayerExecutor | None = None) -> LayerCosts:
-    """Time layer calls after `CONTEXT_COLUMNS` columns; each is the median of a few rounds.
+    """Time layer calls with `CONTEXT_COLUMNS` columns in the cache, as medians of a few rounds.
 
     Args:
         backbone: the model.

@@ -24,7 +24,7 @@ class Output:
         units: (units,) speech units, counted from 0.
         ended: whether the reply ended with an end token.
         trace: depth and cost of each token.
-        seconds: time to decode the whole batch, prompts included.
+        seconds: time to decode the whole batch in seconds, prompts included.
         ttft: time to first token of the batch, in seconds, prompts included.
         vocoder: turns units into sound; None for a model without one.
         record: a `ProbeResult` of the layers that ran, if `record` was set.
@@ -53,7 +53,7 @@ class Output:
 
     @property
     def sampling_rate(self) -> int:
-        """Samples a second of `audio`."""
+        """Samples per second of `audio`."""
         return SAMPLE_RATE
 
     @property

@@ -20,10 +20,10 @@ def is_async(device: torch.device) -> bool:
 def launch_next_step(
     batch: Batch, policy: ExitPolicy, tokens: Tensor, rows: list[int]
 ) -> Block | None:
-    """Start the layers of the next step that every position runs, whatever the token is.
+    """Start those layers of the next step that run for every token and every depth.
 
     Otherwise the device waits while the host reads the token, asks the policy, and launches the
-    layers.  `ExitPolicy.min_depth` says how many layers run in any case.  They are wasted where a
+    layers.  `ExitPolicy.min_depth` says how many layers run in any case.  The work is wasted if a
     reply ends with this token.
 
     Args:
@@ -33,8 +33,8 @@ def launch_next_step(
         rows: row of each token.
 
     Returns:
-        The block of the next step; None on a synchronous device, and while a recorder needs to
-        know which step runs a layer.
+        The block of the next step; None on a synchronous device, and with a recorder, which
+        must know to which step a layer belongs.
     """
     if not is_async(tokens.device) or batch.recorder is not None:
         return None

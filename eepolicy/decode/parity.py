@@ -13,9 +13,9 @@ from eepolicy.model.backbone import Backbone
 #: same calls.  The tolerance is for devices whose kernels are not deterministic.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 
-#: Factor on `TOLERANCE` for the check in two blocks, the second masked and after the first in the
-#: cache.  Measured on the ten families: 0.0, and 2e-6 with Gemma 2's eager attention in float32.
-#: A layer that ignores its mask differs by several standard deviations.
+#: Factor on `TOLERANCE` for the check in two blocks.  The second block runs with a mask and reads
+#: the first from the cache.  Measured on the ten families: 0.0, and 2e-6 with Gemma 2's eager
+#: attention in float32.  A layer that ignores its mask differs by several standard deviations.
 TWO_BLOCK_FACTOR = 10
 
 

@@ -1,4 +1,4 @@
-"""Positions of a batch: cache slots of rows, rotations, and attention masks."""
+"""Positions of a batch: cache slots of rows, rotary embeddings, and attention masks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Positions:
     Attributes:
         padding: number of padding columns of each row.
         stored_rows: rows in the order of their cache slots.
-        mask_depths: depths at which columns were masked out.
+        mask_depths: depths above which some columns are masked out.
     """
 
     def __init__(self, backbone: Backbone, padding: Sequence[int], capacity: int) -> None:

@@ -1,4 +1,4 @@
-"""Encodes the prompts of one call: text, ids, embeddings or audio, side by side."""
+"""Encodes the prompts of one call (text, ids, embeddings or audio) as one batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class PromptEncoder:
         backbone: the model, for its embeddings.
         format: how a question becomes ids.
         audio_encoder: turns audio into embeddings; None for a model without one.
-        pad_id: id before shorter prompts.  The layers mask it, but logits processors see it.
+        pad_id: id that pads shorter prompts on the left.  The layers mask it, but logits
+            processors see it.
     """
 
     backbone: Backbone

@@ -18,7 +18,7 @@ class LazyReadout:
         depth: layers that have run.
         hidden: (rows, width), hidden states after them.
         read: function from hidden states and depth to logits (rows, vocab).
-        previous: readout of the same rows at the candidate depth before, in this step.
+        previous: readout of the same rows at the previous candidate depth of this step.
         full: readout at full depth, for policies with `needs_full_pass`.
     """
 
@@ -71,7 +71,7 @@ class LazyReadout:
 
     @property
     def num_readouts(self) -> int:
-        """Head evaluations of each row in this step so far: one a depth."""
+        """Head evaluations of each row in this step so far, at most one for each depth."""
         depths: set[int] = set()
         readout: LazyReadout | None = self
         while readout is not None:

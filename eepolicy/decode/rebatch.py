@@ -1,8 +1,8 @@
 """Rebatching: whether rows that have exited run on with those that continue.
 
-A row that exits can leave the batch, or stay in it to full depth.  Leaving saves layer calls now
-and costs a wider block later; see dynamic rebatching, arXiv 2512.15705.  Tokens are the same either
-way.  The costs of a row then depend on its neighbours and, for `auto`, on the machine.
+A row that exits can leave the block, or run on with it.  Leaving saves computation now and makes a
+later block wider; see dynamic rebatching, arXiv 2512.15705.  Tokens are the same either way.  If
+rows run on, the costs of a row depend on its neighbours and, for `auto`, on the machine.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from eepolicy.decode.block import Block
 from eepolicy.decode.positions import Positions
 from eepolicy.errors import EepolicyError
 
-#: Splitting must save this share of the layer-call cost: gathering, deferring and joining rows
-#: costs time that is not measured.
+#: Rows leave only if this costs less than this share of running on.  It is below 1 because the time
+#: for gathering, deferring and joining rows is not measured.
 MIN_SAVING = 0.8
 
 
@@ -111,8 +111,8 @@ class LayerCosts:
     ) -> bool:
         """Whether running on costs less than leaving.
 
-        It compares the layer calls of this step and of the next step in which all rows go to full
-        depth in one block, which is as wide as the widest row.
+        It compares the cost of one layer in this step and in the next step.  In the next step, all
+        rows run to full depth in one block, which is as wide as the widest row.
 
         Args:
             rows: number of rows that continue, and that have exited.

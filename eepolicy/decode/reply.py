@@ -20,7 +20,7 @@ class Reply:
 
     Attributes:
         entries: trace entry of each token.
-        draft_scores: (vocab,) each, scores of the newest tokens, which are not verified yet.
+        draft_scores: (vocab,) each, scores of the newest tokens that are not verified yet.
     """
 
     def __init__(self, layout: TokenLayout, full_depth: int, ends: frozenset[int]) -> None:

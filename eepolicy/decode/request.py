@@ -36,7 +36,7 @@ SAMPLING = (
     "epsilon_cutoff",
     "eta_cutoff",
 )
-#: options of the stock `generate` that are not supported, and what to do instead
+#: options of the stock `generate` that are not supported, with the reason or what to use instead
 REFUSED = {
     "assistant_model": "the model drafts with its own exits: use policy= and accept='exact'",
     "assistant_early_exit": "use policy='static@DEPTH' and accept='exact'",
@@ -68,7 +68,7 @@ NEUTRAL = {
     "guidance_scale": 1,
     "encoder_repetition_penalty": 1,
 }
-#: arguments that the stock `generate` passes to its decoding method and that are used or ignored
+#: arguments of the stock decoding method that are used here or can be ignored
 KNOWN = {
     "attention_mask",
     "inputs_embeds",

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as stock
 
-#: processors that read the scores only, not the tokens before
+#: processors that read the scores only, not the earlier tokens
 _WITHOUT_HISTORY = (
     stock.EpsilonLogitsWarper,
     stock.EtaLogitsWarper,
@@ -26,8 +26,9 @@ _WITHOUT_HISTORY = (
 class Sampler:
     """Processes logits, then takes the most likely token or samples one.
 
-    Processors that read the tokens before are called once for all rows of equal length with the
-    same processors.  They must be functions of these tokens: rejected drafts are removed from them.
+    Processors that read the earlier tokens are called once for all rows of equal length with the
+    same processors.  They must keep no state of their own, because rejected drafts disappear from
+    the earlier tokens.
 
     Args:
         processors: processors of each row of the batch, in order.
@@ -35,7 +36,7 @@ class Sampler:
         seed: seed of the random numbers.
 
     Attributes:
-        needs_history: whether `process` needs the tokens before.
+        needs_history: whether `process` needs the earlier tokens.
     """
 
     def __init__(

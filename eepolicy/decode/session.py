@@ -35,7 +35,7 @@ from eepolicy.policies import Step
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs and observes a decoding.
+    """Objects that run, time and record the layers of a session.
 
     Attributes:
         executor: runs the layers; None for the backbone.
@@ -51,21 +51,21 @@ class Runtime:
 class DecodeSession:
     """One call of `generate`: decodes all rows of a request.
 
-    Every token of a reply costs one step, the first included, so every depth in the trace is the
-    policy's.  The first step feeds the last token of each prompt; see `run_step`.
+    Every token of a reply costs one step, the first included, so the policy chooses every depth in
+    the trace.  The first step feeds the last token of each prompt; see `run_step`.
 
     Args:
         backbone: the model.
         layout: layout of the model.
         request: prompts and options of the stock `generate`.
         config: validated options of early exit.
-        runtime: what runs and observes the layers.
+        runtime: objects that run, time and record the layers.
 
     Attributes:
         batch: the rows in the layers.
         replies: reply of each row.
         active: rows whose reply has not ended.
-        ttft: seconds from the start to the first tokens; 0 before.
+        ttft: seconds from the start to the first tokens; 0 until then.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class DecodeSession:
         return scores, self.sampler.next_tokens(scores, self.active, len(self.replies))
 
     def _launch_next_step(self, tokens: Tensor) -> Block | None:
-        """Start the next step on an asynchronous device, unless it may not take place."""
+        """Start the next step on an asynchronous device, unless it might not take place."""
         last_step = len(self.replies[self.active[0]]) + 1 >= self.request.max_new_tokens
         if self.config.accept.verifies or last_step:
             return None
@@ -214,7 +214,7 @@ def check_request(config: EarlyExitConfig, request: Request) -> None:
     """Refuse a greedy-only acceptance rule in a request that samples.
 
     Raises:
-        EepolicyError: the two do not fit.
+        EepolicyError: the rule is greedy-only and the request samples.
     """
     if config.accept.greedy_only and request.do_sample:
         raise EepolicyError(

@@ -1,4 +1,4 @@
-"""One token of each row through the layers, as deep as the policy says."""
+"""One decoding step: runs one token of each row as deep as the policy says."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from eepolicy.trace import TokenCost
 
 @dataclass
 class StepOutput:
-    """Result of a step, one entry a row.
+    """Result of a step, with one entry for each row.
 
     Attributes:
         logits: (rows, vocab) of the next tokens.
         depth: depth at which each row was read out.
         costs: computation of each row.
-        pending_states: full-depth states, (columns, width), of the rows that ran all layers on
-            more than their newest position, oldest first, by index in the step.  A prompt in the
-            same call is included.
+        pending_states: by index in the step, the full-depth states (columns, width) of a row,
+            oldest first.  It has only rows that ran more than their newest position to full depth.
+            A prompt that ran in the same calls is included.
     """
 
     logits: Tensor
@@ -45,8 +45,8 @@ def run_step(
 ) -> StepOutput:
     """Feed one token to each row, run layers as the policy says, and read the next tokens out.
 
-    At the first step the prompt comes before that token.  It runs in the same calls if all rows go
-    to full depth without a readout on the way; otherwise it is prefilled.
+    At the first step the rest of the prompt precedes that token.  It runs in the same calls if all
+    rows go to full depth without a readout on the way; otherwise it is prefilled.
 
     Args:
         batch: batch that decodes.
@@ -110,7 +110,7 @@ def _limits(policy: ExitPolicy, step: Step, full_depth: int) -> list[int]:
 def _groups(policy: ExitPolicy, step: Step, limits: list[int], batch: Batch) -> list[ReadoutGroup]:
     """Group rows by candidate depths.
 
-    Each row has the candidates that it would have alone, whatever its neighbours do.
+    Each row has the same candidates as if it were decoded alone.
     """
     ranges = batch.options.vocab_ranges
     groups: dict[tuple[int, ...], ReadoutGroup] = {}

@@ -1,4 +1,4 @@
-"""Two ways through the layers of a step: layer by layer, or all layers before the first readout."""
+"""Two orders of a step: readouts between the layers, or all layers before the first readout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ReadoutGroup:
         candidates: depths at which the policy may exit, below the limit of the rows.
         rows: indices of the rows in the step.
         vocab_ranges: half-open ranges of ids that are read out; empty for all ids.
-        last: readout at the candidate depth before.
+        last: readout at the previous candidate depth.
     """
 
     candidates: tuple[int, ...]
@@ -56,7 +56,7 @@ class Traversal(ABC):
 
 
 class LayerwisePass(Traversal):
-    """Runs layers as far as the policy asks; exited rows leave or run on.
+    """Runs layers only as far as the policy asks; exited rows leave the block or run on.
 
     Args:
         batch: batch that decodes.

@@ -15,8 +15,8 @@ from eepolicy.decode.sampling import Sampler
 from eepolicy.decode.step import StepOutput
 from eepolicy.trace import DraftStatus, TokenCost
 
-#: drafts of a row that may stay unverified if `max_pending` sets no limit.  Tokens after a rejected
-#: draft are lost.
+#: drafts of a row that may stay unverified if `max_pending` sets no limit.  The limit bounds the
+#: work that a rejected draft wastes.
 MAX_UNVERIFIED = 8
 
 
@@ -45,8 +45,8 @@ class DraftVerifier:
         sampler: sampler of the drafts.
         accept: acceptance rule.
         max_unverified: drafts of a row that may stay unverified after a step.
-        history: function from a row and the ids of its reply to all ids before the next token, for
-            logits processors that read them.
+        history: function from a row and its reply's ids to these ids with the prompt before them,
+            for logits processors.
     """
 
     def __init__(
@@ -64,8 +64,9 @@ class DraftVerifier:
     def add(self, replies: list[Reply], new: NewTokens, step: StepOutput) -> dict[int, int]:
         """Append the tokens of a step, and verify drafts where that is possible or due.
 
-        A step at full depth has computed the full-depth states of the row's drafts.  Drafts that
-        are due (too many, or their reply ends) run to full depth together.  All are read at once.
+        A step at full depth has computed the full-depth states of the row's drafts.  Drafts are
+        due if there are too many or if their reply ends; they then run to full depth together.  One
+        head evaluation reads all these states.
 
         Args:
             replies: all rows; tokens are appended, and rejected drafts are removed.

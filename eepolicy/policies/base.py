@@ -121,25 +121,25 @@ class ExitPolicy(ABC):
     """Decides after how many layers each position exits.
 
     A *scheduled* policy returns the depth of each position in `depths`.  An *adaptive* policy names
-    candidate depths in `candidate_depths` and decides in `should_exit`; `depths` is then the depth
-    of positions that exit at no candidate, usually full depth.  A policy knows neither the model
+    candidate depths in `candidate_depths` and decides in `should_exit`.  Its `depths` are those of
+    positions that exit at no candidate depth, usually full depth.  A policy knows neither the model
     nor the decoder, so it can be tested without them.
 
-    A policy that declares `name`, `usage`, `example`, `summary`, `from_spec` and `spec` and is
-    registered (`POLICIES.register`, or an entry point in the group `eepolicy.policies`) can be
-    written as a spec string.  `eepolicy.testing.check_policy` tests a policy.
+    To give a policy a spec string, declare `name`, `usage`, `example`, `summary`, `from_spec` and
+    `spec`.  Then register it with `POLICIES.register` or an entry point in the group
+    `eepolicy.policies`.  `eepolicy.testing.check_policy` tests a policy.
 
     Attributes:
-        on: modality that the policy acts on; positions of the other run at full depth.
-        name: first letters of the spec string, `[a-z_-]+`.
+        on: modality that the policy acts on; positions of the other modality run at full depth.
+        name: first part of the spec string, `[a-z_-]+`.
         usage: grammar of the spec string.
         example: a spec string for tables.
         summary: one line for tables.
         paper: short reference, or `""`.
         source: link to the paper or code, or `""`.
         examples: pairs of a spec string and a summary, for a policy with several lines in tables.
-        colour: colour in figures; `""` for one that is chosen by name.
-        marker: marker in figures; `""` for one that is chosen by name.
+        colour: colour in figures; with `""`, the figure chooses it by the policy's name.
+        marker: marker in figures; with `""`, the figure chooses it by the policy's name.
         needs_full_pass: True for a policy that reads the full model's output before it decides.
             Such a policy saves no computation.
 
@@ -179,7 +179,7 @@ class ExitPolicy(ABC):
         )
 
     def min_depth(self, full_depth: int) -> int:
-        """Number of layers, 1 or more, that every position runs before an exit or a candidate.
+        """Number of layers, 1 or more, that every position runs before its first readout or exit.
 
         On a GPU the decoder launches these layers before the token is known.  A policy that wraps
         other policies must return their minimum.
