@@ -124,7 +124,7 @@ class Batch:
         Args:
             tokens: ids (rows, columns) or embeddings (rows, columns, width), the newest one last.
                 The caller runs a block of several columns to full depth.
-            rows: rows of the batch, rising.
+            rows: rows of the batch, ascending.
         """
         block = self._append(tokens, rows)
         prompt_positions = (tokens.shape[1] - 1) * self.backbone.depth
@@ -208,7 +208,7 @@ class Batch:
         Rows whose newest columns are pending at the same depth run together.
 
         Args:
-            rows: rows of the batch, rising, whose newest column is pending.
+            rows: rows of the batch, ascending, whose newest column is pending.
 
         Returns:
             Hidden states at full depth of the columns that were pending, (columns, width), by row.
@@ -234,7 +234,7 @@ class Batch:
         Columns that all active rows drop are reused.  Others stay, and no position attends to them.
 
         Args:
-            active: rows that continue, rising.
+            active: rows that continue, ascending.
             dropped: number of newest columns to drop, by row; these rows have run all layers.
         """
         if self.recorder is not None:

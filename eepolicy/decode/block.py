@@ -14,7 +14,7 @@ class Block:
     """The newest columns of the rows that go through the layers together.
 
     Attributes:
-        rows: rows of the batch, in rising order.
+        rows: rows of the batch, in ascending order.
         hidden: (rows, columns, width) after `depth` layers; the newest column is the last one.
         num_new: for each row, the number of newest columns that it computes.  The columns
             before them are padding, because another row computes more.

@@ -69,7 +69,7 @@ class Positions:
         return slice(first, first + len(rows))
 
     def needs_gather(self, rows: list[int]) -> bool:
-        """Whether rows, in rising order, are not adjacent in the cache."""
+        """Whether rows, in ascending order, are not adjacent in the cache."""
         return self.stored_rows.index(rows[-1]) - self.stored_rows.index(rows[0]) >= len(rows)
 
     def grow(self, capacity: int) -> None:

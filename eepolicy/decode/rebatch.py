@@ -90,7 +90,7 @@ class LayerCosts:
     """Seconds of one layer call by the number of positions in it.
 
     Attributes:
-        num_positions: measured numbers of positions, rising.
+        num_positions: measured numbers of positions, ascending.
         seconds: seconds of a layer call, one for each.
         gather_seconds: additional seconds for two rows that are not adjacent in the cache.
     """

@@ -53,7 +53,7 @@ def run_step(
         inputs: ids (rows, columns) or embeddings (rows, columns, width), where the newest column
             is the step's token and the columns before it are the prompt.  Or the block of a step
             that was launched before.
-        rows: rows of the batch, rising.
+        rows: rows of the batch, ascending.
         policy: exit policy.
         step: what the policy knows of each row.
 

@@ -106,7 +106,7 @@ class FullThenSelect(Traversal):
     Args:
         batch: batch that decodes.
         block: newest columns of the rows of the step.
-        stops: depths that are read out, rising.
+        stops: depths that are read out, ascending.
     """
 
     def __init__(self, batch: Batch, block: Block, stops: list[int]) -> None:

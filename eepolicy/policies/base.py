@@ -169,7 +169,7 @@ class ExitPolicy(ABC):
         """The largest depth of each row: (rows,) of integers in 1..`step.full_depth`."""
 
     def candidate_depths(self, step: Step) -> tuple[int, ...]:
-        """The rising depths at which the decoder calls `should_exit` in this step."""
+        """The depths, ascending, at which the decoder calls `should_exit` in this step."""
         return ()
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
