@@ -16,8 +16,8 @@ from eepolicy.decode.block import Block
 from eepolicy.decode.positions import Positions
 from eepolicy.errors import EepolicyError
 
-#: Rows leave only if leaving costs less than this share of running on.  The share is below 1 because
-#: the time for gathering, deferring and joining rows is not measured.
+#: Rows leave only if leaving costs less than this share of running on.  The share is below 1
+#: because the time for gathering, deferring and joining rows is not measured.
 MIN_SAVING = 0.8
 
 
