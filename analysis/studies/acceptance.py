@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eepolicy import HookedModel, Modality
+from eepolicy import DraftStatus, HookedModel, Modality
 from eepolicy.analysis.evaluation.run import Recognizer
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.analysis.stats.bootstrap import Interval
@@ -198,7 +198,9 @@ def _costs(out: Output) -> dict[str, int]:
     # a rejection leaves one token at full depth; the drafts after it were never verified
     return {
         "accepted": int(early.sum()),
-        "verified": int(early.sum() + (speech & (trace.draft_status == 2)).sum()),
+        "verified": int(
+            early.sum() + (speech & (trace.draft_status == DraftStatus.REPLACEMENT)).sum()
+        ),
         "layer_calls": int(trace.layer_calls.sum()),
         "readouts": int(trace.readouts.sum()),
         "tokens": len(trace),
