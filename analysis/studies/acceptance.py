@@ -195,12 +195,11 @@ def _costs(out: Output) -> dict[str, int]:
     trace = out.trace
     speech = trace.modality == Modality.SPEECH
     early = speech & (trace.depth < trace.full_depth)
+    replaced = trace.draft_status == DraftStatus.REPLACEMENT
     # a rejection leaves one token at full depth; the drafts after it were never verified
     return {
         "accepted": int(early.sum()),
-        "verified": int(
-            early.sum() + (speech & (trace.draft_status == DraftStatus.REPLACEMENT)).sum()
-        ),
+        "verified": int(early.sum() + (speech & replaced).sum()),
         "layer_calls": int(trace.layer_calls.sum()),
         "readouts": int(trace.readouts.sum()),
         "tokens": len(trace),

@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from eepolicy import HookedModel, probe
-from eepolicy.heads import TunedLens
+from eepolicy.heads import FittedHead, TunedLens
 
 IDS = torch.randint(60, (17,), generator=torch.Generator().manual_seed(8))
 
@@ -58,12 +58,11 @@ def test_tuned_lens_has_the_same_logits(stock, family):
             layer.weight.copy_(0.1 * torch.randn(32, 32, generator=generator))
             layer.bias.copy_(0.1 * torch.randn(32, generator=generator))
     below = list(theirs.layer_translators)[1:]  # its first one reads the embedding
-    ours = TunedLens(
-        hooked.lens,
-        range(1, LAYERS),
-        [t.weight.detach() for t in below],
-        [t.bias.detach() for t in below],
-    )
+    translators = {
+        depth: TunedLens(hooked.lens, t.weight.detach(), t.bias.detach())
+        for depth, t in enumerate(below, start=1)
+    }
+    ours = FittedHead(translators)
     result = probe(hooked, IDS, heads=ours, hidden_states="all", dtype=torch.float32)
     for depth in range(1, LAYERS):
         states = torch.from_numpy(result.hidden_states[depth - 1].copy())

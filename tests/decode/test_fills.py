@@ -39,9 +39,9 @@ def plain_loop(model, prompt: list[int], depths: list[int], fill: str) -> list[i
     """
     inner, cache, tokens, hidden = model.model, DynamicCache(), list(prompt), None
     depths = [LAYERS] * (len(prompt) - 1) + depths
-    for index, depth in enumerate(depths):
-        hidden = inner.embed_tokens(torch.tensor([[tokens[index]]]))
-        cos, sin = inner.rotary_emb(hidden, torch.tensor([[index]]))
+    for position, depth in enumerate(depths):
+        hidden = inner.embed_tokens(torch.tensor([[tokens[position]]]))
+        cos, sin = inner.rotary_emb(hidden, torch.tensor([[position]]))
         for layer in inner.layers[:depth]:
             hidden = layer(
                 hidden,
@@ -58,7 +58,7 @@ def plain_loop(model, prompt: list[int], depths: list[int], fill: str) -> list[i
                     for project in (layer.self_attn.k_proj, layer.self_attn.v_proj)
                 )
                 cache.update(apply_rotary_pos_emb(keys, keys, cos, sin)[1], values, index)
-        if index >= len(prompt) - 1:
+        if position >= len(prompt) - 1:
             tokens.append(int(model.lm_head(inner.norm(hidden))[0, -1].argmax()))
             if tokens[-1] == LAYOUT.end:
                 break

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 import torch
-from conftest import FAMILIES, LAYERS, LAYOUT, WINDOW, layers_of, tiny
+from conftest import FAMILIES, LAYERS, LAYOUT, layers_of, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MptConfig, MptForCausalLM
@@ -16,6 +16,7 @@ import eepolicy
 from eepolicy import EepolicyError, HookedModel, registry
 from eepolicy.model import families as adapters
 from eepolicy.registry import NameTable
+from eepolicy.testing.configs import WINDOW
 
 # Without a cache the loop makes the stock model's own calls: the largest difference of logits over
 # 600 random cases, 30 a family in float32 and in float64, was 0.0.
