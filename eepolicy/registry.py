@@ -85,7 +85,7 @@ class NameTable(Generic[T]):
         self._objects: dict[str, T] = {}
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        return name in self._objects or name in self.names()  # entry points are on disk
 
     def add(self, name: str, value: T) -> T:
         """Register an object under a name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,11 +79,6 @@ class TraceEntry:
     since_refresh: int
     cost: TokenCost
     draft_status: DraftStatus = DraftStatus.UNVERIFIED
-
-    def to_dict(self) -> dict[str, int]:
-        """The entry by column of `Trace`."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cost"}
-        return columns | asdict(self.cost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +211,9 @@ class Trace:
         cls, entries: Sequence[TraceEntry], full_depth: int, prefill_layer_calls: int
     ) -> Trace:
         """Build a trace from one entry a token."""
-        rows = [entry.to_dict() for entry in entries]
-        names = [f.name for f in fields(cls)][:-2]
-        columns = {name: np.array([row[name] for row in rows], np.int64) for name in names}
+        costs = [entry.cost for entry in entries]
+        columns = {}
+        for name in [f.name for f in fields(cls)][:-2]:
+            rows = costs if name in TokenCost.__slots__ else entries
+            columns[name] = np.array([getattr(row, name) for row in rows], np.int64)
         return cls(**columns, full_depth=full_depth, prefill_layer_calls=prefill_layer_calls)
