@@ -16,6 +16,8 @@ from eepolicy.errors import EepolicyError
 
 _NAME = re.compile(r"[a-z_-]+")
 
+D = TypeVar("D", bound="Declared")
+
 
 class Plugin(Protocol):
     """What a class declares to be written as a spec string.
@@ -43,6 +45,33 @@ class Plugin(Protocol):
     @property
     def spec(self) -> str:
         """The spec string that `from_spec` reads."""
+
+
+class Declared:
+    """Base of a plug-in class: no spec string until it declares a name, and then no arguments."""
+
+    name: ClassVar[str] = ""
+    usage: ClassVar[str] = ""
+    example: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+    @classmethod
+    def from_spec(cls: type[D], rest: str) -> D:
+        """Build an instance from the text of the spec string after the name.
+
+        Raises:
+            EepolicyError: the text does not follow `usage`.
+        """
+        if rest:
+            raise EepolicyError(f"it takes no argument; got {rest!r}")
+        return cls()
+
+    @property
+    def spec(self) -> str:
+        """The instance as a spec string, which `from_spec` reads."""
+        return self.name
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import Modality
-from eepolicy.registry import Registry
+from eepolicy.registry import Declared, Registry
 
 #: what a policy can act on
 MODALITIES = ("speech", "text", "both")
@@ -117,7 +117,7 @@ class Readout(Protocol):
         """(rows,), cosine of the hidden states of two readouts; needs no head evaluation."""
 
 
-class ExitPolicy(ABC):
+class ExitPolicy(Declared, ABC):
     """Decides after how many layers each position exits.
 
     A *scheduled* policy returns the depth of each position in `depths`.  An *adaptive* policy names
@@ -153,12 +153,6 @@ class ExitPolicy(ABC):
     """
 
     on: str = "both"
-    name: ClassVar[str] = ""
-    usage: ClassVar[str] = ""
-    example: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    source: ClassVar[str] = ""
     examples: ClassVar[tuple[tuple[str, str], ...]] = ()
     colour: ClassVar[str] = ""
     marker: ClassVar[str] = ""
@@ -186,7 +180,7 @@ class ExitPolicy(ABC):
         """
         return 1
 
-    def check(self, full_depth: int) -> None:  # noqa: B027 - a policy need not check anything
+    def check(self, full_depth: int) -> None:
         """Refuse depths that a model of `full_depth` layers does not have.
 
         Raises:

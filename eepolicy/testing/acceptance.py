@@ -16,14 +16,7 @@ from eepolicy.speech.vocoders import Vocoder
 from eepolicy.testing.configs import VOCAB
 from eepolicy.testing.decoding import ScatteredDepths, check_decoding, stock_scores
 from eepolicy.testing.models import LAYOUT, random_llama
-from eepolicy.testing.report import (
-    check_declared,
-    check_spec,
-    check_value_object,
-    examples_of,
-    require,
-    run_checks,
-)
+from eepolicy.testing.report import check_constructor, instances_of, require, run_checks
 from eepolicy.trace import DraftStatus
 
 LAYERS = 4
@@ -57,24 +50,12 @@ def check_acceptance(
     Examples:
         >>> check_acceptance("top:3")
     """
-    if isinstance(rule, type):
-        check_declared(rule, "check_declarations")
-        for spec, _ in examples_of(rule):
-            check_acceptance(rule.from_spec(spec[len(rule.name) :]), vocoder)
-        return
-    rule = parse_acceptance(rule) if isinstance(rule, str) else rule
-    run_checks(rule, (check_constructor,))
-    bound = rule.bind(LAYOUT, vocoder or RandomCodebook())
-    run_checks(bound, (check_accepts, check_own_tokens, check_replacement_scores))
-
-    run_checks(rule, (partial(_check_decodes, vocoder=vocoder or RandomCodebook()),))
-
-
-def check_constructor(rule: Acceptance) -> None:
-    """The rule is a frozen dataclass with repr and spec that round-trip."""
-    check_value_object(rule, "check_constructor")
-    if rule.name:
-        check_spec(rule, "check_constructor")
+    vocoder = vocoder or RandomCodebook()
+    for each in instances_of(rule, parse_acceptance):
+        run_checks(each, (check_constructor,))
+        bound = each.bind(LAYOUT, vocoder)
+        run_checks(bound, (check_accepts, check_own_tokens, check_replacement_scores))
+        run_checks(each, (partial(_check_decodes, vocoder=vocoder),))
 
 
 def check_accepts(rule: Acceptance) -> None:

@@ -9,14 +9,7 @@ from eepolicy.decode.fills import KVFill, parse_fill
 from eepolicy.policies import FullDepth, Static
 from eepolicy.testing.decoding import ScatteredDepths, check_cache, check_decoding
 from eepolicy.testing.models import random_llama
-from eepolicy.testing.report import (
-    check_declared,
-    check_spec,
-    check_value_object,
-    examples_of,
-    require,
-    run_checks,
-)
+from eepolicy.testing.report import check_constructor, instances_of, require, run_checks
 
 LAYERS = 4
 
@@ -35,19 +28,8 @@ def check_fill(fill: KVFill | type[KVFill] | str) -> None:
     Examples:
         >>> check_fill("catch_up")
     """
-    if isinstance(fill, type):
-        check_declared(fill, "check_declarations")
-        for spec, _ in examples_of(fill):
-            check_fill(fill.from_spec(spec[len(fill.name) :]))
-        return
-    run_checks(parse_fill(fill) if isinstance(fill, str) else fill, CHECKS)
-
-
-def check_constructor(fill: KVFill) -> None:
-    """The fill is a frozen dataclass with repr and spec that round-trip."""
-    check_value_object(fill, "check_constructor")
-    if fill.name:
-        check_spec(fill, "check_constructor")
+    for each in instances_of(fill, parse_fill):
+        run_checks(each, CHECKS)
 
 
 def check_pending(fill: KVFill) -> None:

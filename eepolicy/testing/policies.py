@@ -17,9 +17,8 @@ from eepolicy.policies.base import MODALITIES
 from eepolicy.testing.decoding import check_decoding
 from eepolicy.testing.models import random_llama
 from eepolicy.testing.report import (
-    check_declared,
     check_value_object,
-    examples_of,
+    instances_of,
     require,
     run_checks,
 )
@@ -47,12 +46,8 @@ def check_policy(policy: ExitPolicy | type[ExitPolicy] | str) -> None:
         >>> check_policy("static@16")
         >>> check_policy(eepolicy.SparK)
     """
-    if isinstance(policy, type):
-        check_declared(policy, "check_declarations")
-        for spec, _ in examples_of(policy):
-            check_policy(policy.from_spec(spec[len(policy.name) :]))
-        return
-    run_checks(parse_policy(policy) if isinstance(policy, str) else policy, CHECKS)
+    for each in instances_of(policy, parse_policy):
+        run_checks(each, CHECKS)
 
 
 def check_constructor(policy: ExitPolicy) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -50,6 +50,17 @@ def run_checks(plugin: T, checks: Iterable[Callable[[T], None]]) -> None:
             name = getattr(check, "__name__", "check_decodes")
             add_line(error, f"{describe(plugin)} fails {name} with this error.")
             raise
+
+
+def instances_of(plugin: Any, parse: Callable[[str], Any]) -> Iterator[Any]:
+    """The plug-in itself, that of its spec string, or those of the examples of its class."""
+    if isinstance(plugin, type):
+        cls: type[Any] = plugin
+        check_declared(cls, "check_declarations")
+        for spec, _ in examples_of(cls):
+            yield cls.from_spec(spec[len(cls.name) :])
+    else:
+        yield parse(plugin) if isinstance(plugin, str) else plugin
 
 
 def check_declared(cls: type[Plugin], check: str) -> None:
@@ -105,6 +116,13 @@ def check_value_object(plugin: Any, check: str) -> None:
         )
     require(again == plugin, plugin, check, f"its repr evaluates to another object, {again!r}")
     require(hash(again) == hash(plugin), plugin, check, "equal objects have other hashes")
+
+
+def check_constructor(plugin: Any) -> None:
+    """The plug-in is a frozen dataclass with repr and spec that round-trip."""
+    check_value_object(plugin, "check_constructor")
+    if plugin.name:
+        check_spec(plugin, "check_constructor")
 
 
 def check_spec(plugin: Any, check: str) -> None:

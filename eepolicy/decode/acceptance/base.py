@@ -13,9 +13,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from eepolicy.errors import EepolicyError
 from eepolicy.modality import TokenLayout
-from eepolicy.registry import Registry
+from eepolicy.registry import Declared, Registry
 from eepolicy.speech.vocoders import Vocoder
 
 
@@ -39,19 +38,13 @@ class Drafts:
     uniforms: Tensor
 
 
-class Acceptance(ABC):
+class Acceptance(Declared, ABC):
     """Decides which drafts are accepted.  Drafts after the first rejected one are dropped.
 
     A rule is a frozen object without state.  Subclass it to add a rule; register it with
     `ACCEPTANCE_RULES.register` to give it a spec string.
     """
 
-    name: ClassVar[str] = ""
-    usage: ClassVar[str] = ""
-    example: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    source: ClassVar[str] = ""
     #: whether drafts are verified; if not, nothing is computed for it
     verifies: ClassVar[bool] = True
     #: whether the rule is defined for greedy decoding only
@@ -74,22 +67,6 @@ class Acceptance(ABC):
             EepolicyError: an argument is out of range, or the model lacks what the rule needs.
         """
         return self
-
-    @classmethod
-    def from_spec(cls, rest: str) -> Acceptance:
-        """Build the rule from the text after its name.
-
-        Raises:
-            EepolicyError: the rule takes no argument.
-        """
-        if rest:
-            raise EepolicyError(f"it takes no argument; got {rest!r}")
-        return cls()
-
-    @property
-    def spec(self) -> str:
-        """The rule as a spec string."""
-        return self.name
 
 
 ACCEPTANCE_RULES: Registry[Acceptance] = Registry(

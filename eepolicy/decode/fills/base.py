@@ -6,8 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol
 
 from eepolicy.decode.block import Block
-from eepolicy.errors import EepolicyError
-from eepolicy.registry import Registry
+from eepolicy.registry import Declared, Registry
 
 
 class FillBatch(Protocol):
@@ -40,7 +39,7 @@ class FillBatch(Protocol):
         """The columns of a block need none of the layers above it."""
 
 
-class KVFill(ABC):
+class KVFill(Declared, ABC):
     """Treats the keys and values that an exited position lacks in the layers above its exit.
 
     A fill is a frozen object without state; one instance serves many batches.  Subclass it to add
@@ -59,12 +58,6 @@ class KVFill(ABC):
         True
     """
 
-    name: ClassVar[str] = ""
-    usage: ClassVar[str] = ""
-    example: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    source: ClassVar[str] = ""
     #: whether exited positions stay pending, so that the cache becomes the full model's
     defers: ClassVar[bool] = False
 
@@ -79,22 +72,6 @@ class KVFill(ABC):
             batch: batch that decodes.
             block: rows that exit, after `block.depth` layers.
         """
-
-    @classmethod
-    def from_spec(cls, rest: str) -> KVFill:
-        """Build the fill from the text after its name.
-
-        Raises:
-            EepolicyError: the fill takes no argument.
-        """
-        if rest:
-            raise EepolicyError(f"it takes no argument; got {rest!r}")
-        return cls()
-
-    @property
-    def spec(self) -> str:
-        """The fill as a spec string."""
-        return self.name
 
 
 FILLS: Registry[KVFill] = Registry(kind="fill", group="eepolicy.fills")
