@@ -32,7 +32,7 @@ NEEDS_ALL = "import pytest\npytest.importorskip('no_such_package')\n"
 def test_a_skip_for_a_missing_package_fails_the_run(tmp_path, text, options, code):
     (tmp_path / "test_fine.py").write_text(FINE)
     (tmp_path / "test_more.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.no_skips", "-c", "/dev/null"]
+    command = [sys.executable, "-m", "pytest", "-p", "no_skips", "-c", "/dev/null"]
     done = subprocess.run(
         [*command, "--rootdir", str(tmp_path), str(tmp_path), *options],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},

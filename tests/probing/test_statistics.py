@@ -250,8 +250,9 @@ def test_a_statistic_checks_its_fields(fields, match):
 def test_reserved_names_are_those_of_a_result():
     columns = {"token": np.zeros(1, int)}
     result = ProbeResult(np.array([1]), columns, full_depth=1, vocabulary=2)
-    public = {name for name in object.__dir__(result) if not name.startswith("_")}
-    assert public <= RESERVED
+    # nnsight adds `save` to every object of the process that imported it
+    own = set(object.__dir__(result)) - set(dir(object()))
+    assert {name for name in own if not name.startswith("_")} <= RESERVED
 
 
 @pytest.mark.parametrize("family", ["llama"])
