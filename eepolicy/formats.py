@@ -139,58 +139,6 @@ class Fingerprint(BaseModel):
     weights: str
 
 
-class RunFile(FileFormat):
-    """`run.json` of a comparison.
-
-    Attributes:
-        identity: settings that all records of the run share.
-        notes: results of the setup, such as the calibrated policies.
-    """
-
-    identity: dict[str, Any]
-    notes: dict[str, Any]
-
-
-class RecordLine(FileFormat):
-    """A line of `records.jsonl`: see `eepolicy.analysis.evaluation.records.Record`."""
-
-    question: str
-    policy: str
-    text: str
-    transcript: str | None
-    right_text: bool | None
-    right_speech: bool | None
-    errors: Count | None
-    words: Count | None
-    mos: float | None  # nan for a reply without speech
-    ended: bool
-    seconds: float = Field(ge=0)
-    speech_seconds: float = Field(ge=0)
-    text_tokens: Count
-    speech_tokens: Count
-    text_layers: Count
-    speech_layers: Count
-    layer_calls: Count
-    readouts: Count
-    tokens: list[Count]
-    depths: list[Count]
-    modalities: list[Annotated[int, Field(ge=0, le=1)]]
-    seed: int = 0
-    spoken: bool = False
-    judge_score: Annotated[float, Field(ge=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _same_lengths(self) -> RecordLine:
-        lengths = len(self.tokens), len(self.depths), len(self.modalities)
-        if len({*lengths, self.text_tokens + self.speech_tokens}) > 1:
-            raise ValueError(
-                "expected one depth and one modality per token, and text_tokens + speech_tokens "
-                f"tokens; got {lengths[0]} tokens, {lengths[1]} depths, {lengths[2]} modalities, "
-                f"{self.text_tokens} + {self.speech_tokens}"
-            )
-        return self
-
-
 class TraceHeader(FileFormat):
     """The numbers in the header of a trace file; its columns are tensors."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +10,16 @@ import pytest
 from safetensors import safe_open
 
 from eepolicy import Trace
-from eepolicy.analysis.evaluation.records import Record, RunFolder
+from eepolicy.analysis.evaluation.formats import (
+    JudgementLine,
+    QuestionLine,
+    RatingLine,
+    RecordLine,
+    RunFile,
+    SpeechLine,
+    TimingLine,
+)
+from eepolicy.analysis.evaluation.records import FILES, RunFolder
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import (
     AudioEncoderEntry,
@@ -19,10 +27,8 @@ from eepolicy.formats import (
     CheckpointHeader,
     HeadsHeader,
     ProbeProgress,
-    RecordLine,
     RepliesHeader,
     ReplyLine,
-    RunFile,
     TraceHeader,
     parse,
 )
@@ -40,24 +46,13 @@ RECORD = {
     "question": "What color is snow?",
     "policy": "static@2",
     "text": "White.",
-    "transcript": None,
-    "right_text": True,
-    "right_speech": None,
-    "errors": None,
-    "words": 1,
-    "mos": float("nan"),
     "ended": True,
-    "seconds": 0.5,
-    "speech_seconds": 0.0,
-    "text_tokens": 1,
-    "speech_tokens": 2,
-    "text_layers": 2,
-    "speech_layers": 4,
     "layer_calls": 6,
     "readouts": 3,
     "tokens": [7, 30, 31],
     "depths": [2, 2, 2],
     "modalities": [0, 1, 1],
+    "speech": "5e3b",
 }
 CARD = {
     "name": "toy",
@@ -72,7 +67,12 @@ CARD = {
 }
 CASES = {
     RunFile: {"identity": {"threads": 1}, "notes": {"rows": ["full"]}},
+    QuestionLine: {"question": "What color is snow?", "keys": ["white", ["snow", "ice"]]},
     RecordLine: RECORD,
+    SpeechLine: {"clips": [{"speech": "5e3b", "seconds": 0.08, "transcript": None}]},
+    RatingLine: {"speech": "5e3b", "rater": "DistillMos", "mos": 2.5},
+    TimingLine: {"question": "q", "policy": "full", "seconds": 0.5, "ttft": 0.1, "tokens": 3},
+    JudgementLine: {"question": "q", "policy": "full", "score": 0.5},
     TraceHeader: {"full_depth": 20, "prefill_layer_calls": 0},
     HeadsHeader: {"kind": "tuned", "depths": [1, 3], "model": MODEL, "notes": {}},
     CheckpointHeader: {
@@ -133,17 +133,17 @@ def test_every_key_is_needed_or_has_a_default(schema):
             "full_depth: expected greater than or equal to 1; got 0",
         ),
         (RecordLine, {"ended": 1}, "ended: expected a valid boolean; got 1"),
+        (JudgementLine, {"score": 1.5}, "score: expected less than or equal to 1; got 1.5"),
         (
-            RecordLine,
-            {"judge_score": 1.5},
-            "judge_score: expected less than or equal to 1; got 1.5",
+            SpeechLine,
+            {"clips": [{"speech": "5e3b", "seconds": -1.0, "transcript": None}]},
+            "clips[0].seconds: expected greater than or equal to 0; got -1.0",
         ),
         (RecordLine, {"tokens": [7, "30", 31]}, "tokens[1]: expected a valid integer; got '30'"),
         (
             RecordLine,
             {"depths": [2]},
-            "expected one depth and one modality per token, and text_tokens + speech_tokens "
-            "tokens; got 3 tokens, 1 depths, 3 modalities, 1 + 2",
+            "expected one depth and one modality per token; got 3 tokens, 1 depths, 3 modalities",
         ),
         (HeadsHeader, {"depths": [3, 1]}, "depths: expected rising depths; got [3, 1]"),
         (
@@ -200,13 +200,14 @@ def test_a_run_folder_of_today(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.open({"threads": 1})
     folder.note(rows=["full"])
-    folder.append(Record(**RECORD))
+    for kind in FILES:
+        folder.append([parse(kind, CASES[kind], "line")])
     run = parse(RunFile, read_json(tmp_path / "run" / "run.json"), "run.json")
     assert (run.identity, run.notes) == ({"threads": 1}, {"rows": ["full"]})
-    [line] = read_jsonl(tmp_path / "run" / "records.jsonl")
-    record = Record(**parse(RecordLine, line, "records.jsonl").model_dump(exclude={"version"}))
-    assert json.dumps(asdict(record)) == json.dumps(asdict(Record(**RECORD)))
-    assert {f.name for f in fields(Record)} == set(RecordLine.model_fields) - {"version"}
+    for kind, name in FILES.items():
+        [line] = read_jsonl(tmp_path / "run" / name)
+        assert line == CASES[kind]
+        assert folder.lines(kind) == [parse(kind, line, name)]
 
 
 def test_a_probe_folder_of_today(tmp_path):

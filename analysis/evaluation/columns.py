@@ -160,7 +160,12 @@ COLUMNS = (
         plot="cost",
         axis_label="seconds per reply",
     ),
-    Column("ms_per_token", "ms per token", lambda r: 1000 * r.seconds, lambda r: len(r.tokens)),
+    Column(
+        "ms_per_token",
+        "ms per token",
+        lambda r: None if r.seconds is None else 1000 * r.seconds,
+        lambda r: len(r.tokens),
+    ),
     Column(
         "real_time_factor",
         "real-time factor",

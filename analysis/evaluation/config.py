@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eepolicy.analysis.evaluation.rows import Row
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.errors import EepolicyError
+from eepolicy.policies import ExitPolicy
 
 
 @dataclass(frozen=True)
@@ -15,40 +17,57 @@ class RunConfig:
     """Settings of a comparison.
 
     Attributes:
-        policies: spec strings of the rows; None for the default rows.
+        policies: rows, as `parse_row` reads them, or policies; None for the default rows.
         decoding: options of early exit that all rows share; each row has its own policy.
         sampling: sampling options such as `temperature` and `top_p`; greedy decoding if empty.
         seeds: number of replies per policy and question.  They count as one reply.
         max_new_tokens: maximum number of tokens per reply.
         calibration: questions on which the thresholds of the default rows are calibrated.
+        batch: number of questions that are decoded together.
+        timed: number of questions that are timed, each reply alone; 0 for none.
+        compile_timed: compile the layers of the timed replies.  Compiling for large batches takes
+            longer than it saves on hundreds of replies, so `decoding` need not compile.
+        rated: number of questions whose replies get a predicted MOS, if there is a rater.
+        workers: number of processes for speech; with 0 this process does all the work.
 
     Raises:
-        EepolicyError: there is less than one seed or token, or several seeds without sampling.
+        EepolicyError: a number is too small, or there are several seeds without sampling.
     """
 
-    policies: Sequence[str] | None = None
+    policies: Sequence[str | ExitPolicy] | None = None
     decoding: EarlyExitConfig = field(default_factory=EarlyExitConfig)
     sampling: Mapping[str, float] = field(default_factory=dict)
     seeds: int = 1
     max_new_tokens: int = 400
     calibration: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    batch: int = 50
+    timed: int = 12
+    compile_timed: bool = False
+    rated: int = 24
+    workers: int = 0
 
     def __post_init__(self) -> None:
-        if self.seeds < 1 or self.max_new_tokens < 1:
-            raise EepolicyError(
-                "seeds and max_new_tokens are at least 1; got "
-                f"{self.seeds} and {self.max_new_tokens}"
-            )
+        least = {"seeds": 1, "max_new_tokens": 1, "batch": 1, "timed": 0, "rated": 0, "workers": 0}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise EepolicyError(f"{name} is at least {number}; got {getattr(self, name)}")
         if self.seeds > 1 and not self.sampling:
             raise EepolicyError(
                 "greedy decoding gives the same reply for every seed; "
                 f"got {self.seeds} seeds without sampling: give a temperature, or one seed"
             )
 
-    @property
-    def generate_options(self) -> dict[str, Any]:
-        """Options of `HookedModel.generate` for every reply."""
-        return {"config": self.decoding, **self.sampling}
+    def generate_options(self, row: Row, timed: bool = False) -> dict[str, Any]:
+        """Options of `HookedModel.generate` for the replies of a row.
+
+        Args:
+            row: the row.
+            timed: whether the reply is timed.
+        """
+        config = row.decoding(self.decoding)
+        if timed and self.compile_timed:
+            config = config.replace(compile=True)
+        return {"config": config, "max_new_tokens": self.max_new_tokens, **self.sampling}
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that all records of a run share, as JSON types."""
@@ -56,4 +75,6 @@ class RunConfig:
             "decoding": self.decoding.to_dict(),
             "sampling": dict(self.sampling),
             "max_new_tokens": self.max_new_tokens,
+            "batch": self.batch,
+            "compile_timed": self.compile_timed,
         }

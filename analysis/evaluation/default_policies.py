@@ -5,9 +5,10 @@ The schedules are those of arXiv 2603.09215.  All rows have about the same mean 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from eepolicy.analysis.evaluation.config import RunConfig
 from eepolicy.analysis.evaluation.threshold_matching import matched_policy
 from eepolicy.hooked import HookedModel, probe
 from eepolicy.policies import Confidence, Entropy
@@ -18,8 +19,6 @@ FULL = "full"
 MEAN_DEPTH_SHARE = 0.8
 #: number of questions on which thresholds are calibrated
 CALIBRATION_QUESTIONS = 16
-#: wraps (number of the question, policy, seed) of each reply, to show progress
-Progress: TypeAlias = Callable[[Iterable[tuple[int, str, int]]], Iterable[tuple[int, str, int]]]
 
 
 def scheduled_policies(full_depth: int, mean_depth: int) -> list[str]:
@@ -51,7 +50,7 @@ def scheduled_policies(full_depth: int, mean_depth: int) -> list[str]:
 
 
 def adaptive_policies(
-    model: HookedModel, questions: Sequence[str], mean_depth: int, progress: Progress = iter
+    model: HookedModel, questions: Sequence[str], mean_depth: int, config: RunConfig
 ) -> list[str]:
     """Calibrate entropy and confidence thresholds to a mean speech depth.
 
@@ -61,16 +60,14 @@ def adaptive_policies(
         model: model that replies.
         questions: questions to calibrate on.
         mean_depth: target of the mean speech depth.
-        progress: see `Progress`.
+        config: settings of the run.
 
     Returns:
         Spec strings of an entropy and a confidence policy.
     """
     candidates = tuple(range(2 * mean_depth - model.depth, model.depth, 2))
-    replies = (
-        model.generate(questions[i])
-        for i, *_ in progress([(i, "calibration", 0) for i in range(len(questions))])
-    )
+    compiled = config.decoding.compile
+    replies = model.generate(list(questions), FULL, config.max_new_tokens, compile=compiled)
     result = probe(model, replies, statistics=("entropy", "confidence"))
     kinds: tuple[type[Entropy] | type[Confidence], ...] = (Entropy, Confidence)
     return [matched_policy(kind, result, candidates, mean_depth).spec for kind in kinds]
@@ -79,16 +76,14 @@ def adaptive_policies(
 def default_policies(
     model: HookedModel,
     questions: Sequence[Mapping[str, Any]],
-    calibration: Sequence[Mapping[str, Any]],
-    progress: Progress = iter,
+    config: RunConfig,
 ) -> list[str]:
     """List the default rows; adaptive ones only if there are questions to calibrate on.
 
     Args:
         model: model that replies.
         questions: questions of the comparison; they are not used for calibration.
-        calibration: questions to calibrate on.
-        progress: see `Progress`.
+        config: settings of the run, with questions to calibrate on.
 
     Returns:
         Spec strings, full depth first.
@@ -96,8 +91,8 @@ def default_policies(
     mean_depth = round(MEAN_DEPTH_SHARE * model.depth)
     rows = scheduled_policies(model.depth, mean_depth)
     compared = {q["question"] for q in questions}
-    others = [q["question"] for q in calibration if q["question"] not in compared]
+    others = [q["question"] for q in config.calibration if q["question"] not in compared]
     if others:
         chosen = others[:CALIBRATION_QUESTIONS]
-        rows[-1:-1] = adaptive_policies(model, chosen, mean_depth, progress)
+        rows[-1:-1] = adaptive_policies(model, chosen, mean_depth, config)
     return rows

@@ -1,86 +1,146 @@
-"""Measure one reply."""
+"""Decode the questions of a comparison: work items, and the record of each reply."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from eepolicy.analysis.evaluation.metrics import SpeechMetrics
-from eepolicy.analysis.evaluation.records import Record
-from eepolicy.analysis.evaluation.scoring import is_right, word_errors
+from eepolicy.analysis.evaluation.config import RunConfig
+from eepolicy.analysis.evaluation.formats import RecordLine
+from eepolicy.analysis.evaluation.rows import Row
 from eepolicy.decode.output import Output
-from eepolicy.modality import Modality
-from eepolicy.speech.mel import SAMPLE_RATE
+from eepolicy.hooked import HookedModel
+
+#: what identifies a reply: question, policy, seed, and whether the question was spoken
+ReplyKey: TypeAlias = tuple[str, str, int, bool]
 
 
-def measure(
-    output: Output,
-    question: Mapping[str, Any],
-    policy: str,
-    metrics: SpeechMetrics,
-    seed: int = 0,
-) -> tuple[Record, Tensor | None]:
-    """Measure one reply.
+@dataclass(frozen=True)
+class DecodeItem:
+    """The replies of one policy to a block of questions.
+
+    Attributes:
+        block: number of the block.
+        policy: spec string of the row.
+        seed: seed of sampling.
+    """
+
+    block: int
+    policy: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Questions in blocks, and what is decoded of them.
+
+    A block is a fixed range of question numbers.  So the rows of a batch do not depend on the
+    time, on a stop, or on the number of workers.
+
+    Attributes:
+        questions: dicts with `question` and optionally `audio`.
+        rows: rows of the comparison, full depth first.
+        config: settings of the run.
+    """
+
+    questions: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
+    config: RunConfig
+
+    @property
+    def policies(self) -> list[str]:
+        """Spec strings of the rows."""
+        return [row.spec for row in self.rows]
+
+    @property
+    def number(self) -> int:
+        """Number of blocks."""
+        return -(-len(self.questions) // self.config.batch)
+
+    def items(self) -> list[DecodeItem]:
+        """All items: by block, seed and row."""
+        blocks, seeds = range(self.number), range(self.config.seeds)
+        rows = self.policies
+        return [DecodeItem(b, policy, seed) for b in blocks for seed in seeds for policy in rows]
+
+    def numbers(self, block: int) -> range:
+        """Numbers of the questions of a block."""
+        first = block * self.config.batch
+        return range(first, min(first + self.config.batch, len(self.questions)))
+
+    def keys(self, item: DecodeItem) -> list[ReplyKey]:
+        """Keys of the replies of an item."""
+        questions = (self.questions[number] for number in self.numbers(item.block))
+        return [(q["question"], item.policy, item.seed, bool(q.get("audio"))) for q in questions]
+
+
+def decode(model: HookedModel, blocks: Blocks, item: DecodeItem) -> list[RecordLine]:
+    """Decode the replies of an item.
+
+    Greedy replies to written questions are one batch.  Sampled replies share one stream of random
+    numbers in a batch, so they are decoded one by one, as are those to spoken questions.
 
     Args:
-        output: the reply.
-        question: dict with `question`, and optionally `keys` and `audio`.
-        policy: spec string of the policy.
-        metrics: models that score the reply.  The judge gets the transcript, or the text if there
-            is no transcript.
-        seed: seed of sampling.
+        model: model that replies.
+        blocks: questions, policies and settings.
+        item: what to decode.
 
     Returns:
-        The record, and the speech (samples,); None from a model without a vocoder.
+        The record of each question of the block.
     """
-    wave = output.audio if output.has_audio else None
-    trace, text, keys = output.trace, output.text or "", question.get("keys")
-    transcript = metrics.asr.transcribe(wave) if metrics.asr and wave is not None else None
-    errors, words = (None, None) if transcript is None else word_errors(text, transcript)
-    is_speech = trace.modality == Modality.SPEECH
-    record = Record(
+    config = blocks.config
+    row = next(row for row in blocks.rows if row.spec == item.policy)
+    questions = [blocks.questions[number] for number in blocks.numbers(item.block)]
+    options = config.generate_options(row) | {"seed": item.seed}
+    prompts = [prompt_of(question) for question in questions]
+    if config.sampling or any(isinstance(prompt, Path) for prompt in prompts):
+        outputs = [model.generate(prompt, **options) for prompt in prompts]
+    else:
+        outputs = model.generate(prompts, **options)
+    return [
+        record_line(output, question, item)
+        for output, question in zip(outputs, questions, strict=True)
+    ]
+
+
+def prompt_of(question: Mapping[str, Any]) -> str | Path:
+    """Prompt of a question: its sound file if it is spoken, otherwise its text."""
+    return Path(question["audio"]) if question.get("audio") else str(question["question"])
+
+
+def record_line(output: Output, question: Mapping[str, Any], item: DecodeItem) -> RecordLine:
+    """The record of one reply."""
+    trace = output.trace
+    return RecordLine(
         question=question["question"],
-        policy=policy,
-        text=text,
-        transcript=transcript,
-        right_text=is_right(text, keys) if keys else None,
-        right_speech=is_right(transcript, keys) if keys and transcript is not None else None,
-        errors=errors,
-        words=words,
-        mos=metrics.mos.rate(wave) if metrics.mos and wave is not None and len(wave) else None,
+        policy=item.policy,
+        seed=item.seed,
+        spoken=bool(question.get("audio")),
+        text=output.text or "",
         ended=output.ended,
-        seconds=output.seconds,
-        speech_seconds=0.0 if wave is None else len(wave) / SAMPLE_RATE,
-        text_tokens=int((~is_speech).sum()),
-        speech_tokens=int(is_speech.sum()),
-        text_layers=int(trace.depth[~is_speech].sum()),
-        speech_layers=int(trace.depth[is_speech].sum()),
         layer_calls=int(trace.layer_calls.sum()),
         readouts=int(trace.readouts.sum()),
         tokens=output.tokens.tolist(),
         depths=trace.depth.tolist(),
         modalities=trace.modality.tolist(),
-        seed=seed,
-        spoken=bool(question.get("audio")),
-        judge_score=_judge_score(metrics, question, text, transcript),
+        speech=speech_key(output.units) if output.has_audio else "",
     )
-    return record, wave
 
 
-def _judge_score(
-    metrics: SpeechMetrics, question: Mapping[str, Any], text: str, transcript: str | None
-) -> float | None:
-    if metrics.judge is None:
-        return None
-    if transcript is None:
-        return metrics.judge.judge(question, text, is_transcript=False)
-    return metrics.judge.judge(question, transcript, is_transcript=True)
+def reply_key(line: RecordLine) -> ReplyKey:
+    """Key of a stored reply."""
+    return line.question, line.policy, line.seed, line.spoken
 
 
-def audio_name(question: str, policy: str) -> str:
-    """Name the file of a reply's speech; it is unique per question and policy."""
-    slug = "".join(c if c.isalnum() else "-" for c in policy).strip("-")
-    return f"{hashlib.sha256(question.encode()).hexdigest()[:8]}_{slug}.wav"
+def speech_key(units: Tensor) -> str:
+    """Key of a speech: equal units have equal sound.
+
+    Args:
+        units: (units,) speech units.
+    """
+    return hashlib.sha256(",".join(map(str, units.tolist())).encode()).hexdigest()[:16]

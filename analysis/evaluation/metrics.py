@@ -10,7 +10,11 @@ from torch import Tensor
 
 
 class Recognizer(Protocol):
-    """Speech recognition (ASR)."""
+    """Speech recognition (ASR).
+
+    A recognizer can also have `transcribe_clips(waves, texts)`, which transcribes many short clips
+    at once, given the text that each reply has; a comparison then uses it.
+    """
 
     def transcribe(self, wave: Tensor) -> str:
         """Transcribe speech: wave (samples,) at 16 kHz."""
@@ -45,3 +49,27 @@ class SpeechMetrics:
     asr: Recognizer | None = None
     mos: Rater | None = None
     judge: AnswerJudge | None = None
+
+    def identity(self) -> dict[str, str | None]:
+        """Names of the models that all records of a run share."""
+        asr = None if self.asr is None else getattr(self.asr, "name", type(self.asr).__name__)
+        judge = None if self.judge is None else repr(self.judge)
+        return {"speech recognition": asr, "judge": judge}
+
+    def load(self) -> SpeechMetrics:
+        """The models, which are loaded already."""
+        return self
+
+
+class MetricsSource(Protocol):
+    """Loads the models that score replies, in any process; see `SpeechMetrics`."""
+
+    @property
+    def judge(self) -> AnswerJudge | None:
+        """The judge, which the process of the comparison calls."""
+
+    def identity(self) -> dict[str, str | None]:
+        """Names of the models that all records of a run share, without loading them."""
+
+    def load(self) -> SpeechMetrics:
+        """Load speech recognition and the rater."""

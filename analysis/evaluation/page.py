@@ -11,7 +11,6 @@ from typing import Any
 
 import soundfile
 
-from eepolicy.analysis.evaluation.measure import audio_name
 from eepolicy.analysis.evaluation.records import Record, RunFolder
 from eepolicy.modality import Modality
 
@@ -31,12 +30,12 @@ def answers(records: Sequence[Record], folder: RunFolder, full_depth: int) -> li
         {
             "policy": record.policy,
             "depth": f"{record.speech_layers / max(record.speech_tokens, 1):.2f}",
-            "seconds": f"{record.seconds:.2f}",
+            "seconds": "–" if record.seconds is None else f"{record.seconds:.2f}",
             "text": record.text,
             "text_class": CLASSES[record.right_text],
             "transcript": "no transcript" if record.transcript is None else record.transcript,
             "transcript_class": CLASSES[record.right_speech],
-            "file": inline_speech(folder.audio / audio_name(record.question, record.policy)),
+            "file": inline_speech(folder.speech_file(record.speech)),
             "tokens": len(record.tokens),
             "full_depth": full_depth,
             "strip": depth_strip(record, full_depth),

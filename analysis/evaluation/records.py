@@ -1,22 +1,45 @@
-"""The record of one reply, and the folder that stores the records of a run."""
+"""The record of one reply, and the folder that stores what a run measured of it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from eepolicy.analysis.evaluation.formats import (
+    JudgementLine,
+    QuestionLine,
+    RatingLine,
+    RecordLine,
+    RunFile,
+    Speech,
+    SpeechLine,
+    TimingLine,
+)
+from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import RecordLine, RunFile, parse
+from eepolicy.formats import FileFormat, parse
 from eepolicy.hooked import HookedModel
-from eepolicy.io import append_line, read_json, read_numbered_jsonl, write_json
+from eepolicy.io import append_lines, read_json, read_numbered_jsonl, write_json
 from eepolicy.modality import Modality
 from eepolicy.probing import Document
+
+L = TypeVar("L", bound=FileFormat)
+
+#: file of each kind of line
+FILES: dict[type[FileFormat], str] = {
+    QuestionLine: "questions.jsonl",
+    RecordLine: "records.jsonl",
+    SpeechLine: "speech.jsonl",
+    RatingLine: "ratings.jsonl",
+    TimingLine: "timings.jsonl",
+    JudgementLine: "judgements.jsonl",
+}
 
 
 @dataclass(frozen=True)
@@ -27,54 +50,72 @@ class Record:
         question: text of the question.
         policy: spec string of the policy.
         text: text of the reply.
-        transcript: transcript of the reply's speech; None without speech recognition.
+        tokens: (tokens,) ids of the reply.
+        depths: (tokens,) depth of each token.
+        modalities: (tokens,) modality of each token, see `Modality`.
+        layer_calls: number of layer calls of decoding, prefill excluded.
+        readouts: number of exit head evaluations.
+        ended: whether the reply ended with its end token, not at the token limit.
+        seed: seed of sampling.
+        spoken: whether the question was given as audio.
+        speech: key of the reply's speech; empty without speech.
+        speech_seconds: duration of the speech.
+        transcript: transcript of the speech; None without speech recognition.
         right_text: whether the text contains every key phrase of the right answer; None if the
             question has no right answer.
         right_speech: the same for the transcript.
         errors: word errors of the transcript against the reply's own text.
         words: number of words in that text.
-        mos: predicted mean opinion score; None without a rater.
-        ended: whether the reply ended with its end token, not at the token limit.
-        seconds: wall-clock time of decoding, prefill included.
-        speech_seconds: duration of the speech.
-        text_tokens: number of text tokens.
-        speech_tokens: number of speech tokens.
-        text_layers: sum of the depths of the text tokens.
-        speech_layers: sum of the depths of the speech tokens.
-        layer_calls: number of layer calls of decoding, prefill excluded.
-        readouts: number of exit head evaluations.
-        tokens: (tokens,) ids of the reply.
-        depths: (tokens,) depth of each token.
-        modalities: (tokens,) modality of each token, see `Modality`.
-        seed: seed of sampling.
-        spoken: whether the question was given as audio.
+        mos: predicted mean opinion score; None if it was not rated.
         judge_score: a judge's score from 0 to 1; None without a judge.
+        seconds: wall-clock time of decoding the reply alone, prefill included; None if the
+            question was not timed.
+        ttft: time to the first token in seconds; None if the question was not timed.
     """
 
     question: str
     policy: str
     text: str
-    transcript: str | None
-    right_text: bool | None
-    right_speech: bool | None
-    errors: int | None
-    words: int | None
-    mos: float | None
-    ended: bool
-    seconds: float
-    speech_seconds: float
-    text_tokens: int
-    speech_tokens: int
-    text_layers: int
-    speech_layers: int
-    layer_calls: int
-    readouts: int
     tokens: list[int] = field(repr=False)
     depths: list[int] = field(repr=False)
     modalities: list[int] = field(repr=False)
+    layer_calls: int
+    readouts: int
+    ended: bool
     seed: int = 0
     spoken: bool = False
+    speech: str = ""
+    speech_seconds: float = 0.0
+    transcript: str | None = None
+    right_text: bool | None = None
+    right_speech: bool | None = None
+    errors: int | None = None
+    words: int | None = None
+    mos: float | None = None
     judge_score: float | None = None
+    seconds: float | None = None
+    ttft: float | None = None
+
+    @cached_property
+    def speech_tokens(self) -> int:
+        """Number of speech tokens."""
+        return self.modalities.count(Modality.SPEECH)
+
+    @property
+    def text_tokens(self) -> int:
+        """Number of text tokens."""
+        return len(self.tokens) - self.speech_tokens
+
+    @cached_property
+    def speech_layers(self) -> int:
+        """Sum of the depths of the speech tokens."""
+        pairs = zip(self.depths, self.modalities, strict=True)
+        return sum(depth for depth, modality in pairs if modality == Modality.SPEECH)
+
+    @property
+    def text_layers(self) -> int:
+        """Sum of the depths of the text tokens."""
+        return sum(self.depths) - self.speech_layers
 
     @property
     def repeats(self) -> int:
@@ -90,9 +131,10 @@ class Record:
 
 
 class RunFolder:
-    """Folder of one run: `run.json`, `records.jsonl` with one record per line, and `audio/`.
+    """Folder of one run: `run.json`, a JSON Lines file per kind of line, and `audio/`.
 
-    A stopped run continues with the first record that is missing.
+    Decoding, speech recognition, rating, timing and judging write files of their own, each as soon
+    as it has a result.  A stopped run continues with what is missing.  `records` joins the files.
 
     Args:
         path: path of the folder.
@@ -105,6 +147,14 @@ class RunFolder:
     def audio(self) -> Path:
         """Folder of the replies' speech."""
         return self.path / "audio"
+
+    def speech_file(self, speech: str) -> Path:
+        """File of a speech, which need not exist.
+
+        Args:
+            speech: key of the speech, see `Record.speech`.
+        """
+        return self.audio / f"{speech}.flac"
 
     def open(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Create the folder, or check that its run has the same identity.
@@ -163,23 +213,70 @@ class RunFolder:
     def _write(self, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
         write_json(self.path / "run.json", {"identity": identity, "notes": notes}, indent=1)
 
-    def records(self) -> dict[tuple[str, str], list[Record]]:
-        """Read all records by question and policy, one per seed; a damaged last line is skipped.
+    def append(self, lines: Sequence[FileFormat]) -> None:
+        """Append lines of one kind to their file and sync it to the disk."""
+        if lines:
+            file = self.path / FILES[type(lines[0])]
+            append_lines(file, [line.model_dump_json(exclude_defaults=True) for line in lines])
+
+    def lines(self, kind: type[L]) -> list[L]:
+        """Read the lines of one kind; a damaged last line is skipped.
+
+        Args:
+            kind: a key of `FILES`.
 
         Raises:
-            EepolicyError: another line is not a record.
+            EepolicyError: another line is not of this kind.
         """
-        file = self.path / "records.jsonl"
+        file = self.path / FILES[kind]
+        if not file.exists():
+            return []
+        numbered = read_numbered_jsonl(file)
+        return [parse(kind, value, f"{file}, line {number}") for number, value in numbered]
+
+    def questions(self) -> dict[str, QuestionLine]:
+        """Read the questions by their text."""
+        return {line.question: line for line in self.lines(QuestionLine)}
+
+    def records(self) -> dict[tuple[str, str], list[Record]]:
+        """Join what was measured: records by question and policy, one per seed.
+
+        Raises:
+            EepolicyError: a line of a file has another form.
+        """
+        questions = self.questions()
+        speech = {clip.speech: clip for line in self.lines(SpeechLine) for clip in line.clips}
+        mos = {line.speech: line.mos for line in self.lines(RatingLine)}
+        timings = {(t.question, t.policy): t for t in self.lines(TimingLine)}
+        scores = {(j.question, j.policy, j.seed): j.score for j in self.lines(JudgementLine)}
         records: dict[tuple[str, str], list[Record]] = {}
-        for number, value in read_numbered_jsonl(file) if file.exists() else ():
-            line = parse(RecordLine, value, f"{file}, line {number}")
-            record = Record(**line.model_dump(exclude={"version"}))
-            records.setdefault((record.question, record.policy), []).append(record)
+        for line in self.lines(RecordLine):
+            question = questions.get(line.question)
+            timing = timings.get((line.question, line.policy))
+            record = Record(
+                **line.model_dump(exclude={"version"}),
+                **_scored(line.text, speech.get(line.speech), question.keys if question else None),
+                mos=mos.get(line.speech),
+                judge_score=scores.get((line.question, line.policy, line.seed)),
+                seconds=timing.seconds if timing else None,
+                ttft=timing.ttft if timing else None,
+            )
+            records.setdefault((line.question, line.policy), []).append(record)
         return records
 
-    def append(self, record: Record) -> None:
-        """Append a record and sync it to the disk."""
-        append_line(self.path / "records.jsonl", json.dumps(asdict(record)))
+
+def _scored(text: str, speech: Speech | None, keys: list[str | list[str]] | None) -> dict[str, Any]:
+    """Fields of a record that compare a text and its transcript with the right answer."""
+    transcript = speech.transcript if speech else None
+    errors, words = (None, None) if transcript is None else word_errors(text, transcript)
+    return {
+        "transcript": transcript,
+        "speech_seconds": speech.seconds if speech else 0.0,
+        "errors": errors,
+        "words": words,
+        "right_text": is_right(text, keys) if keys else None,
+        "right_speech": is_right(transcript, keys) if keys and transcript is not None else None,
+    }
 
 
 def _differing_fields(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

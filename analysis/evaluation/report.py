@@ -16,13 +16,14 @@ from eepolicy.analysis.evaluation import plots
 from eepolicy.analysis.evaluation.page import answers, inline_file
 from eepolicy.analysis.evaluation.records import Record
 from eepolicy.analysis.evaluation.results_files import cell, write_results
-from eepolicy.analysis.evaluation.run import AUDIO_QUESTIONS
 from eepolicy.analysis.evaluation.table import Comparison, shown_columns
 from eepolicy.analysis.style import figures
 from eepolicy.hooked import HookedModel, probe
 from eepolicy.io import write_text
 from eepolicy.modality import Modality
 
+#: number of questions whose speech is in the page
+AUDIO_QUESTIONS = 12
 #: number of replies on which the agreement curves are measured
 AGREEMENT_REPLIES = 24
 

@@ -1,45 +1,29 @@
-"""Run exit policies on the same questions and store the records.
+"""Run exit policies on the same questions and store what was measured.
 
 The comparison follows Table 2 of arXiv 2603.09215.  It adds intervals over prompts, paired
-differences from full depth, layer calls and wall-clock time.
+differences from full depth, layer calls and wall-clock time.  Quality and time are measured apart:
+all questions are decoded in batches, and a sample of them is timed, each reply alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from eepolicy.analysis.evaluation.config import RunConfig
-from eepolicy.analysis.evaluation.default_policies import FULL, Progress, default_policies
-from eepolicy.analysis.evaluation.measure import audio_name, measure
-from eepolicy.analysis.evaluation.metrics import AnswerJudge, Rater, Recognizer, SpeechMetrics
+from eepolicy.analysis.evaluation.default_policies import FULL, default_policies
+from eepolicy.analysis.evaluation.formats import QuestionLine
+from eepolicy.analysis.evaluation.identity import identity
+from eepolicy.analysis.evaluation.measure import Blocks
+from eepolicy.analysis.evaluation.metrics import MetricsSource, SpeechMetrics
+from eepolicy.analysis.evaluation.pipeline import Pipeline, Progress, no_progress
 from eepolicy.analysis.evaluation.records import RunFolder
+from eepolicy.analysis.evaluation.rows import Row, parse_row
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.errors import EepolicyError
-from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.hooked import HookedModel
-from eepolicy.policies import parse_policy
-from eepolicy.speech.audio import write_wav
 
-__all__ = [
-    "FULL",
-    "AnswerJudge",
-    "Rater",
-    "Recognizer",
-    "RunConfig",
-    "SpeechMetrics",
-    "identity",
-    "run",
-]
-
-#: number of questions whose speech is stored for the report page
-AUDIO_QUESTIONS = 12
-#: maximum number of tokens of a warm-up reply
-WARM_UP_TOKENS = 32
+__all__ = ["FULL", "MetricsSource", "RunConfig", "SpeechMetrics", "run"]
 
 
 def run(
@@ -47,14 +31,13 @@ def run(
     questions: Sequence[Mapping[str, Any]],
     folder: RunFolder,
     config: RunConfig | None = None,
-    metrics: SpeechMetrics | None = None,
-    progress: Progress = iter,
+    metrics: MetricsSource | None = None,
+    progress: Progress = no_progress,
 ) -> Comparison:
-    """Decode every question with every policy and store a record of each reply.
+    """Decode every question with every policy, and measure the replies.
 
-    Policies alternate on each question, and each question starts with another policy: a change in
-    the speed of the machine then affects all policies alike.  Each record is on disk before the
-    next reply starts, so that a stopped run continues.
+    See `Pipeline` for the steps.  Everything is on disk as soon as it is measured, so that a
+    stopped run continues.
 
     Args:
         model: model that replies.
@@ -62,7 +45,8 @@ def run(
             `audio` (file with the spoken question).
         folder: folder of the run; an unfinished run continues.
         config: settings of the run; the defaults of `RunConfig` if None.
-        metrics: models that score replies; none by default.
+        metrics: models that score replies; none by default.  With workers it must be possible to
+            pickle it, and to import the caller's module without running the comparison.
         progress: see `Progress`.
 
     Returns:
@@ -75,27 +59,25 @@ def run(
     config, metrics = config or RunConfig(), metrics or SpeechMetrics()
     if len({q["question"] for q in questions}) < len(questions):
         raise EepolicyError("a question occurs twice: records are identified by their questions")
-    for spec in config.policies or ():
-        parse_policy(spec).check(model.depth)
-    shared = identity(model, metrics.asr, metrics.mos, config.max_new_tokens) | config.to_dict()
-    if metrics.judge is not None:
-        shared["judge"] = repr(metrics.judge)
+    for row in map(parse_row, config.policies or ()):
+        row.decoding(config.decoding).validate(model.depth, model.layout, model.vocoder)
+    shared = identity(model, config.max_new_tokens) | metrics.identity() | config.to_dict()
     notes = folder.open(shared)
-    rows = _rows(model, questions, folder, config, notes, progress)
-    missing = _missing_replies(rows, questions, folder, config.seeds)
-    if missing:
-        _warm_up(model, questions[0]["question"], rows, config)
-    for i, policy, seed in progress(missing):
-        audio = questions[i].get("audio")
-        prompt: str | Path = Path(audio) if audio else questions[i]["question"]
-        output = model.generate(
-            prompt, policy, config.max_new_tokens, seed=seed, **config.generate_options
-        )
-        record, wave = measure(output, questions[i], policy, metrics, seed)
-        if i < AUDIO_QUESTIONS and seed == 0 and wave is not None:
-            write_wav(folder.audio / audio_name(record.question, policy), wave)
-        folder.append(record)
-    return Comparison(tuple(rows), tuple(questions), folder)
+    stored = folder.questions()
+    folder.append([_line(q) for q in questions if q["question"] not in stored])
+    rows = _rows(model, questions, folder, config, notes)
+    blocks = Blocks(questions, rows, config)
+    Pipeline(model, blocks, folder, metrics, progress).run()
+    return Comparison(tuple(blocks.policies), tuple(questions), folder)
+
+
+def _line(question: Mapping[str, Any]) -> QuestionLine:
+    return QuestionLine(
+        question=question["question"],
+        keys=question.get("keys"),
+        task=question.get("task"),
+        audio=question.get("audio"),
+    )
 
 
 def _rows(
@@ -104,65 +86,12 @@ def _rows(
     folder: RunFolder,
     config: RunConfig,
     notes: Mapping[str, Any],
-    progress: Progress,
-) -> list[str]:
-    """Spec strings of the rows, full depth first; default rows are calibrated once per folder."""
-    if config.policies:
-        rows = [FULL, *(parse_policy(spec).spec for spec in config.policies)]
-    elif "default_rows" in notes:
-        rows = notes["default_rows"]
-    else:
-        rows = default_policies(model, questions, config.calibration, progress)
-        folder.note(default_rows=rows)
-    rows = list(dict.fromkeys(rows))
-    folder.note(rows=rows)
-    return rows
-
-
-def _missing_replies(
-    rows: Sequence[str],
-    questions: Sequence[Mapping[str, Any]],
-    folder: RunFolder,
-    seeds: int,
-) -> list[tuple[int, str, int]]:
-    """Number of the question, policy and seed of each reply without a record, in order."""
-    stored = [record for records in folder.records().values() for record in records]
-    done = {(r.question, r.policy, r.seed, r.spoken) for r in stored}
-    return [
-        (i, policy, seed)
-        for i, question in enumerate(questions)
-        for seed in range(seeds)
-        for policy in (rows[(i + turn) % len(rows)] for turn in range(len(rows)))
-        if (question["question"], policy, seed, bool(question.get("audio"))) not in done
-    ]
-
-
-def _warm_up(model: HookedModel, question: str, rows: Sequence[str], config: RunConfig) -> None:
-    """Decode a short reply before the timed ones; compiled policies can need different kernels."""
-    for policy in rows if config.decoding.compile else rows[:1]:
-        model.generate(question, policy, max_new_tokens=WARM_UP_TOKENS, **config.generate_options)
-
-
-def identity(
-    model: HookedModel, asr: Recognizer | None, mos: Rater | None, max_new_tokens: int
-) -> dict[str, Any]:
-    """Collect what all records of a run share: model, scoring models, machine and versions.
-
-    Args:
-        model: model that replies.
-        asr: speech recognition.
-        mos: MOS predictor.
-        max_new_tokens: maximum number of tokens per reply.
-    """
-    return {
-        "model": fingerprint(model.model),
-        "numbers": f"{model.model.dtype} on {model.model.device.type}",
-        "card": model.card.name if model.card else None,
-        "heads": digest(model.heads),
-        "units": digest(model.vocoder),
-        "threads": torch.get_num_threads(),
-        "speech recognition": getattr(asr, "name", type(asr).__name__) if asr else None,
-        "speech rating": type(mos).__name__ if mos else None,
-        "max_new_tokens": max_new_tokens,
-        "versions": {p: version(p) for p in ("eepolicy", "torch", "transformers")},
-    }
+) -> list[Row]:
+    """The rows, full depth first; default rows are calibrated once per folder."""
+    policies = config.policies or notes.get("default_rows")
+    if not policies:
+        policies = default_policies(model, questions, config)
+        folder.note(default_rows=policies)
+    rows = {row.spec: row for row in map(parse_row, (FULL, *policies))}
+    folder.note(rows=list(rows))
+    return list(rows.values())

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from eepolicy import DraftStatus, HookedModel, Modality
-from eepolicy.analysis.evaluation.run import Recognizer
+from eepolicy.analysis.evaluation.metrics import Recognizer
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.analysis.stats.bootstrap import Interval
 from eepolicy.analysis.stats.clustered import as_columns

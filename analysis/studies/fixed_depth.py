@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from eepolicy import EepolicyError, HookedModel, Modality, ProbeResult, probe
-from eepolicy.analysis.evaluation.run import Rater, Recognizer
+from eepolicy.analysis.evaluation.metrics import Rater, Recognizer
 from eepolicy.analysis.evaluation.scoring import word_errors
 from eepolicy.analysis.stats.clustered import as_columns
 from eepolicy.analysis.studies.base import RatioMeasure, Study, Workspace, progress_bar

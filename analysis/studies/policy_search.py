@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from eepolicy import EepolicyError, HookedModel, held_out
-from eepolicy.analysis.evaluation.run import Recognizer, identity
+from eepolicy.analysis.evaluation.identity import identity
+from eepolicy.analysis.evaluation.metrics import Recognizer
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.analysis.stats.bootstrap import means
 from eepolicy.analysis.stats.clustered import as_columns
@@ -234,7 +235,8 @@ class PolicyEvaluator:
         """
         if self.folder is None:
             return self._measure(policy, questions)
-        metadata = identity(self.model, self.asr, None, self.options.max_new_tokens)
+        metadata = identity(self.model, self.options.max_new_tokens)
+        metadata |= {"speech recognition": getattr(self.asr, "name", type(self.asr).__name__)}
         metadata |= {"batch": self.options.size, "policy": policy}
         texts = [[q["question"], list(q["keys"])] for q in questions]
         name = hashlib.sha256(json.dumps([metadata, texts]).encode()).hexdigest()[:16]

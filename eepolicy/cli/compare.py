@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from eepolicy.cli.comparison import MetricOptions, QuestionOptions, give_vocoder, results_table
+from eepolicy.cli.comparison import (
+    MetricOptions,
+    QuestionOptions,
+    default_workers,
+    give_vocoder,
+    has_compiler,
+    missing_compiler,
+    results_table,
+)
 from eepolicy.cli.options import (
     DECODING_PANEL,
     MODEL_PANEL,
     AcceptOption,
-    CompileOption,
+    CompileIfPossibleOption,
     DeviceOption,
     DtypeOption,
     FillOption,
@@ -28,7 +37,7 @@ from eepolicy.cli.options import (
     sampling_options,
 )
 from eepolicy.cli.preset import MAX_NEW_TOKENS, Table2Run, check_preset
-from eepolicy.cli.progress import progress
+from eepolicy.cli.progress import step_progress
 from eepolicy.cli.shared import app, command_line, out, print_json, print_warning
 
 QUESTION_PANEL = "Question options"
@@ -112,9 +121,34 @@ WhisperOption = Annotated[
     ),
 ]
 RaterOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--mos", help="MOS predictor: distillmos, dnsmos or utmosv2", rich_help_panel=SCORING_PANEL
+        "--mos",
+        help="MOS predictor: distillmos, dnsmos or utmosv2; it rates the replies to 24 questions",
+        rich_help_panel=SCORING_PANEL,
+    ),
+]
+BatchOption = Annotated[
+    int,
+    typer.Option(
+        help="number of questions that are decoded together", min=1, rich_help_panel=DECODING_PANEL
+    ),
+]
+TimedOption = Annotated[
+    int,
+    typer.Option(
+        help="number of questions that are timed, each reply alone",
+        min=0,
+        rich_help_panel=DECODING_PANEL,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        help="number of processes for synthesis and recognition of speech; by default one less "
+        "than the cores, at least 1",
+        min=0,
+        rich_help_panel=SCORING_PANEL,
     ),
 ]
 VocoderOption = Annotated[
@@ -144,7 +178,7 @@ CompareTokensOption = Annotated[
 @app.command()
 def compare(
     policies: PoliciesArgument = None,
-    prompts: PromptsOption = 24,
+    prompts: PromptsOption = 100,
     out_folder: OutOption = Path("report"),
     split: SplitOption = "test",
     model: ModelOption = "pocket",
@@ -162,15 +196,18 @@ def compare(
     preset: PresetOption = None,
     fit_prompts: FitPromptsOption = None,
     whisper: WhisperOption = None,
-    rater: RaterOption = "distillmos",
+    rater: RaterOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     vocoder: VocoderOption = None,
     voice: VoiceOption = None,
     max_new_tokens: CompareTokensOption = None,
-    compiled: CompileOption = False,
+    compiled: CompileIfPossibleOption = None,
     restrict_vocab: RestrictVocabOption = False,
+    batch: BatchOption = 50,
+    timed: TimedOption = 12,
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare exit policies on held-out questions: table, figures, and a page with all replies.
@@ -190,26 +227,28 @@ def compare(
     from eepolicy.analysis.evaluation.run import run
     from eepolicy.decode.config import EarlyExitConfig
 
+    metrics = MetricOptions(whisper, rater, judge_url, judge_model, judge_key)
+    notes = [*metrics.missing(), *missing_compiler(compiled)]
+    for note in notes:
+        print_warning(note)
     decoding = EarlyExitConfig(
-        fill=fill, accept=accept, restrict_vocab=restrict_vocab, compile=compiled
+        fill=fill,
+        accept=accept,
+        restrict_vocab=restrict_vocab,
+        compile=bool(compiled),
     )
     sampling = sampling_options(temperature, top_p)
     for spec in policies or ():
         eepolicy.parse_policy(spec)
-    metric_options = MetricOptions(whisper, rater, judge_url, judge_model, judge_key, threads or 1)
-    notes = tuple(metric_options.missing())
-    for note in notes:
-        print_warning(note)
-    is_default = decoding == EarlyExitConfig() and not sampling and seeds == 1
-    check_preset(preset, policies, is_default)
-    metrics = metric_options.create()
+    is_default = replace(decoding, compile=False) == EarlyExitConfig()
+    check_preset(preset, policies, is_default and not sampling and seeds == 1)
     question_options = QuestionOptions(split, prompts, tuple(tasks or ()), tts)
     own = question_options.own(out_folder)
     spoken = load_model(model, dtype, device, threads, heads)
     give_vocoder(spoken, vocoder, voice)
     if preset is not None:
         tokens = max_new_tokens or MAX_NEW_TOKENS
-        job = Table2Run(spoken, own, out_folder, metrics, fit_prompts, tokens, notes)
+        job = Table2Run(spoken, own, out_folder, metrics, fit_prompts, tokens, tuple(notes))
         results = job.run()
     else:
         config = RunConfig(
@@ -219,10 +258,14 @@ def compare(
             seeds=seeds,
             max_new_tokens=max_new_tokens or 400,
             calibration=() if own else held_out_questions(model, "dev"),
+            batch=batch,
+            timed=timed,
+            compile_timed=has_compiler() if compiled is None else compiled,
+            workers=default_workers() if workers is None else workers,
         )
         questions = own or question_options.held_out(model)
-        bar = progress("replies", lambda item: item[1])
-        comparison = run(spoken, questions, RunFolder(out_folder), config, metrics, bar)
+        folder = RunFolder(out_folder)
+        comparison = run(spoken, questions, folder, config, metrics, step_progress)
         results = write_report(spoken, comparison, command_line(), notes)
     if as_json:
         print_json(results)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from eepolicy.cli.shared import print_warning
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
+    from eepolicy.analysis.evaluation.llm_judge import LlmJudge
     from eepolicy.analysis.evaluation.metrics import SpeechMetrics
     from eepolicy.hooked import HookedModel
 
@@ -25,19 +28,26 @@ class MetricOptions:
 
     Attributes:
         whisper: folder or name of a CTranslate2 Whisper model; None for the packaged one.
-        rater: name of the MOS predictor.
+        rater: name of the MOS predictor; None for none.
         judge_url: address of the judge's endpoint; None for no judge.
         judge_model: name of the judge model.
         judge_key: key of the endpoint.
-        threads: number of CPU threads of speech recognition.
     """
 
     whisper: str | None
-    rater: str
+    rater: str | None
     judge_url: str | None
     judge_model: str
     judge_key: str | None
-    threads: int
+
+    @property
+    def judge(self) -> LlmJudge | None:
+        """The judge; None without an address."""
+        from eepolicy.analysis.evaluation.llm_judge import LlmJudge
+
+        if self.judge_url is None:
+            return None
+        return LlmJudge(self.judge_url, self.judge_model, self.judge_key)
 
     def missing(self) -> list[str]:
         """Sentences on the packages that are not installed."""
@@ -45,7 +55,7 @@ class MetricOptions:
 
         parts = (
             ("Speech recognition", asr.missing_asr(self.whisper)),
-            ("MOS prediction", mos.missing_mos(self.rater)),
+            ("MOS prediction", mos.missing_mos(self.rater) if self.rater else None),
         )
         return [
             f"{part} is not installed, its columns are empty: {install}"
@@ -53,18 +63,27 @@ class MetricOptions:
             if install
         ]
 
-    def create(self) -> SpeechMetrics:
-        """Load the models that are installed."""
-        from eepolicy.analysis.evaluation.llm_judge import LlmJudge
+    def identity(self) -> dict[str, str | None]:
+        """Names of the models that all records of a run share, without loading them."""
+        from eepolicy.speech import asr
+
+        name = "Whisper" if self.whisper is None else f"Whisper {Path(self.whisper).name}"
+        judge = self.judge
+        return {
+            "speech recognition": None if asr.missing_asr(self.whisper) else name,
+            "judge": None if judge is None else repr(judge),
+        }
+
+    def load(self) -> SpeechMetrics:
+        """Load the models that are installed; each process has its own."""
         from eepolicy.analysis.evaluation.metrics import SpeechMetrics
         from eepolicy.speech import asr, mos
 
+        has_rater = self.rater is not None and not mos.missing_mos(self.rater)
         return SpeechMetrics(
-            asr=None if asr.missing_asr(self.whisper) else asr.Whisper(self.whisper, self.threads),
-            mos=None if mos.missing_mos(self.rater) else mos.RATERS[self.rater](),
-            judge=None
-            if self.judge_url is None
-            else LlmJudge(self.judge_url, self.judge_model, self.judge_key),
+            asr=None if asr.missing_asr(self.whisper) else asr.Whisper(self.whisper, threads=1),
+            mos=mos.RATERS[self.rater]() if self.rater is not None and has_rater else None,
+            judge=self.judge,
         )
 
 
@@ -159,6 +178,24 @@ def give_vocoder(model: HookedModel, vocoder: Path | None, voice: Path | None) -
             "--vocoder is for glm-4-voice, and with --voice for step-audio-2-mini; this model is "
             f"{name or 'neither'}"
         )
+
+
+def has_compiler() -> bool:
+    """Whether a C++ compiler is installed, which `--compile` needs on a CPU."""
+    candidates = (os.environ.get("CXX"), "g++", "clang++")
+    return any(name and shutil.which(name) for name in candidates)
+
+
+def missing_compiler(compiled: bool | None) -> list[str]:
+    """A sentence for the report if nobody chose to compile and no compiler is installed."""
+    if compiled is not None or has_compiler():
+        return []
+    return ["No C++ compiler was found: the layers are not compiled. Install g++ for faster runs."]
+
+
+def default_workers() -> int:
+    """Number of processes for speech: the other cores."""
+    return max(1, (os.cpu_count() or 2) - 1)
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:

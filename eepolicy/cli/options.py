@@ -68,6 +68,15 @@ AcceptOption = Annotated[
         rich_help_panel=DECODING_PANEL,
     ),
 ]
+CompileIfPossibleOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="compile the layers; by default only those of timed replies, if a C++ compiler is "
+        "installed",
+        rich_help_panel=DECODING_PANEL,
+    ),
+]
 CompileOption = Annotated[
     bool,
     typer.Option(

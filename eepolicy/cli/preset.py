@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eepolicy.cli.progress import progress
+from eepolicy.cli.progress import progress, step_progress
 from eepolicy.cli.shared import command_line, print_markdown, print_note, print_warning
 from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
-    from eepolicy.analysis.evaluation.metrics import SpeechMetrics
+    from eepolicy.analysis.evaluation.metrics import MetricsSource
     from eepolicy.analysis.evaluation.spark_table2 import Row
     from eepolicy.hooked import HookedModel
 
@@ -64,7 +64,7 @@ class Table2Run:
     model: HookedModel
     questions: Sequence[dict[str, Any]]
     out_folder: Path
-    metrics: SpeechMetrics
+    metrics: MetricsSource
     fit_prompts: Path | None
     max_new_tokens: int
     notes: tuple[str, ...]
@@ -93,7 +93,7 @@ class Table2Run:
             RunFolder(self.out_folder),
             config,
             self.metrics,
-            progress("replies", lambda item: item[1]),
+            step_progress,
         )
         table = table2(rows, comparison).table()
         file = self.out_folder / "table2.md"

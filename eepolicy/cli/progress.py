@@ -59,3 +59,8 @@ def progress(
                 bar.advance(task)
 
     return wrapped
+
+
+def step_progress(label: str, items: Iterable[T], /) -> Iterator[T]:
+    """Wrap the items of a step of a comparison: see `progress`."""
+    return progress(label)(items)

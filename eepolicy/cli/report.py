@@ -54,7 +54,7 @@ def report(
     if fingerprint(spoken.model) != identity["model"]:
         raise EepolicyError(f"{folder} contains a run of another model than {model}: give --model")
     policies.sort(key=lambda policy: policy != FULL)
-    questions = [{"question": q} for q in dict.fromkeys(question for question, _ in records)]
+    questions = [line.model_dump() for line in run_folder.questions().values()]
     comparison = Comparison(tuple(policies), tuple(questions), run_folder)
     results = write_report(spoken, comparison, command_line())
     if as_json:

@@ -23,12 +23,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import eepolicy
-from eepolicy.analysis.evaluation.measure import audio_name
+from eepolicy.analysis.evaluation.formats import RecordLine
+from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.loading import pocket_folder
 from eepolicy.speech import asr, mos
 
 QUESTION = "What is the capital of France?"
+#: a comparison in this process alone, without compiling
+QUICK = ("--no-compile", "--workers", "0", "--timed", "2")
 
 
 def test_it_is_a_stock_model_within_its_bounds(pocket):
@@ -127,9 +130,9 @@ def test_generate_command_as_installed(tmp_path):
 def test_compare_command_resumes_and_reports(run, tmp_path):
     folder = tmp_path / "report"
     rows = ["static@16", "spark:even@12"]
-    run("compare", *rows, "--prompts", "1", "--out", str(folder))
+    run("compare", *rows, "--prompts", "1", *QUICK, "--out", str(folder))
     first = (folder / "records.jsonl").read_text()
-    run("compare", *rows, "--prompts", "2", "--out", str(folder))
+    run("compare", *rows, "--prompts", "2", "--mos", "distillmos", *QUICK, "--out", str(folder))
     assert (folder / "records.jsonl").read_text().startswith(first)
     assert len((folder / "records.jsonl").read_text().splitlines()) == 6
     results = json.loads((folder / "results.json").read_text())
@@ -147,15 +150,14 @@ def test_compare_command_resumes_and_reports(run, tmp_path):
         assert (folder / f"{name}.png").stat().st_size > 5_000
         encoded = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
         assert f"data:image/png;base64,{encoded}" in page
-    assert len(list((folder / "audio").glob("*.wav"))) == 6
+    keys = {line.speech for line in RunFolder(folder).lines(RecordLine)}
+    assert {file.stem for file in (folder / "audio").glob("*.flac")} == keys
 
 
 def test_without_ears_it_says_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setattr(asr, "missing_asr", lambda *_: "install speech recognition")
-    monkeypatch.setattr(mos, "missing_mos", lambda rater: None)
-    monkeypatch.setitem(mos.RATERS, "distillmos", lambda: None)
     folder = tmp_path / "report"
-    _, stderr = run("compare", "static@16", "--prompts", "1", "--out", str(folder))
+    _, stderr = run("compare", "static@16", "--prompts", "1", *QUICK, "--out", str(folder))
     assert "install speech recognition" in stderr
     assert "install speech recognition" in (folder / "index.html").read_text()
     assert json.loads((folder / "results.json").read_text())[1]["wer"] is None
@@ -164,12 +166,13 @@ def test_without_ears_it_says_what_to_install(run, tmp_path, monkeypatch):
 def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
     folder = str(tmp_path / "report")
     for split in ("test", "dev", "test"):
-        run("compare", "static@16", "--prompts", "1", "--set", split, "--out", folder)
+        run("compare", "static@16", "--prompts", "1", "--set", split, *QUICK, "--out", folder)
     page = (tmp_path / "report" / "index.html").read_text()
     question = eepolicy.held_out("test")[0]["question"]
     assert question in html.unescape(page)
-    name = audio_name(question, "static@16")
-    file, _ = soundfile.read(tmp_path / "report" / "audio" / name)
+    report = RunFolder(tmp_path / "report")
+    [record] = report.records()[question, "static@16"]
+    file, _ = soundfile.read(report.speech_file(record.speech))
     spoken = eepolicy.load("pocket").generate(question, "static@16").audio
     assert len(file) == len(spoken)
     full, static = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
@@ -239,7 +242,7 @@ def test_mistakes_in_python_get_a_sentence(pocket):
 def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
     folder = tmp_path / "report"
     command = [sys.executable, "-m", "eepolicy.cli", "compare", "static@16"]
-    command += ["--prompts", "30", "--out", str(folder)]
+    command += ["--prompts", "40", "--no-compile", "--out", str(folder)]
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -261,7 +264,7 @@ def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
     assert "stopped; finished work is saved" in " ".join(stderr.split())
     assert "Traceback" not in stderr
     kept = records.read_text()
-    run("compare", "static@16", "--prompts", "1", "--out", str(folder))
+    run("compare", "static@16", "--prompts", "1", *QUICK, "--out", str(folder))
     assert records.read_text() == kept
 
 

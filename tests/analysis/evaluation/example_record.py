@@ -1,8 +1,18 @@
-"""A record for tests to change."""
+"""A record for tests to change, and how to store it."""
 
 from __future__ import annotations
 
-from eepolicy.analysis.evaluation.records import Record
+from collections.abc import Iterable
+
+from eepolicy.analysis.evaluation.formats import (
+    JudgementLine,
+    QuestionLine,
+    RatingLine,
+    RecordLine,
+    SpeechLine,
+    TimingLine,
+)
+from eepolicy.analysis.evaluation.records import Record, RunFolder
 
 RECORD = Record(
     question="q0",
@@ -16,14 +26,40 @@ RECORD = Record(
     mos=2.0,
     ended=True,
     seconds=1.0,
+    ttft=0.25,
     speech_seconds=1.0,
-    text_tokens=2,
-    speech_tokens=4,
-    text_layers=40,
-    speech_layers=80,
     layer_calls=120,
     readouts=6,
     tokens=[1] * 6,
     depths=[20] * 6,
     modalities=[0, 0, 1, 1, 1, 1],
 )
+
+
+def store(folder: RunFolder, records: Iterable[Record]) -> None:
+    """Write records as a run does, each with a speech of its own.
+
+    `right_*`, `errors` and `words` are computed again from texts and key phrases at reading.
+    """
+    for record in records:
+        name, speech = record.question, f"{record.question} {record.policy} {record.seed}"
+        keys = None if record.right_text is None else ["a"] if record.right_text else ["zz"]
+        if name not in folder.questions():
+            folder.append([QuestionLine(question=name, keys=keys)])
+        fields = ("policy seed spoken text ended layer_calls readouts").split()
+        same = {field: getattr(record, field) for field in fields}
+        lists = {
+            field: list(getattr(record, field)) for field in ("tokens", "depths", "modalities")
+        }
+        folder.append([RecordLine(question=name, speech=speech, **same, **lists)])
+        seconds, transcript = record.speech_seconds, record.transcript
+        folder.append([SpeechLine(speech=speech, seconds=seconds, transcript=transcript)])
+        if record.mos is not None:
+            folder.append([RatingLine(speech=speech, rater="test", mos=record.mos)])
+        if record.seconds is not None:
+            times = {"seconds": record.seconds, "ttft": record.ttft or 0.0}
+            tokens = len(record.tokens)
+            folder.append([TimingLine(question=name, policy=record.policy, tokens=tokens, **times)])
+        if record.judge_score is not None:
+            score, key = record.judge_score, {"policy": record.policy, "seed": record.seed}
+            folder.append([JudgementLine(question=name, score=score, **key)])

@@ -15,6 +15,7 @@ from torch import Tensor
 from eepolicy import EepolicyError, HookedModel, parse_policy
 from eepolicy.analysis.evaluation.config import RunConfig
 from eepolicy.analysis.evaluation.default_policies import FULL, scheduled_policies
+from eepolicy.analysis.evaluation.formats import TimingLine
 from eepolicy.analysis.evaluation.metrics import SpeechMetrics
 from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.report import write_report
@@ -55,32 +56,64 @@ QUESTIONS = [{"question": q, "keys": ["word"]} for q in ("cat", "a horse", "it",
 DEV = [{"question": q} for q in ("ox", "some bird")]
 
 
-def test_default_rows_run_resume_and_report(spoken, tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    seen: list[tuple[int, str, int]] = []
+class Stop(Exception):
+    """Stops a run as a signal would."""
 
-    def watched(items):
-        for item in items:
-            seen.append(item)
+
+def stopped_after(number: int, step: str):
+    """Progress that stops a step after some items."""
+
+    def progress(label, items):
+        for i, item in enumerate(items):
+            if label == step and i == number:
+                raise Stop
             yield item
 
-    def stopped(items):
-        yield from list(items)[:11]
+    return progress
 
-    config = RunConfig(calibration=DEV, max_new_tokens=20)
+
+def stored(folder: RunFolder) -> dict:
+    """All of a run but its times, which differ from run to run."""
+    return {
+        key: [replace(record, seconds=None, ttft=None) for record in records]
+        for key, records in folder.records().items()
+    }
+
+
+def test_default_rows_run_resume_and_report(spoken, tmp_path):
+    folder, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
+    config = RunConfig(calibration=DEV, max_new_tokens=20, batch=2, timed=3)
     metrics = SpeechMetrics(asr=OneWordPerSecond())
-    first = run(spoken, QUESTIONS[:3], folder, config, metrics, stopped)
+    for number, step in ((3, "batches decoded"), (5, "replies timed"), (1, "batches of speech")):
+        with pytest.raises(Stop):
+            run(spoken, QUESTIONS, folder, config, metrics, stopped_after(number, step))
+    seen: list[tuple[str, list]] = []
+
+    def watched(label, items):
+        items = list(items)
+        seen.append((label, items))
+        return items
+
     comparison = run(spoken, QUESTIONS, folder, config, metrics, watched)
     rows = list(comparison.policies)
-    assert comparison.policies == first.policies
     assert rows[0] == FULL
     kinds = [parse_policy(r).name for r in rows]
     assert sorted({"static", "spark", "entropy", "confidence", "full"} - set(kinds)) == []
     assert len(rows) == 8
-    assert len(seen) == len(rows) * len(QUESTIONS) - 11
-    # policies alternate: another one is first on each question
-    order = [p for i, p, _ in seen if i == 4]
-    assert order == rows[4:] + rows[:4]
+    assert [label for label, _ in seen] == ["batches decoded", "replies timed", "batches of speech"]
+    assert [len(items) for _, items in seen[:2]] == [8 * 3, 0]
+    run(spoken, QUESTIONS, whole, config, metrics)
+    assert stored(folder) == stored(whole)
+    lines = {file.name: file.read_text().count("\n") for file in folder.path.glob("*.jsonl")}
+    assert lines == {f.name: f.read_text().count("\n") for f in whole.path.glob("*.jsonl")}
+    # policies alternate: another one is first on each timed question
+    timed = [line.policy for line in whole.lines(TimingLine)]
+    assert timed == [*rows, *rows[1:], *rows[:1], *rows[2:], *rows[:2]]
+    for (question, policy), (record,) in folder.records().items():
+        alone = spoken.generate(question, policy, 20)
+        assert record.tokens == alone.tokens.tolist()
+        assert record.speech_seconds == len(alone.audio) / 16_000
+        assert (record.seconds is None) == (question not in ("cat", "a horse", "it"))
     results = write_report(spoken, comparison, "eepolicy compare")
     assert results == json.loads((folder.path / "results.json").read_text())
     assert all(r["prompts"] == 5 and r["mos"] is None and r["wer"] is not None for r in results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from example_record import RECORD
+from example_record import RECORD, store
 
 from eepolicy import EepolicyError
 from eepolicy.analysis.evaluation.records import RunFolder
@@ -14,12 +14,11 @@ from eepolicy.analysis.evaluation.records import RunFolder
 def test_a_run_goes_on_after_a_cut_line(tmp_path):
     folder = RunFolder(tmp_path / "run")
     assert folder.open({"model": "m"}) == {}
-    folder.append(RECORD)
-    folder.append(replace(RECORD, question="q1"))
+    store(folder, [RECORD, replace(RECORD, question="q1")])
     file = folder.path / "records.jsonl"
     file.write_bytes(file.read_bytes()[:-40])  # the machine went down in the middle of a line
     assert list(folder.records()) == [("q0", "full")]
-    folder.append(replace(RECORD, question="q2"))
+    store(folder, [replace(RECORD, question="q2")])
     assert [q for q, _ in folder.records()] == ["q0", "q2"]
     file.write_text("not a record\n" + file.read_text())
     with pytest.raises(EepolicyError, match=r"records.jsonl, line 1 is not JSON"):

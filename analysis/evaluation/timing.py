@@ -1,0 +1,75 @@
+"""Time replies: each alone, on a warm model, with the policies in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eepolicy.analysis.evaluation.config import RunConfig
+from eepolicy.analysis.evaluation.formats import TimingLine
+from eepolicy.analysis.evaluation.measure import prompt_of
+from eepolicy.analysis.evaluation.records import RunFolder
+from eepolicy.analysis.evaluation.rows import Row
+from eepolicy.hooked import HookedModel
+
+#: wraps (number of the question, row), to show progress
+TimingProgress = Callable[[Iterable[tuple[int, Row]]], Iterable[tuple[int, Row]]]
+
+
+@dataclass(frozen=True)
+class Timer:
+    """Times the first questions of a comparison with every policy.
+
+    Quality needs hundreds of questions, time does not: a speed-up differs little between
+    questions.  So only a sample is decoded again, as a user would decode: one reply at a time.
+    Each question starts with another policy.  A change in the speed of the machine then affects
+    all policies alike.
+
+    Attributes:
+        model: model that replies.
+        questions: questions of the comparison.
+        rows: rows of the comparison.
+        config: settings of the run.
+    """
+
+    model: HookedModel
+    questions: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
+    config: RunConfig
+
+    def missing(self, folder: RunFolder) -> list[tuple[int, Row]]:
+        """Number of the question and row of each time that is not stored, in order."""
+        done = {(line.question, line.policy) for line in folder.lines(TimingLine)}
+        return [
+            (i, row)
+            for i, question in enumerate(self.questions[: self.config.timed])
+            for row in (self.rows[(i + turn) % len(self.rows)] for turn in range(len(self.rows)))
+            if (question["question"], row.spec) not in done
+        ]
+
+    def run(self, folder: RunFolder, progress: TimingProgress = iter) -> None:
+        """Time what is missing, and store each time.
+
+        Args:
+            folder: folder of the run.
+            progress: wraps the replies.
+        """
+        missing = self.missing(folder)
+        for row in {row.spec: row for _, row in missing}.values():
+            self._decode(0, row)  # compiles kernels and fills caches
+        for i, row in progress(missing):
+            folder.append([self._decode(i, row)])
+
+    def _decode(self, i: int, row: Row) -> TimingLine:
+        question = self.questions[i]
+        output = self.model.generate(
+            prompt_of(question), **self.config.generate_options(row, timed=True)
+        )
+        return TimingLine(
+            question=question["question"],
+            policy=row.spec,
+            seconds=output.seconds,
+            ttft=output.ttft,
+            tokens=len(output.tokens),
+        )
