@@ -39,6 +39,9 @@ class Column:
         plot: `"quality"`: draw it against each cost; `"cost"`: draw the qualities against it.
         axis_label: label of its axis in figures; the heading by default.
         better: direction of a quality.
+        short: place in the short table of the terminal and the README; empty for none.  Of columns
+            with the same place, the first one that was measured is shown.
+        relative: show the ratio of full depth over the ratio of the row, on the same questions.
 
     Raises:
         EepolicyError: the name is not an identifier, or a choice is unknown.
@@ -60,6 +63,8 @@ class Column:
     plot: Literal["quality", "cost"] | None = None
     axis_label: str = ""
     better: Literal["higher", "lower"] = "higher"
+    short: str = ""
+    relative: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -93,6 +98,13 @@ class Column:
         return sums[:, 0], sums[:, 1]
 
 
+def _ms_per_later_token(record: Record) -> float | None:
+    """Milliseconds of all tokens behind the first one; None if there is none or no time."""
+    if record.seconds is None or record.ttft is None or len(record.tokens) < 2:
+        return None
+    return 1000 * (record.seconds - record.ttft)
+
+
 #: the columns of `eepolicy compare`, in their order
 COLUMNS = (
     Column(
@@ -103,6 +115,7 @@ COLUMNS = (
         digits=1,
         tested=True,
         plot="quality",
+        short="accuracy",
     ),
     Column(
         "accuracy_text",
@@ -112,6 +125,7 @@ COLUMNS = (
         digits=1,
         tested=True,
         plot="quality",
+        short="accuracy",
     ),
     Column(
         "judge_score",
@@ -134,6 +148,7 @@ COLUMNS = (
         plot="quality",
         axis_label="word error rate, %",
         better="lower",
+        short="wer",
     ),
     Column(
         "mos",
@@ -142,7 +157,6 @@ COLUMNS = (
         plot="quality",
         axis_label="predicted MOS (1 to 5)",
     ),
-    Column("text_depth", "text depth", lambda r: r.text_layers, lambda r: r.text_tokens),
     Column(
         "speech_depth",
         "speech depth",
@@ -150,8 +164,23 @@ COLUMNS = (
         lambda r: r.speech_tokens,
         plot="cost",
         axis_label="mean speech depth, layers",
+        short="depth",
     ),
-    Column("layer_calls", "layer calls", lambda r: r.layer_calls, digits=0),
+    Column(
+        "text_depth",
+        "text depth",
+        lambda r: r.text_layers,
+        lambda r: r.text_tokens,
+        short="depth",
+    ),
+    Column(
+        "speedup",
+        "speed-up",
+        lambda r: r.seconds,
+        relative=True,
+        short="cost",
+    ),
+    Column("layer_calls", "layer calls", lambda r: r.layer_calls, digits=0, short="cost"),
     Column(
         "seconds",
         "seconds",
@@ -161,16 +190,25 @@ COLUMNS = (
         axis_label="seconds per reply",
     ),
     Column(
-        "ms_per_token",
-        "ms per token",
-        lambda r: None if r.seconds is None else 1000 * r.seconds,
-        lambda r: len(r.tokens),
-    ),
-    Column(
         "real_time_factor",
         "real-time factor",
         lambda r: r.seconds if r.speech_seconds else None,
         lambda r: r.speech_seconds,
+    ),
+    Column(
+        "ttft",
+        "TTFT, ms",
+        lambda r: r.ttft,
+        scale=1000,
+        digits=1,
+        optional=True,
+    ),
+    Column(
+        "tpot",
+        "TPOT, ms",
+        _ms_per_later_token,
+        lambda r: len(r.tokens) - 1,
+        optional=True,
     ),
     Column(
         "repeats",

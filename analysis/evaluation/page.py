@@ -12,6 +12,7 @@ from typing import Any
 import soundfile
 
 from eepolicy.analysis.evaluation.records import Record, RunFolder
+from eepolicy.analysis.tables import number
 from eepolicy.modality import Modality
 
 #: CSS class of a right, a wrong and an unscored reply
@@ -30,7 +31,7 @@ def answers(records: Sequence[Record], folder: RunFolder, full_depth: int) -> li
         {
             "policy": record.policy,
             "depth": f"{record.speech_layers / max(record.speech_tokens, 1):.2f}",
-            "seconds": "–" if record.seconds is None else f"{record.seconds:.2f}",
+            "seconds": number(record.seconds),
             "text": record.text,
             "text_class": CLASSES[record.right_text],
             "transcript": "no transcript" if record.transcript is None else record.transcript,

@@ -6,22 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from eepolicy.analysis.evaluation.columns import COLUMNS, Column, check_columns
+from eepolicy.analysis.evaluation.estimates import ColumnSums
 from eepolicy.analysis.evaluation.records import Record, RunFolder
-from eepolicy.analysis.stats.bootstrap import Interval, paired_difference, ratio
-from eepolicy.analysis.stats.clustered import as_columns
-from eepolicy.analysis.stats.tests import prompts_needed, sign_flip
+from eepolicy.analysis.evaluation.verdict import Margins, Rules, Verdict, verdicts
+from eepolicy.analysis.stats.sequential import UntilDecided
 from eepolicy.errors import EepolicyError
-
-Floats = NDArray[np.float64]
-#: numerators and denominators, (prompts,) each
-Sums = tuple[Floats, Floats]
-
-#: resamples of the sign-flip test
-RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
@@ -33,6 +23,9 @@ class Comparison:
         questions: dicts with `question`, see `eepolicy.analysis.evaluation.run.run`.
         folder: folder of the run.
         columns: columns of the table; append a `Column` to add one.
+        margins: largest losses against full depth that count as not worse.
+        looks: the rule if questions are added until every row is decided; None if the number of
+            questions was stated before.
 
     Raises:
         EepolicyError: two columns have the same name or heading.
@@ -42,6 +35,8 @@ class Comparison:
     questions: tuple[Mapping[str, Any], ...] = field(repr=False)
     folder: RunFolder
     columns: tuple[Column, ...] = field(default=COLUMNS, repr=False)
+    margins: Margins = field(default_factory=Margins)
+    looks: UntilDecided | None = None
 
     def __post_init__(self) -> None:
         check_columns(self.columns)
@@ -86,72 +81,46 @@ class Comparison:
             interval `x_low`, `x_high`, the difference from full depth `x_diff`, `x_diff_low`,
             `x_diff_high`, the p-value `x_p` of a paired sign-flip test, and `x_needed`, the
             number of prompts that detects the observed difference with 80 % power.  None where
-            nothing was measured.
+            nothing was measured.  `verdict` is a sentence, `status` is `"baseline"`,
+            `"not worse"`, `"worse"` or `"undecided"`, and `verdict_p`, `verdict_needed` and
+            `wer_upper` belong to it, see `Verdict`.
 
         Raises:
             EepolicyError: no question has been answered by every policy.
         """
-        answered = list(self.answered().values())
-        baseline = [replies[0] for replies in answered]
-        rows = []
-        for i, policy in enumerate(self.policies):
-            records = [replies[i] for replies in answered]
-            row: dict[str, Any] = {
-                "policy": policy,
-                "prompts": len(records),
-                "seeds": len(records[0]),
+        rows, sums = self._rows()
+        for row, verdict in zip(rows, self._verdicts(rows, sums), strict=True):
+            wer = verdict.decisions.get("wer")
+            row |= {
+                "verdict": verdict.sentence,
+                "status": verdict.status,
+                "verdict_p": verdict.p,
+                "verdict_needed": verdict.needed,
+                "wer_upper": wer.upper if wer else None,
             }
-            for column in self.columns:
-                own, full = column.sums(records), column.sums(baseline)
-                row |= _cells(column.name, own, full, is_baseline=i == 0)
-            rows.append(row)
         return rows
 
+    def verdicts(self) -> list[Verdict]:
+        """Reach a verdict on every policy, with the decisions on each quality.
 
-def _cells(name: str, own: Sums, full: Sums, is_baseline: bool) -> dict[str, float | None]:
-    """Estimate, difference and test of one policy in one column."""
-    (top, bottom), (top0, bottom0) = own, full
-    both = (bottom > 0) & (bottom0 > 0)  # the difference uses prompts that count for both
-    difference = paired_difference((top * both, top0 * both), (bottom * both, bottom0 * both))
-    p, needed = (None, None) if is_baseline else _test(own, full)
-    return (
-        _finite(name, ratio(top, bottom))
-        | _finite(f"{name}_diff", difference)
-        | {f"{name}_p": p, f"{name}_needed": needed}
-    )
+        Raises:
+            EepolicyError: no question has been answered by every policy.
+        """
+        return self._verdicts(*self._rows())
 
+    def _verdicts(self, rows: list[dict[str, Any]], sums: ColumnSums) -> list[Verdict]:
+        return verdicts(rows, sums, Rules(self.margins, self.looks))
 
-def _finite(name: str, interval: Interval[float]) -> dict[str, float | None]:
-    return {k: v if np.isfinite(v) else None for k, v in as_columns({name: interval}).items()}
-
-
-def influences(top: Floats, bottom: Floats) -> Floats:
-    """Compute each prompt's first-order influence on a ratio of sums.
-
-    The mean of the influences is the ratio.  For means, the influences are the values themselves.
-
-    Args:
-        top: (prompts,) numerators.
-        bottom: (prompts,) denominators; a prompt with 0 does not count.
-
-    Returns:
-        (prompts,) influences; NaN for a prompt that does not count.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = top.sum() / bottom.sum()
-        influence = value + (top - value * bottom) / bottom[bottom > 0].mean()
-    return np.where(bottom > 0, influence, np.nan)
-
-
-def _test(own: Sums, full: Sums) -> tuple[float | None, float | None]:
-    """P-value of a paired sign-flip test, and the number of prompts for 80 % power."""
-    both = (own[1] > 0) & (full[1] > 0)
-    if not both.any():
-        return None, None
-    difference = influences(*(x[both] for x in own)) - influences(*(x[both] for x in full))
-    needed = prompts_needed(difference)
-    p = float(sign_flip(difference, resamples=RESAMPLES))
-    return p, needed if np.isfinite(needed) else None
+    def _rows(self) -> tuple[list[dict[str, Any]], ColumnSums]:
+        """Rows without verdicts, and the sums that they were computed from."""
+        answered = list(self.answered().values())
+        sums = ColumnSums.of(self.columns, answered)
+        counts = {"prompts": len(answered), "seeds": len(answered[0][0])}
+        rows: list[dict[str, Any]] = [
+            {"policy": policy, **counts, **cells}
+            for policy, cells in zip(self.policies, sums.cells(), strict=True)
+        ]
+        return rows, sums
 
 
 def shown_columns(

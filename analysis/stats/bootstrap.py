@@ -114,6 +114,27 @@ def mean_differences(
     return percentile_interval(value - other, resampled - resampled_other)
 
 
+def mean_quotients(
+    first: tuple[Floats, Floats], second: tuple[Floats, Floats], seed: int = 0
+) -> Intervals:
+    """`means` of the first over `means` of the second, paired: both use the same resamples.
+
+    Args:
+        first: totals and counts, (documents, ...) each.
+        second: totals and counts of the same documents.
+        seed: seed of the resampling.
+
+    Returns:
+        Intervals of shape (...); nan where the second mean is 0.
+    """
+    drawn = resampled_weights(len(first[0]), seed)
+    (value, resampled), (other, resampled_other) = (_mean(*pair, drawn) for pair in (first, second))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient = np.where(other == 0, np.nan, value / other)
+        quotients = np.where(resampled_other == 0, np.nan, resampled / resampled_other)
+    return percentile_interval(quotient, quotients)
+
+
 def ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Interval[float]:
     """The sum of one quantity over the sum of another, resampled over prompts.
 
@@ -153,6 +174,24 @@ def paired_difference(
         _without_zeros(top, bottom) for top, bottom in zip(numerators, denominators, strict=True)
     )
     return _single(mean_differences(first, second, seed))
+
+
+def influences(top: Floats, bottom: Floats) -> Floats:
+    """Compute each prompt's first-order influence on a ratio of sums.
+
+    The mean of the influences is the ratio.  For means, the influences are the values themselves.
+
+    Args:
+        top: (prompts,) numerators.
+        bottom: (prompts,) denominators; a prompt with 0 does not count.
+
+    Returns:
+        (prompts,) influences; NaN for a prompt that does not count.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = top.sum() / bottom.sum()
+        influence = value + (top - value * bottom) / bottom[bottom > 0].mean()
+    return np.where(bottom > 0, influence, np.nan)
 
 
 def _mean(totals: Floats, counts: Floats, drawn: NDArray[np.int64]) -> tuple[Floats, Floats]:

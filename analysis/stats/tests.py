@@ -115,7 +115,8 @@ def prompts_needed(differences: ArrayLike, power: float = 0.8, level: float = 0.
     if len(array) < 3:
         return float("nan")
     mean, deviation = array.mean(), array.std(ddof=1)
-    if mean == 0:
+    # a mean of 0 may differ from 0 in its last digits
+    if abs(mean) <= 1e-9 * np.abs(array).max():
         return float("inf")
     z = norm.ppf(1 - level / 2) + norm.ppf(power)
     return float(max(6, 2 + math.ceil((z * deviation / mean) ** 2)))

@@ -15,7 +15,8 @@ from eepolicy import EepolicyError
 from eepolicy.analysis.evaluation.columns import COLUMNS, Column
 from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.results_files import latex, markdown
-from eepolicy.analysis.evaluation.table import Comparison, influences
+from eepolicy.analysis.evaluation.table import Comparison
+from eepolicy.analysis.stats.bootstrap import influences
 
 
 def test_table_is_arithmetic(tmp_path):
