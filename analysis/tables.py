@@ -52,6 +52,21 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(escaped)} |"
 
 
+def markdown_code(text: str) -> str:
+    """Format a text as a Markdown code span on one line, whatever it contains.
+
+    Examples:
+        >>> print(markdown_code("spark:triple@14"), markdown_code("a`b"))
+        `spark:triple@14` `` a`b ``
+    """
+    line = " ".join(text.split("\n"))
+    runs = re.findall("`+", line)
+    if not runs:
+        return f"`{line}`"
+    fence = "`" * (max(map(len, runs)) + 1)
+    return f"{fence} {line} {fence}"
+
+
 def latex_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     r"""Format a table for the LaTeX package booktabs: first column left, all others right.
 
@@ -138,6 +153,25 @@ def with_interval(
         return MISSING
     low, high = (number(bound, digits, scale, sign) for bound in interval)
     return f"{number(value, digits, scale, sign)} [{low}, {high}]"
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Format a data frame as CSV that spreadsheet programs do not compute.
+
+    A text that begins like a formula (`=`, `+`, `-`, `@`) gets an apostrophe in front.
+
+    Examples:
+        >>> print(csv_text(pd.DataFrame({"policy": ["=1+1", "full"], "loss": [-1, 2]})), end="")
+        policy,loss
+        '=1+1,-1
+        full,2
+    """
+
+    def harmless(value: Any) -> Any:
+        risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        return f"'{value}" if risky else value
+
+    return str(frame.map(harmless).to_csv(index=False))
 
 
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
