@@ -209,7 +209,8 @@ def latex(
     headings = [latex_escape(VERDICT if n == VERDICT else by_name[n].heading) for n in names]
     lines = []
     for i, row in enumerate(results):
-        values, intervals = [rf"\texttt{{{latex_escape(row['policy'])}}}"], [""]
+        policy = latex_escape(" ".join(row["policy"].splitlines()))
+        values, intervals = [rf"\texttt{{{policy}}}"], [""]
         for name in names:
             if name == VERDICT:
                 formatted = {"value": str(row["status"])}

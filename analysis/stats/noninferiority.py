@@ -45,7 +45,8 @@ class MarginTest:
     def t(self) -> Floats:
         """The loss less the margin, over its standard error at the margin."""
         distance = self.loss - self.margin
-        variance = self.spread**2 + BURST_SHARE * np.abs(distance) * self.burst
+        lacking = np.abs(distance) * self.burst
+        variance = np.maximum(self.spread**2 + BURST_SHARE * lacking, lacking)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = distance * np.sqrt(self.questions / variance)
         return np.where(variance > 0, ratio, 0.0)
@@ -70,7 +71,7 @@ class MarginTest:
         squared = t.ppf(1 - level, self.questions - 1) ** 2 / self.questions
         linear = squared * BURST_SHARE * self.burst
         root = np.sqrt(linear**2 + 4 * squared * self.spread**2)
-        return np.asarray(self.loss + (linear + root) / 2)
+        return np.asarray(self.loss + np.maximum((linear + root) / 2, squared * self.burst))
 
     def more_questions(self, level: float = 0.05, power: float = 0.8) -> float:
         """Number of further questions after which the policy is probably found not worse.
@@ -96,8 +97,8 @@ def margin_test(losses: ArrayLike, margin: float, unit: float = 1.0) -> MarginTe
 
     This is a t-test whose variance contains half of the bursts that the sample lacks if its mean
     is below the margin.  The size of a burst is the sum of the squared losses over the sum of
-    their absolute values.  For counts of one size, such as wrong answers, the test is the score
-    test of Tango (1998) with a variance between the observed one and that at the margin.
+    their absolute values.  The variance is at least that of the lacking bursts alone, as in the
+    score test of Tango (1998) for a sample without any difference.
 
     Args:
         losses: (..., questions) losses of one policy against full depth, paired by question; for a

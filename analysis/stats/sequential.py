@@ -21,7 +21,7 @@ POINTS = 128
 LOWEST = -9.0
 #: shape of the boundaries by Wang and Tsiatis (1987): 0.5 is Pocock's, 0 is O'Brien and Fleming's.
 #: `python -m benchmarks.verdicts` compares their power
-SHAPE = 0.25
+SHAPE = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class UntilDecided:
         >>> rule.next_look(0), rule.next_look(130), rule.next_look(300)
         (100, 200, None)
         >>> [round(rule.level_at(look), 3) for look in rule.looks]
-        [0.009, 0.023, 0.036]
+        [0.001, 0.016, 0.045]
     """
 
     looks: tuple[int, ...] = (100, 150, 200, 250, 300)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from time import process_time
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.results_files import latex, markdown
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.stats.bootstrap import influences
+from eepolicy.analysis.stats.sequential import UntilDecided
 
 
 def test_table_is_arithmetic(tmp_path):
@@ -37,6 +39,12 @@ def test_table_is_arithmetic(tmp_path):
     assert static["mos"] is None
     assert static["mos_diff"] is None
     assert full["wer_low"] <= full["wer"] <= full["wer_high"]
+    # full depth takes twice as long on every question
+    assert static["speedup"] == static["speedup_low"] == static["speedup_high"] == 2.0
+    assert full["speedup"] == 1.0
+    assert static["speedup_diff"] is static["speedup_p"] is None
+    assert (full["status"], static["status"]) == ("baseline", "undecided")
+    assert static["wer_upper"] > static["wer_diff"]
     json.dumps([full, static], allow_nan=False)
     assert full["wer_p"] is None
     assert full.keys() == static.keys()
@@ -62,18 +70,6 @@ def test_influences_add_up_to_the_ratio(seed):
         assert np.std(influence) / np.sqrt(len(rest)) == pytest.approx(spread, rel=0.5)
 
 
-def test_latex_holds_the_table():
-    names = [column.name for column in COLUMNS]
-    values = {n: 0.5 for n in names} | {f"{n}_{s}": 0.4 for n in names for s in ("low", "high")}
-    rows = [{"policy": "full", **values}, {"policy": "spark:FE~@[12]", **values}]
-    rows[1] |= {f"{n}_diff{s}": 0.1 for n in names for s in ("", "_low", "_high")}
-    lines = latex(rows).splitlines()
-    assert lines[4].startswith(r"\texttt{full} & 50.0 & ")
-    assert lines[4].count("&") == len(COLUMNS)
-    assert all(line.endswith(r"\\") for line in lines[4:-3])
-    assert r"\texttt{spark:FE\textasciitilde{}@[12]}" in lines[6]
-
-
 def test_a_table_without_answers_is_refused(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.open({})
@@ -91,8 +87,8 @@ def test_a_column_of_ones_own(tmp_path):
     comparison = Comparison(("full", "static@10"), ({"question": "q0"},), folder, columns)
     full, static = comparison.table()
     assert (full["speech_length"], static["speech_length_diff"]) == (2.0, 1.0)
-    estimates, differences, _ = markdown([full, static], columns).split("\n\n")[::2]
-    assert "speech, ms" in estimates.splitlines()[0]
+    estimates, differences = markdown([full, static], columns).split("Difference from full depth")
+    assert "speech, ms" in estimates
     assert "2000 [2000, 2000]" in estimates
     assert "+1000 [+1000, +1000]" in differences
     assert "speech, ms" in latex([full, static], columns)
@@ -113,8 +109,38 @@ def test_mistakes_in_columns_are_errors(tmp_path, columns, match):
         Comparison(("full",), (), RunFolder(tmp_path), columns())
 
 
-def test_columns_state_their_units_and_optional_ones_are_hidden():
-    assert [c.name for c in COLUMNS if c.scale == 100] == [
-        c.name for c in COLUMNS if c.heading.endswith("%")
-    ]
-    assert "judge" not in markdown([{"policy": "full"} | {c.name: None for c in COLUMNS}] * 2)
+def test_only_timed_questions_count_for_time(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.open({})
+    questions = tuple({"question": f"q{i}"} for i in range(6))
+    for i in range(6):
+        for policy, seconds, ttft in (("full", 2.0 + i, 0.5), ("static@10", 1.0 + i, 0.25)):
+            timed = {"seconds": seconds, "ttft": ttft} if i < 2 else {"seconds": None}
+            folder.append(replace(RECORD, question=f"q{i}", policy=policy, **timed))
+    full, static = Comparison(("full", "static@10"), questions, folder).table()
+    assert static["prompts"] == 6
+    assert static["seconds"] == 1.5
+    assert static["speedup"] == pytest.approx((2 + 3) / (1 + 2))
+    # 2 / 1 and 3 / 2 are the speed-ups of the two timed questions
+    assert (static["speedup_low"], static["speedup_high"]) == (1.5, 2.0)
+    assert static["real_time_factor"] == 1.5
+    assert (full["ttft"], static["ttft"]) == (0.5, 0.25)
+    assert full["tpot"] == pytest.approx((1500 + 2500) / (5 + 5))
+
+
+def test_eight_rows_of_300_questions_take_less_than_3_seconds(tmp_path, monkeypatch):
+    rng, policies = np.random.default_rng(0), ("full", *(f"static@{i}" for i in range(10, 17)))
+    records = {
+        (f"q{i}", policy): [
+            replace(RECORD, question=f"q{i}", policy=policy, errors=int(rng.integers(0, 3)))
+        ]
+        for i in range(300)
+        for policy in policies
+    }
+    folder = RunFolder(tmp_path)
+    monkeypatch.setattr(folder, "records", lambda: records)
+    questions = tuple({"question": f"q{i}"} for i in range(300))
+    started = process_time()
+    rows = Comparison(policies, questions, folder, looks=UntilDecided()).table()
+    assert process_time() - started < 3
+    assert [row["status"] for row in rows] != ["undecided"] * 8
