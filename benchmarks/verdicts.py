@@ -36,6 +36,8 @@ REPLIES = {0: 236, 1: 60, 2: 42, 3: 10, 4: 7, 5: 3, 8: 1, 9: 1}
 #: share of questions on which a policy's reply is heard as full depth's is, beside those with equal
 #: errors by chance; 69 and 71 % of the questions then have equal errors, as measured
 SAME = 0.4
+#: share of questions that only one of full depth and the policy answers; measured: 12 and 16 %
+CHANGED = (0.06, 0.14)
 WORDS = (4, 14)  # of a reply, uniform; measured: 4 to 17, mean 8.9
 LOOP = (10, 40)  # word errors of a reply that loops, uniform
 BURST = (1, 5)
@@ -211,6 +213,31 @@ def of_tests(tables: int, level: float) -> str:
     return markdown_table(["excess errors", "questions", *names], rows)
 
 
+def right_answers(
+    rng: np.random.Generator, shape: tuple[int, int], changed: float, loss: float
+) -> Floats:
+    """Losses of accuracy: 1 where only full depth is right, -1 where only the policy is."""
+    drawn = rng.random(shape)
+    return np.where(drawn < (changed + loss) / 2, 1.0, np.where(drawn < changed, -1.0, 0.0))
+
+
+def of_accuracy(tables: int) -> str:
+    """Markdown: error rate and power of the test of accuracy."""
+    rng, margin, rows = np.random.default_rng(4), Margins().accuracy / 100, []
+    for changed in CHANGED:
+        for questions in QUESTIONS:
+            cells = []
+            for level in (LEVEL, LEVEL / ROWS):
+                measured = []
+                for loss in (margin, 0.0):
+                    x = right_answers(rng, (tables, questions), changed, loss)
+                    measured.append(float((margin_test(x, margin).p <= level).mean()))
+                cells.append(f"{100 * measured[0]:.1f} / {100 * measured[1]:.0f}")
+            rows.append([f"{100 * changed:.0f}", str(questions), *cells])
+    levels = (f"at level {level:.2g}" for level in (LEVEL, LEVEL / ROWS))
+    return markdown_table(["answers that change, %", "questions", *levels], rows)
+
+
 #: true excess of the rows of a simulated table, in margins: worse, at the margin, and equal
 TRUTH = (3.0, 2.0, 1.0, 1.0, 0.0, 0.0, 0.0)
 
@@ -333,6 +360,9 @@ def page(tables: int) -> str:
             f"The same at level {level:.4f}, which Holm's adjustment asks of the first of {ROWS} "
             f"rows; the error should be {100 * level:.1f} at most:",
             of_tests(tables, level),
+            "## Accuracy",
+            f"Error / power in percent at a margin of {Margins().accuracy:g} points:",
+            of_accuracy(tables),
             "## Whole tables",
             f"{ROWS} policies whose excess is {', '.join(f'{x:g}' for x in TRUTH)} times the "
             f"margin, tested together at level {LEVEL:g}. Decided rows are counted among those "

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.verdicts import EXCESSES, MARGIN, REALISTIC, influence_differences
+from benchmarks.verdicts import (
+    CHANGED,
+    EXCESSES,
+    MARGIN,
+    REALISTIC,
+    influence_differences,
+    right_answers,
+)
 from eepolicy import EepolicyError
 from eepolicy.analysis.stats.noninferiority import margin_test
 
@@ -52,6 +59,14 @@ def test_a_policy_at_the_margin_is_found_not_worse_in_one_of_twenty(questions, e
     assert (test.upper() >= MARGIN).mean() >= 1 - ALLOWED
     # the opposite claim, that it is worse by more than the margin
     assert (1 - test.p <= 0.05).mean() <= ALLOWED
+
+
+@pytest.mark.parametrize("questions", [24, 100, 300])
+@pytest.mark.parametrize("changed", CHANGED)
+def test_wrong_answers_at_the_margin_are_found_not_worse_in_one_of_twenty(questions, changed):
+    rng = np.random.default_rng(questions)
+    p = margin_test(right_answers(rng, (TABLES, questions), changed, 0.05), 0.05).p
+    assert (p <= 0.05).mean() <= ALLOWED
 
 
 def test_the_t_test_is_too_sure_of_few_questions_with_bursts():
