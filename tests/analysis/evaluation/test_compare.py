@@ -118,13 +118,8 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
     assert results == json.loads((folder.path / "results.json").read_text())
     assert all(r["prompts"] == 5 and r["mos"] is None and r["wer"] is not None for r in results)
     assert (folder.path / "results.csv").read_text().count("\n") == 9
-    values, rest = (folder.path / "results.md").read_text().split("Difference from full")
-    differences, tested = rest.split("Paired sign-flip tests")
-    others = len(rows) - 1
-    for table_of, count in ((values, len(rows)), (differences, others), (tested, others)):
-        lines = [line for line in table_of.splitlines() if line.startswith("|")]
-        assert len(lines) == 2 + count
-        assert len({line.count("|") for line in lines}) == 1
+    text = (folder.path / "results.md").read_text()
+    assert all(row["verdict"] in text for row in results)
     page = (folder.path / "index.html").read_text()
     assert "not measured" in page
     assert page.count("<audio") == 8 * 5
