@@ -116,7 +116,7 @@ def margin_test(losses: ArrayLike, margin: float, unit: float = 1.0) -> MarginTe
     Example:
         >>> test = margin_test([0.0] * 99 + [0.5], margin=0.02, unit=0.1)
         >>> round(float(test.p), 3), round(float(test.upper()), 3)
-        (0.03, 0.017)
+        (0.043, 0.019)
     """
     array = np.asarray(losses, float)
     questions = array.shape[-1] if array.ndim else 0

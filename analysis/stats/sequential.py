@@ -45,7 +45,7 @@ class UntilDecided:
         >>> rule.next_look(0), rule.next_look(130), rule.next_look(300)
         (100, 200, None)
         >>> [round(rule.level_at(look), 3) for look in rule.looks]
-        [0.001, 0.016, 0.045]
+        [0.002, 0.018, 0.044]
     """
 
     looks: tuple[int, ...] = (100, 150, 200, 250, 300)
