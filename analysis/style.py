@@ -22,7 +22,9 @@ COLOURS = {modality.name.lower(): colour for modality, colour in plot.COLOURS.it
 
 #: colours and markers of policies that declare none: other hues and shapes than the built-in ones
 OTHER_COLOURS = ("#332288", "#88CCEE", "#117733", "#DDCC77", "#882255", "#AA4499", "#44AA99")
-OTHER_MARKERS = ("h", "H", "8", "1", "2", "3", "4", "|", "_")
+OTHER_MARKERS = ("h", "X", "P", "*", "d", "<", ">", "8", "H")
+#: markers of further policies with the same colour, those first that differ most
+MARKERS = ("o", "s", "^", "D", "v", "X", "*", "P", "p", "<", "h", ">", "d", "8", "H")
 
 
 def depth_axis(ax: Axes) -> None:
@@ -59,23 +61,32 @@ def family(policy: str) -> tuple[str, str]:
 
 
 def families(policies: Sequence[str]) -> list[tuple[str, str]]:
-    """Colours and markers of the policies of one figure.
+    """Colours and markers of the policies of one figure; no two policies look the same.
 
-    Policies of different names look different: a clash of two that declare none moves the later one
-    on to the next free marker.
+    The first policy of a family has the style of `family`.  Further ones, as in a sweep over
+    depths, keep its colour and get the next free marker.  Policies whose classes declare no colour
+    get the next free colour.
 
     Args:
         policies: spec strings.
+
+    Examples:
+        >>> families(["static@10", "static@16"])
+        [('#56B4E9', 's'), ('#56B4E9', 'o')]
     """
-    looks: list[tuple[str, str]] = []
-    names: dict[tuple[str, str], str] = {}
+    colours: dict[str, str] = {}
+    styles: list[tuple[str, str]] = []
     for policy in policies:
-        name = re.sub(r"[^a-z_-].*", "", policy.removeprefix("both="))
+        name = re.sub(r"[^a-z_-].*", "", policy.removeprefix("both=").removeprefix("speech="))
         colour, marker = family(policy)
-        while names.setdefault((colour, marker), name) != name and marker in OTHER_MARKERS:
-            marker = OTHER_MARKERS[(OTHER_MARKERS.index(marker) + 1) % len(OTHER_MARKERS)]
-        looks.append((colour, marker))
-    return looks
+        if colour in OTHER_COLOURS:
+            free = [c for c in OTHER_COLOURS if c not in colours.values()]
+            if colour in colours.values() and name not in colours and free:
+                colour = free[0]
+            colour = colours.setdefault(name, colour)
+        markers = [m for m in (marker, *MARKERS) if (colour, m) not in styles]
+        styles.append((colour, markers[0] if markers else marker))
+    return styles
 
 
 @contextmanager
@@ -86,6 +97,9 @@ def figures() -> Iterator[None]:
         "savefig.bbox": "tight",
         "savefig.facecolor": "white",
         "svg.fonttype": "none",
+        "pdf.fonttype": 42,  # TrueType: journals refuse the default, Type 3
+        # a token or the spec string of a policy may contain "$"
+        "text.parse_math": False,
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,

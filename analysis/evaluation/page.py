@@ -1,91 +1,182 @@
-"""Parts of the report page: replies with their speech and depths, and inlined files."""
+"""The data of the report page, as one JSON document."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from io import BytesIO
-from itertools import groupby
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import soundfile
+from eepolicy.analysis.evaluation.columns import Column
+from eepolicy.analysis.evaluation.page_plot import SPEEDUP, axes, markers
+from eepolicy.analysis.evaluation.page_questions import (
+    by_difference,
+    content,
+    question_id,
+    reply,
+)
+from eepolicy.analysis.evaluation.page_sound import Sound, data_url, read_sound
+from eepolicy.analysis.evaluation.records import Record
+from eepolicy.analysis.evaluation.results_files import cell
+from eepolicy.analysis.evaluation.table import shown_columns
 
-from eepolicy.analysis.evaluation.records import Record, RunFolder
-from eepolicy.analysis.tables import number
-from eepolicy.modality import Modality
+#: rows of `Comparison.table`
+Rows = Sequence[Mapping[str, Any]]
 
-#: CSS class of a right, a wrong and an unscored reply
-CLASSES = {True: "right", False: "wrong", None: ""}
+#: number of questions whose sound is in the page
+SOUND_QUESTIONS = 12
+#: bytes of the page without its scripts: questions first, then sound, as far as there is room
+MAX_BYTES = 7_500_000
+#: columns that the table shows at first, as far as they were measured; the reader can show all
+FIRST_COLUMNS = ("wer", "accuracy_speech", "speech_depth", "layer_calls", "seconds", "speedup")
 
 
-def answers(records: Sequence[Record], folder: RunFolder, full_depth: int) -> list[dict[str, Any]]:
-    """Collect what the page shows of every policy's reply to a question.
+@dataclass(frozen=True)
+class PageInput:
+    """What the data of a page are made from.
 
-    Args:
-        records: a record per policy.
-        folder: folder of the run.
+    Attributes:
+        rows: rows of `Comparison.table`; `verdict`, `status` and `speedup` are optional.
+        columns: columns of the comparison.
+        replies: by question: a record per row.
         full_depth: number of layers of the model.
+        folder: run folder, which contains the page.
+        margins: equivalence margins with `wer`, `accuracy` and `mos`, in the units of the table.
+        words: text of each text token; by id.
+        about: further entries of the document, such as the model and the command.
     """
-    return [
-        {
-            "policy": record.policy,
-            "depth": f"{record.speech_layers / max(record.speech_tokens, 1):.2f}",
-            "seconds": number(record.seconds),
-            "text": record.text,
-            "text_class": CLASSES[record.right_text],
-            "transcript": "no transcript" if record.transcript is None else record.transcript,
-            "transcript_class": CLASSES[record.right_speech],
-            "file": inline_speech(folder.speech_file(record.speech)),
-            "tokens": len(record.tokens),
-            "full_depth": full_depth,
-            "strip": depth_strip(record, full_depth),
-        }
-        for record in records
-    ]
+
+    rows: Rows
+    columns: Sequence[Column]
+    replies: Mapping[str, Sequence[Record]]
+    full_depth: int
+    folder: Path
+    margins: object = None
+    words: Mapping[int, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def depth_strip(record: Record, full_depth: int) -> list[dict[str, Any]]:
-    """List runs of tokens with the same modality and depth, for the page to draw.
+def page_data(given: PageInput) -> dict[str, Any]:
+    """Make the document that the page shows.
 
     Args:
-        record: record of the reply.
-        full_depth: number of layers of the model.
+        given: rows, replies and what belongs to them.
 
     Returns:
-        Dicts with the first token of the run (`start`), its `width` in tokens, `depth`,
-        `modality`, and `early`: whether it is below full depth.
+        JSON types: `columns`, `rows`, `axes`, `questions` in the order of the run, `sounds` by
+        digest as data URLs, `first`, the id of the question to begin with, `left_out`, the number
+        of questions for which there is no room, and the entries of `about`.
     """
-    runs, start = [], 0
-    tokens = zip(record.modalities, record.depths, strict=True)
-    for (modality, depth), group in groupby(tokens):
-        width = len(list(group))
-        runs.append(
-            {
-                "start": start,
-                "width": width,
-                "depth": depth,
-                "modality": Modality(modality).name.lower(),
-                "early": depth < full_depth,
-            }
-        )
-        start += width
-    return runs
+    order = by_difference(given.replies)
+    questions, sounds = _questions(given, order)
+    columns = _columns(given)
+    document = {
+        **given.about,
+        "full_depth": given.full_depth,
+        "columns": [
+            {"name": c.name, "heading": c.heading, "first": c.name in FIRST_COLUMNS}
+            for c in columns
+        ],
+        "rows": list(_rows(given.rows, columns)),
+        "axes": axes(given.rows, given.columns, given.margins),
+        "questions": questions,
+        "first": question_id(order[0]),
+        "left_out": len(given.replies) - len(questions),
+        "sounds": sounds,
+    }
+    return dict(finite(document))
+
+
+def _columns(given: PageInput) -> list[Column]:
+    """Columns of the table; the speed-up follows if only the rows have it."""
+    columns = shown_columns(given.rows, given.columns)
+    has_speedup = any(row.get("speedup") is not None for row in given.rows)
+    if has_speedup and all(column.name != "speedup" for column in columns):
+        columns.append(SPEEDUP)
+    return columns
+
+
+def _rows(rows: Rows, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    """A dict per row, with its cells as numbers and as text."""
+    styles = markers([row["policy"] for row in rows])
+    for i, (row, style) in enumerate(zip(rows, styles, strict=True)):
+        values = {}
+        for column in columns:
+            keys = ("", "_low", "_high", "_diff", "_diff_low", "_diff_high")
+            numbers = {k.strip("_") or "value": row.get(f"{column.name}{k}") for k in keys}
+            # the speed-up has no difference: it is one
+            shown = cell({f"{column.name}_diff": None, **row}, column, is_baseline=i == 0)
+            scaled = {k: None if v is None else column.scale * v for k, v in numbers.items()}
+            values[column.name] = scaled | {"text": shown}
+        yield {
+            "policy": row["policy"],
+            "status": row.get("status", ""),
+            "verdict": row.get("verdict", ""),
+            "values": values,
+            **style,
+        }
+
+
+def _questions(
+    given: PageInput, order: Sequence[str]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Questions with their replies in the order of the run, and the sound of some of them."""
+    room, chosen, sounds_of = MAX_BYTES, {}, {}
+    for question in order:
+        entry, sounds = _question(question, given)
+        room -= len(json.dumps(entry))
+        if room < 0 and chosen:
+            break
+        chosen[question] = entry
+        sounds_of[question] = sounds if len(sounds_of) < SOUND_QUESTIONS else []
+    encoded: dict[str, str] = {}
+    for sounds in sounds_of.values():
+        urls = {s.digest: data_url(s, given.folder / "page") for s in sounds}
+        room -= sum(len(url) for digest, url in urls.items() if digest not in encoded)
+        if room < 0:
+            break
+        encoded |= urls
+    return [chosen[question] for question in given.replies if question in chosen], encoded
+
+
+def _question(question: str, given: PageInput) -> tuple[dict[str, Any], list[Sound]]:
+    """The page's entry of a question, and the sound of its replies."""
+    records = given.replies[question]
+    replies, sounds = [], []
+    for row, record in enumerate(records):
+        sound = read_sound(given.folder, f"{record.speech}.flac") if record.speech else None
+        replies.append(reply(record, row, sound, given.words))
+        sounds += [sound] if sound else []
+    entry = {
+        "id": question_id(question),
+        "question": question,
+        "differs": len({(content(r), r.right_text, r.right_speech) for r in records}) > 1,
+        "replies": replies,
+    }
+    return entry, sounds
+
+
+def finite(value: Any) -> Any:
+    """Replace numbers that JSON does not have, NaN and infinities, by None.
+
+    Args:
+        value: JSON types and such numbers.
+
+    Examples:
+        >>> from eepolicy.analysis.evaluation.page import finite
+        >>> finite({"x": [1.5, float("nan")]})
+        {'x': [1.5, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def inline_file(file: Path, media_type: str) -> str:
     """Encode a file as a data URL."""
     return f"data:{media_type};base64,{base64.b64encode(file.read_bytes()).decode()}"
-
-
-def inline_speech(file: Path) -> str | None:
-    """Encode a wav file as a data URL in FLAC, which is lossless and half the size.
-
-    Returns:
-        The data URL; None if there is no file, as for a model without a vocoder.
-    """
-    if not file.is_file():
-        return None
-    flac = BytesIO()
-    soundfile.write(flac, *soundfile.read(file, dtype="int16"), format="FLAC")
-    return f"data:audio/flac;base64,{base64.b64encode(flac.getvalue()).decode()}"

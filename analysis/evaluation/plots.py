@@ -46,16 +46,14 @@ def quality_against_cost(rows: Rows, quality: Column, cost: Column, ax: Axes) ->
         SHIFT * (i - middle) if cost.name == "speech_depth" else 0.0 for i in range(len(drawn))
     ]
     styles = families([row["policy"] for row in drawn])
-    for i, (row, (colour, marker)) in enumerate(zip(drawn, styles, strict=True)):
+    for row, (colour, marker), shift in zip(drawn, styles, shifts, strict=True):
         ax.errorbar(
-            cost.scale * row[cost.name] + shifts[i],
+            cost.scale * row[cost.name] + shift,
             quality.scale * row[quality.name],
             yerr=_errors(row, quality),
             xerr=_errors(row, cost),
             fmt=marker,
             color=colour,
-            # a second policy of the same family has open markers
-            markerfacecolor="white" if styles[i] in styles[:i] else colour,
             markersize=7,
             elinewidth=1,
             label=row["policy"],
@@ -149,7 +147,7 @@ def quality_figure(rows: Rows, columns: Sequence[Column] = COLUMNS) -> Figure:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     figure.tight_layout()
-    figure.legend(
+    legend = figure.legend(
         handles.values(),
         handles.keys(),
         loc="upper center",
@@ -157,6 +155,8 @@ def quality_figure(rows: Rows, columns: Sequence[Column] = COLUMNS) -> Figure:
         ncols=min(4, len(handles)),
         fontsize=8,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 
@@ -215,11 +215,28 @@ def depth_figure(
             )
         for i, word in enumerate(labels):
             if word:
-                ax.text(i, full_depth + 0.6, word, rotation=60, fontsize=6, ha="left", va="bottom")
+                ax.text(
+                    i,
+                    full_depth + 0.6,
+                    word,
+                    rotation=60,
+                    fontsize=6,
+                    ha="left",
+                    va="bottom",
+                    parse_math=False,
+                )
         ax.set_ylim(0, full_depth)
         ax.set_yticks([0, full_depth // 2, full_depth])
         ax.set_xlim(-1, longest)
-        ax.text(1.01, 0.5, record.policy, transform=ax.transAxes, fontsize=8, va="center")
+        ax.text(
+            1.01,
+            0.5,
+            record.policy,
+            transform=ax.transAxes,
+            fontsize=8,
+            va="center",
+            parse_math=False,
+        )
     axes[len(records) // 2, 0].set_ylabel("depth, layers")
     axes[-1, 0].set_xlabel("token of the reply")
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -229,8 +246,8 @@ def depth_figure(
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write a figure as PNG and SVG, and close it; returns the name of the PNG file."""
-    for kind in ("png", "svg"):
+    """Write a figure as PNG, SVG and PDF, and close it; returns the name of the PNG file."""
+    for kind in ("png", "svg", "pdf"):
         save = partial(figure.savefig, format=kind)
         write_atomically(folder / f"{name}.{kind}", save)
     plt.close(figure)

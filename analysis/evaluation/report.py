@@ -5,25 +5,22 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader
 from numpy.typing import NDArray
 
 from eepolicy.analysis.evaluation import plots
-from eepolicy.analysis.evaluation.page import answers, inline_file
+from eepolicy.analysis.evaluation.page import PageInput, inline_file, page_data
+from eepolicy.analysis.evaluation.page_template import render
 from eepolicy.analysis.evaluation.records import Record
-from eepolicy.analysis.evaluation.results_files import cell, write_results
-from eepolicy.analysis.evaluation.table import Comparison, shown_columns
+from eepolicy.analysis.evaluation.results_files import write_results
+from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.style import figures
 from eepolicy.hooked import HookedModel, probe
 from eepolicy.io import write_text
 from eepolicy.modality import Modality
 
-#: number of questions whose speech is in the page
-AUDIO_QUESTIONS = 12
 #: number of replies on which the agreement curves are measured
 AGREEMENT_REPLIES = 24
 
@@ -36,8 +33,9 @@ def write_report(
 ) -> list[dict[str, Any]]:
     """Write the result files, the figures, and the page `index.html` with all of them.
 
-    See `write_results` for the result files.  The page contains its figures and its speech, so
-    that it can be sent as one file.
+    See `write_results` for the result files.  The page needs no other file, except the sound of
+    questions beyond the first `SOUND_QUESTIONS`, which it finds in `audio/` beside it.  The figures
+    `quality`, `agreement` and `depths` are for papers; each is written as PNG, SVG and PDF.
 
     Args:
         model: model that replied.
@@ -58,30 +56,30 @@ def write_report(
         question: [by_seed[0] for by_seed in policies]
         for question, policies in comparison.answered().items()
     }
-    shown = shown_columns(results, comparison.columns)
-    page = _template().render(
-        model=repr(model),
-        prompts=len(replies),
-        seeds=results[0]["seeds"],
-        notes=notes,
-        headings=[column.heading for column in shown],
-        rows=[
-            {"policy": row["policy"], "cells": [cell(row, c, is_baseline=i == 0) for c in shown]}
-            for i, row in enumerate(results)
-        ],
-        figures=_figures(model, comparison, results, replies),
-        questions=[
-            {
-                "question": q["question"],
-                "answers": answers(replies[q["question"]], comparison.folder, model.depth),
-            }
-            for q in comparison.questions[:AUDIO_QUESTIONS]
-            if q["question"] in replies
-        ],
-        command=command,
-        versions=_versions(),
+    words = _words(model, replies)
+    figure = _figures(model, comparison, results, replies, words)
+    about = {
+        "model": repr(model),
+        "prompts": len(replies),
+        "seeds": results[0]["seeds"],
+        "notes": list(notes),
+        "command": command,
+        "versions": _versions(),
+        "figure": figure,
+    }
+    data = page_data(
+        PageInput(
+            results,
+            comparison.columns,
+            replies,
+            model.depth,
+            path,
+            getattr(comparison, "margins", None),
+            words,
+            about,
+        )
     )
-    write_text(path / "index.html", page)
+    write_text(path / "index.html", render(data))
     return results
 
 
@@ -90,47 +88,30 @@ def _figures(
     comparison: Comparison,
     results: Sequence[Mapping[str, Any]],
     replies: Mapping[str, Sequence[Record]],
-) -> list[dict[str, str]]:
-    """Draw the figures; title, caption and inlined file of each."""
+    words: Mapping[int, str],
+) -> str | None:
+    """Draw the figures for papers; the curves of agreement as a data URL, None without any."""
     path = comparison.folder.path
     full = [records[0] for records in replies.values()]
     # a spoken question has no ids to probe
     probed = [record for record in full[:AGREEMENT_REPLIES] if not record.spoken]
-    example = next((r for r in full if r.right_text), full[0]).question
-    shown = []
+    example = replies[next((r for r in full if r.right_text), full[0]).question]
+    agreement = None
     with figures():
         if plots.quality_columns(results, comparison.columns):
-            figure = plots.quality_figure(results, comparison.columns)
-            shown.append(
-                {
-                    "title": "Quality against cost",
-                    "caption": "A marker per policy with bars for its 95 % intervals, against the "
-                    "mean depth of speech tokens (above) and the wall-clock time (below). Markers "
-                    "at similar speech depths are shifted by a tenth of a layer, so that bars do "
-                    "not overlap. Dotted line: Pareto front of the estimates.",
-                    "file": plots.save(figure, path, "quality"),
-                }
-            )
+            plots.save(plots.quality_figure(results, comparison.columns), path, "quality")
         if probed:
             figure = plots.agreement_figure(agreement_curves(model, probed), len(probed))
-            shown.append(
-                {
-                    "title": "Agreement with the last layer, by depth",
-                    "caption": "Share of tokens for which a depth has the same top-1 token as the "
-                    "last layer, given the full-depth reply as history.",
-                    "file": plots.save(figure, path, "agreement"),
-                }
-            )
-        figure = plots.depth_figure(replies[example], _words(model, replies[example]), model.depth)
-        shown.append(
-            {
-                "title": "One reply, token by token",
-                "caption": f"Depth of each token of the replies to “{example}”. Words are above "
-                "their tokens.",
-                "file": plots.save(figure, path, "depths"),
-            }
-        )
-    return [f | {"file": inline_file(path / f["file"], "image/png")} for f in shown]
+            agreement = inline_file(path / plots.save(figure, path, "agreement"), "image/png")
+        labels = [
+            [
+                words.get(t, "") if m == Modality.TEXT else ""
+                for t, m in zip(record.tokens, record.modalities, strict=True)
+            ]
+            for record in example
+        ]
+        plots.save(plots.depth_figure(example, labels, model.depth), path, "depths")
+    return agreement
 
 
 def agreement_curves(
@@ -158,20 +139,18 @@ def agreement_curves(
     return curves
 
 
-def _words(model: HookedModel, records: Sequence[Record]) -> list[list[str]]:
-    """Label of each token for the depth figure; empty for speech."""
-    return [
-        [
-            model.tokenizer.decode([t]).strip() if m == Modality.TEXT and model.tokenizer else ""
-            for t, m in zip(record.tokens, record.modalities, strict=True)
-        ]
+def _words(model: HookedModel, replies: Mapping[str, Sequence[Record]]) -> dict[int, str]:
+    """Text of each id that is a text token of a reply; empty without a tokenizer."""
+    if model.tokenizer is None:
+        return {}
+    ids = {
+        token
+        for records in replies.values()
         for record in records
-    ]
-
-
-def _template() -> Any:
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    return Environment(loader=loader, autoescape=True).get_template("report.html")
+        for token, modality in zip(record.tokens, record.modalities, strict=True)
+        if modality == Modality.TEXT
+    }
+    return {token: model.tokenizer.decode([token]).strip() for token in sorted(ids)}
 
 
 def _versions() -> str:

@@ -52,3 +52,45 @@ def word_errors(reference: str, transcript: str) -> tuple[int, int]:
         return len(actual.split()), 0
     result = jiwer.process_words(expected, actual)
     return result.substitutions + result.deletions + result.insertions, len(expected.split())
+
+
+#: jiwer's names of the parts of an alignment, as `word_alignment` gives them
+OPERATIONS = {
+    "equal": "equal",
+    "substitute": "substitution",
+    "insert": "insertion",
+    "delete": "deletion",
+}
+
+
+def word_alignment(reference: str, transcript: str) -> list[tuple[str, str, str]]:
+    """Align a transcript with the reply's text, word by word, after normalisation.
+
+    The number of words that are not equal is the number of errors of `word_errors`.
+
+    Args:
+        reference: the reply's text.
+        transcript: transcript of its speech.
+
+    Returns:
+        Triples of `"equal"`, `"substitution"`, `"insertion"` or `"deletion"`, the word of the
+        text, and the word of the transcript; the word that is missing is `""`.
+
+    Examples:
+        >>> from eepolicy.analysis.evaluation.scoring import word_alignment
+        >>> word_alignment("It is.", "it's so")
+        [('equal', 'it', 'it'), ('equal', 'is', 'is'), ('insertion', '', 'so')]
+    """
+    expected, actual = normalized(reference), normalized(transcript)
+    if not expected:
+        return [("insertion", "", word) for word in actual.split()]
+    result = jiwer.process_words(expected, actual)
+    texts, heard = result.references[0], result.hypotheses[0]
+    aligned = []
+    for chunk in result.alignments[0]:
+        own = texts[chunk.ref_start_idx : chunk.ref_end_idx]
+        other = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        for i in range(max(len(own), len(other))):
+            pair = ("".join(own[i : i + 1]), "".join(other[i : i + 1]))
+            aligned.append((OPERATIONS[chunk.type], *pair))
+    return aligned

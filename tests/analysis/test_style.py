@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from eepolicy.analysis.style import OTHER_COLOURS, OTHER_MARKERS, families, family
 from eepolicy.policies import POLICIES
 
@@ -34,4 +36,12 @@ def test_other_policies_have_styles_of_their_own():
     # names that clash in both move on
     many = [f"{letter}{other}@1" for letter in "abcdefgh" for other in "stuvw"]
     assert len(set(families(many))) == len(many)
-    assert families(["a@1", "a@2"])[0] == families(["a@1", "a@2"])[1]
+    few = families([f"{letter}@1" for letter in "abcdefg"])
+    assert len({colour for colour, _ in few}) == len(few) == len(OTHER_COLOURS)
+
+
+@pytest.mark.parametrize("name", ["static", "entropy<0.5", "mine:2", "random:3"])
+def test_a_sweep_over_depths_is_told_apart(name):
+    styles = families([f"{name}@{depth}" for depth in range(6, 20)])
+    assert len(set(styles)) == len(styles)
+    assert len({colour for colour, _ in styles}) == 1
