@@ -39,9 +39,9 @@ class Browser:
             os.close(end)
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
         options += ["--autoplay-policy=no-user-gesture-required", "--mute-audio"]
+        options += [f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" 3<&{its_in} 4>&{its_out}', "bash", CHROMIUM, *options]
-            + [f"--user-data-dir={profile}", "about:blank"],
+            ["bash", "-c", f'exec "$@" 3<&{its_in} 4>&{its_out}', "bash", CHROMIUM, *options],
             pass_fds=(its_in, its_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -136,7 +136,11 @@ class Browser:
         """Press and release a key, by its name and its code in Windows."""
         text = {"text": "\r"} if key == "Enter" else {"text": " "} if key == " " else {}
         for kind in ("keyDown", "keyUp"):
-            values = {"key": key, "windowsVirtualKeyCode": code, **(text if kind[3:] == "Down" else {})}
+            values = {
+                "key": key,
+                "windowsVirtualKeyCode": code,
+                **(text if kind[3:] == "Down" else {}),
+            }
             self.call("Input.dispatchKeyEvent", type=kind, **values)
 
     def move(self, x: float, y: float) -> None:

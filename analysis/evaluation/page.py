@@ -124,7 +124,9 @@ def _questions(
     given: PageInput, order: Sequence[str]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Questions with their replies in the order of the run, and the sound of some of them."""
-    room, chosen, sounds_of = MAX_BYTES, {}, {}
+    room = MAX_BYTES
+    chosen: dict[str, dict[str, Any]] = {}
+    sounds_of: dict[str, list[Sound]] = {}
     for question in order:
         entry, sounds = _question(question, given)
         room -= len(json.dumps(entry))

@@ -8,7 +8,8 @@ from typing import Any
 
 import bokeh
 from bokeh.embed import json_item
-from bokeh.models import BoxAnnotation, ColumnDataSource, HoverTool
+from bokeh.models import ColumnDataSource, HoverTool, Range1d
+from bokeh.models.annotations.geometry import BoxAnnotation
 from bokeh.plotting import figure
 
 from eepolicy.analysis.evaluation.columns import Column
@@ -38,7 +39,7 @@ MARKERS = {
     ">": ("triangle_dot", "M0,-5.5L6,5H-6zM-1,1h2"),
     "8": ("circle_cross", "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0M-5,0H5M0,-5V5"),
 }
-#: costs that the reader can choose, those first that a reader asks for; more follow by `Column.plot`
+#: costs and qualities to choose from, in this order; others follow by `Column.plot`
 COSTS = ("speedup", "seconds", "speech_depth", "layer_calls")
 QUALITIES = ("wer", "accuracy_speech", "accuracy_text", "mos")
 #: the speed-up is a column of the rows, though not of `Comparison.columns`
@@ -71,13 +72,20 @@ def axes(rows: Rows, columns: Sequence[Column], margins: object = None) -> dict[
                 "label": column.label,
                 "scale": column.scale,
                 "digits": column.digits,
-                "better": column.better if column.name != "speedup" else "higher",
+                "better": _better(column),
                 "margin": margin(column.name, margins) if kind == "quality" else None,
             }
             for column in chosen
             if is_measured(rows, column)
         ]
     return found
+
+
+def _better(column: Column) -> str:
+    """Which values of an axis are better: of costs the lower ones, except a speed-up."""
+    if column.plot == "quality" or column.name == "speedup":
+        return column.better
+    return "lower"
 
 
 def margin(name: str, margins: object) -> float | None:
@@ -110,18 +118,17 @@ def plot_item() -> dict[str, Any]:
     source = ColumnDataSource({name: [] for name in (*names, *texts)}, name="rows")
     drawn = figure(
         height=400,
-        x_range=(0, 1),
-        y_range=(0, 1),
+        x_range=Range1d(),
+        y_range=Range1d(),
         sizing_mode="stretch_width",
-        tools="pan,box_zoom,reset,save",
-        toolbar_location="above",
+        # no tool that takes a finger's drag: it scrolls the page
+        tools="",
+        toolbar_location=None,
         name="figure",
         background_fill_alpha=0,
         border_fill_alpha=0,
         outline_line_color=None,
     )
-    drawn.toolbar.logo = None
-    drawn.toolbar.autohide = False
     drawn.add_layout(
         BoxAnnotation(name="margin", fill_alpha=0.16, fill_color="#777777", line_color=None)
     )

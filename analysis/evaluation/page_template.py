@@ -46,7 +46,7 @@ def render(data: Mapping[str, Any]) -> str:
 
 
 def script_json(value: object) -> Markup:
-    """Encode JSON types for a `<script>`: no `<` is left that could end it or open a comment.
+    r"""Encode JSON types for a `<script>`: no `<` is left that could end it or open a comment.
 
     Args:
         value: JSON types.

@@ -46,9 +46,9 @@ function drawRows(models) {
   const hasMargin = quality.margin !== null && middle !== null;
   const edges = hasMargin ? [middle - quality.margin, middle + quality.margin] : [];
   models.margin.setv({ bottom: edges[0] ?? null, top: edges[1] ?? null, visible: hasMargin });
-  // all rows count, so that the axes stay when the reader hides some
-  span(models.figure.x_range, points.flatMap(({ x }) => [x.low, x.at, x.high]));
-  span(models.figure.y_range, [...edges, ...points.flatMap(({ y }) => [y.low, y.at, y.high])]);
+  // the axes fit the rows that are shown: to hide one that is far off enlarges the others
+  span(models.figure.x_range, drawn.flatMap(({ x }) => [x.low, x.at, x.high]));
+  span(models.figure.y_range, [...edges, ...drawn.flatMap(({ y }) => [y.low, y.at, y.high])]);
   const [below, left] = [models.figure.below[0], models.figure.left[0]];
   below.axis_label = `${cost.label} (${cost.better} is better)`;
   left.axis_label = `${quality.label}${difference ? ": difference" : ""} (${quality.better} is better)`;

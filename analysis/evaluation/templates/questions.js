@@ -101,7 +101,7 @@ function card(reply) {
   ].filter((fact) => fact !== null);
   return element("article", { className: "reply" },
     element("h4", {}, icon(row), " ", element("code", {}, row.policy)),
-    element("p", { className: "soft" }, facts.join(" · ")),
+    element("p", { className: "soft" }, facts.map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · ")),
     element("p", {}, element("span", { className: "label" }, "Text", rightness(reply.right_text)), reply.text || "(empty)"),
     ...player(reply), transcript(reply), ...strip(reply));
 }

@@ -1,11 +1,17 @@
-"""The Pareto front against its definition."""
+"""The Pareto front against its definition, and what figures must survive."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+from example_record import RECORD
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eepolicy.analysis.evaluation.plots import pareto
+from eepolicy.analysis.evaluation.columns import COLUMNS
+from eepolicy.analysis.evaluation.plots import depth_figure, pareto, quality_figure, save
+from eepolicy.analysis.style import figures
 
 
 @given(
@@ -25,3 +31,52 @@ def test_the_front_is_what_nothing_beats(points, higher):
     front = pareto(costs, values, higher)
     assert {points[i] for i in front} == {p for p, b in zip(points, beaten, strict=True) if not b}
     assert [costs[i] for i in front] == sorted({costs[i] for i in front})
+
+
+#: one quality and one cost
+SOME = [column for column in COLUMNS if column.name in ("wer", "seconds")]
+#: texts that matplotlib would read as mathematics, the first two with errors
+MATH = ("$$", r"$\frac$", "$a$")
+
+
+def test_dollars_in_policies_and_tokens_do_not_break_figures(tmp_path):
+    policies = ("full", *(f"mine:{text}" for text in MATH))
+    rows = [
+        {"policy": policy}
+        | {f"{c.name}{end}": 1.0 + i for c in SOME for end in ("", "_low", "_high")}
+        for i, policy in enumerate(policies)
+    ]
+    records = [replace(RECORD, policy=policy) for policy in policies]
+    words = [["$$", r"$\frac$", "", "", "", ""]] * len(records)
+    with figures():
+        for name, figure in (
+            ("quality", quality_figure(rows, SOME)),
+            ("depths", depth_figure(records, words, 20)),
+        ):
+            save(figure, tmp_path, name)
+            drawn = (tmp_path / f"{name}.svg").read_text()
+            assert all(f"mine:{text}" in drawn for text in MATH)
+    # outside of `figures` too
+    depth_figure(records, words, 20).canvas.draw()
+    quality_figure(rows, SOME).canvas.draw()
+
+
+def test_fonts_of_saved_figures_are_truetype(tmp_path):
+    with figures(), plt.rc_context({"pdf.compression": 0}):
+        save(depth_figure([RECORD], [["a"] * 6], 20), tmp_path, "depths")
+    written = (tmp_path / "depths.pdf").read_bytes()
+    assert b"/Type3" not in written
+    assert b"/TrueType" in written or b"/CIDFontType2" in written
+
+
+def test_a_sweep_has_a_marker_per_policy():
+    rows = [
+        {"policy": f"static@{depth}"}
+        | {f"{c.name}{end}": 1.0 + depth for c in SOME for end in ("", "_low", "_high")}
+        for depth in (10, 12, 14, 16)
+    ]
+    figure = quality_figure(rows, SOME)
+    markers = [drawn.lines[0] for drawn in figure.axes[0].containers]
+    looks = {(line.get_color(), line.get_marker()) for line in markers}
+    assert len(looks) == len(rows)
+    plt.close(figure)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eepolicy.analysis.evaluation.scoring import is_right, word_errors
+from eepolicy.analysis.evaluation.scoring import is_right, word_alignment, word_errors
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,20 @@ def test_word_errors_are_the_edit_distance(reference, transcript):
     # the normaliser drops no word of this vocabulary
     assert words == len(reference)
     assert errors == (levenshtein(reference, transcript) if reference else len(transcript))
+
+
+@given(*[st.lists(st.sampled_from(["cat", "dog", "sees", "a"]), max_size=8)] * 2)
+def test_an_alignment_has_the_words_and_the_errors(reference, transcript):
+    own, heard = " ".join(reference), " ".join(transcript)
+    aligned = word_alignment(own, heard)
+    assert [word for _, word, _ in aligned if word] == reference
+    assert [word for _, _, word in aligned if word] == transcript
+    assert sum(operation != "equal" for operation, *_ in aligned) == word_errors(own, heard)[0]
+    for operation, word, other in aligned:
+        kinds = {
+            "equal": word == other != "",
+            "substitution": "" != word != other != "",
+            "insertion": word == "" != other,
+            "deletion": other == "" != word,
+        }
+        assert kinds[operation]
