@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator
 
 from eepolicy.errors import EepolicyError
@@ -89,6 +90,19 @@ def families(policies: Sequence[str]) -> list[tuple[str, str]]:
     return styles
 
 
+def plain_legend(legend: Legend) -> None:
+    """Show the texts of a legend as they are.
+
+    Matplotlib reads text between dollar signs as mathematics, and fails if it is none.  Spec
+    strings of policies of one's own, names and tokens may contain dollar signs.
+
+    Args:
+        legend: the legend.
+    """
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 @contextmanager
 def figures() -> Iterator[None]:
     """Set matplotlib and seaborn for the figures of the project; restore them afterwards."""
@@ -98,8 +112,6 @@ def figures() -> Iterator[None]:
         "savefig.facecolor": "white",
         "svg.fonttype": "none",
         "pdf.fonttype": 42,  # TrueType: journals refuse the default, Type 3
-        # a token or the spec string of a policy may contain "$"
-        "text.parse_math": False,
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,

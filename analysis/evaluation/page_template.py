@@ -54,7 +54,7 @@ def script_json(value: object) -> Markup:
     Examples:
         >>> from eepolicy.analysis.evaluation.page_template import script_json
         >>> print(script_json({"text": "</script>"}))
-        {"text":"\\\\u003c/script>"}
+        {"text":"\u003c/script>"}
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from eepolicy.analysis.evaluation.columns import COLUMNS, Column
 from eepolicy.analysis.evaluation.records import Record
 from eepolicy.analysis.evaluation.table import is_measured
-from eepolicy.analysis.style import COLOURS, families
+from eepolicy.analysis.style import COLOURS, families, plain_legend
 from eepolicy.errors import EepolicyError
 from eepolicy.io import write_atomically
 from eepolicy.modality import Modality
@@ -155,8 +155,7 @@ def quality_figure(rows: Rows, columns: Sequence[Column] = COLUMNS) -> Figure:
         ncols=min(4, len(handles)),
         fontsize=8,
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    plain_legend(legend)
     return figure
 
 

@@ -25,6 +25,7 @@ from eepolicy.analysis.studies.base import (
     by_name,
     progress_bar,
 )
+from eepolicy.analysis.style import plain_legend
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.decode.output import Output
 from eepolicy.speech.asr import Whisper
@@ -134,7 +135,7 @@ class AcceptanceSweep(Study):
             ax.set_xlabel(by_name(MEASURES, "layer_calls").heading)
             ax.set_ylabel(by_name(MEASURES, measure).heading)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center")
+        plain_legend(figure.legend(handles, labels, loc="outside right center"))
         return figure
 
 

@@ -38,6 +38,7 @@ from eepolicy.analysis.studies.base import (
     by_name,
     progress_bar,
 )
+from eepolicy.analysis.style import plain_legend
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.decode.output import Output
 from eepolicy.speech.vocoders import codebook_of
@@ -230,7 +231,9 @@ class Drift(Study):
             for ax in axes.flat
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(handles.values(), handles, loc="outside upper center", ncols=len(handles))
+        plain_legend(
+            figure.legend(handles.values(), handles, loc="outside upper center", ncols=len(handles))
+        )
         return figure
 
     def draw(self, ax: Axes, policy: str, measure: str = "kl") -> None:
@@ -250,7 +253,7 @@ class Drift(Study):
             ax.axvspan(position - 0.5, position + 0.5, color="#000000", alpha=0.07, lw=0)
         if by_name(TOKEN_MEASURES, measure).symlog:
             ax.set_yscale("symlog", linthresh=0.01, linscale=0.5)
-        ax.set_title(policy, fontsize=9)
+        ax.set_title(policy, fontsize=9, parse_math=False)
         ax.set_xlabel("position in the speech chunk")
         ax.set_xlim(-0.7, self.speech_chunk - 0.3)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -29,7 +29,7 @@ from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.analysis.stats.bootstrap import means
 from eepolicy.analysis.stats.clustered import as_columns
 from eepolicy.analysis.studies.base import BatchOptions, Measure, Study, Workspace, by_name
-from eepolicy.analysis.style import family
+from eepolicy.analysis.style import families, plain_legend
 from eepolicy.analysis.tables import markdown_table, number
 from eepolicy.io import write_text
 from eepolicy.speech.asr import Whisper
@@ -121,10 +121,10 @@ class SearchResult(Study):
     def figure(self) -> Figure:
         """Losses against layer calls a token; filled markers passed."""
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2), layout="constrained")
+        styles = families(list(self.tried.policy))
         for ax, name in zip(axes, ("wer_loss", "accuracy_loss"), strict=True):
             measure = by_name(MEASURES, name)
-            for row in self.tried.itertuples():
-                colour, marker = family(row.policy)
+            for row, (colour, marker) in zip(self.tried.itertuples(), styles, strict=True):
                 ax.plot(
                     row.calls,
                     measure.scale * getattr(row, name),
@@ -137,7 +137,7 @@ class SearchResult(Study):
             ax.set_xlabel(by_name(MEASURES, "calls").heading)
             ax.set_ylabel(measure.heading)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center")
+        plain_legend(figure.legend(handles, labels, loc="outside right center"))
         return figure
 
 

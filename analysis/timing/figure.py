@@ -37,7 +37,7 @@ def milliseconds(records: Sequence[Mapping[str, Any]], ax: Axes) -> None:
     )
     ax.plot(ideal, y, "d", mfc="none", color=IDEAL, ms=9, label="ideal")
     ax.plot(roofline, y, "|", color=ROOFLINE, ms=11, mew=2, label="roofline")
-    ax.set_yticks(y, [r["decoding"] for r in records])
+    ax.set_yticks(y, [r["decoding"] for r in records], parse_math=False)
     ax.set(xlabel="ms a token", xlim=(0, None), ylim=(len(records) - 0.5, -0.5))
     ax.grid(axis="y", color="#dddddd", linewidth=0.6)
 
@@ -60,7 +60,7 @@ def draw(tables: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
         )
         for ax, (title, records) in zip(axes[:, 0], tables.items(), strict=True):
             milliseconds(records, ax)
-            ax.set_title(title, loc="left")
+            ax.set_title(title, loc="left", parse_math=False)
         *marks, measured = axes[0, 0].get_legend_handles_labels()[0]
         figure.legend(handles=[measured, *marks], loc="outside upper right", ncols=3)
         path.parent.mkdir(exist_ok=True)
