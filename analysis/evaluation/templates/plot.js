@@ -45,7 +45,8 @@ function drawRows(models) {
   const middle = difference ? 0 : cellOf(data.rows[0], quality).value;
   const hasMargin = quality.margin !== null && middle !== null;
   const edges = hasMargin ? [middle - quality.margin, middle + quality.margin] : [];
-  models.margin.setv({ bottom: edges[0] ?? null, top: edges[1] ?? null, visible: hasMargin });
+  models.margin.visible = hasMargin;
+  if (hasMargin) models.margin.setv({ bottom: edges[0], top: edges[1] });
   // the axes fit the rows that are shown: to hide one that is far off enlarges the others
   span(models.figure.x_range, drawn.flatMap(({ x }) => [x.low, x.at, x.high]));
   span(models.figure.y_range, [...edges, ...drawn.flatMap(({ y }) => [y.low, y.at, y.high])]);
