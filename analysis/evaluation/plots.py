@@ -27,6 +27,8 @@ Rows = Sequence[Mapping[str, Any]]
 #: layers by which markers at about the same speech depth are shifted, so that error bars do not
 #: overlap
 SHIFT = 0.12
+#: letters of the smallest size that fit over the width of the depth figure
+MAX_LETTERS = 100
 
 
 def quality_against_cost(rows: Rows, quality: Column, cost: Column, ax: Axes) -> None:
@@ -195,7 +197,8 @@ def depth_figure(
 
     Args:
         records: records of one question.
-        words: by record: label of each token; empty for speech.
+        words: by record: label of each token; empty for speech.  A stretch of text has one label
+            with its words, as many as there is room for.
         full_depth: number of layers of the model.
     """
     longest = max(len(r.tokens) for r in records)
@@ -212,18 +215,8 @@ def depth_figure(
                 color=COLOURS[modality.name.lower()],
                 label=modality.name.lower(),
             )
-        for i, word in enumerate(labels):
-            if word:
-                ax.text(
-                    i,
-                    full_depth + 0.6,
-                    word,
-                    rotation=60,
-                    fontsize=6,
-                    ha="left",
-                    va="bottom",
-                    parse_math=False,
-                )
+        for start, label in _stretch_labels(labels, longest):
+            ax.text(start, full_depth + 0.6, label, fontsize=6, va="bottom", parse_math=False)
         ax.set_ylim(0, full_depth)
         ax.set_yticks([0, full_depth // 2, full_depth])
         ax.set_xlim(-1, longest)
@@ -242,6 +235,22 @@ def depth_figure(
     figure.tight_layout(h_pad=1.6)
     figure.legend(handles, labels, loc="upper center", ncols=2, fontsize=8, bbox_to_anchor=(0.5, 0))
     return figure
+
+
+def _stretch_labels(words: Sequence[str], longest: int) -> list[tuple[int, str]]:
+    """Place of each stretch of text and its words, cut where the next stretch begins.
+
+    Args:
+        words: text of each token; empty for speech.
+        longest: number of tokens over the width of the figure.
+    """
+    starts = [i for i, word in enumerate(words) if word and not (i and words[i - 1])]
+    labels = []
+    for start, stop in zip(starts, [*starts[1:], longest], strict=True):
+        text = " ".join(word for word in words[start:stop] if word)
+        room = int(MAX_LETTERS * (stop - start) / longest)
+        labels.append((start, text if len(text) <= room else f"{text[: max(room - 1, 0)]}…"))
+    return labels
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 from example_record import RECORD
@@ -47,7 +48,7 @@ def test_dollars_in_policies_and_tokens_do_not_break_figures(tmp_path):
         for i, policy in enumerate(policies)
     ]
     records = [replace(RECORD, policy=policy) for policy in policies]
-    words = [["$$", r"$\frac$", "", "", "", ""]] * len(records)
+    words = [["$$", "", r"$\frac$", "", "", ""]] * len(records)
     with figures():
         for name, figure in (
             ("quality", quality_figure(rows, SOME)),
@@ -80,3 +81,18 @@ def test_a_sweep_has_a_marker_per_policy():
     looks = {(line.get_color(), line.get_marker()) for line in markers}
     assert len(looks) == len(rows)
     plt.close(figure)
+
+
+def test_labels_of_tokens_do_not_overlap():
+    record = replace(RECORD, tokens=[1] * 60, depths=[20] * 60, modalities=([0] * 4 + [1] * 16) * 3)
+    words = (["elephants", "and", "also", "crocodiles"] + [""] * 16) * 3
+    with figures():
+        figure = depth_figure([record] * 2, [words, [*words[:20], *["x" * 30] * 40]], 20)
+        figure.canvas.draw()
+        for ax in figure.axes:
+            boxes = [t.get_window_extent() for t in ax.texts if t.get_text() != record.policy]
+            assert len(boxes) > 1
+            for one, other in pairwise(sorted(boxes, key=lambda box: box.x0)):
+                assert one.x1 <= other.x0
+            assert all(box.x1 <= ax.get_window_extent().x1 + 1 for box in boxes)
+        plt.close(figure)
