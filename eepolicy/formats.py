@@ -260,6 +260,8 @@ class CardFile(FileFormat):
     end: str | Count
     prompt_prefix: str = ""
     prompt_suffix: str = ""
+    spoken_prompt_prefix: str | None = None
+    audio_start: str | None = Field(default=None, min_length=1)
     num_codes: Positive | None = None
     rate: Annotated[float, Field(gt=0)] | None = None
     end_of_text: str | None = None
@@ -267,6 +269,7 @@ class CardFile(FileFormat):
     non_text_tokens: list[str] = []
     sampling: dict[str, bool | int | float] = {}
     vocoder: str = ""
+    other_ends: list[str | Count] = []
 
     @field_validator("unit")
     @classmethod

@@ -97,7 +97,7 @@ class HookedModel(Backbone):
         """How a question becomes ids."""
         affixes = None
         if self.card is not None:
-            affixes = (self.card.prompt_prefix, self.card.prompt_suffix)
+            affixes = self.card.affixes
         return PromptFormat(self.vocab_size, self.layout, self.tokenizer, affixes)
 
     def encode(self, prompt: str | Tensor) -> Tensor:
@@ -225,8 +225,8 @@ class HookedModel(Backbone):
         changes = {name: value for name, value in changes.items() if value is not None}
         config = (config or EarlyExitConfig()).replace(**changes)
         prompts = self._prompt_encoder().batch(prompt, attention_mask, options)
-        end = self.layout.end if self.layout.has_speech else None
-        defaults = RequestDefaults(end, max_new_tokens, self.tokenizer)
+        ends = self.layout.ends if self.layout.has_speech else ()
+        defaults = RequestDefaults(ends, max_new_tokens, self.tokenizer)
         request = prepare_request(self.model, prompts, options, defaults)
         outputs = self._decode(request, config)
         if prompts.ids is not None and any(prompts.is_audio):  # rows in text keep their prompt

@@ -39,6 +39,7 @@ class TokenLayout:
         non_text_ids: ids in the text range that are not text, such as padding of chunks.
         num_codes: number of speech ids that are speech units, counted from the first.  The ids
             after them pad chunks.  None if all are units.
+        other_ends: further ids that end a reply.
     """
 
     text: tuple[int, int]
@@ -52,6 +53,7 @@ class TokenLayout:
     end_of_speech: int = -1
     non_text_ids: tuple[int, ...] = ()
     num_codes: int | None = None
+    other_ends: tuple[int, ...] = ()
 
     @classmethod
     def text_only(cls, vocabulary: int) -> TokenLayout:
@@ -66,6 +68,11 @@ class TokenLayout:
     def has_speech(self) -> bool:
         """Whether the vocabulary has speech ids."""
         return self.speech[0] < self.speech[1]
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end a reply."""
+        return (self.end, *self.other_ends)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> TokenLayout:
@@ -117,7 +124,7 @@ class TokenLayout:
 
     def text_ids(self, ids: Tensor) -> Tensor:
         """Select the text ids without end tokens: (tokens,) -> (text tokens,)."""
-        marks = torch.tensor([self.end_of_text, self.end_of_speech, self.end, *self.non_text_ids])
+        marks = torch.tensor([self.end_of_text, self.end_of_speech, *self.ends, *self.non_text_ids])
         return ids[~self.is_speech(ids) & ~torch.isin(ids, marks)]
 
 

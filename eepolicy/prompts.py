@@ -20,6 +20,28 @@ Prompt: TypeAlias = "str | Tensor | Path"
 
 
 @dataclass(frozen=True)
+class Affixes:
+    """Text around a question, from a model card.
+
+    Attributes:
+        before: text before a written question.
+        after: text between a question and the reply.
+        before_spoken: text before a spoken question.
+        audio_start: token that begins a spoken question in a text of speech tokens; None for a
+            model whose prompts contain no speech tokens.
+    """
+
+    before: str
+    after: str
+    before_spoken: str
+    audio_start: str | None = None
+
+    def around(self, is_spoken: bool) -> tuple[str, str]:
+        """Text before and after a question."""
+        return self.before_spoken if is_spoken else self.before, self.after
+
+
+@dataclass(frozen=True)
 class PromptFormat:
     """Turns a question into the ids that the model expects.
 
@@ -27,13 +49,13 @@ class PromptFormat:
         vocab_size: size of the vocabulary.
         layout: layout of the model, whose ids surround a question of a speech model without card.
         tokenizer: tokenizer of the model, for prompts in text.
-        affixes: text before and after a question, from a model card.
+        affixes: text around a question, from a model card.
     """
 
     vocab_size: int
     layout: TokenLayout
     tokenizer: PreTrainedTokenizerBase | None = None
-    affixes: tuple[str, str] | None = None
+    affixes: Affixes | None = None
 
     def encode(self, prompt: str | Tensor) -> Tensor:
         """The ids of a prompt: (tokens,).
@@ -57,11 +79,15 @@ class PromptFormat:
             )
         return ids
 
-    def encode_affixes(self) -> tuple[list[int], list[int]]:
-        """Ids before and after a question."""
+    def encode_affixes(self, is_spoken: bool = False) -> tuple[list[int], list[int]]:
+        """Ids before and after a question.
+
+        Args:
+            is_spoken: whether the question is sound.
+        """
         if self.affixes is None:
             return list(self.layout.before_prompt), list(self.layout.after_prompt)
-        before, after = (self._encode_plain(text) for text in self.affixes)
+        before, after = (self._encode_plain(text) for text in self.affixes.around(is_spoken))
         return before, after
 
     def _encode_question(self, question: str) -> list[int]:
@@ -69,10 +95,12 @@ class PromptFormat:
             raise EepolicyError("a prompt in text needs a model with a tokenizer")
         if self.affixes is not None:
             # tokenized as one text: tokens may span the borders
-            return self._encode_plain(self.affixes[0] + question + self.affixes[1])
+            start = self.affixes.audio_start
+            before, after = self.affixes.around(start is not None and question.startswith(start))
+            return self._encode_plain(before + question + after)
         if self.layout.has_speech:
-            before, after = self.encode_affixes()
-            return [*before, *self._encode_plain(question), *after]
+            first, last = self.encode_affixes()
+            return [*first, *self._encode_plain(question), *last]
         ids: list[int] = self.tokenizer(question).input_ids
         return ids
 

@@ -116,7 +116,7 @@ class PromptEncoder:
         wave = read_wave(prompt) if isinstance(prompt, Path) else prompt
         assert isinstance(wave, Tensor)
         audio_ids, audio_states = self.audio_encoder.encode(wave)
-        before, after = self.format.encode_affixes()
+        before, after = self.format.encode_affixes(is_spoken=True)
         ids = torch.tensor([*before, *audio_ids.tolist(), *after], device=device)
         embeddings = self.backbone.parts.embed(ids[None])[0].clone()
         is_patch = torch.zeros(len(ids), dtype=torch.bool, device=device)

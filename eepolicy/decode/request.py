@@ -114,13 +114,13 @@ class RequestDefaults:
     """Values for options that the caller leaves open.
 
     Attributes:
-        end: id that ends a reply; None for the model's own.
+        ends: ids that end a reply; empty for the model's own.
         max_new_tokens: largest number of new tokens; None for what the options or the model's
             generation config say, else `MAX_NEW_TOKENS`.
         tokenizer: tokenizer for stop strings.
     """
 
-    end: int | None = None
+    ends: tuple[int, ...] = ()
     max_new_tokens: int | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -231,8 +231,8 @@ def _set_defaults(
     """Fill in options that the caller leaves open."""
     if config.do_sample is None and any(options.get(name) is not None for name in SAMPLING):
         config.do_sample = True
-    if config.eos_token_id is None and defaults.end is not None:
-        config.eos_token_id = defaults.end
+    if config.eos_token_id is None and defaults.ends:
+        config.eos_token_id = list(defaults.ends)
     if defaults.max_new_tokens is not None:
         config.max_new_tokens = defaults.max_new_tokens
     own = model.generation_config

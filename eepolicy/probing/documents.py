@@ -78,7 +78,7 @@ def _alternation(ids: list[int], layout: TokenLayout) -> list[tuple[int, int, in
     clock, entries = ChunkClock(layout), []
     for token in ids:
         entries.append((int(clock.modality), clock.chunk, clock.phase))
-        if token != layout.end:
+        if token not in layout.ends:
             clock.advance(token)
     return entries
 

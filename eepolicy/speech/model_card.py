@@ -11,6 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import CardFile, parse
 from eepolicy.modality import TokenLayout
+from eepolicy.prompts import Affixes
+
+#: fields that are lists in files
+_LISTS = ("non_text_tokens", "other_ends")
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,12 @@ class ModelCard:
         text_chunk: number of text tokens in a chunk; 0 for a model that answers in speech only.
         speech_chunk: number of speech tokens in a chunk.
         end: token, or id of the token, that ends a reply.
+        other_ends: further tokens that end a reply, such as the end of a document.
         prompt_prefix: text before a question.
         prompt_suffix: text between a question and the reply.
+        spoken_prompt_prefix: text before a spoken question; by default `prompt_prefix`.
+        audio_start: token that begins a spoken question, for a model whose prompts contain speech
+            tokens.  A prompt in text that begins with it gets `spoken_prompt_prefix`.
         num_codes: number of speech tokens that the vocoder can decode; by default all that the
             tokenizer has.
         rate: number of speech tokens per second.
@@ -49,6 +57,8 @@ class ModelCard:
     end: str | int
     prompt_prefix: str = ""
     prompt_suffix: str = ""
+    spoken_prompt_prefix: str | None = None
+    audio_start: str | None = None
     num_codes: int | None = None
     rate: float | None = None
     end_of_text: str | None = None
@@ -56,6 +66,7 @@ class ModelCard:
     non_text_tokens: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
     vocoder: str = ""
+    other_ends: tuple[str | int, ...] = ()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], where: str = "a model card") -> ModelCard:
@@ -69,12 +80,23 @@ class ModelCard:
             EepolicyError: a field is missing or unknown, or has a wrong type or range.
         """
         fields = parse(CardFile, data, where).model_dump(exclude={"version"})
-        return cls(**fields | {"non_text_tokens": tuple(fields["non_text_tokens"])})
+        return cls(**fields | {name: tuple(fields[name]) for name in _LISTS})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card in JSON types, with the version of the format."""
-        data = asdict(self) | {"non_text_tokens": list(self.non_text_tokens)}
+        data = asdict(self) | {name: list(getattr(self, name)) for name in _LISTS}
         return parse(CardFile, data, f"the card {self.name}").model_dump()
+
+    @property
+    def affixes(self) -> Affixes:
+        """The text around a question."""
+        spoken = self.spoken_prompt_prefix
+        return Affixes(
+            self.prompt_prefix,
+            self.prompt_suffix,
+            self.prompt_prefix if spoken is None else spoken,
+            self.audio_start,
+        )
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> TokenLayout:
         """Return the chunks and token ids of the model.
@@ -106,6 +128,7 @@ class ModelCard:
             end_of_speech=-1 if self.end_of_speech is None else self._id(vocab, self.end_of_speech),
             non_text_ids=tuple(self._id(vocab, token) for token in self.non_text_tokens),
             num_codes=num_codes,
+            other_ends=tuple(self._id(vocab, token) for token in self.other_ends),
         )
 
     def _speech_ids(self, vocab: dict[str, int], vocabulary: int) -> tuple[int, int, int]:

@@ -73,7 +73,7 @@ def test_a_card_makes_a_stock_model_speak(folder):
         (('end = "<end>"', ""), r"toy\.toml: the key 'end' is missing"),
         (
             ("non_text_tokens", "quiet"),
-            r"the key 'quiet' is unknown; possible keys are end, end_of_speech",
+            r"the key 'quiet' is unknown; possible keys are audio_start, end, end_of_speech",
         ),
         (("[", "("), r"toy\.toml is not a model card in TOML: "),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from torch import Tensor
 
 import eepolicy
 from eepolicy import EepolicyError
-from eepolicy.loading import card_named
 
 CONFIG = {
     "model_type": "chatglm",
@@ -38,6 +38,8 @@ CONFIG = {
 }
 AUDIO, USER = 290, 271
 SPECIAL = {270: "<|endoftext|>", 271: "<|user|>", 272: "<|assistant|>", 273: "<|system|>"}
+SPECIAL |= {274: "[gMASK]", 275: "<sop>", 276: "<|observation|>"}
+SPECIAL |= {277: "<|begin_of_audio|>", 278: "<|end_of_audio|>"}
 SPECIAL |= {AUDIO + i: f"<|audio_{i}|>" for i in range(40)}
 
 
@@ -108,6 +110,40 @@ def plain(w: dict[str, Tensor], ids: Tensor) -> Tensor:
     return x @ w["transformer.output_layer.weight"].T
 
 
+MERGED = [b"th", b"the", b" t", b" the", b"in", b"an", b"and", b"er", b"on", b"re", b"at"]
+# What the authors' web_demo.py sends to their tokenizer, for a written and a spoken question:
+# github.com/zai-org/GLM-4-Voice, da598d9.
+WRITTEN = (
+    "<|system|>\nUser will provide you with a text instruction. Do it step by step. First, think "
+    "about the instruction and respond in a interleaved manner, with 13 text token followed by 26 "
+    "audio tokens.<|user|>\n{question}<|assistant|>streaming_transcription\n"
+)
+SPOKEN = (
+    "<|system|>\nUser will provide you with a speech instruction. Do it step by step. First, think "
+    "about the instruction and respond in a interleaved manner, with 13 text token followed by 26 "
+    "audio tokens. <|user|>\n{question}<|assistant|>streaming_transcription\n"
+)
+
+
+def authors_ids(text: str) -> list[int]:
+    """What the authors' tokenizer returns: it puts [gMASK] and <sop> before the ids of a text."""
+    by_name = {name: i for i, name in SPECIAL.items()}
+    ids = [by_name["[gMASK]"], by_name["<sop>"]]
+    for part in re.split("(" + "|".join(map(re.escape, by_name)) + ")", text):
+        if part in by_name:
+            ids.append(by_name[part])
+            continue
+        tokens = [bytes([byte]) for byte in part.encode()]
+        for merged in MERGED:  # the merge of the lowest rank comes first
+            at = 0
+            while at + 1 < len(tokens):
+                if tokens[at] + tokens[at + 1] == merged:
+                    tokens[at : at + 2] = [merged]
+                at += 1
+        ids += [256 + MERGED.index(t) if len(t) > 1 else t[0] for t in tokens]
+    return ids
+
+
 @pytest.fixture
 def folder(tmp_path):
     write(tmp_path, weights(), CONFIG)
@@ -118,8 +154,7 @@ def write(folder: Path, tensors: dict[str, Tensor], config: dict) -> None:
     """A checkpoint folder as the authors publish theirs, in two shards."""
     write_shards(folder, tensors)
     (folder / "config.json").write_text(json.dumps(config))
-    merged = [b"th", b"the", b" t", b" the", b"in", b"an", b"and", b"er", b"on", b"re", b"at"]
-    tokens = [bytes([i]) for i in range(256)] + merged
+    tokens = [bytes([i]) for i in range(256)] + MERGED
     lines = (base64.b64encode(t) + f" {i}".encode() for i, t in enumerate(tokens))
     (folder / "tokenizer.model").write_bytes(b"\n".join(lines))
     added = {str(i): {"content": name, "special": True} for i, name in SPECIAL.items()}
@@ -146,15 +181,8 @@ def test_prompt_and_chunks(folder):
     assert layout.speech == (AUDIO, AUDIO + 40)
     assert (layout.text_chunk, layout.speech_chunk, layout.end) == (13, 26, USER)
     prompt = model.encode("the and")
-    text = model.tokenizer.decode(prompt)
-    card = card_named("glm-4-voice")
-    assert text == card.prompt_prefix + "the and" + card.prompt_suffix
-    assert text.startswith("<|system|>\nUser will provide you with a text instruction. Do it step")
-    assert (
-        "with 13 text token followed by 26 audio tokens.<|user|>\nthe and<|assistant|>stream"
-        in text
-    )
-    assert prompt[0] == 273
+    assert prompt.tolist() == authors_ids(WRITTEN.format(question="the and"))
+    assert prompt[:4].tolist() == [274, 275, 273, ord("\n")]
     # byte pairs are merged as the file ranks them
     assert model.tokenizer(" the").input_ids == [259]
     out = model.generate("the and", "spark:triple@2", max_new_tokens=60)
@@ -163,6 +191,32 @@ def test_prompt_and_chunks(folder):
     assert ((out.trace.phase % 3 != 0) == shallow)[out.trace.modality == 1].all()
     with pytest.raises(EepolicyError, match="has no vocoder"):
         _ = out.audio
+
+
+def test_a_question_in_speech_tokens_gets_the_prompt_of_speech(folder):
+    model = eepolicy.load(str(folder))
+    question = "<|begin_of_audio|><|audio_3|><|audio_39|><|end_of_audio|>"
+    prompt = model.encode(question)
+    assert prompt.tolist() == authors_ids(SPOKEN.format(question=question))
+    before, after = model.prompt_format.encode_affixes(is_spoken=True)
+    assert [*before, 277, AUDIO + 3, AUDIO + 39, 278, *after] == prompt.tolist()
+
+
+def test_each_end_token_of_the_authors_ends_a_reply(folder):
+    model = eepolicy.load(str(folder))
+    ends = [270, USER, 276]  # <|endoftext|>, <|user|>, <|observation|>
+    assert sorted(model.layout.ends) == ends
+    assert model.layout.text_ids(torch.tensor([72, *ends, 73])).tolist() == [72, 73]
+    start = len(model.encode("the"))
+    for end in ends:
+
+        def only(ids, scores, end=end):
+            token = 65 if ids.shape[1] < start + 2 else end
+            return torch.full_like(scores, -1e9).index_fill_(1, torch.tensor([token]), 0.0)
+
+        out = model.generate("the", logits_processor=[only], max_new_tokens=9)
+        assert out.tokens.tolist() == [65, 65, end]
+        assert out.text == "AA"
 
 
 def test_early_exit_with_exact_acceptance(folder):
