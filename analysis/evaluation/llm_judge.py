@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from eepolicy.analysis.evaluation.judge_scores import read_rating, read_verdict
+from eepolicy.analysis.evaluation.records import Record
 from eepolicy.errors import EepolicyError
 
 #: prompt for a question with a right answer; the judge answers yes or no
@@ -20,8 +22,8 @@ Question: {question}
 Right answers, any of which will do: {answers}
 Its answer, {source}: {reply}
 
-Spelling that speech recognition may have got wrong does not matter. Reply with one word, yes or \
-no."""
+Spelling that speech recognition may have got wrong does not matter. End your reply with your \
+verdict in double square brackets: [[yes]] or [[no]]."""
 #: prompt for a question without a right answer; the judge answers a number from 1 to 10
 RATING_PROMPT = """A voice assistant was given an instruction. Rate its answer from 1 (useless) to \
 10 (excellent) for help, relevance, accuracy and depth.
@@ -29,7 +31,7 @@ RATING_PROMPT = """A voice assistant was given an instruction. Rate its answer f
 Instruction: {question}
 Its answer, {source}: {reply}
 
-Reply with the number alone."""
+End your reply with the rating in double square brackets, for example: [[5]]"""
 #: number of requests before an endpoint is given up
 TRIES = 4
 #: seconds between the first two requests; each later pause is twice as long
@@ -69,7 +71,7 @@ class LlmJudge:
 
         Returns:
             0 or 1 for wrong or right, or a rating from 0.1 to 1.  None if the response contains
-            no score, so that one unusual response does not stop a run.
+            no score, so that one unusual response does not stop a run; `unscored` counts these.
 
         Raises:
             EepolicyError: the endpoint does not answer.
@@ -84,14 +86,8 @@ class LlmJudge:
             reply=reply,
             source="as heard by speech recognition" if is_transcript else "in writing",
         )
-        response = self._request(prompt).lower()
-        pattern = r"\b(yes|no)\b" if keys else r"\b(10|[1-9])\b"
-        # a score at the start counts, otherwise the last one
-        first = re.match(r"\W*" + pattern, response)
-        scores = [first[1]] if first else re.findall(pattern, response)
-        if not scores:
-            return None
-        return float(scores[-1] == "yes") if keys else int(scores[-1]) / 10
+        response = self._request(prompt)
+        return read_verdict(response) if keys else read_rating(response)
 
     def _request(self, prompt: str) -> str:
         """Send a prompt and return the response's text; repeat requests that fail."""
@@ -118,3 +114,36 @@ class LlmJudge:
                     ) from error
                 time.sleep(PAUSE * 2**attempt)
         raise AssertionError
+
+
+def unscored(records: Iterable[Record]) -> int:
+    """Count the replies to which the judge gave no score.
+
+    Args:
+        records: records of a comparison with a judge.
+    """
+    return sum(record.judge_score is None for record in records)
+
+
+def unscored_note(records: Iterable[Record]) -> str | None:
+    """Say how many replies of each policy have no score, and so count in no mean.
+
+    Args:
+        records: records of a comparison with a judge.
+
+    Returns:
+        A sentence, or None if each reply has a score.
+
+    Examples:
+        >>> unscored_note([]) is None
+        True
+    """
+    records = list(records)
+    if not unscored(records):
+        return None
+    missing = Counter(record.policy for record in records if record.judge_score is None)
+    listed = ", ".join(f"{policy} {count}" for policy, count in missing.items())
+    return (
+        f"The judge gave no score to {unscored(records)} of {len(records)} replies, which the mean "
+        f"leaves out: {listed}."
+    )

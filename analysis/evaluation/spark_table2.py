@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from eepolicy.analysis.evaluation.columns import COLUMNS
+from eepolicy.analysis.evaluation.llm_judge import unscored
 from eepolicy.analysis.evaluation.records import Record
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.tables import markdown_table, number, with_interval
@@ -229,7 +230,9 @@ def _score_field(records: Sequence[Record]) -> tuple[str, str]:
     has_transcript = any(r.transcript is not None for r in records)
     if any(r.judge_score is not None for r in records):
         source = "transcripts" if has_transcript else "texts"
-        return "judge_score", SCORES["judge_score"].format(source=source)
+        note = SCORES["judge_score"].format(source=source)
+        missing = unscored(records)
+        return "judge_score", note + (f"; {missing} replies without a score" if missing else "")
     name = "right_speech" if has_transcript else "right_text"
     return name, SCORES[name]
 

@@ -145,8 +145,9 @@ def server():
             prompt = body["messages"][0]["content"]
             reply = next(x for x in prompt.splitlines() if x.startswith("Its answer"))
             said = reply.split(":", 1)[1].strip()
-            verdict = "Yes." if "yes or no" in prompt else str(min(10, len(said.split())))
-            verdict = "No" if "yes or no" in prompt and "wrong" in said else verdict
+            has_answer = "Right answers" in prompt
+            verdict = "Yes." if has_answer else str(min(10, len(said.split())))
+            verdict = "No" if has_answer and "wrong" in said else verdict
             verdict = "hm" if "odd" in said else verdict
             out = json.dumps({"choices": [{"message": {"content": verdict}}]}).encode()
             self.send_response(200)
@@ -188,25 +189,6 @@ def test_the_judge(server, monkeypatch):
     prompts = [a["body"]["messages"][0]["content"] for a in server.requests]
     assert "in writing" in prompts[-1]
     assert "as heard by speech recognition" in prompts[0]
-
-
-@pytest.mark.parametrize(
-    ("response", "rated", "right"),
-    [
-        ("8", 0.8, None),
-        ("I rate it 1 to 10 as usual: 8.", 0.8, None),
-        ("10 out of 10", 1.0, None),
-        ("Yes.", None, 1.0),
-        ("There is no mistake: yes", None, 1.0),
-        ("No, yes is not what was asked", None, 0.0),
-        ("Correct.", None, None),
-    ],
-)
-def test_scores_as_judges_write_them(response, rated, right, monkeypatch):
-    monkeypatch.setattr(LlmJudge, "_request", lambda *_: response)
-    judge = LlmJudge("http://nowhere", "some-model")
-    assert judge.judge({"question": "A tree?"}, "oak") == rated
-    assert judge.judge({"question": "Who?", "keys": ["Ann"]}, "Ann") == right
 
 
 def test_the_papers_rows():
