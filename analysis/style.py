@@ -50,7 +50,7 @@ def family(policy: str) -> tuple[str, str]:
         return ByModality.colour, ByModality.marker
     spec = policy.removeprefix("both=").removeprefix("speech=")
     try:
-        colour, marker = parse_policy(spec).plot_style()
+        colour, marker = parse_policy(spec, files=False).plot_style()
     except (EepolicyError, ImportError):  # a run of a package that is not installed here
         colour = marker = ""
     name = re.match("[a-z_-]*", spec)

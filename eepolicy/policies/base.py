@@ -215,7 +215,8 @@ POLICIES: Registry[ExitPolicy] = Registry(
     kind="policy",
     group="eepolicy.policies",
     note="DEPTHS is one depth such as 14 (all depths from there on) or a list such as [14,16,18]; "
-    "a policy acts on speech unless text= or both= precedes it; text=...,speech=... joins two",
+    "a policy acts on speech unless text= or both= precedes it; text=...,speech=... joins two; "
+    "FILE.py:CLASS(ARGUMENTS) is a policy in a Python file of yours",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,7 +69,6 @@ class ByModality(ExitPolicy):
     @property
     def spec(self) -> str:
         text, speech = (
-            policy.spec.removeprefix("text=").removeprefix("both=")
-            for policy in (self.text, self.speech)
+            re.sub("^(text|speech|both)=", "", policy.spec) for policy in (self.text, self.speech)
         )
         return f"text={text},speech={speech}"

@@ -14,6 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from eepolicy.modality import TokenLayout
+from eepolicy.plugin_files import is_file_spec, load_plugin
 from eepolicy.registry import Declared, Registry
 from eepolicy.speech.vocoders import Vocoder
 
@@ -85,4 +86,6 @@ def parse_acceptance(spec: str) -> Acceptance:
         >>> parse_acceptance("ratio:0.3")
         AcceptRatio(share=0.3)
     """
+    if is_file_spec(spec):
+        return load_plugin(spec, Acceptance, "acceptance rule")  # type: ignore[type-abstract]
     return ACCEPTANCE_RULES.create(spec.strip())

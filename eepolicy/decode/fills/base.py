@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol
 
 from eepolicy.decode.block import Block
+from eepolicy.plugin_files import is_file_spec, load_plugin
 from eepolicy.registry import Declared, Registry
 
 
@@ -88,4 +89,6 @@ def parse_fill(spec: str) -> KVFill:
         >>> parse_fill("catch_up")
         CatchUp()
     """
+    if is_file_spec(spec):
+        return load_plugin(spec, KVFill, "fill")  # type: ignore[type-abstract]
     return FILLS.create(spec.strip())
