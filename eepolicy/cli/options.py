@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 
     from eepolicy.hooked import HookedModel
 
-#: number of parameters below which one CPU thread is the default.  With more threads, small
-#: products wait for each other: on two busy cores a token of the pocket model took 932 ms with two
-#: threads and 71 ms with one
-SMALL_MODEL = 50_000_000
-
 #: headings of the options in the help, by topic
 MODEL_PANEL = "Model options"
 DECODING_PANEL = "Decoding options"
@@ -46,7 +41,7 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        help="number of CPU threads; by default 1 for a model with fewer than 50 million "
+        help="number of CPU threads; by default 1 for a model with fewer than 150 million "
         "parameters, otherwise PyTorch's choice",
         min=1,
         rich_help_panel=MODEL_PANEL,
@@ -155,24 +150,19 @@ def load_model(
         name: see `eepolicy.load`.
         dtype: name of the data type of the weights.
         device: device to move the model to.
-        threads: number of CPU threads; see `SMALL_MODEL` for the default.
+        threads: number of CPU threads; None for `"auto"` of `eepolicy.load`.
         heads: file with exit heads to use instead of the model's own.
 
     Raises:
         EepolicyError: the model or the heads cannot be loaded.
     """
-    import torch
     from transformers.utils import logging
 
     import eepolicy
     from eepolicy.heads import load_heads
 
     logging.disable_progress_bar()  # it would flicker for a second
-    if threads is not None:
-        torch.set_num_threads(threads)
-    model = eepolicy.load(name, dtype=torch_dtype(dtype))
-    if threads is None and sum(p.numel() for p in model.model.parameters()) < SMALL_MODEL:
-        torch.set_num_threads(1)
+    model = eepolicy.load(name, dtype=torch_dtype(dtype), threads=threads or "auto")
     if heads is not None:
         model.heads = load_heads(heads, model.lens, model.model)
     model.to(device)

@@ -14,6 +14,7 @@ from eepolicy.loading.convert import CARD, load_converted, load_with_card
 from eepolicy.loading.hub import fetch, fetch_config
 from eepolicy.loading.huggingface import load_text, read_config
 from eepolicy.loading.pocket import load_spoken, pocket_folder
+from eepolicy.loading.threads import set_threads
 from eepolicy.loading.upstream import glm4_voice, step_audio2
 from eepolicy.speech.model_card import ModelCard
 
@@ -28,6 +29,7 @@ def load(
     name: str = "pocket",
     dtype: torch.dtype = torch.float32,
     card: str | Path | ModelCard | None = None,
+    threads: int | str | None = None,
     **options: Any,
 ) -> HookedModel:
     """Load a model that can decode, and speak if it is a speech model.
@@ -39,6 +41,10 @@ def load(
         dtype: dtype of the weights.
         card: for a speech model whose config does not describe its speech: the name of a shipped
             card (see `eepolicy models`), a TOML file, or a `ModelCard`.
+        threads: number of CPU threads of PyTorch, for the whole process; `"auto"` for one thread
+            if the model has fewer than 150 million parameters.  None, the default, changes
+            nothing: PyTorch takes all cores, and a small model then waits for its own threads
+            whenever the machine is busy.
         **options: options of `from_pretrained`, such as `device_map`, `attn_implementation` and
             `quantization_config`.
 
@@ -47,13 +53,23 @@ def load(
 
     Raises:
         EepolicyError: the model does not exist or is incomplete, or the card belongs to another
-            model.
+            model; or `threads` is no number of threads.
 
     Examples:
         >>> import eepolicy
-        >>> eepolicy.load("pocket").depth
+        >>> eepolicy.load("pocket", threads="auto").depth
         20
     """
+    model = _load(name, dtype, card, options)
+    if threads is not None:
+        set_threads(model.model, threads)
+    return model
+
+
+def _load(
+    name: str, dtype: torch.dtype, card: str | Path | ModelCard | None, options: dict[str, Any]
+) -> HookedModel:
+    """Load a model as `load` does, without setting threads."""
     given = None if card is None else card_named(card)
     folder = pocket_folder() if name == "pocket" else Path(name)
     is_local = folder.exists()
