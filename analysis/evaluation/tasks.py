@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
 import json
+import re
 import shlex
 import subprocess
+import tokenize
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,11 @@ from eepolicy.errors import EepolicyError
 #: field names of the question in AlpacaEval, Llama Questions, TriviaQA and WebQuestions
 QUESTION_FIELDS = ("question", "Questions", "instruction", "prompt")
 #: field names of the right answer in the same data sets
-ANSWER_FIELDS = ("answers", "answer", "Answer", "keys")
+ANSWER_FIELDS = ("answers", "answer", "Answer", "keys", "answer_normalized_aliases")
+#: parts of the names of other fields that would hold a right answer
+ANSWER_WORDS = ("answer", "alias")
+#: field and folder of the spoken questions in the CSV files of OpenAudioBench
+AUDIO_FIELD, AUDIO_FOLDER = "audio_filename", "audios"
 #: prefix of a data set on the Hugging Face Hub
 HUB = "hf:"
 
@@ -27,8 +35,10 @@ def read_task(source: str | Path, name: str | None = None) -> list[dict[str, Any
     """Read the questions of a task.
 
     An answer is a string, a list of aliases of which one is sufficient, or TriviaQA's dict of a
-    value and its aliases.  `keys` are phrases that must all occur.  `audio` names a sound file
-    with the spoken question, relative to the folder of the task file.
+    value and its aliases.  In a CSV file, a list is a string such as `"['a', 'b']"`.  `keys` are
+    phrases that must all occur.  `audio` names a sound file with the spoken question, relative to
+    the folder of the task file; `audio_filename` is relative to the folder `audios` beside it, as
+    in OpenAudioBench.
 
     Args:
         source: a file (`.jsonl`, `.json` with a list, `.csv` or `.parquet`) with a question per
@@ -41,7 +51,8 @@ def read_task(source: str | Path, name: str | None = None) -> list[dict[str, Any
         question that occurs several times is kept once.
 
     Raises:
-        EepolicyError: the file cannot be read, or a row has no question or a missing sound file.
+        EepolicyError: the file cannot be read; or a row has no question, a missing sound file, or
+            an answer in a field that is not read.
     """
     is_hub = str(source).startswith(HUB)
     file = Path(source)
@@ -51,7 +62,7 @@ def read_task(source: str | Path, name: str | None = None) -> list[dict[str, Any
         if not isinstance(row, Mapping):
             raise EepolicyError(f"{file} is not a list of questions: entry {number} is {row!r}")
         question = next((row[f] for f in QUESTION_FIELDS if isinstance(row.get(f), str)), None)
-        audio = None if is_hub else row.get("audio")
+        audio = None if is_hub else _audio(row)
         if question is None:
             raise EepolicyError(
                 f"row {number} of {file} has no question; it is read from one of the fields "
@@ -59,6 +70,12 @@ def read_task(source: str | Path, name: str | None = None) -> list[dict[str, Any
             )
         if isinstance(audio, str) and not (file.parent / audio).is_file():
             raise EepolicyError(f"row {number} of {file} names the sound {audio}, which is missing")
+        unread = [f for f in row if any(word in str(f).lower() for word in ANSWER_WORDS)]
+        if unread and not set(ANSWER_FIELDS) & set(row):
+            raise EepolicyError(
+                f"row {number} of {file} has the field {unread[0]}, which is not read: call it "
+                f"{', '.join(ANSWER_FIELDS[:-1])} or {ANSWER_FIELDS[-1]}"
+            )
         questions[question] = {
             "question": question,
             "keys": _keys(row),
@@ -102,17 +119,24 @@ def synthesized(
 
 def _synthesize(question: str, command: str, parts: list[str], folder: Path) -> str:
     """Run the command for one question unless its file exists; returns the file."""
-    name = hashlib.sha256(f"{command}\n{question}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{command}\n{question}".encode("utf-8", "surrogatepass")).hexdigest()[
+        :16
+    ]
     file = folder / f"{name}.wav"
     if file.is_file():
         return str(file)
     part_file = folder / f"{name}.part.wav"
-    values = {"{text}": question, "{file}": str(part_file)}
-    arguments = [values.get(part, part.replace("{file}", str(part_file))) for part in parts]
+    # a space keeps a question such as "-5 plus 3?" from becoming an option of the program
+    spoken = f" {question}" if question.startswith("-") else question
+    values = {"text": question, "file": str(part_file)}
+    arguments = [
+        spoken if part == "{text}" else re.sub(r"\{(text|file)\}", lambda m: values[m[1]], part)
+        for part in parts
+    ]
     try:
         subprocess.run(arguments, check=True, capture_output=True)
         part_file.replace(file)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise EepolicyError(
             f"{arguments[0]} did not synthesize the question {question!r}: {error}"
         ) from error
@@ -138,10 +162,11 @@ def _read_hub(source: str) -> Iterable[Mapping[str, Any]]:
 def _read_file(file: Path) -> Iterable[Mapping[str, Any]]:
     try:
         if file.suffix == ".jsonl":
-            lines = file.read_text(encoding="utf-8").splitlines()
+            # `splitlines` would also split at characters that JSON allows in strings
+            lines = file.read_text(encoding="utf-8-sig").split("\n")
             return [json.loads(line) for line in lines if line.strip()]
         if file.suffix == ".json":
-            return list(json.loads(file.read_text(encoding="utf-8")))
+            return list(json.loads(file.read_text(encoding="utf-8-sig")))
         if file.suffix == ".csv":
             return list(pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records"))
         if file.suffix == ".parquet":
@@ -158,6 +183,8 @@ def _keys(row: Mapping[str, Any]) -> list[Any] | None:
         if isinstance(answer, Mapping):
             aliases = answer.get("aliases")
             answer = [answer.get("value"), *(() if aliases is None else aliases)]
+        if isinstance(answer, str) and answer.strip().startswith("[") and name != "keys":
+            answer = _listed(answer)
         if isinstance(answer, (str, int, float)) and str(answer):
             return [str(answer)]
         if isinstance(answer, (list, np.ndarray)):  # Parquet gives arrays for lists
@@ -165,3 +192,27 @@ def _keys(row: Mapping[str, Any]) -> list[Any] | None:
             if some:
                 return list(some) if name == "keys" else [some]
     return None
+
+
+def _audio(row: Mapping[str, Any]) -> Any:
+    """The sound file of a row, relative to the folder of the task file."""
+    name = row.get(AUDIO_FIELD)
+    if isinstance(name, str) and name and "audio" not in row:
+        return f"{AUDIO_FOLDER}/{name}"
+    return row.get("audio")
+
+
+def _listed(text: str) -> list[str] | str:
+    """The strings of a list as Python or NumPy print it: `['a', 'b']`; other text as it is.
+
+    NumPy prints no commas, and Python would join the strings.
+    """
+    try:
+        parsed = ast.literal_eval(text.strip())
+        tokens = list(tokenize.generate_tokens(io.StringIO(text.strip()).readline))
+    except (ValueError, SyntaxError, tokenize.TokenError):
+        return text
+    if not isinstance(parsed, list):
+        return text
+    strings = [ast.literal_eval(t.string) for t in tokens if t.type == tokenize.STRING]
+    return strings if all(isinstance(item, str) for item in parsed) else [str(p) for p in parsed]
