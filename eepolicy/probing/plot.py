@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -225,7 +227,7 @@ def _panels(count: int) -> list[Axes]:
 
     columns = min(2, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.1 * rows), layout="constrained")
+    figure = _shown_in_notebooks(Figure(figsize=(4.6 * columns, 3.1 * rows), layout="constrained"))
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in panels[count:]:
         panel.set_axis_off()
@@ -238,7 +240,23 @@ def _heatmap_axes(shape: tuple[int, ...]) -> Axes:
 
     depths, tokens = shape
     size = (min(24.0, 2.4 + 0.30 * tokens), 1.6 + 0.19 * depths)
-    return Figure(figsize=size, layout="constrained").subplots()
+    return _shown_in_notebooks(Figure(figsize=size, layout="constrained")).subplots()
+
+
+def _shown_in_notebooks(figure: Figure) -> Figure:
+    """The figure, which a notebook displays without `%matplotlib inline`.
+
+    Figures are made without pyplot, so that none stay open.  Notebooks ask an object for
+    `_repr_png_` if no extension displays its type.
+    """
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def _write_tokens(axes: Axes, result: Readouts, values: NDArray[Any]) -> None:

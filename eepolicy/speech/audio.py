@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def resampled(wave: NDArray[np.float32], rate: int) -> Tensor:
         common = math.gcd(rate, SAMPLE_RATE)
         wave = resample_poly(wave, SAMPLE_RATE // common, rate // common)
     return torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
+
+
+def wav_bytes(wave: Tensor) -> bytes:
+    """Encode speech as a WAV file in memory.
+
+    Args:
+        wave: (samples,) at 16 kHz.
+    """
+    file = io.BytesIO()
+    soundfile.write(file, wave.numpy(), SAMPLE_RATE, format="WAV")
+    return file.getvalue()
 
 
 def write_wav(path: Path, wave: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -58,3 +60,11 @@ def test_what_cannot_be_drawn(result):
         result.plot.heatmap("top1")
     with pytest.raises(EepolicyError, match="no document 3, only 0"):
         result.plot.heatmap(document=3)
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_a_notebook_displays_figures_without_an_extension(result):
+    for figure in (result.plot.layers(), result.plot.heatmap("kl")):
+        again = pickle.loads(pickle.dumps(figure))
+        for each in (figure, again):
+            assert each._repr_png_().startswith(b"\x89PNG")
