@@ -23,6 +23,10 @@ from eepolicy.analysis.tables import markdown_table
 
 LOADED = "import eepolicy; model = eepolicy.load('pocket')"
 REPLY = "model.generate('What color is snow?', 'spark:triple@14', compile={}, max_new_tokens=20)"
+BATCH = (
+    "model.generate([q['question'] for q in eepolicy.held_out('dev')[:8]], 'spark:triple@14', "
+    "compile=True, max_new_tokens=20)"
+)
 REPLIES = """
 from eepolicy.fitting import FitConfig, fit, generate_replies
 replies = generate_replies(model, [q["question"] for q in eepolicy.held_out("dev")[:12]])
@@ -44,6 +48,8 @@ STARTS = {
     "first 20 tokens": (LOADED, REPLY.format(False)),
     "first 20 tokens, compiled": (LOADED, REPLY.format(True)),
     "first 20 tokens, kernels cached": (LOADED, REPLY.format(True)),
+    "first 20 tokens of 8 replies in a batch, compiled": (LOADED, BATCH),
+    "first 20 tokens of 8 replies in a batch, kernels cached": (LOADED, BATCH),
     "torch compiles x + 1": ("", ADDED),
     "torch compiles x + 1, kernels cached": ("", ADDED),
     "fit heads at 19 depths, one epoch: 8 replies, 4 for validation": (LOADED + REPLIES, FITTED),
@@ -78,7 +84,7 @@ def main() -> None:
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as kernels:
             for name, (setup, timed) in STARTS.items():
-                folder = "torch" if timed == ADDED else "ours"
+                folder = {ADDED: "torch", BATCH: "batch"}.get(timed, "ours")
                 times[name].append(seconds(setup, timed, f"{kernels}/{folder}"))
                 print(f"{name}: {times[name][-1]:.2f} s", flush=True)
     page = [
