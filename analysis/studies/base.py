@@ -20,6 +20,7 @@ from eepolicy.analysis.stats.bootstrap import Interval
 from eepolicy.analysis.stats.clustered import ratios_by
 from eepolicy.fitting.replies import generate_replies
 from eepolicy.heads.fingerprint import digest, fingerprint
+from eepolicy.io import read_json
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Workspace:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
             file.write_text(json.dumps(identity))
-        elif json.loads(file.read_text()) != identity:
+        elif read_json(file) != identity:
             raise EepolicyError(
                 f"{folder} stores measurements of another model, other heads or other questions; "
                 "use another folder"

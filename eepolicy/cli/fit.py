@@ -23,6 +23,7 @@ from eepolicy.cli.options import (
 from eepolicy.cli.progress import progress
 from eepolicy.cli.shared import app, out, print_json, print_note
 from eepolicy.errors import EepolicyError
+from eepolicy.io import read_lines
 
 if TYPE_CHECKING:
     from eepolicy.fitting import FitConfig, FitResult
@@ -103,7 +104,7 @@ def _questions(model: str, prompts: Path | None) -> list[str]:
     if prompts is None:
         questions = [q["question"] for q in held_out_questions(model, "dev")]
     else:
-        questions = [line for line in prompts.read_text().splitlines() if line.strip()]
+        questions = read_lines(prompts)
     if len(questions) < 2:
         raise EepolicyError(f"fitting takes at least two prompts; got {len(questions)}")
     return questions

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eepolicy.cli.progress import progress, step_progress
 from eepolicy.cli.shared import command_line, print_markdown, print_note, print_warning
 from eepolicy.errors import EepolicyError
+from eepolicy.io import read_lines
 
 if TYPE_CHECKING:
     from eepolicy.analysis.evaluation.metrics import MetricsSource
@@ -144,8 +145,7 @@ class Table2Run:
 
         if self.model.heads is not self.model.lens:
             return
-        lines = self.fit_prompts.read_text().splitlines() if self.fit_prompts else []
-        questions = [line for line in lines if line.strip()]
+        questions = read_lines(self.fit_prompts) if self.fit_prompts else []
         file = self.out_folder.with_name(self.out_folder.name + "-heads.safetensors")
         fit_heads(self.model, head_depths(rows), questions, file)
 

@@ -23,6 +23,7 @@ from eepolicy.cli.options import (
 from eepolicy.cli.progress import progress
 from eepolicy.cli.shared import app, out, print_json, print_note
 from eepolicy.errors import EepolicyError
+from eepolicy.io import read_lines
 
 if TYPE_CHECKING:
     from eepolicy.probing import ProbeResult
@@ -99,9 +100,8 @@ def probe(
 def _documents(text: str) -> list[str]:
     """The text itself, or the lines of a file."""
     file = Path(text)
-    lines = file.read_text().splitlines() if _is_file(file) else [text]
-    documents = [line for line in lines if line.strip()]
-    if not documents:
+    documents = read_lines(file) if _is_file(file) else [text]
+    if not any(document.strip() for document in documents):
         raise EepolicyError(f"{text} contains no text")
     return documents
 
