@@ -179,6 +179,7 @@ COLUMNS = (
         lambda r: r.seconds,
         relative=True,
         short="cost",
+        axis_label="speed-up over full depth, ×",
     ),
     Column("layer_calls", "layer calls", lambda r: r.layer_calls, digits=0, short="cost"),
     Column(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eepolicy.analysis.evaluation.rows import Row
+from eepolicy.analysis.evaluation.verdict import Margins
+from eepolicy.analysis.stats.sequential import UntilDecided
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.errors import EepolicyError
 from eepolicy.policies import ExitPolicy
@@ -29,6 +31,8 @@ class RunConfig:
             longer than it saves on hundreds of replies, so `decoding` need not compile.
         rated: number of questions whose replies get a predicted MOS, if there is a rater.
         workers: number of processes for speech; with 0 this process does all the work.
+        margins: largest losses against full depth that count as not worse.
+        looks: go on with more questions until every row is decided; None to ask all at once.
 
     Raises:
         EepolicyError: a number is too small, or there are several seeds without sampling.
@@ -45,6 +49,8 @@ class RunConfig:
     compile_timed: bool = False
     rated: int = 24
     workers: int = 0
+    margins: Margins = field(default_factory=Margins)
+    looks: UntilDecided | None = None
 
     def __post_init__(self) -> None:
         least = {"seeds": 1, "max_new_tokens": 1, "batch": 1, "timed": 0, "rated": 0, "workers": 0}

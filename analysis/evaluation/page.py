@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eepolicy.analysis.evaluation.columns import Column
-from eepolicy.analysis.evaluation.page_plot import SPEEDUP, axes, markers
+from eepolicy.analysis.evaluation.page_plot import axes, markers
 from eepolicy.analysis.evaluation.page_questions import (
     by_difference,
     content,
@@ -39,7 +39,7 @@ class PageInput:
     """What the data of a page are made from.
 
     Attributes:
-        rows: rows of `Comparison.table`; `verdict`, `status` and `speedup` are optional.
+        rows: rows of `Comparison.table`.
         columns: columns of the comparison.
         replies: by question: a record per row.
         full_depth: number of layers of the model.
@@ -72,7 +72,7 @@ def page_data(given: PageInput) -> dict[str, Any]:
     """
     order = by_difference(given.replies)
     questions, sounds = _questions(given, order)
-    columns = _columns(given)
+    columns = shown_columns(given.rows, given.columns)
     document = {
         **given.about,
         "full_depth": given.full_depth,
@@ -90,15 +90,6 @@ def page_data(given: PageInput) -> dict[str, Any]:
     return dict(finite(document))
 
 
-def _columns(given: PageInput) -> list[Column]:
-    """Columns of the table; the speed-up follows if only the rows have it."""
-    columns = shown_columns(given.rows, given.columns)
-    has_speedup = any(row.get("speedup") is not None for row in given.rows)
-    if has_speedup and all(column.name != "speedup" for column in columns):
-        columns.append(SPEEDUP)
-    return columns
-
-
 def _rows(rows: Rows, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
     """A dict per row, with its cells as numbers and as text."""
     styles = markers([row["policy"] for row in rows])
@@ -107,14 +98,13 @@ def _rows(rows: Rows, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
         for column in columns:
             keys = ("", "_low", "_high", "_diff", "_diff_low", "_diff_high")
             numbers = {k.strip("_") or "value": row.get(f"{column.name}{k}") for k in keys}
-            # the speed-up has no difference: it is one
-            shown = cell({f"{column.name}_diff": None, **row}, column, is_baseline=i == 0)
+            shown = cell(row, column, is_baseline=i == 0)
             scaled = {k: None if v is None else column.scale * v for k, v in numbers.items()}
             values[column.name] = scaled | {"text": shown}
         yield {
             "policy": row["policy"],
-            "status": row.get("status", ""),
-            "verdict": row.get("verdict", ""),
+            "status": row["status"],
+            "verdict": row["verdict"],
             "values": values,
             **style,
         }

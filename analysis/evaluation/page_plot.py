@@ -42,8 +42,6 @@ MARKERS = {
 #: costs and qualities to choose from, in this order; others follow by `Column.plot`
 COSTS = ("speedup", "seconds", "speech_depth", "layer_calls")
 QUALITIES = ("wer", "accuracy_speech", "accuracy_text", "mos")
-#: the speed-up is a column of the rows, though not of `Comparison.columns`
-SPEEDUP = Column("speedup", "speed-up", lambda _: None, axis_label="speed-up over full depth, ×")
 
 
 def bokeh_script() -> str:
@@ -60,7 +58,7 @@ def axes(rows: Rows, columns: Sequence[Column], margins: object = None) -> dict[
         columns: columns of the comparison.
         margins: equivalence margins with `wer`, `accuracy` and `mos`, in the units of the table.
     """
-    by_name = {column.name: column for column in (SPEEDUP, *columns)}
+    by_name = {column.name: column for column in columns}
     plotted = {kind: [c.name for c in columns if c.plot == kind] for kind in ("cost", "quality")}
     found = {}
     for kind, first in (("cost", COSTS), ("quality", QUALITIES)):
@@ -83,9 +81,7 @@ def axes(rows: Rows, columns: Sequence[Column], margins: object = None) -> dict[
 
 def _better(column: Column) -> str:
     """Which values of an axis are better: of costs the lower ones, except a speed-up."""
-    if column.plot == "quality" or column.name == "speedup":
-        return column.better
-    return "lower"
+    return column.better if column.plot == "quality" or column.relative else "lower"
 
 
 def margin(name: str, margins: object) -> float | None:

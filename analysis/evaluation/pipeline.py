@@ -17,6 +17,7 @@ from eepolicy.analysis.evaluation.formats import (
 )
 from eepolicy.analysis.evaluation.measure import Blocks, DecodeItem, decode, reply_key
 from eepolicy.analysis.evaluation.metrics import MetricsSource
+from eepolicy.analysis.evaluation.preflight import preflight
 from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.sound import Clip, SoundItem, SoundResult, make_stage
 from eepolicy.analysis.evaluation.timing import Timer
@@ -65,6 +66,8 @@ class Pipeline:
         """Run all steps."""
         config = self.blocks.config
         timer = Timer(self.model, self.blocks.questions, self.blocks.rows, config)
+        if self._lacks_replies():
+            preflight(self.model, self.metrics.load())
         make = partial(make_stage, self.model.vocoder, self.metrics)
         processes = config.workers if self.model.vocoder is not None else 0
         with SoundWorkers(make, processes) as workers:
@@ -74,6 +77,11 @@ class Pipeline:
             for _ in self.progress("batches of speech", range(len(workers))):
                 self._store(next(results))
         self._judge()
+
+    def _lacks_replies(self) -> bool:
+        done = {reply_key(line) for line in self.folder.lines(RecordLine)}
+        items = self.blocks.items()
+        return any(key not in done for item in items for key in self.blocks.keys(item))
 
     def _decode(self, workers: SoundWorkers) -> None:
         """Decode missing replies; hand the speech of each item to the workers."""

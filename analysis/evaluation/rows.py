@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.errors import EepolicyError
 from eepolicy.policies import ExitPolicy, parse_policy
+from eepolicy.policies.spec import policy_label
 
 #: options that a row can set
 OPTIONS = ("fill", "accept")
@@ -43,7 +44,7 @@ class Row:
     @property
     def spec(self) -> str:
         """The row as text; `parse_row` reads it."""
-        return self.policy.spec + "".join(f", {name}={v}" for name, v in self.own.items())
+        return policy_label(self.policy) + "".join(f", {name}={v}" for name, v in self.own.items())
 
     def decoding(self, shared: EarlyExitConfig) -> EarlyExitConfig:
         """Options of early exit for the row.

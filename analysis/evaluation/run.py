@@ -8,6 +8,7 @@ all questions are decoded in batches, and a sample of them is timed, each reply 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from eepolicy.analysis.evaluation.config import RunConfig
@@ -22,6 +23,7 @@ from eepolicy.analysis.evaluation.rows import Row, parse_row
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
+from eepolicy.plugin_files import file_digest, is_file_spec
 
 __all__ = ["FULL", "MetricsSource", "RunConfig", "SpeechMetrics", "run"]
 
@@ -66,9 +68,22 @@ def run(
     stored = folder.questions()
     folder.append([_line(q) for q in questions if q["question"] not in stored])
     rows = _rows(model, questions, folder, config, notes)
-    blocks = Blocks(questions, rows, config)
-    Pipeline(model, blocks, folder, metrics, progress).run()
-    return Comparison(tuple(blocks.policies), tuple(questions), folder)
+    folder.note(margins=asdict(config.margins), looks=config.looks and list(config.looks.looks))
+    number = len(questions) if config.looks is None else config.looks.looks[0]
+    while True:
+        blocks = Blocks(questions[:number], rows, config)
+        Pipeline(model, blocks, folder, metrics, progress).run()
+        comparison = _comparison(blocks, folder)
+        following = config.looks.next_look(number) if config.looks else None
+        if following is None or not any(v.status == "undecided" for v in comparison.verdicts()):
+            return comparison
+        number = following
+
+
+def _comparison(blocks: Blocks, folder: RunFolder) -> Comparison:
+    config, policies = blocks.config, tuple(blocks.policies)
+    questions, margins = tuple(blocks.questions), config.margins
+    return Comparison(policies, questions, folder, margins=margins, looks=config.looks)
 
 
 def _line(question: Mapping[str, Any]) -> QuestionLine:
@@ -93,5 +108,12 @@ def _rows(
         policies = default_policies(model, questions, config)
         folder.note(default_rows=policies)
     rows = {row.spec: row for row in map(parse_row, (FULL, *policies))}
-    folder.note(rows=list(rows))
+    files = {spec: file_digest(spec) for spec in rows if is_file_spec(spec)}
+    changed = [s for s, digest in files.items() if notes.get("files", {}).get(s, digest) != digest]
+    if changed:
+        raise EepolicyError(
+            f"{folder.path} contains replies of {changed[0]} from before its file changed; "
+            "give another folder with --out, or remove it"
+        )
+    folder.note(rows=list(rows), files=notes.get("files", {}) | files)
     return list(rows.values())

@@ -14,8 +14,10 @@ from eepolicy.cli.comparison import (
     default_workers,
     give_vocoder,
     has_compiler,
-    missing_compiler,
     results_table,
+    until_decided_rule,
+    verdict_lines,
+    warnings_of,
 )
 from eepolicy.cli.options import (
     DECODING_PANEL,
@@ -38,7 +40,7 @@ from eepolicy.cli.options import (
 )
 from eepolicy.cli.preset import MAX_NEW_TOKENS, Table2Run, check_preset
 from eepolicy.cli.progress import step_progress
-from eepolicy.cli.shared import app, command_line, out, print_json, print_warning
+from eepolicy.cli.shared import app, command_line, out, print_json
 
 QUESTION_PANEL = "Question options"
 SCORING_PANEL = "Scoring options"
@@ -165,6 +167,32 @@ VoiceOption = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+UntilDecidedOption = Annotated[
+    bool,
+    typer.Option(
+        "--until-decided",
+        help="add 50 questions at a time until every row is decided or no question is left; the "
+        "p-values are corrected for the repeated tests",
+        rich_help_panel=QUESTION_PANEL,
+    ),
+]
+WerMarginOption = Annotated[
+    float,
+    typer.Option(
+        help="points of WER that a policy may lose as 'not worse'", rich_help_panel=SCORING_PANEL
+    ),
+]
+AccuracyMarginOption = Annotated[
+    float,
+    typer.Option(
+        help="points of accuracy that a policy may lose as 'not worse'",
+        rich_help_panel=SCORING_PANEL,
+    ),
+]
+MosMarginOption = Annotated[
+    float,
+    typer.Option(help="MOS that a policy may lose as 'not worse'", rich_help_panel=SCORING_PANEL),
+]
 CompareTokensOption = Annotated[
     int | None,
     typer.Option(
@@ -208,6 +236,10 @@ def compare(
     batch: BatchOption = 50,
     timed: TimedOption = 12,
     workers: WorkersOption = None,
+    until_decided: UntilDecidedOption = False,
+    wer_margin: WerMarginOption = 2.0,
+    accuracy_margin: AccuracyMarginOption = 5.0,
+    mos_margin: MosMarginOption = 0.1,
     as_json: JsonOption = False,
 ) -> None:
     """Compare exit policies on held-out questions: table, figures, and a page with all replies.
@@ -225,12 +257,13 @@ def compare(
     from eepolicy.analysis.evaluation.records import RunFolder
     from eepolicy.analysis.evaluation.report import write_report
     from eepolicy.analysis.evaluation.run import run
+    from eepolicy.analysis.evaluation.verdict import Margins
     from eepolicy.decode.config import EarlyExitConfig
 
+    if preset is not None:
+        rater = rater or "distillmos"  # a measure of the paper
     metrics = MetricOptions(whisper, rater, judge_url, judge_model, judge_key)
-    notes = [*metrics.missing(), *missing_compiler(compiled)]
-    for note in notes:
-        print_warning(note)
+    notes = warnings_of(metrics, compiled)
     decoding = EarlyExitConfig(
         fill=fill,
         accept=accept,
@@ -248,9 +281,11 @@ def compare(
     give_vocoder(spoken, vocoder, voice)
     if preset is not None:
         tokens = max_new_tokens or MAX_NEW_TOKENS
-        job = Table2Run(spoken, own, out_folder, metrics, fit_prompts, tokens, tuple(notes))
+        job = Table2Run(spoken, own, out_folder, metrics, fit_prompts, tokens, notes)
         results = job.run()
     else:
+        number = None if until_decided else prompts
+        questions = own or held_out_questions(model, split, number)
         config = RunConfig(
             policies=policies,
             decoding=decoding,
@@ -262,8 +297,9 @@ def compare(
             timed=timed,
             compile_timed=has_compiler() if compiled is None else compiled,
             workers=default_workers() if workers is None else workers,
+            margins=Margins(wer_margin, accuracy_margin, mos_margin),
+            looks=until_decided_rule(prompts, len(questions)) if until_decided else None,
         )
-        questions = own or question_options.held_out(model)
         folder = RunFolder(out_folder)
         comparison = run(spoken, questions, folder, config, metrics, step_progress)
         results = write_report(spoken, comparison, command_line(), notes)
@@ -271,5 +307,7 @@ def compare(
         print_json(results)
     elif preset is None:
         out.print(results_table(results))
+        for line in verdict_lines(results):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
         page = out_folder / "index.html"
         out.print(f"Open {page}", highlight=False, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from eepolicy.cli.options import held_out_questions
@@ -19,7 +20,12 @@ from eepolicy.errors import EepolicyError
 if TYPE_CHECKING:
     from eepolicy.analysis.evaluation.llm_judge import LlmJudge
     from eepolicy.analysis.evaluation.metrics import SpeechMetrics
+    from eepolicy.analysis.stats.sequential import UntilDecided
     from eepolicy.hooked import HookedModel
+
+
+#: number of questions between two looks of `--until-decided`
+LOOK = 50
 
 
 @dataclass(frozen=True)
@@ -119,10 +125,6 @@ class QuestionOptions:
         folder = out_folder.with_name(out_folder.name + "-questions")
         return synthesized(questions, self.tts, folder)
 
-    def held_out(self, model: str) -> list[dict[str, Any]]:
-        """Read the held-out questions of a model."""
-        return held_out_questions(model, self.split, self.number)
-
 
 def read_tasks(tasks: Sequence[str], number: int) -> list[dict[str, Any]]:
     """Read the first questions of each task.
@@ -186,11 +188,19 @@ def has_compiler() -> bool:
     return any(name and shutil.which(name) for name in candidates)
 
 
-def missing_compiler(compiled: bool | None) -> list[str]:
-    """A sentence for the report if nobody chose to compile and no compiler is installed."""
-    if compiled is not None or has_compiler():
-        return []
-    return ["No C++ compiler was found: the layers are not compiled. Install g++ for faster runs."]
+def warnings_of(metrics: MetricOptions, compiled: bool | None) -> tuple[str, ...]:
+    """Print and return sentences on what is not installed.
+
+    Args:
+        metrics: models that score replies.
+        compiled: whether the user chose to compile; None for the default.
+    """
+    notes = metrics.missing()
+    if compiled is None and not has_compiler():
+        notes.append("No C++ compiler was found: timed layers are not compiled. Install g++.")
+    for note in notes:
+        print_warning(note)
+    return tuple(notes)
 
 
 def default_workers() -> int:
@@ -198,21 +208,37 @@ def default_workers() -> int:
     return max(1, (os.cpu_count() or 2) - 1)
 
 
+def until_decided_rule(first: int, total: int) -> UntilDecided:
+    """Looks of `--until-decided`: after the first questions, after 50 more each, and after all.
+
+    Args:
+        first: number of questions of the first look.
+        total: number of questions that there are.
+    """
+    from eepolicy.analysis.stats.sequential import UntilDecided
+
+    looks = [*range(first, total, LOOK), total] if first < total else [total]
+    return UntilDecided(tuple(looks))
+
+
 def results_table(results: list[dict[str, Any]]) -> Table:
     """Make the table for the terminal."""
-    from eepolicy.analysis.evaluation.table import shown_columns
-    from eepolicy.analysis.tables import number
+    from eepolicy.analysis.evaluation.results_files import short_table
 
+    headings, *rows = short_table(results)
     table = Table(
-        title=f"{results[0]['prompts']} prompts; 95 % intervals in the report",
+        title=f"{results[0]['prompts']} questions, 95 % intervals; all columns are in the report",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("policy", no_wrap=True)
-    shown = shown_columns(results)
-    for column in shown:
-        table.add_column(column.heading, justify="right", min_width=5)
-    for row in results:
-        cells = (number(row[column.name], column.digits, column.scale) for column in shown)
-        table.add_row(row["policy"], *cells)
+    table.add_column(headings[0], overflow="fold")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", min_width=5)
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
+
+
+def verdict_lines(results: list[dict[str, Any]]) -> list[str]:
+    """A line per policy with its verdict in words."""
+    return [f"{row['policy']}: {row['verdict']}" for row in results[1:]]

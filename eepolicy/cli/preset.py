@@ -87,6 +87,7 @@ class Table2Run:
             policies=[row.policy for row in rows],
             sampling=self._sampling(),
             max_new_tokens=self.max_new_tokens,
+            rated=len(self.questions),
         )
         comparison = run(
             self.model,

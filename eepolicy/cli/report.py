@@ -38,6 +38,8 @@ def report(
     from eepolicy.analysis.evaluation.report import write_report
     from eepolicy.analysis.evaluation.run import FULL
     from eepolicy.analysis.evaluation.table import Comparison
+    from eepolicy.analysis.evaluation.verdict import Margins
+    from eepolicy.analysis.stats.sequential import UntilDecided
     from eepolicy.heads.fingerprint import fingerprint
 
     run_folder = RunFolder(folder)
@@ -55,10 +57,17 @@ def report(
         raise EepolicyError(f"{folder} contains a run of another model than {model}: give --model")
     policies.sort(key=lambda policy: policy != FULL)
     questions = [line.model_dump() for line in run_folder.questions().values()]
-    comparison = Comparison(tuple(policies), tuple(questions), run_folder)
+    rule = notes.get("looks")
+    comparison = Comparison(
+        tuple(policies),
+        tuple(questions),
+        run_folder,
+        margins=Margins(**notes.get("margins", {})),
+        looks=UntilDecided(tuple(rule)) if rule else None,
+    )
     results = write_report(spoken, comparison, command_line())
     if as_json:
-        patterns = ("results.*", "*.png", "*.svg", "index.html")
+        patterns = ("results.*", "*.png", "*.svg", "*.pdf", "index.html")
         files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
         print_json({"model": model, "folder": folder, "results": results, "files": files})
         return

@@ -9,6 +9,7 @@ from eepolicy.analysis.evaluation.formats import (
     QuestionLine,
     RatingLine,
     RecordLine,
+    Speech,
     SpeechLine,
     TimingLine,
 )
@@ -39,7 +40,8 @@ RECORD = Record(
 def store(folder: RunFolder, records: Iterable[Record]) -> None:
     """Write records as a run does, each with a speech of its own.
 
-    `right_*`, `errors` and `words` are computed again from texts and key phrases at reading.
+    Reading computes `right_*`, `errors` and `words` again.  A transcript that equals the text gets
+    as many further words as the record has errors.
     """
     for record in records:
         name, speech = record.question, f"{record.question} {record.policy} {record.seed}"
@@ -53,7 +55,10 @@ def store(folder: RunFolder, records: Iterable[Record]) -> None:
         }
         folder.append([RecordLine(question=name, speech=speech, **same, **lists)])
         seconds, transcript = record.speech_seconds, record.transcript
-        folder.append([SpeechLine(speech=speech, seconds=seconds, transcript=transcript)])
+        if transcript == record.text:
+            transcript += " zz" * (record.errors or 0)
+        clip = Speech(speech=speech, seconds=seconds, transcript=transcript)
+        folder.append([SpeechLine(clips=[clip])])
         if record.mos is not None:
             folder.append([RatingLine(speech=speech, rater="test", mos=record.mos)])
         if record.seconds is not None:

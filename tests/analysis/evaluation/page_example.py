@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,6 @@ import soundfile
 from example_record import RECORD
 
 from eepolicy.analysis.evaluation.columns import COLUMNS
-from eepolicy.analysis.evaluation.measure import audio_name
 from eepolicy.analysis.evaluation.page import PageInput
 from eepolicy.analysis.evaluation.records import Record
 from eepolicy.analysis.evaluation.scoring import word_errors
@@ -43,16 +43,24 @@ def replies(count: int, policies: Sequence[str] = POLICIES) -> dict[str, list[Re
             changes = {"question": question, "policy": policy, "text": text, "transcript": heard}
             depths = [20, 20] + [20 - 2 * row] * 4
             record = replace(RECORD, **changes, errors=errors, words=words, depths=depths)
-            layers = sum(depths[2:])
-            record = replace(record, speech_layers=layers, tokens=[1, 2, 3, 4, 5, row % 2 * number])
+            record = replace(
+                record,
+                speech=speech_key(question, policy),
+                tokens=[1, 2, 3, 4, 5, row % 2 * number],
+            )
             made[question].append(replace(record, seconds=1.0 + 0.1 * row))
     return made
+
+
+def speech_key(question: str, policy: str) -> str:
+    """Key of the speech of a reply; each reply has its own."""
+    return hashlib.sha256(f"{question} {policy}".encode()).hexdigest()[:16]
 
 
 def write_sound(folder: Path, question: str, policy: str, pitch: float) -> Path:
     """Write a second of a tone as the reply's sound."""
     (folder / "audio").mkdir(parents=True, exist_ok=True)
-    file = folder / "audio" / audio_name(question, policy)
+    file = folder / "audio" / f"{speech_key(question, policy)}.flac"
     tone = 0.5 * np.sin(2 * np.pi * pitch * np.arange(16_000) / 16_000)
     soundfile.write(file, tone, 16_000, subtype="PCM_16")
     return file

@@ -14,11 +14,10 @@ import soundfile
 from example_record import RECORD
 from hypothesis import given
 from hypothesis import strategies as st
-from page_example import POLICIES, SCRIPT, Margins, example, replies, write_sound
+from page_example import POLICIES, SCRIPT, Margins, example, replies, speech_key, write_sound
 
 from eepolicy.analysis.evaluation import page as page_module
 from eepolicy.analysis.evaluation.columns import COLUMNS
-from eepolicy.analysis.evaluation.measure import audio_name
 from eepolicy.analysis.evaluation.page import SOUND_QUESTIONS, page_data
 from eepolicy.analysis.evaluation.page_plot import MARKERS, axes, bokeh_script, markers
 from eepolicy.analysis.evaluation.page_questions import by_difference, difference, reply
@@ -102,7 +101,7 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
     secret = write_sound(tmp_path / "elsewhere", "q", "full", 300)
     folder = tmp_path / "run"
     inside = write_sound(folder, "q", "full", 500)
-    name = audio_name("q", "static@16")
+    name = f"{speech_key('q', 'static@16')}.flac"
     (folder / "audio" / name).symlink_to(secret)
     assert read_sound(folder, name) is None
     assert read_sound(folder, inside.name) is not None
@@ -117,7 +116,7 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
 def test_an_unreadable_wave_does_not_stop_the_page(content, tmp_path):
     given = example(tmp_path, questions=1)
     (question,) = given.replies
-    file = tmp_path / "audio" / audio_name(question, "static@16")
+    file = tmp_path / "audio" / f"{speech_key(question, 'static@16')}.flac"
     file.unlink()
     if content is None:
         file.mkdir()
@@ -149,19 +148,6 @@ def test_numbers_that_json_lacks_become_none(tmp_path):
     data = json.loads(script_json(page_data(given)))
     assert data["questions"][0]["replies"][0]["seconds"] is None
     assert data["rows"][1]["values"]["wer"]["high"] is None
-
-
-def test_verdicts_and_speedups_may_be_absent(tmp_path):
-    given = example(tmp_path, questions=1)
-    rows = [
-        {k: v for k, v in row.items() if not k.startswith(("speedup", "status", "verdict"))}
-        for row in given.rows
-    ]
-    data = page_data(replace(given, rows=rows, margins=None))
-    assert all(row["verdict"] == row["status"] == "" for row in data["rows"])
-    assert "speedup" not in {column["name"] for column in data["columns"]}
-    assert "speedup" not in {axis["name"] for axis in data["axes"]["cost"]}
-    assert {axis["margin"] for axis in data["axes"]["quality"]} == {None}
 
 
 def test_axes_are_what_was_measured(tmp_path):

@@ -19,6 +19,7 @@ from loading import test_glm4_voice, test_step_audio2
 from eepolicy import EepolicyError, parse_policy
 from eepolicy.analysis.evaluation import llm_judge as judging
 from eepolicy.analysis.evaluation.llm_judge import LlmJudge
+from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.scoring import is_right
 from eepolicy.analysis.evaluation.spark_table2 import ROWS, head_depths
 from eepolicy.analysis.evaluation.tasks import _keys, read_task, synthesized
@@ -244,9 +245,9 @@ def test_from_a_checkpoint_folder_to_the_table(name, tmp_path, run, server, monk
         assert [c.rsplit("(", 1)[1] for c in cells[2:5]] == [
             f"{x:.2f})" for x in (row.scores[0], row.scores[2], (row.scores[0] + row.scores[2]) / 2)
         ]
-    records = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
+    records = RunFolder(tmp_path / "out").records()
     assert len(records) == 3 * len(ROWS[name])
-    assert all(json.loads(r)["judge_score"] is not None for r in records)
+    assert all(record.judge_score is not None for (record,) in records.values())
     assert (tmp_path / "out-heads.safetensors").is_file()
     before = len(server.requests)
     results, again = run("compare", *arguments, "--json")  # nothing is left to do

@@ -8,7 +8,7 @@ from time import process_time
 
 import numpy as np
 import pytest
-from example_record import RECORD
+from example_record import RECORD, store
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,11 +27,9 @@ def test_table_is_arithmetic(tmp_path):
     questions = [{"question": f"q{i}"} for i in range(4)]
     for i in range(4):
         full = replace(RECORD, question=f"q{i}", errors=i % 2, seconds=2.0)
-        folder.append(full)
-        folder.append(
-            replace(full, policy="static@10", speech_layers=40, errors=1, seconds=1.0, mos=None)
-        )
-    folder.append(replace(RECORD, question="unasked", errors=2))
+        exits = {"policy": "static@10", "depths": [20, 20, 10, 10, 10, 10], "seconds": 1.0}
+        store(folder, [full, replace(full, **exits, errors=1, mos=None)])
+    store(folder, [replace(RECORD, question="unasked", errors=2)])
     full, static = Comparison(("full", "static@10"), tuple(questions), folder).table()
     assert (full["prompts"], full["wer"], full["speech_depth"]) == (4, 2 / 8, 20.0)
     assert (static["wer"], static["wer_diff"], static["speech_depth"]) == (4 / 8, 2 / 8, 10.0)
@@ -81,7 +79,7 @@ def test_a_column_of_ones_own(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.open({})
     for policy, seconds in (("full", 2.0), ("static@10", 3.0)):
-        folder.append(replace(RECORD, policy=policy, speech_seconds=seconds))
+        store(folder, [replace(RECORD, policy=policy, speech_seconds=seconds)])
     speech = Column("speech_length", "speech, ms", lambda r: r.speech_seconds, scale=1e3, digits=0)
     columns = (*COLUMNS, speech)
     comparison = Comparison(("full", "static@10"), ({"question": "q0"},), folder, columns)
@@ -116,7 +114,7 @@ def test_only_timed_questions_count_for_time(tmp_path):
     for i in range(6):
         for policy, seconds, ttft in (("full", 2.0 + i, 0.5), ("static@10", 1.0 + i, 0.25)):
             timed = {"seconds": seconds, "ttft": ttft} if i < 2 else {"seconds": None}
-            folder.append(replace(RECORD, question=f"q{i}", policy=policy, **timed))
+            store(folder, [replace(RECORD, question=f"q{i}", policy=policy, **timed)])
     full, static = Comparison(("full", "static@10"), questions, folder).table()
     assert static["prompts"] == 6
     assert static["seconds"] == 1.5
