@@ -18,10 +18,34 @@ from eepolicy.analysis.evaluation.scoring import is_right, word_alignment, word_
         ("Three plus five is eighteen.", ["is eight"], False),
         ("No, snow is white.", ["no", "is white"], True),
         ("Now, snow is white.", ["no", "is white"], False),
+        ("", [["!!!"]], False),
+        ("Wow!", [["!!!", "wow"]], True),
+        ("Anything.", ["..."], False),
     ],
 )
 def test_right_answers(text, keys, right):
     assert is_right(text, keys) is right
+
+
+@pytest.mark.parametrize(
+    ("reference", "transcript", "errors"),
+    [
+        ("the U.S.A.", "The USA", 0),
+        ("the U.S.A.", "the U.S.A", 0),
+        ("He lives in the U.S. today.", "he lives in the US today", 0),
+        ("J. K. Rowling", "J.K. Rowling", 0),
+        ("J.K. Rowling", "JK Rowling", 0),
+        ("at 7:30 a.m.", "At seven thirty AM.", 0),
+        ("at 7:30 a.m.", "at 7:40 a.m.", 1),
+        ("Mt. Everest", "Mount Everest", 0),
+        ("it cannot", "it can't", 0),
+        ("He is 7.5 feet tall. A dog.", "he is 7.5 feet tall a dog", 0),
+        ("I am I. You are you.", "I am I you are you", 0),
+        ("a ratio of 1:100", "a ratio of 1100", 2),
+    ],
+)
+def test_spellings_of_one_word(reference, transcript, errors):
+    assert word_errors(reference, transcript)[0] == errors
 
 
 def levenshtein(a: list[str], b: list[str]) -> int:
