@@ -9,7 +9,6 @@ from functools import lru_cache
 import jiwer
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-
 #: abbreviations and initials, such as "U.S.A.", "a.m." and "J. R. R."
 _DOTTED = re.compile(r"\b[A-Za-z](?:\.[A-Za-z])+\b\.?|\b[A-Z]\.(?: ?[A-Z]\.)+")
 #: times of day, such as "7:30"; the normaliser writes "seven thirty" as 730
