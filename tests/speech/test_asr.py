@@ -91,7 +91,7 @@ def stand_in(monkeypatch) -> StandIn:
 
 
 def clip(loudness: float, seconds: float = 2) -> torch.Tensor:
-    return torch.full((int(seconds * SECOND),), loudness)
+    return torch.full((int(seconds * SECOND),), float(loudness))
 
 
 def test_transcripts_keep_the_order_of_the_clips(stand_in):
