@@ -12,8 +12,8 @@ from torch import Tensor
 class Recognizer(Protocol):
     """Speech recognition (ASR).
 
-    A recognizer can also have `transcribe_clips(waves, texts)`, which transcribes many short clips
-    at once, given the text that each reply has; a comparison then uses it.
+    A recognizer can also have `transcribe_clips(waves)`, which transcribes many short clips at once.
+    A comparison then uses it.
     """
 
     def transcribe(self, wave: Tensor) -> str:

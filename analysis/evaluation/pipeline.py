@@ -167,6 +167,6 @@ class SpeechQueue:
             if is_new or is_rated:
                 units = self.layout.units(torch.tensor(line.tokens)).tolist()
                 file = self.folder.speech_file(line.speech)
-                clips.append(Clip(line.speech, tuple(units), line.text, file, is_new, is_rated))
+                clips.append(Clip(line.speech, tuple(units), file, is_new, is_rated))
         if clips:
             workers.submit(SoundItem(tuple(clips)))

@@ -26,7 +26,6 @@ class Clip:
     Attributes:
         speech: key of the speech.
         units: speech units.
-        text: text of the reply.
         file: file to write the speech to.
         is_new: synthesize and transcribe it; otherwise only rate it.
         rated: predict its mean opinion score.
@@ -34,7 +33,6 @@ class Clip:
 
     speech: str
     units: tuple[int, ...]
-    text: str
     file: Path
     is_new: bool = True
     rated: bool = False
@@ -82,7 +80,7 @@ class SoundStage:
         for clip in new:
             if len(waves[clip]):
                 write_atomically(clip.file, partial(_write_flac, wave=waves[clip]))
-        transcripts = self._transcribe([waves[c] for c in new], [c.text for c in new])
+        transcripts = self._transcribe([waves[clip] for clip in new])
         speech = [
             Speech(speech=c.speech, seconds=len(waves[c]) / SAMPLE_RATE, transcript=transcript)
             for c, transcript in zip(new, transcripts, strict=True)
@@ -95,13 +93,13 @@ class SoundStage:
         mos = rater.rate(wave) if rater is not None and len(wave) else None
         return RatingLine(speech=speech, rater=type(rater).__name__, mos=mos)
 
-    def _transcribe(self, waves: Sequence[Tensor], texts: Sequence[str]) -> Sequence[str | None]:
+    def _transcribe(self, waves: Sequence[Tensor]) -> Sequence[str | None]:
         asr = self.metrics.asr
         if asr is None:
             return [None] * len(waves)
         together = getattr(asr, "transcribe_clips", None)
         if together is not None:
-            transcripts: Sequence[str] = together(waves, texts)
+            transcripts: Sequence[str] = together(waves)
             return transcripts
         return [asr.transcribe(wave) for wave in waves]
 

