@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,12 +12,23 @@ from torch import Tensor
 class Recognizer(Protocol):
     """Speech recognition (ASR).
 
-    A recognizer can also have `transcribe_clips(waves)`, which transcribes many short clips at once.
-    A comparison then uses it.
+    A recognizer can also have `transcribe_clips(waves)`, which transcribes many short clips at
+    once.  A comparison then uses it.
     """
 
     def transcribe(self, wave: Tensor) -> str:
         """Transcribe speech: wave (samples,) at 16 kHz."""
+
+
+def transcripts_of(asr: Recognizer, waves: Sequence[Tensor]) -> list[str]:
+    """Transcribe clips, at once if the recognizer can.
+
+    Args:
+        asr: speech recognition.
+        waves: waveforms, (samples,) each, at 16 kHz.
+    """
+    at_once: Callable[[Sequence[Tensor]], list[str]] | None = getattr(asr, "transcribe_clips", None)
+    return [asr.transcribe(wave) for wave in waves] if at_once is None else at_once(waves)
 
 
 class Rater(Protocol):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.analysis.evaluation.formats import RatingLine, Speech, SpeechLine
-from eepolicy.analysis.evaluation.metrics import MetricsSource, SpeechMetrics
+from eepolicy.analysis.evaluation.metrics import MetricsSource, SpeechMetrics, transcripts_of
 from eepolicy.errors import EepolicyError
 from eepolicy.io import write_atomically
 from eepolicy.speech.mel import SAMPLE_RATE
@@ -94,14 +94,9 @@ class SoundStage:
         return RatingLine(speech=speech, rater=type(rater).__name__, mos=mos)
 
     def _transcribe(self, waves: Sequence[Tensor]) -> Sequence[str | None]:
-        asr = self.metrics.asr
-        if asr is None:
+        if self.metrics.asr is None:
             return [None] * len(waves)
-        together = getattr(asr, "transcribe_clips", None)
-        if together is not None:
-            transcripts: Sequence[str] = together(waves)
-            return transcripts
-        return [asr.transcribe(wave) for wave in waves]
+        return transcripts_of(self.metrics.asr, waves)
 
 
 def _write_flac(file: Path, wave: Tensor) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from eepolicy import EepolicyError, HookedModel, held_out
 from eepolicy.analysis.evaluation.identity import identity
-from eepolicy.analysis.evaluation.metrics import Recognizer
+from eepolicy.analysis.evaluation.metrics import Recognizer, transcripts_of
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.analysis.stats.bootstrap import means
 from eepolicy.analysis.stats.clustered import as_columns
@@ -253,8 +253,8 @@ class PolicyEvaluator:
             part = questions[start : start + self.options.size]
             texts = [q["question"] for q in part]
             outs = self.model.generate(texts, policy, self.options.max_new_tokens)
-            for question, out in zip(part, outs, strict=True):
-                transcript = self.asr.transcribe(out.audio)
+            transcripts = transcripts_of(self.asr, [out.audio for out in outs])
+            for question, out, transcript in zip(part, outs, transcripts, strict=True):
                 errors, words = word_errors(out.text or "", transcript)
                 rows.append(
                     {
