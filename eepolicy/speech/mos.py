@@ -23,7 +23,7 @@ from eepolicy.speech.audio import write_wav
 NEEDS = {
     "distillmos": (
         ("distillmos", "xls_r_sqa"),
-        "pip install --no-deps distillmos==0.9.1 xls-r-sqa==0.1.0 ('make compare' does it)",
+        "pip install --no-deps distillmos==0.9.1 xls-r-sqa==0.1.0 ('make mos' does it)",
     ),
     "dnsmos": (
         ("speechmos", "librosa", "onnxruntime"),
