@@ -1,4 +1,4 @@
-"""`eepolicy doctor`: versions, devices, and optional parts."""
+"""`eepolicy doctor`: versions, devices, optional parts, and the speed of the machine."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def doctor(
     strict: Annotated[
         bool, typer.Option("--strict", help="exit with status 1 if an optional part is missing")
     ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="time a fixed loop on the CPU, to compare machines")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print versions and devices, and how to install the optional parts that are missing.
@@ -29,6 +32,11 @@ def doctor(
     Example: eepolicy doctor --json
     """
     report = examine()
+    if speed:
+        from eepolicy.analysis.timing.reference import reference_seconds
+
+        reference = reference_seconds()
+        report["speed"] = reference.to_dict()
     missing = [name for name, install in report["parts"].items() if install]
     if as_json:
         print_json(report)
@@ -41,6 +49,8 @@ def doctor(
         for name, install in report["parts"].items():
             table.add_row(name, "missing" if install else "installed", install or "")
         out.print(table)
+        if speed:
+            out.print(str(reference), highlight=False, markup=False)
     raise typer.Exit(1 if strict and missing else 0)
 
 

@@ -28,6 +28,8 @@ from eepolicy import (
 )
 from eepolicy.analysis.evaluation import results_files
 from eepolicy.analysis.studies.policy_search import PolicyEvaluator
+from eepolicy.analysis.timing import reference
+from eepolicy.analysis.timing.reference import ReferenceTime
 from eepolicy.cli import main
 from eepolicy.heads import load_heads, read_notes
 from eepolicy.speech import asr, mos
@@ -249,6 +251,15 @@ def test_doctor_reports_versions_and_missing_parts(run, monkeypatch):
     assert report["parts"]["speech recognition"] == "pip install asr"
     out, _ = run("doctor", "--strict", code=1)
     assert "pip install asr" in out
+
+
+def test_doctor_times_the_machine(run, monkeypatch):
+    monkeypatch.setattr(reference, "reference_seconds", lambda: ReferenceTime(1.0, 2.0, threads=3))
+    speed = json.loads(run("doctor", "--speed", "--json")[0])["speed"]
+    assert (speed["one_thread"], speed["all_threads"], speed["threads"]) == (1.0, 2.0, 3)
+    assert speed["one_thread_ratio"] == 1 / reference.ONE_THREAD_SECONDS
+    assert "reference loop: 1.00 s on one thread" in run("doctor", "--speed")[0]
+    assert "speed" not in json.loads(run("doctor", "--json")[0])
 
 
 def test_every_listed_policy_is_one(run):
