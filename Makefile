@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Options of every run of the tests; CI gives `-p no_skips`. Plugins are in tests/.
 PYTEST ?=
 TESTS := PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m pytest $(PYTEST)
-PIP := $(BIN)/python -m pip install --quiet --no-compile
+PIP := $(BIN)/python -m pip install -qq --no-compile
 HERE := $(PIP) --constraint constraints.txt --editable
 
 compare: $(VENV)/.speech
