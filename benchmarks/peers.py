@@ -230,7 +230,7 @@ def introduction(args: argparse.Namespace, depth: int) -> list[str]:
     """Title, settings and command of the page."""
     name = Path(args.model).name
     return [
-        "# Decoding: eepolicy against economize",
+        f"# Decoding {args.batch} row{'s' * (args.batch > 1)}: eepolicy against economize",
         "",
         f"`{name}`, {depth} layers, {args.prompts} prompts of {PROMPT} tokens, {args.tokens} "
         f"tokens a reply, batch {args.batch}, {args.rounds} rounds, {args.threads} thread(s), "

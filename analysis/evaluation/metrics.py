@@ -61,6 +61,11 @@ class SpeechMetrics:
     mos: Rater | None = None
     judge: AnswerJudge | None = None
 
+    @property
+    def rates(self) -> bool:
+        """Whether there is a rater."""
+        return self.mos is not None
+
     def identity(self) -> dict[str, str | None]:
         """Names of the models that all records of a run share."""
         asr = None if self.asr is None else getattr(self.asr, "name", type(self.asr).__name__)
@@ -78,6 +83,10 @@ class MetricsSource(Protocol):
     @property
     def judge(self) -> AnswerJudge | None:
         """The judge, which the process of the comparison calls."""
+
+    @property
+    def rates(self) -> bool:
+        """Whether there is a rater."""
 
     def identity(self) -> dict[str, str | None]:
         """Names of the models that all records of a run share, without loading them."""

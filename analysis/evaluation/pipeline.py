@@ -86,7 +86,8 @@ class Pipeline:
     def _decode(self, workers: SoundWorkers) -> None:
         """Decode missing replies; hand the speech of each item to the workers."""
         done = {reply_key(line): line for line in self.folder.lines(RecordLine)}
-        speech = SpeechQueue(self.blocks, self.model.layout, self.folder)
+        rated = self.blocks.config.rated if self.metrics.rates else 0
+        speech = SpeechQueue(self.blocks, self.model.layout, self.folder, rated)
         for item in self.progress("batches decoded", self.blocks.items()):
             keys = self.blocks.keys(item)
             if any(key not in done for key in keys):
@@ -138,10 +139,13 @@ class SpeechQueue:
         blocks: questions, rows and settings.
         layout: tells the speech units of a reply.
         folder: folder of the run.
+        rated: number of questions whose replies are rated.
     """
 
-    def __init__(self, blocks: Blocks, layout: TokenLayout, folder: RunFolder) -> None:
-        self.blocks, self.layout, self.folder = blocks, layout, folder
+    def __init__(
+        self, blocks: Blocks, layout: TokenLayout, folder: RunFolder, rated: int = 0
+    ) -> None:
+        self.blocks, self.layout, self.folder, self.rated = blocks, layout, folder, rated
         lines = folder.lines(SpeechLine)
         self._stored = {clip.speech for line in lines for clip in line.clips}
         self._rated = {line.speech for line in folder.lines(RatingLine)}
@@ -163,7 +167,7 @@ class SpeechQueue:
                 continue
             self._seen.add(line.speech)
             is_new = line.speech not in self._stored
-            is_rated = number < self.blocks.config.rated and line.speech not in self._rated
+            is_rated = number < self.rated and line.speech not in self._rated
             if is_new or is_rated:
                 units = self.layout.units(torch.tensor(line.tokens)).tolist()
                 file = self.folder.speech_file(line.speech)

@@ -247,6 +247,7 @@ def _about(
         "model": Path(name).name,
         "layers": model.depth,
         "prompt_tokens": sorted({record["prompt_tokens"] for record in results}),
+        "rows": sorted({record["rows"] for record in results}),
         **asdict(options),
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
@@ -270,6 +271,13 @@ def _write(
     file.write_text("\n".join([*_heading(about), *shown, *pages]) + "\n")
 
 
+def _page_title(about: dict[str, Any], prompt_tokens: str) -> str:
+    """Title of the page; it tells pages of one model apart in a search."""
+    rows = " and ".join(map(str, about["rows"])) + (" row" if about["rows"] == [1] else " rows")
+    kind = ", compiled" if about["compiled"] else ""
+    return f"Decoding {about['model']}{kind}: {rows}, prompts of {prompt_tokens} tokens"
+
+
 def _heading(about: dict[str, Any]) -> list[str]:
     """First lines of the page: what was measured, and what the columns mean."""
     from eepolicy.analysis.timing.table import LATENCY_LEGEND, LEGEND
@@ -277,7 +285,7 @@ def _heading(about: dict[str, Any]) -> list[str]:
     length = "exactly" if about["exactly"] else "at most"
     prompt_tokens = ", ".join(f"{tokens:.0f}" for tokens in about["prompt_tokens"])
     return [
-        f"# Decoding {about['model']}" + (", compiled" if about["compiled"] else ""),
+        f"# {_page_title(about, prompt_tokens)}",
         "",
         f"{about['layers']} layers, {about['dtype']}, {about['prompts']} prompts of "
         f"{prompt_tokens} tokens on average, {length} {about['max_new_tokens']} tokens a reply, "

@@ -69,6 +69,13 @@ class MetricOptions:
             if install
         ]
 
+    @property
+    def rates(self) -> bool:
+        """Whether there is a rater, and its package is installed."""
+        from eepolicy.speech import mos
+
+        return self.rater is not None and not mos.missing_mos(self.rater)
+
     def identity(self) -> dict[str, str | None]:
         """Names of the models that all records of a run share, without loading them."""
         from eepolicy.speech import asr
@@ -85,10 +92,9 @@ class MetricOptions:
         from eepolicy.analysis.evaluation.metrics import SpeechMetrics
         from eepolicy.speech import asr, mos
 
-        has_rater = self.rater is not None and not mos.missing_mos(self.rater)
         return SpeechMetrics(
             asr=None if asr.missing_asr(self.whisper) else asr.Whisper(self.whisper, threads=1),
-            mos=mos.RATERS[self.rater]() if self.rater is not None and has_rater else None,
+            mos=mos.RATERS[self.rater]() if self.rater is not None and self.rates else None,
             judge=self.judge,
         )
 
