@@ -72,7 +72,8 @@ class Pipeline:
         processes = config.workers if self.model.vocoder is not None else 0
         with SoundWorkers(make, processes) as workers:
             self._decode(workers)
-            timer.run(self.folder, partial(self.progress, "replies timed"))
+            for _ in timer.run(self.folder, partial(self.progress, "replies timed")):
+                self._store_completed(workers)
             results = workers.finish()
             for _ in self.progress("batches of speech", range(len(workers))):
                 self._store(next(results))
@@ -98,8 +99,11 @@ class Pipeline:
                 done |= new
             if self.model.vocoder is not None:
                 speech.submit(item, [done[key] for key in keys], workers)
-            for result in workers.completed():
-                self._store(result)
+            self._store_completed(workers)
+
+    def _store_completed(self, workers: SoundWorkers) -> None:
+        for result in workers.completed():
+            self._store(result)
 
     def _store(self, result: SoundResult) -> None:
         if result.speech.clips:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.rows import Row
 from eepolicy.hooked import HookedModel
 
+#: largest number of times that a reply is decoded until no kernel was compiled meanwhile
+MAX_TRIES = 5
 #: wraps (number of the question, row), to show progress
 TimingProgress = Callable[[Iterable[tuple[int, Row]]], Iterable[tuple[int, Row]]]
 
@@ -48,8 +50,8 @@ class Timer:
             if (question["question"], row.spec) not in done
         ]
 
-    def run(self, folder: RunFolder, progress: TimingProgress = iter) -> None:
-        """Time what is missing, and store each time.
+    def run(self, folder: RunFolder, progress: TimingProgress = iter) -> Iterator[TimingLine]:
+        """Time what is missing, store each time, and yield it.
 
         Args:
             folder: folder of the run.
@@ -59,13 +61,19 @@ class Timer:
         for row in {row.spec: row for _, row in missing}.values():
             self._decode(0, row)  # compiles kernels and fills caches
         for i, row in progress(missing):
-            folder.append([self._decode(i, row)])
+            line = self._decode(i, row)
+            folder.append([line])
+            yield line
 
     def _decode(self, i: int, row: Row) -> TimingLine:
+        """Decode one reply; again if its time contains that of compiling a kernel."""
         question = self.questions[i]
-        output = self.model.generate(
-            prompt_of(question), **self.config.generate_options(row, timed=True)
-        )
+        options = self.config.generate_options(row, timed=True)
+        for _ in range(MAX_TRIES):
+            before = self._kernels(options)
+            output = self.model.generate(prompt_of(question), **options)
+            if self._kernels(options) == before:
+                break
         return TimingLine(
             question=question["question"],
             policy=row.spec,
@@ -73,3 +81,8 @@ class Timer:
             ttft=output.ttft,
             tokens=len(output.tokens),
         )
+
+    def _kernels(self, options: Mapping[str, Any]) -> int:
+        """Number of kernels that were compiled so far."""
+        executor = self.model.compiled_executor() if options["config"].compile else None
+        return executor.kernels if executor else 0

@@ -11,6 +11,7 @@ import typer
 from eepolicy.cli.comparison import (
     MetricOptions,
     QuestionOptions,
+    count_usage,
     default_workers,
     give_vocoder,
     has_compiler,
@@ -252,10 +253,10 @@ def compare(
     Example: eepolicy compare --preset spark-table2 --model zai-org/glm-4-voice-9b --dtype bfloat16
     --task triviaqa=triviaqa.jsonl --fit-prompts dialogues.txt --prompts 1000
     """
-    import eepolicy
     from eepolicy.analysis.evaluation.config import RunConfig
     from eepolicy.analysis.evaluation.records import RunFolder
     from eepolicy.analysis.evaluation.report import write_report
+    from eepolicy.analysis.evaluation.rows import parse_row
     from eepolicy.analysis.evaluation.run import run
     from eepolicy.analysis.evaluation.verdict import Margins
     from eepolicy.decode.config import EarlyExitConfig
@@ -265,14 +266,11 @@ def compare(
     metrics = MetricOptions(whisper, rater, judge_url, judge_model, judge_key)
     notes = warnings_of(metrics, compiled)
     decoding = EarlyExitConfig(
-        fill=fill,
-        accept=accept,
-        restrict_vocab=restrict_vocab,
-        compile=bool(compiled),
+        fill=fill, accept=accept, restrict_vocab=restrict_vocab, compile=bool(compiled)
     )
     sampling = sampling_options(temperature, top_p)
     for spec in policies or ():
-        eepolicy.parse_policy(spec)
+        parse_row(spec)
     is_default = replace(decoding, compile=False) == EarlyExitConfig()
     check_preset(preset, policies, is_default and not sampling and seeds == 1)
     question_options = QuestionOptions(split, prompts, tuple(tasks or ()), tts)
@@ -301,8 +299,9 @@ def compare(
             looks=until_decided_rule(prompts, len(questions)) if until_decided else None,
         )
         folder = RunFolder(out_folder)
-        comparison = run(spoken, questions, folder, config, metrics, step_progress)
-        results = write_report(spoken, comparison, command_line(), notes)
+        with count_usage(folder):
+            comparison = run(spoken, questions, folder, config, metrics, step_progress)
+            results = write_report(spoken, comparison, command_line(), notes)
     if as_json:
         print_json(results)
     elif preset is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from eepolicy.errors import EepolicyError
 if TYPE_CHECKING:
     from eepolicy.analysis.evaluation.llm_judge import LlmJudge
     from eepolicy.analysis.evaluation.metrics import SpeechMetrics
+    from eepolicy.analysis.evaluation.records import RunFolder
     from eepolicy.analysis.stats.sequential import UntilDecided
     from eepolicy.hooked import HookedModel
 
@@ -207,6 +209,22 @@ def warnings_of(metrics: MetricOptions, compiled: bool | None) -> tuple[str, ...
     for note in notes:
         print_warning(note)
     return tuple(notes)
+
+
+@contextmanager
+def count_usage(folder: RunFolder) -> Iterator[None]:
+    """Add the CPU time of a block, of all processes, to the notes of a run.
+
+    Args:
+        folder: folder of the run, which exists at the end of the block.
+    """
+    from eepolicy.analysis.timing.usage import CpuUsage, UsageMeter
+
+    with UsageMeter() as meter:
+        yield
+    _, notes = folder.read()
+    total = CpuUsage(**notes.get("usage", {})) + meter.usage
+    folder.note(usage=asdict(total), idle=round(total.idle, 4))
 
 
 def default_workers() -> int:
