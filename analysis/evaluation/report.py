@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from eepolicy.analysis.evaluation import plots
+from eepolicy.analysis.evaluation.conditions import conditions
 from eepolicy.analysis.evaluation.page import PageInput, inline_file, page_data
 from eepolicy.analysis.evaluation.page_template import render
 from eepolicy.analysis.evaluation.records import Record
@@ -50,7 +51,8 @@ def write_report(
         EepolicyError: no question has been answered by every policy.
     """
     results, path = comparison.table(), comparison.folder.path
-    write_results(results, path, comparison.columns)
+    notes = [*notes, conditions(comparison.folder)]
+    write_results(results, path, comparison.columns, notes=notes)
     # the page shows the first seed
     replies = {
         question: [by_seed[0] for by_seed in policies]
@@ -62,7 +64,7 @@ def write_report(
         "model": repr(model),
         "prompts": len(replies),
         "seeds": results[0]["seeds"],
-        "notes": list(notes),
+        "notes": notes,
         "command": command,
         "versions": _versions(),
         "figure": figure,
@@ -74,7 +76,7 @@ def write_report(
             replies,
             model.depth,
             path,
-            getattr(comparison, "margins", None),
+            comparison.margins,
             words,
             about,
         )

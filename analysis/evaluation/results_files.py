@@ -39,6 +39,7 @@ def write_results(
     folder: Path,
     columns: Sequence[Column] = COLUMNS,
     latex_columns: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write `results.json`, `.csv`, `.md` and `.tex`, and `.parquet` if pyarrow is installed.
 
@@ -47,6 +48,7 @@ def write_results(
         folder: folder to write to.
         columns: columns of the comparison.
         latex_columns: names of the columns of `results.tex`, see `latex`.
+        notes: sentences for the end of `results.md`.
 
     Raises:
         EepolicyError: a name in `latex_columns` is unknown.
@@ -57,7 +59,8 @@ def write_results(
     write_text(folder / "results.csv", csv_text(frame))
     if find_spec("pyarrow"):
         write_bytes(folder / "results.parquet", frame.to_parquet(index=False))
-    write_text(folder / "results.md", markdown(results, columns))
+    text = "\n".join([markdown(results, columns), *notes]).rstrip() + "\n"
+    write_text(folder / "results.md", text)
     write_text(folder / "results.tex", table)
 
 
