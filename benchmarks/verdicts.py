@@ -31,7 +31,7 @@ MARGIN = Margins().wer / 100
 ROWS = 7  # beside full depth, as in the default comparison
 QUESTIONS = (24, 100, 300)
 #: replies with so many word errors, of 360: 120 held-out questions, the pocket model at full depth,
-#: with `static@16` and with `spark:triple@14`, as the packaged Whisper tiny.en hears them
+#: with `static@16` and with `spark:triple@14`, transcribed by the packaged Whisper tiny.en
 REPLIES = {0: 236, 1: 60, 2: 42, 3: 10, 4: 7, 5: 3, 8: 1, 9: 1}
 #: share of questions on which a policy's reply is heard as full depth's is, beside those with equal
 #: errors by chance; 69 and 71 % of the questions then have equal errors, as measured
@@ -291,7 +291,7 @@ class Stopping:
 def sequential(rule: UntilDecided, tables: int, excess: Excess, level: float) -> Stopping:
     """Measure a rule with prestated looks at one row."""
     rng, shape = np.random.default_rng(3), (tables, rule.looks[-1])
-    found = []
+    crossed = []
     for points in (MARGIN, 0.0):
         errors, words = simulated(rng, shape, excess, (points,))
         p = np.stack(
@@ -306,21 +306,21 @@ def sequential(rule: UntilDecided, tables: int, excess: Excess, level: float) ->
             axis=-1,
         )  # (tables, looks)
         at_level = replace(rule, level=level)
-        found.append(p <= np.array([at_level.level_at(look) for look in rule.looks]))
-    error, power = (float(x.any(1).mean()) for x in found)
-    stopped = np.where(found[1].any(1), found[1].argmax(1), len(rule.looks) - 1)
+        crossed.append(p <= np.array([at_level.level_at(look) for look in rule.looks]))
+    error, power = (float(x.any(1).mean()) for x in crossed)
+    stopped = np.where(crossed[1].any(1), crossed[1].argmax(1), len(rule.looks) - 1)
     return Stopping(error, power, float(np.array(rule.looks)[stopped].mean()))
 
 
 def betting(questions: int, tables: int, excess: Excess, level: float) -> Stopping:
     """Measure the anytime-valid betting test of `eepolicy tune`, which clips a reply's loss."""
-    rng, found = np.random.default_rng(3), []
+    rng, crossed = np.random.default_rng(3), []
     for points in (MARGIN, 0.0):
         errors, words = simulated(rng, (tables, questions), excess, (points,))
         own, full = (np.minimum(e / words, 1) for e in errors)
         p = np.array([loss_p_value(x, MARGIN, 1 - level) for x in own - full])
-        found.append(float((p <= level).mean()))
-    return Stopping(found[0], found[1], np.nan)
+        crossed.append(float((p <= level).mean()))
+    return Stopping(crossed[0], crossed[1], np.nan)
 
 
 def of_looks(tables: int) -> str:
@@ -351,7 +351,7 @@ def page(tables: int) -> str:
             f"Simulated comparisons, {tables} for each figure; what verdicts mean is on the page "
             "[Verdicts](../verdicts.md). The word errors of a reply are drawn from those of "
             f"{sum(REPLIES.values())} replies of the pocket model. *Error* is the rate at which a "
-            f"policy is found not worse although its WER is {Margins().wer:g} points higher; "
+            f"policy counts as not worse although its WER is {Margins().wer:g} points higher; "
             "*power* is the same rate for a policy that makes as many errors as full depth.",
             f"    python -m benchmarks.verdicts --tables {tables}",
             "## Tests",

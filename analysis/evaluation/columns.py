@@ -39,8 +39,8 @@ class Column:
         plot: `"quality"`: draw it against each cost; `"cost"`: draw the qualities against it.
         axis_label: label of its axis in figures; the heading by default.
         better: direction of a quality.
-        short: place in the short table of the terminal and the README; empty for none.  Of columns
-            with the same place, the first one that was measured is shown.
+        short: slot in the short table of the terminal and the README; empty for none.  Of columns
+            with the same slot, the first one that was measured is shown.
         relative: show the ratio of full depth over the ratio of the row, on the same questions.
 
     Raises:
@@ -99,7 +99,7 @@ class Column:
 
 
 def _ms_per_later_token(record: Record) -> float | None:
-    """Milliseconds of all tokens behind the first one; None if there is none or no time."""
+    """Milliseconds of all tokens after the first one; None if there is none or no time."""
     if record.seconds is None or record.ttft is None or len(record.tokens) < 2:
         return None
     return 1000 * (record.seconds - record.ttft)

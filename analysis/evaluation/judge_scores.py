@@ -78,13 +78,13 @@ def read_rating(response: str) -> float | None:
     if known:
         return _scaled(*known[-1])
     first = _FIRST.match(text)
-    for found in (
+    for matches in (
         _LABELLED.findall(text)[-1:],
         [first[1]] if first else [],
         _LINE.findall(text)[-1:],
         re.findall(_DIGITS, text),
     ):
-        values = {_number(number) for number in found}
+        values = {_number(number) for number in matches}
         if len(values) == 1:
             return _scaled(values.pop(), TOP)
     return None
@@ -110,18 +110,20 @@ def read_verdict(response: str) -> float | None:
         True
     """
     text = _said(response)
-    bracketed = [found for found in _BRACKETED.findall(text) if found in (*_RIGHT, *_WRONG, *"10")]
+    bracketed = [
+        match for match in _BRACKETED.findall(text) if match in (*_RIGHT, *_WRONG, *"10")
+    ]
     if bracketed:
         return float(bracketed[-1] in (*_RIGHT, "1"))
     opening = _OPENING.match(text)
-    for found in (
+    for matches in (
         [opening.groups()] if opening else [],
         _CONCLUSION.findall(text)[-1:],
         _ANSWER.findall(text)[-1:],
         [(m["not"], m["verdict"]) for m in _STATEMENT.finditer(text)],
         _ALONE.findall(text),
     ):
-        verdicts = {(word in _RIGHT) != bool(negated) for negated, word in found}
+        verdicts = {(word in _RIGHT) != bool(negated) for negated, word in matches}
         if verdicts:
             return float(verdicts.pop()) if len(verdicts) == 1 else None
     return None

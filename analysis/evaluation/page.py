@@ -59,32 +59,32 @@ class PageInput:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def page_data(given: PageInput) -> dict[str, Any]:
+def page_data(source: PageInput) -> dict[str, Any]:
     """Make the document that the page shows.
 
     Args:
-        given: rows, replies and what belongs to them.
+        source: rows, replies and what belongs to them.
 
     Returns:
         JSON types: `columns`, `rows`, `axes`, `questions` in the order of the run, `sounds` by
         digest as data URLs, `first`, the id of the question to begin with, `left_out`, the number
         of questions for which there is no room, and the entries of `about`.
     """
-    order = by_difference(given.replies)
-    questions, sounds = _questions(given, order)
-    columns = shown_columns(given.rows, given.columns)
+    order = by_difference(source.replies)
+    questions, sounds = _questions(source, order)
+    columns = shown_columns(source.rows, source.columns)
     document = {
-        **given.about,
-        "full_depth": given.full_depth,
+        **source.about,
+        "full_depth": source.full_depth,
         "columns": [
             {"name": c.name, "heading": c.heading, "first": c.name in FIRST_COLUMNS}
             for c in columns
         ],
-        "rows": list(_rows(given.rows, columns)),
-        "axes": axes(given.rows, given.columns, given.margins),
+        "rows": list(_rows(source.rows, columns)),
+        "axes": axes(source.rows, source.columns, source.margins),
         "questions": questions,
         "first": question_id(order[0]),
-        "left_out": len(given.replies) - len(questions),
+        "left_out": len(source.replies) - len(questions),
         "sounds": sounds,
     }
     return dict(finite(document))
@@ -111,14 +111,14 @@ def _rows(rows: Rows, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
 
 
 def _questions(
-    given: PageInput, order: Sequence[str]
+    source: PageInput, order: Sequence[str]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Questions with their replies in the order of the run, and the sound of some of them."""
     room = MAX_BYTES
     chosen: dict[str, dict[str, Any]] = {}
     sounds_of: dict[str, list[Sound]] = {}
     for question in order:
-        entry, sounds = _question(question, given)
+        entry, sounds = _question(question, source)
         room -= len(json.dumps(entry))
         if room < 0 and chosen:
             break
@@ -126,21 +126,21 @@ def _questions(
         sounds_of[question] = sounds if len(sounds_of) < SOUND_QUESTIONS else []
     encoded: dict[str, str] = {}
     for sounds in sounds_of.values():
-        urls = {s.digest: data_url(s, given.folder / "page") for s in sounds}
+        urls = {s.digest: data_url(s, source.folder / "page") for s in sounds}
         room -= sum(len(url) for digest, url in urls.items() if digest not in encoded)
         if room < 0:
             break
         encoded |= urls
-    return [chosen[question] for question in given.replies if question in chosen], encoded
+    return [chosen[question] for question in source.replies if question in chosen], encoded
 
 
-def _question(question: str, given: PageInput) -> tuple[dict[str, Any], list[Sound]]:
+def _question(question: str, source: PageInput) -> tuple[dict[str, Any], list[Sound]]:
     """The page's entry of a question, and the sound of its replies."""
-    records = given.replies[question]
+    records = source.replies[question]
     replies, sounds = [], []
     for row, record in enumerate(records):
-        sound = read_sound(given.folder, f"{record.speech}.flac") if record.speech else None
-        replies.append(reply(record, row, sound, given.words))
+        sound = read_sound(source.folder, f"{record.speech}.flac") if record.speech else None
+        replies.append(reply(record, row, sound, source.words))
         sounds += [sound] if sound else []
     entry = {
         "id": question_id(question),

@@ -60,11 +60,11 @@ def axes(rows: Rows, columns: Sequence[Column], margins: object = None) -> dict[
     """
     by_name = {column.name: column for column in columns}
     plotted = {kind: [c.name for c in columns if c.plot == kind] for kind in ("cost", "quality")}
-    found = {}
+    options = {}
     for kind, first in (("cost", COSTS), ("quality", QUALITIES)):
         names = dict.fromkeys((*first, *plotted[kind]))
         chosen = [by_name[name] for name in names if name in by_name]
-        found[kind] = [
+        options[kind] = [
             {
                 "name": column.name,
                 "label": column.label,
@@ -76,7 +76,7 @@ def axes(rows: Rows, columns: Sequence[Column], margins: object = None) -> dict[
             for column in chosen
             if is_measured(rows, column)
         ]
-    return found
+    return options
 
 
 def _better(column: Column) -> str:

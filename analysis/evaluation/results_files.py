@@ -87,7 +87,7 @@ def cell(row: Mapping[str, Any], column: Column, is_baseline: bool) -> dict[str,
 
 
 def short_columns(results: Rows, columns: Sequence[Column] = COLUMNS) -> list[Column]:
-    """List the columns of the short table: the first measured one of each place.
+    """List the columns of the short table: the first measured one of each slot.
 
     Args:
         results: rows of `Comparison.table`.

@@ -33,7 +33,7 @@ def normalized(text: str) -> str:
         >>> normalized("It's 7:30 a.m. in the U.S.A.")
         'it is 730 am in the usa'
     """
-    joined = _DOTTED.sub(lambda found: re.sub("[. ]", "", found[0]) + " ", text)
+    joined = _DOTTED.sub(lambda match: re.sub("[. ]", "", match[0]) + " ", text)
     plain: str = _normalizer()(_TIME.sub(r"\1\2", joined))
     return " ".join(_SPELLINGS.get(word, word) for word in plain.split())
 

@@ -176,14 +176,14 @@ def verdicts(
     shown = [deciding] if deciding else []
     if deciding in known and deciding != DECIDING[1]:
         shown += [quality for quality in FURTHER if quality in known]
-    found = []
+    results = []
     for i, row in enumerate(rows):
         decisions = {q.column: known[q][i] for q in known}
         main = decisions[deciding.column] if deciding else Decision("undecided")
         if i == 0:
             main = Decision("baseline")
         needed = main.needed if main.needed is not None else math.inf
-        found.append(
+        results.append(
             Verdict(
                 status=main.status,
                 sentence=_sentence(rows[0], row, [(q, known[q][i]) for q in shown], rules)
@@ -195,7 +195,7 @@ def verdicts(
                 decisions=decisions,
             )
         )
-    return found
+    return results
 
 
 def _measured(sums: Sequence[Sums]) -> bool:

@@ -74,7 +74,7 @@ class MarginTest:
         return np.asarray(self.loss + np.maximum((linear + root) / 2, squared * self.burst))
 
     def more_questions(self, level: float = 0.05, power: float = 0.8) -> float:
-        """Number of further questions after which the policy is probably found not worse.
+        """Number of further questions after which the policy probably counts as not worse.
 
         It assumes that the observed loss and spread are the true ones, so it is a rough guide.
 
