@@ -110,9 +110,7 @@ def read_verdict(response: str) -> float | None:
         True
     """
     text = _said(response)
-    bracketed = [
-        match for match in _BRACKETED.findall(text) if match in (*_RIGHT, *_WRONG, *"10")
-    ]
+    bracketed = [match for match in _BRACKETED.findall(text) if match in (*_RIGHT, *_WRONG, *"10")]
     if bracketed:
         return float(bracketed[-1] in (*_RIGHT, "1"))
     opening = _OPENING.match(text)

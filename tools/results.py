@@ -1,0 +1,51 @@
+"""Write the results of `make compare` into README and docs: `python -m tools.results report`.
+
+A page has a block between `<!-- compare NAME -->` and `<!-- end of compare NAME -->`: the short
+table of the README, or the whole `results.md`.  The picture of the README is copied as well.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from eepolicy.analysis.evaluation.results_files import short_table
+from eepolicy.analysis.tables import markdown_table
+from eepolicy.io import read_json, read_text, write_text
+
+ROOT = Path(__file__).parents[1]
+PICTURE = ROOT / "docs" / "images" / "quality.png"
+_BLOCK = re.compile(r"(<!-- compare (\w+) -->\n).*?(<!-- end of compare \2 -->)", re.DOTALL)
+
+
+def blocks(report: Path) -> dict[str, str]:
+    """The blocks by name.
+
+    Args:
+        report: folder of a comparison.
+    """
+    headings, *lines = short_table(read_json(report / "results.json"))
+    table = markdown_table(headings, [[f"`{policy}`", *cells] for policy, *cells in lines])
+    return {"table": table, "results": read_text(report / "results.md").strip()}
+
+
+def updated(text: str, parts: dict[str, str]) -> str:
+    """A page with its blocks written anew."""
+    return _BLOCK.sub(lambda match: f"{match[1]}\n{parts[match[2]]}\n\n{match[3]}", text)
+
+
+def main() -> None:
+    """Write all pages."""
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m tools.results FOLDER_OF_A_COMPARISON")
+    report = Path(sys.argv[1])
+    parts = blocks(report)
+    for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+        write_text(page, updated(read_text(page), parts))
+    shutil.copyfile(report / "quality.png", PICTURE)
+
+
+if __name__ == "__main__":
+    main()
