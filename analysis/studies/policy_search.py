@@ -2,8 +2,9 @@
 
 Learn then test (Angelopoulos et al. 2021, arXiv 2110.01052): policies are ordered in chains by
 increasing savings, and each chain is tested until the first policy whose loss cannot be shown to be
-within the budget.  A policy that passes exceeds the budget with probability at most
-1 - confidence, over the draw of the calibration prompts and for any number of candidates.
+within the budget.  The probability that any policy that passes exceeds the budget is at most
+1 - confidence.  It is over the draw of the calibration prompts, and holds for any number of
+candidates.
 """
 
 from __future__ import annotations

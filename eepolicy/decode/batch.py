@@ -119,7 +119,8 @@ class Batch:
     def begin_step(self, tokens: Tensor, rows: list[int]) -> Block:
         """Append a token to some rows, possibly together with the prompt before it.
 
-        The new column of a row that is left out stays empty, so that row cannot decode further.
+        All rows get a new column.  In a row that is not in `rows`, the column stays empty.  Such a
+        row has ended: it may not be in a later step.
 
         Args:
             tokens: ids (rows, columns) or embeddings (rows, columns, width), the newest one last.

@@ -111,8 +111,9 @@ class LayerCosts:
     ) -> bool:
         """Whether running on costs less than leaving.
 
-        It compares the cost of one layer in this step and in the next step.  In the next step, all
-        rows run to full depth in one block, which is as wide as the widest row.
+        It compares the cost of one layer in this step and in the next step.  It assumes that the
+        next step runs all rows to full depth in one block.  The width of a block is the number of
+        columns of the row that has the most.
 
         Args:
             rows: number of rows that continue, and that have exited.

@@ -25,9 +25,10 @@ class StepOutput:
         logits: (rows, vocab) of the next tokens.
         depth: depth at which each row was read out.
         costs: computation of each row.
-        pending_states: by index in the step, the full-depth states (columns, width) of a row,
-            oldest first.  It has only rows that ran more than their newest position to full depth.
-            A prompt that ran in the same calls is included.
+        pending_states: hidden states at full depth, (columns, width) of each row, by the row's
+            index in the step.  The columns are the pending positions that this step completed,
+            oldest first, and then the newest position.  A prompt that ran in the same calls comes
+            before it.  Rows that ran only their newest position are left out.
     """
 
     logits: Tensor
