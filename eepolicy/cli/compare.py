@@ -48,7 +48,10 @@ SCORING_PANEL = "Scoring options"
 
 PoliciesArgument = Annotated[
     list[str] | None,
-    typer.Argument(help="policies, see 'eepolicy policies'; the rows of the paper by default"),
+    typer.Argument(
+        help="policies, see 'eepolicy policies', each optionally with ', fill=FILL' and "
+        "', accept=RULE'; the rows of the paper by default"
+    ),
 ]
 PromptsOption = Annotated[
     int,
@@ -243,12 +246,15 @@ def compare(
     mos_margin: MosMarginOption = 0.1,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare exit policies on held-out questions: table, figures, and a page with all replies.
+    """Compare exit policies on held-out questions: verdicts, tables, figures, and a page.
+
+    All questions are decoded in batches, while other processes transcribe the speech. A sample is
+    decoded again to measure time, one reply at a time.
 
     A stopped comparison continues when the command is run again. With more --prompts it adds the
     new questions.
 
-    Example: eepolicy compare spark:triple@14 "entropy<0.5@14" --prompts 50 --out my-report
+    Example: eepolicy compare spark:triple@14 "spark:triple@14, fill=mask" --out my-report
 
     Example: eepolicy compare --preset spark-table2 --model zai-org/glm-4-voice-9b --dtype bfloat16
     --task triviaqa=triviaqa.jsonl --fit-prompts dialogues.txt --prompts 1000
