@@ -1,6 +1,6 @@
 """Write the pocket model's card from measured results.
 
-    eepolicy compare full --prompts 200 --out WORK/full
+    eepolicy compare full --prompts 200 --mos distillmos --out WORK/full
     python -m pocket.ceiling WORK --prompts 100
     python -m pocket.card WORK FIRST
 
