@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from eepolicy.analysis.evaluation.formats import TimingLine
 from eepolicy.analysis.evaluation.records import RunFolder
 
@@ -12,10 +14,11 @@ def conditions(folder: RunFolder) -> str:
     Args:
         folder: folder of the run.
     """
-    identity, _ = folder.read()
+    identity, notes = folder.read()
     decoding, batch = identity.get("decoding", {}), identity.get("batch")
     compiled = decoding.get("compile", False)
-    one_by_one = bool(identity.get("sampling"))
+    spoken = any(line.audio for line in folder.questions().values())
+    one_by_one = spoken or bool(identity.get("sampling"))
     how = "one by one" if one_by_one or batch is None else f"in batches of {batch} questions"
     sentence = f"Quality: replies were decoded {how}, {_layers(compiled)}."
     timed = len({line.question for line in folder.lines(TimingLine)})
@@ -26,8 +29,14 @@ def conditions(folder: RunFolder) -> str:
     return (
         f"{sentence} Time: the replies to {timed} question{'s' * (timed > 1)} were decoded again, "
         f"one at a time, with the policies in turns, {layers}, on {threads} "
-        f"thread{'s' * (threads > 1)}, while other processes transcribed speech."
+        f"thread{'s' * (threads > 1)}{_beside(identity, notes)}."
     )
+
+
+def _beside(identity: dict[str, Any], notes: dict[str, Any]) -> str:
+    """What other processes did while replies were timed."""
+    transcribed = identity.get("speech recognition") and notes.get("workers")
+    return ", while other processes transcribed speech" if transcribed else ""
 
 
 def _layers(compiled: bool) -> str:

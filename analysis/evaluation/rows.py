@@ -12,7 +12,7 @@ from eepolicy.policies.spec import policy_label
 
 #: options that a row can set
 OPTIONS = ("fill", "accept")
-_OPTION = re.compile(r",\s*(\w+)=(\w[^,\s]*)\s*$")
+_OPTION = re.compile(r",\s*(fill|accept)=(\w[^,\s()]*(?:\([^()]*\))?)\s*$")
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,15 @@ def parse_row(row: str | ExitPolicy) -> Row:
         row: such as `"spark:triple@14, fill=mask"`; or a policy.
 
     Raises:
-        EepolicyError: the policy or an option cannot be read, or an option occurs twice.
+        EepolicyError: the policy cannot be read, or an option occurs twice.
     """
     if isinstance(row, ExitPolicy):
         return Row(row)
     policy, options = row.strip(), dict[str, str]()
     while match := _OPTION.search(policy):
         name, value = match.groups()
-        if name not in OPTIONS or name in options:
-            known = " and ".join(f"{option}=..." for option in OPTIONS)
-            raise EepolicyError(
-                f"a row is a policy, and optionally {known}, each once; got {row!r}"
-            )
+        if name in options:
+            raise EepolicyError(f"a row sets {name} once; got {row!r}")
         options[name] = value
         policy = policy[: match.start()]
     return Row(parse_policy(policy), **{name: options.get(name) for name in OPTIONS})

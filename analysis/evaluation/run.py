@@ -68,7 +68,8 @@ def run(
     stored = folder.questions()
     folder.append([_line(q) for q in questions if q["question"] not in stored])
     rows = _rows(model, questions, folder, config, notes)
-    folder.note(margins=asdict(config.margins), looks=config.looks and list(config.looks.looks))
+    looks = config.looks and list(config.looks.looks)
+    folder.note(margins=asdict(config.margins), looks=looks, workers=config.workers)
     number = len(questions) if config.looks is None else config.looks.looks[0]
     while True:
         blocks = Blocks(questions[:number], rows, config)

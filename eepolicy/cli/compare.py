@@ -283,27 +283,28 @@ def compare(
     own = question_options.own(out_folder)
     spoken = load_model(model, dtype, device, threads, heads)
     give_vocoder(spoken, vocoder, voice)
+    is_own = bool(own) or preset is not None
+    questions = (
+        own if is_own else held_out_questions(model, split, None if until_decided else prompts)
+    )
+    config = RunConfig(
+        policies=policies,
+        decoding=decoding,
+        sampling=sampling,
+        seeds=seeds,
+        max_new_tokens=max_new_tokens or (400 if preset is None else MAX_NEW_TOKENS),
+        calibration=() if is_own else held_out_questions(model, "dev"),
+        batch=batch,
+        timed=timed,
+        compile_timed=has_compiler() if compiled is None else compiled,
+        workers=default_workers() if workers is None else workers,
+        margins=Margins(wer_margin, accuracy_margin, mos_margin),
+        looks=until_decided_rule(prompts, len(questions)) if until_decided else None,
+    )
     if preset is not None:
-        tokens = max_new_tokens or MAX_NEW_TOKENS
-        job = Table2Run(spoken, own, out_folder, metrics, fit_prompts, tokens, notes)
+        job = Table2Run(spoken, questions, out_folder, metrics, fit_prompts, config, notes)
         results = job.run()
     else:
-        number = None if until_decided else prompts
-        questions = own or held_out_questions(model, split, number)
-        config = RunConfig(
-            policies=policies,
-            decoding=decoding,
-            sampling=sampling,
-            seeds=seeds,
-            max_new_tokens=max_new_tokens or 400,
-            calibration=() if own else held_out_questions(model, "dev"),
-            batch=batch,
-            timed=timed,
-            compile_timed=has_compiler() if compiled is None else compiled,
-            workers=default_workers() if workers is None else workers,
-            margins=Margins(wer_margin, accuracy_margin, mos_margin),
-            looks=until_decided_rule(prompts, len(questions)) if until_decided else None,
-        )
         folder = RunFolder(out_folder)
         with count_usage(folder):
             comparison = run(spoken, questions, folder, config, metrics, step_progress)

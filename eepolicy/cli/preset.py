@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.io import read_lines
 
 if TYPE_CHECKING:
+    from eepolicy.analysis.evaluation.config import RunConfig
     from eepolicy.analysis.evaluation.metrics import MetricsSource
     from eepolicy.analysis.evaluation.spark_table2 import Row
     from eepolicy.hooked import HookedModel
@@ -44,7 +45,7 @@ def check_preset(preset: str | None, policies: Sequence[str] | None, is_default:
     if not is_default:
         raise EepolicyError(
             f"the preset {preset} decodes as the paper: without --fill, --accept, --temperature, "
-            "--top-p, --seeds, --compile and --restrict-vocab"
+            "--top-p, --seeds and --restrict-vocab"
         )
 
 
@@ -58,7 +59,7 @@ class Table2Run:
         out_folder: folder of the report.
         metrics: models that score replies.
         fit_prompts: file with a question per line to fit exit heads on.
-        max_new_tokens: maximum number of tokens per reply.
+        config: settings of the run; the preset sets rows and sampling.
         notes: sentences for the top of the report.
     """
 
@@ -67,12 +68,11 @@ class Table2Run:
     out_folder: Path
     metrics: MetricsSource
     fit_prompts: Path | None
-    max_new_tokens: int
+    config: RunConfig
     notes: tuple[str, ...]
 
     def run(self) -> list[dict[str, Any]]:
         """Fit missing heads, decode the rows, print and write the table beside the paper's."""
-        from eepolicy.analysis.evaluation.config import RunConfig
         from eepolicy.analysis.evaluation.records import RunFolder
         from eepolicy.analysis.evaluation.report import write_report
         from eepolicy.analysis.evaluation.run import run
@@ -83,10 +83,10 @@ class Table2Run:
         self._check_tasks()
         self._fit_heads(rows)
         notes = (*self.notes, *self._limits())
-        config = RunConfig(
+        config = replace(
+            self.config,
             policies=[row.policy for row in rows],
             sampling=self._sampling(),
-            max_new_tokens=self.max_new_tokens,
             rated=len(self.questions),
         )
         comparison = run(

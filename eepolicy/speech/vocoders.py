@@ -67,6 +67,9 @@ class StepVoice:
     voice: Path
     _loaded: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_loaded": {}}  # another process loads the authors' model itself
+
     def decode(self, units: Tensor) -> Tensor:
         """Decode units (units,) into (samples,) at 16 kHz.
 
@@ -100,6 +103,9 @@ class GlmVoice:
     folder: Path
     device: str = "cuda"
     _loaded: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_loaded": {}}  # another process loads the authors' model itself
 
     #: samples per second, as in the authors' demo
     RATE = 22_050

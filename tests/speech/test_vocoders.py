@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import sys
 from types import ModuleType
 
@@ -48,6 +49,7 @@ def test_the_voice_of_step_audio(monkeypatch, tmp_path):
     voice = StepVoice(tmp_path, tmp_path / "voice.wav")
     check(voice.decode(UNITS))
     assert voice.decode(UNITS[:0]).shape == (0,)
+    assert pickle.loads(pickle.dumps(voice)) == voice  # for a worker, without the authors' model
     assert voice == eval(repr(voice), {"StepVoice": StepVoice, "PosixPath": type(tmp_path)})
 
 
@@ -67,7 +69,9 @@ def test_the_voice_of_glm(monkeypatch, tmp_path):
     module = ModuleType("flow_inference")
     module.AudioDecoder = AudioDecoder
     monkeypatch.setitem(sys.modules, "flow_inference", module)
-    check(GlmVoice(tmp_path, "cpu").decode(UNITS))
+    voice = GlmVoice(tmp_path, "cpu")
+    check(voice.decode(UNITS))
+    assert pickle.loads(pickle.dumps(voice)) == voice
 
 
 def test_the_error_names_what_to_install(tmp_path):
