@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,12 +15,12 @@ from eepolicy.analysis.evaluation import plots
 from eepolicy.analysis.evaluation.conditions import conditions
 from eepolicy.analysis.evaluation.page import PageInput, inline_file, page_data
 from eepolicy.analysis.evaluation.page_template import render
-from eepolicy.analysis.evaluation.records import Record
+from eepolicy.analysis.evaluation.records import FILES, Record
 from eepolicy.analysis.evaluation.results_files import write_results
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.style import figures
 from eepolicy.hooked import HookedModel, probe
-from eepolicy.io import write_text
+from eepolicy.io import read_json, write_text
 from eepolicy.modality import Modality
 
 #: number of replies on which the agreement curves are measured
@@ -31,6 +32,7 @@ def write_report(
     comparison: Comparison,
     command: str,
     notes: Sequence[str] = (),
+    again: bool = False,
 ) -> list[dict[str, Any]]:
     """Write the result files, the figures, and the page `index.html` with all of them.
 
@@ -43,6 +45,7 @@ def write_report(
         comparison: the comparison.
         command: command line that made it, for the page.
         notes: sentences for the top of the page, such as a package that is not installed.
+        again: write everything even if the report of the same measurements is there.
 
     Returns:
         The rows of the table.
@@ -50,7 +53,12 @@ def write_report(
     Raises:
         EepolicyError: no question has been answered by every policy.
     """
-    results, path = comparison.table(), comparison.folder.path
+    path, state = comparison.folder.path, _state(comparison, notes)
+    _, stored = comparison.folder.read()
+    if not again and stored.get("report") == state and (path / "index.html").is_file():
+        written: list[dict[str, Any]] = read_json(path / "results.json")
+        return written
+    results = comparison.table()
     notes = [*notes, conditions(comparison.folder)]
     write_results(results, path, comparison.columns, notes=notes)
     # the page shows the first seed
@@ -82,7 +90,20 @@ def write_report(
         )
     )
     write_text(path / "index.html", render(data))
+    comparison.folder.note(report=state)
     return results
+
+
+def _state(comparison: Comparison, notes: Sequence[str]) -> str:
+    """Digest of all that the report depends on."""
+    parts = [comparison.policies, [q["question"] for q in comparison.questions], list(notes)]
+    parts += [repr(comparison.margins), repr(comparison.looks), version("eepolicy")]
+    parts += [column.name for column in comparison.columns]
+    digest = hashlib.sha256(repr(parts).encode())
+    for name in FILES.values():
+        file = comparison.folder.path / name
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return digest.hexdigest()
 
 
 def _figures(

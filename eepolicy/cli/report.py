@@ -65,7 +65,7 @@ def report(
         margins=Margins(**notes.get("margins", {})),
         looks=UntilDecided(tuple(rule)) if rule else None,
     )
-    results = write_report(spoken, comparison, command_line())
+    results = write_report(spoken, comparison, command_line(), again=True)
     if as_json:
         patterns = ("results.*", "*.png", "*.svg", "*.pdf", "index.html")
         files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]

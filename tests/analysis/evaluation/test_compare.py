@@ -171,7 +171,13 @@ def test_seeds_of_a_question_count_as_one(spoken, tmp_path):
 def test_without_speech_recognition_the_columns_are_empty(spoken, tmp_path):
     config = RunConfig(["static@3"], max_new_tokens=12)
     comparison = run(spoken, QUESTIONS[:2], RunFolder(tmp_path / "run"), config)
-    write_report(spoken, comparison, "eepolicy compare")
+    results, page = write_report(spoken, comparison, "one"), tmp_path / "run" / "index.html"
+    written = page.read_text()
+    # the same measurements need no other report
+    assert write_report(spoken, comparison, "two") == json.loads(json.dumps(results))
+    assert page.read_text() == written
+    write_report(spoken, comparison, "two", again=True)
+    assert page.read_text() != written
     for row in comparison.table():
         assert row["accuracy_speech"] is row["wer"] is row["mos"] is None
         assert row["accuracy_text"] is not None
