@@ -20,6 +20,9 @@ from eepolicy.analysis.evaluation.metrics import SpeechMetrics
 from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.report import write_report
 from eepolicy.analysis.evaluation.run import run
+from eepolicy.analysis.evaluation.table import Comparison
+from eepolicy.analysis.evaluation.verdict import Verdict
+from eepolicy.analysis.stats.sequential import UntilDecided
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.speech.units import Units
 
@@ -248,3 +251,28 @@ def test_replies_are_decoded_with_the_given_options(spoken, tmp_path, option):
             assert record.tokens == folder.records()[key][0].tokens
     with pytest.raises(EepolicyError, match=rf"another decoding\.{option}"):
         run(spoken, QUESTIONS[:2], plain, changed)
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_until_decided_adds_questions_look_by_look(spoken, tmp_path, monkeypatch):
+    rule = UntilDecided((2, 4, 5))
+    config = RunConfig(["static@3"], max_new_tokens=8, timed=0, batch=2, looks=rule)
+    folder = RunFolder(tmp_path / "run")
+    comparison = run(spoken, QUESTIONS, folder, config)
+    # five questions decide nothing, so every look was needed
+    assert [row["status"] for row in comparison.table()] == ["baseline", "undecided"]
+    assert len(comparison.questions) == 5
+    assert folder.read()[1]["looks"] == [2, 4, 5]
+    asked: list[int] = []
+
+    def decided(self):
+        asked.append(len(self.questions))
+        return [Verdict("not worse", "", 0.01, 0.0, None, {})] * (len(asked) > 1)
+
+    monkeypatch.setattr(Comparison, "verdicts", lambda self: decided(self) or UNDECIDED)
+    again = run(spoken, QUESTIONS, RunFolder(tmp_path / "again"), config)
+    assert asked == [2, 4]
+    assert len(again.questions) == 4
+
+
+UNDECIDED = [Verdict("undecided", "", None, None, None, {})]
