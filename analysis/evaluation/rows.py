@@ -27,8 +27,8 @@ class Row:
     Examples:
         >>> from eepolicy.analysis.evaluation.rows import parse_row
         >>> row = parse_row("spark:triple@14, accept=exact")
-        >>> row.policy, row.accept, row.spec
-        (SparK('triple', exit_depth=14), 'exact', 'spark:triple@14, accept=exact')
+        >>> row.policy.spec, row.accept, row.spec
+        ('spark:triple@14', 'exact', 'spark:triple@14, accept=exact')
     """
 
     policy: ExitPolicy
