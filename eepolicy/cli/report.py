@@ -34,37 +34,15 @@ def report(
 
     Example: eepolicy report my-report
     """
-    from eepolicy.analysis.evaluation.records import RunFolder
+    from eepolicy.analysis.evaluation.load import load_comparison
     from eepolicy.analysis.evaluation.report import write_report
-    from eepolicy.analysis.evaluation.run import FULL
-    from eepolicy.analysis.evaluation.table import Comparison
-    from eepolicy.analysis.evaluation.verdict import Margins
-    from eepolicy.analysis.stats.sequential import UntilDecided
     from eepolicy.heads.fingerprint import fingerprint
 
-    run_folder = RunFolder(folder)
-    records = run_folder.records()
-    if not records:
-        raise EepolicyError(f"{folder} contains no records of a comparison")
-    identity, notes = run_folder.read()
-    policies = notes.get("rows") or list(dict.fromkeys(policy for _, policy in records))
-    if FULL not in policies:
-        raise EepolicyError(
-            f"{folder} contains no reply at full depth yet: continue the comparison"
-        )
+    comparison = load_comparison(folder)
+    identity, _ = comparison.folder.read()
     spoken = load_model(model, dtype, device, threads, heads)
-    if fingerprint(spoken.model) != identity["model"]:
+    if fingerprint(spoken.model) != identity.get("model"):
         raise EepolicyError(f"{folder} contains a run of another model than {model}: give --model")
-    policies.sort(key=lambda policy: policy != FULL)
-    questions = [line.model_dump() for line in run_folder.questions().values()]
-    rule = notes.get("looks")
-    comparison = Comparison(
-        tuple(policies),
-        tuple(questions),
-        run_folder,
-        margins=Margins(**notes.get("margins", {})),
-        looks=UntilDecided(tuple(rule)) if rule else None,
-    )
     results = write_report(spoken, comparison, command_line(), again=True)
     if as_json:
         patterns = ("results.*", "*.png", "*.svg", "*.pdf", "index.html")
@@ -72,5 +50,5 @@ def report(
         print_json({"model": model, "folder": folder, "results": results, "files": files})
         return
     print_note(
-        f"{results[0]['prompts']} questions, {len(policies)} policies: {folder / 'index.html'}"
+        f"{results[0]['prompts']} questions, {len(results)} policies: {folder / 'index.html'}"
     )

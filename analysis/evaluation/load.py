@@ -1,0 +1,127 @@
+"""Read the folder of a comparison, without its model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from eepolicy.analysis.evaluation.columns import COLUMNS, Column
+from eepolicy.analysis.evaluation.default_policies import FULL
+from eepolicy.analysis.evaluation.formats import RecordLine
+from eepolicy.analysis.evaluation.records import RunFolder
+from eepolicy.analysis.evaluation.table import Comparison
+from eepolicy.analysis.evaluation.verdict import Margins
+from eepolicy.analysis.stats.sequential import UntilDecided
+from eepolicy.errors import EepolicyError
+from eepolicy.formats import parse
+
+
+class MarginNotes(BaseModel):
+    """The margins in the notes of a run: see `Margins`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    wer: float = Margins.wer
+    accuracy: float = Margins.accuracy
+    mos: float = Margins.mos
+
+
+class RunIdentity(BaseModel):
+    """The settings of a run that tables mention: see `identity` and `RunConfig.to_dict`.
+
+    Attributes:
+        model: fingerprint of the model.
+        card: name of its card; None without one.
+        heads: the exit heads in words.
+        numbers: data type and device.
+        threads: number of CPU threads.
+        versions: version of each package.
+        decoding: options of early exit that all rows share.
+        sampling: sampling options.
+        batch: number of questions that were decoded together.
+        compile_timed: whether the layers of timed replies were compiled.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+    model: dict[str, Any] = {}
+    card: str | None = None
+    heads: str = ""
+    numbers: str = ""
+    threads: int = 1
+    versions: dict[str, str] = {}
+    decoding: dict[str, Any] = {}
+    sampling: dict[str, float] = {}
+    batch: int | None = None
+    compile_timed: bool = False
+
+
+class RunNotes(BaseModel):
+    """The notes of a run that its table depends on.
+
+    Attributes:
+        rows: spec strings of the rows; empty if the run has not noted them.
+        margins: largest losses that count as not worse.
+        looks: numbers of questions of `UntilDecided`; None if their number was stated before.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    rows: list[str] = []
+    margins: MarginNotes = MarginNotes()
+    looks: list[int] | None = None
+
+
+def load_comparison(folder: Path, columns: Sequence[Column] = COLUMNS) -> Comparison:
+    """Read a comparison from its run folder.
+
+    No policy is built, so no Python file of the folder's author is run.
+
+    Args:
+        folder: folder of a run, finished or not.
+        columns: columns of the table.
+
+    Returns:
+        The comparison, with full depth as its first row.
+
+    Raises:
+        EepolicyError: the folder is not of a run, a file has another form, or there is no reply at
+            full depth yet.
+    """
+    run_folder = RunFolder(folder)
+    answered = dict.fromkeys(line.policy for line in run_folder.lines(RecordLine))
+    if not answered or not (folder / "run.json").is_file():
+        raise EepolicyError(
+            f"{folder} contains no records of a comparison: give the --out folder of "
+            "'eepolicy compare'"
+        )
+    read_identity(run_folder)
+    notes = parse(RunNotes, run_folder.read()[1], f"{folder / 'run.json'}, notes")
+    if FULL not in answered:
+        raise EepolicyError(
+            f"{folder} contains no reply at full depth yet: continue the comparison"
+        )
+    policies = dict.fromkeys((FULL, *(notes.rows or answered)))
+    return Comparison(
+        tuple(policies),
+        tuple(line.model_dump() for line in run_folder.questions().values()),
+        run_folder,
+        tuple(columns),
+        Margins(**notes.margins.model_dump()),
+        UntilDecided(tuple(notes.looks)) if notes.looks else None,
+    )
+
+
+def read_identity(folder: RunFolder) -> RunIdentity:
+    """Read the settings of a run.
+
+    Args:
+        folder: folder of the run.
+
+    Raises:
+        EepolicyError: `run.json` cannot be read, or a setting has the wrong type.
+    """
+    return parse(RunIdentity, folder.read()[0], f"{folder.path / 'run.json'}, identity")
