@@ -10,7 +10,7 @@ from eepolicy.formats import Count, FileFormat
 
 
 class RunFile(FileFormat):
-    """`run.json` of a comparison.
+    """`run.json`: the settings of a comparison.
 
     Attributes:
         identity: settings that all records of the run share.
@@ -22,7 +22,7 @@ class RunFile(FileFormat):
 
 
 class QuestionLine(FileFormat):
-    """A line of `questions.jsonl`.
+    """A line of `questions.jsonl`: a question, with the key phrases of its right answer.
 
     Attributes:
         question: text of the question.

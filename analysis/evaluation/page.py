@@ -76,11 +76,8 @@ def page_data(source: PageInput) -> dict[str, Any]:
     document = {
         **source.about,
         "full_depth": source.full_depth,
-        "columns": [
-            {"name": c.name, "heading": c.heading, "first": c.name in FIRST_COLUMNS}
-            for c in columns
-        ],
-        "rows": list(_rows(source.rows, columns)),
+        "columns": column_entries(columns),
+        "rows": list(row_entries(source.rows, columns)),
         "axes": axes(source.rows, source.columns, source.margins),
         "questions": questions,
         "first": question_id(order[0]),
@@ -90,8 +87,25 @@ def page_data(source: PageInput) -> dict[str, Any]:
     return dict(finite(document))
 
 
-def _rows(rows: Rows, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
-    """A dict per row, with its cells as numbers and as text."""
+def column_entries(
+    columns: Sequence[Column], first: Sequence[str] = FIRST_COLUMNS
+) -> list[dict[str, Any]]:
+    """Describe the columns of the page's table.
+
+    Args:
+        columns: columns that the reader can choose.
+        first: names of those that the table shows at first.
+    """
+    return [{"name": c.name, "heading": c.heading, "first": c.name in first} for c in columns]
+
+
+def row_entries(rows: Rows, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    """Describe the rows of the page's table, with their cells as numbers and as text.
+
+    Args:
+        rows: rows of one `Comparison.table`, the baseline first.
+        columns: columns that the reader can choose.
+    """
     styles = markers([row["policy"] for row in rows])
     for i, (row, style) in enumerate(zip(rows, styles, strict=True)):
         values = {}

@@ -1,11 +1,11 @@
-"""The report page as HTML: one file with its data, styles and scripts."""
+"""The report page and the leaderboard as HTML: one file with its data, styles and scripts."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,14 @@ from markupsafe import Markup
 from eepolicy.analysis.evaluation.page_plot import bokeh_script, plot_item
 
 TEMPLATES = Path(__file__).parent / "templates"
-#: the page's scripts in their order; all share one scope
+#: the report's scripts in their order; all share one scope
 SCRIPTS = ("page.js", "plot.js", "table.js", "questions.js")
+#: the leaderboard's scripts
+TABLE_SCRIPTS = ("page.js", "table.js")
 
 
 def render(data: Mapping[str, Any]) -> str:
-    """Write the page of a document.
-
-    The page's security policy names the digests of its scripts.  A browser then runs no other
-    script, and fetches nothing but sound beside the page.
+    """Write the report page of a document.
 
     Args:
         data: the document of `page_data`.
@@ -31,16 +30,42 @@ def render(data: Mapping[str, Any]) -> str:
     Returns:
         The page's HTML.
     """
-    own = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    scripts = [bokeh_script(), f'(() => {{\n"use strict";\n{own}}})();\n']
+    scripts = [bokeh_script(), _own(SCRIPTS)]
+    return _fill("report.html", data, scripts, figure=script_json(plot_item()))
+
+
+def render_leaderboard(data: Mapping[str, Any]) -> str:
+    """Write the leaderboard's page of a document.
+
+    Args:
+        data: the document of `eepolicy.analysis.evaluation.leaderboard.page_document`.
+
+    Returns:
+        The page's HTML.
+    """
+    return _fill("leaderboard.html", data, [_own(TABLE_SCRIPTS)])
+
+
+def _own(names: Sequence[str]) -> str:
+    """Scripts of the package as one, in a scope of its own."""
+    own = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
+    return f'(() => {{\n"use strict";\n{own}}})();\n'
+
+
+def _fill(template: str, data: Mapping[str, Any], scripts: Sequence[str], **further: Markup) -> str:
+    """Fill a template of a page.
+
+    The page's security policy names the digests of its scripts.  A browser then runs no other
+    script, and fetches nothing but sound beside the page.
+    """
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
-    page: str = environment.get_template("report.html").render(
+    page: str = environment.get_template(template).render(
         about=data,
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         data=script_json(data),
-        figure=script_json(plot_item()),
         scripts=[Markup(script) for script in scripts],
         digests=[_digest(script) for script in scripts],
+        **further,
     )
     return page
 

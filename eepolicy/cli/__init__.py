@@ -13,6 +13,7 @@ from eepolicy.cli import (
     doctor,
     fit,
     generate,
+    leaderboard,
     models,
     policies,
     probe,
@@ -30,6 +31,7 @@ __all__ = [
     "doctor",
     "fit",
     "generate",
+    "leaderboard",
     "main",
     "models",
     "policies",
@@ -40,7 +42,7 @@ __all__ = [
 ]
 
 #: commands that continue after they were stopped; `tune` does with --keep
-RESUMABLE = {"compare", "fit", "stats"}
+RESUMABLE = {"compare", "fit", "leaderboard", "stats"}
 
 
 @app.callback()

@@ -42,11 +42,11 @@ class MetricOptions:
         judge_key: key of the endpoint.
     """
 
-    whisper: str | None
-    rater: str | None
-    judge_url: str | None
-    judge_model: str
-    judge_key: str | None
+    whisper: str | None = None
+    rater: str | None = None
+    judge_url: str | None = None
+    judge_model: str = "gpt-4o-mini"
+    judge_key: str | None = None
 
     @property
     def judge(self) -> LlmJudge | None:
@@ -250,11 +250,13 @@ def results_table(results: list[dict[str, Any]]) -> Table:
     from eepolicy.analysis.evaluation.results_files import short_table
 
     headings, *rows = short_table(results)
-    table = Table(
-        title=f"{results[0]['prompts']} questions, 95 % intervals; all columns are in the report",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    title = f"{results[0]['prompts']} questions, 95 % intervals; all columns are in the report"
+    return terminal_table(title, headings, rows)
+
+
+def terminal_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Make a table for the terminal: first column left, all others right."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(headings[0], overflow="fold")
     for heading in headings[1:]:
         table.add_column(heading, justify="right", min_width=5)

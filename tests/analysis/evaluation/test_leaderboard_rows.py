@@ -1,0 +1,78 @@
+"""The list of the leaderboard against the registries."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from eepolicy.analysis.evaluation.leaderboard_rows import LEFT_OUT, ROWS
+from eepolicy.analysis.evaluation.rows import parse_row
+from eepolicy.decode.config import EarlyExitConfig
+from eepolicy.policies import ByModality
+
+#: prints the names of the built-in plug-ins; in a process of its own, as other tests register more
+NAMES = """
+import json
+from eepolicy.decode.acceptance import ACCEPTANCE_RULES
+from eepolicy.decode.fills import FILLS
+from eepolicy.policies import POLICIES
+kinds = {"policy": POLICIES, "fill": FILLS, "accept": ACCEPTANCE_RULES}
+print(json.dumps({kind: list(registry._objects) for kind, registry in kinds.items()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def names():
+    done = subprocess.run([sys.executable, "-c", NAMES], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_there_are_few_rows_and_full_depth_is_first():
+    assert ROWS[0] == "full"
+    assert len(ROWS) <= 24
+    specs = [parse_row(row).spec for row in ROWS]
+    assert len(set(specs)) == len(specs)
+    assert specs == list(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_fit_the_pocket_model(row, pocket):
+    config = parse_row(row).decoding(EarlyExitConfig())
+    config.validate(pocket.depth, pocket.layout, pocket.vocoder)
+
+
+def test_every_built_in_policy_has_a_row(names):
+    rows = [parse_row(row) for row in ROWS]
+    policies = [row.policy for row in rows]
+    both = [p for p in policies if isinstance(p, ByModality)]
+    assert both
+    policies += [part for p in both for part in (p.text, p.speech)]
+    assert {p.name for p in policies if p.name} >= set(names["policy"])
+
+
+def test_every_fill_and_acceptance_rule_has_one_row_on_triple(names):
+    shared = EarlyExitConfig()
+    configs = [parse_row(row).decoding(shared) for row in ROWS]
+    triple = [c for c in configs if c.policy.spec == "spark:triple@14"]
+    plain = (shared.fill.name, shared.accept.name)
+    combinations = [(c.fill.name, c.accept.name) for c in triple]
+    expected = [plain]
+    expected += [(name, plain[1]) for name in names["fill"] if name != plain[0]]
+    kept = set(names["accept"]) - set(LEFT_OUT) - {plain[1]}
+    expected += [(plain[0], name) for name in kept]
+    assert sorted(combinations) == sorted(expected)
+    assert all(c in triple for c in configs if (c.fill.name, c.accept.name) != plain)
+
+
+def test_the_rule_without_a_row_equals_exact_in_greedy_decoding(pocket):
+    """The reason in `LEFT_OUT`."""
+    assert set(LEFT_OUT) == {"sampling"}
+    first, second = (
+        pocket.generate("What color is snow?", "spark:triple@14", 24, accept=rule)
+        for rule in ("sampling", "exact")
+    )
+    assert first.tokens.tolist() == second.tokens.tolist()
+    assert first.trace.layer_calls.tolist() == second.trace.layer_calls.tolist()
