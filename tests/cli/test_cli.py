@@ -351,7 +351,7 @@ def test_results_in_parquet_are_those_in_csv(run, tmp_path, monkeypatch):
         monkeypatch.setattr(module, missing, lambda *_: "not here")
     folder = tmp_path / "run"
     arguments = ["compare", "static@14", "--prompts", "2", "--out", str(folder)]
-    run(*arguments, "--max-new-tokens", "20")
+    run(*arguments, "--max-new-tokens", "20", "--workers", "0", "--no-compile")
     table = pd.read_parquet(folder / "results.parquet")
     pd.testing.assert_frame_equal(table, pd.read_csv(folder / "results.csv"), rtol=1e-15)
     assert table.wer.isna().all()  # without speech recognition

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 import re
@@ -144,12 +143,12 @@ def test_compare_command_resumes_and_reports(run, tmp_path):
             assert all(key in r for r in results)
     assert [r["text_depth"] for r in results] == [20.0, 20.0, 20.0]
     assert results[1]["speech_depth"] == 16.0
-    page = (folder / "index.html").read_text()
-    assert page.count("<audio") == 6
+    data = page_data(folder)
+    shown = [reply for question in data["questions"] for reply in question["replies"]]
+    assert len(shown) == 6
+    assert {reply["sound"] for reply in shown} == set(data["sounds"])
     for name in ("quality", "agreement", "depths"):
         assert (folder / f"{name}.png").stat().st_size > 5_000
-        encoded = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
-        assert f"data:image/png;base64,{encoded}" in page
     keys = {line.speech for line in RunFolder(folder).lines(RecordLine)}
     assert {file.stem for file in (folder / "audio").glob("*.flac")} == keys
 
@@ -167,19 +166,31 @@ def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
     folder = str(tmp_path / "report")
     for split in ("test", "dev", "test"):
         run("compare", "static@16", "--prompts", "1", "--set", split, *QUICK, "--out", folder)
-    page = (tmp_path / "report" / "index.html").read_text()
     question = eepolicy.held_out("test")[0]["question"]
-    assert question in html.unescape(page)
     report = RunFolder(tmp_path / "report")
     [record] = report.records()[question, "static@16"]
     file, _ = soundfile.read(report.speech_file(record.speech))
     spoken = eepolicy.load("pocket").generate(question, "static@16").audio
     assert len(file) == len(spoken)
-    full, static = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
-    played, rate = soundfile.read(io.BytesIO(base64.b64decode(static)))
+    data = page_data(tmp_path / "report")
+    [shown] = data["questions"]
+    assert shown["question"] == question
+    full, static = shown["replies"]
+    assert static["file"] == f"audio/{record.speech}.flac"
+    assert full["sound"] != static["sound"]
+    sound = base64.b64decode(data["sounds"][static["sound"]].partition(",")[2])
+    played, rate = soundfile.read(io.BytesIO(sound))
     assert rate == 16_000
-    np.testing.assert_array_equal(played, file)  # without loss
-    assert full != static
+    # MP3 adds silence at both ends, and changes the samples a little
+    at = np.argmax(np.correlate(played, file, "valid")) if len(played) > len(file) else 0
+    same = played[at : at + len(file)]
+    assert np.corrcoef(same, file[: len(same)])[0, 1] > 0.95
+
+
+def page_data(folder):
+    """The document that a report page shows."""
+    page = (folder / "index.html").read_text()
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
 @pytest.mark.parametrize(
@@ -265,7 +276,9 @@ def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
     assert "Traceback" not in stderr
     kept = records.read_text()
     run("compare", "static@16", "--prompts", "1", *QUICK, "--out", str(folder))
-    assert records.read_text() == kept
+    assert records.read_text().startswith(kept)
+    done = [(line.question, line.policy) for line in RunFolder(folder).lines(RecordLine)]
+    assert len(done) == len(set(done)) >= 40
 
 
 def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):

@@ -125,7 +125,7 @@ def test_an_unlikely_transcript_without_speech_is_dropped(stand_in):
 def test_other_models_have_no_short_window(stand_in):
     whisper = asr.Whisper("some/model")
     assert whisper.transcribe(clip(0.1)) == "long 10 end"
-    assert whisper.name == "Whisper somewhere (float32)"
+    assert whisper.name == "Whisper model (float32)"
     assert asr.Whisper("some/model", window=20).transcribe(clip(0.1)) == "10"
 
 
