@@ -1,7 +1,7 @@
 """Write the results of `make compare` into README and docs: `python -m tools.results report`.
 
 A page has a block between `<!-- compare NAME -->` and `<!-- end of compare NAME -->`: the short
-table of the README, or the whole `results.md`.  The picture of the README is copied as well.
+table of the README, or the whole `results.md`.  Pictures are copied as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eepolicy.analysis.tables import markdown_table
 from eepolicy.io import read_json, read_text, write_text
 
 ROOT = Path(__file__).parents[1]
-PICTURE = ROOT / "docs" / "images" / "quality.png"
+IMAGES = ROOT / "docs" / "images"
 _BLOCK = re.compile(r"(<!-- compare (\w+) -->\n).*?(<!-- end of compare \2 -->)", re.DOTALL)
 
 
@@ -44,7 +44,8 @@ def main() -> None:
     parts = blocks(report)
     for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
         write_text(page, updated(read_text(page), parts))
-    shutil.copyfile(report / "quality.png", PICTURE)
+    for picture in ("summary.png", "quality.png", "agreement.png"):
+        shutil.copyfile(report / picture, IMAGES / picture)
 
 
 if __name__ == "__main__":

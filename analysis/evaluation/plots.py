@@ -84,6 +84,44 @@ def _errors(row: Mapping[str, Any], column: Column) -> NDArray[np.float64]:
     return np.clip(column.scale * lengths, 0, None)
 
 
+def summary_figure(rows: Rows, margin: float) -> Figure:
+    """Draw the difference in WER from full depth against the speed-up, with 95 % intervals.
+
+    Args:
+        rows: rows of `Comparison.table` with `wer` and `speedup`, full depth first.
+        margin: points of WER that a policy may lose as "not worse".
+    """
+    figure, ax = plt.subplots(figsize=(8, 4))
+    ax.axhspan(-margin, margin, color="#dddddd", zorder=0)
+    for row, (colour, marker) in zip(rows, families([r["policy"] for r in rows]), strict=True):
+        values = {
+            name: [scale * (row[f"{name}{end}"] or 0.0) for end in ("", "_low", "_high")]
+            for name, scale in (("wer_diff", 100.0), ("speedup", 1.0))
+        }
+        bars = {
+            name: [[value - low], [high - value]] for name, (value, low, high) in values.items()
+        }
+        ax.errorbar(
+            values["speedup"][0],
+            values["wer_diff"][0],
+            xerr=np.clip(bars["speedup"], 0, None),
+            yerr=np.clip(bars["wer_diff"], 0, None),
+            fmt=marker,
+            color=colour,
+            markersize=8,
+            elinewidth=1,
+            label=row["policy"],
+        )
+    ax.set_xlabel("speed-up over full depth, ×")
+    ax.set_ylabel("word error rate minus that\nof full depth, points (lower is better)")
+    label = f"margin of ±{margin:g} points"
+    ax.text(0.01, -margin, label, va="bottom", fontsize=8, transform=ax.get_yaxis_transform())
+    legend = ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
+    plain_legend(legend)
+    figure.tight_layout()
+    return figure
+
+
 def pareto(costs: Sequence[float], values: Sequence[float], higher: bool) -> list[int]:
     """Find the Pareto front: the items that no other item beats in both cost and value.
 

@@ -38,7 +38,7 @@ def write_report(
 
     See `write_results` for the result files.  The page needs no other file, except the sound of
     questions beyond the first `SOUND_QUESTIONS`, which it finds in `audio/` beside it.  The figures
-    `quality`, `agreement` and `depths` are for papers; each is written as PNG, SVG and PDF.
+    `summary`, `quality`, `agreement` and `depths` are for papers, each as PNG, SVG and PDF.
 
     Args:
         model: model that replied.
@@ -123,6 +123,8 @@ def _figures(
     with figures():
         if plots.quality_columns(results, comparison.columns):
             plots.save(plots.quality_figure(results, comparison.columns), path, "quality")
+        if all(row["speedup"] is not None and row["wer"] is not None for row in results):
+            plots.save(plots.summary_figure(results, comparison.margins.wer), path, "summary")
         if probed:
             figure = plots.agreement_figure(agreement_curves(model, probed), len(probed))
             agreement = inline_file(path / plots.save(figure, path, "agreement"), "image/png")

@@ -6,12 +6,19 @@ from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
+import numpy as np
 from example_record import RECORD
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eepolicy.analysis.evaluation.columns import COLUMNS
-from eepolicy.analysis.evaluation.plots import depth_figure, pareto, quality_figure, save
+from eepolicy.analysis.evaluation.plots import (
+    depth_figure,
+    pareto,
+    quality_figure,
+    save,
+    summary_figure,
+)
 from eepolicy.analysis.style import figures
 
 
@@ -96,3 +103,21 @@ def test_labels_of_tokens_do_not_overlap():
                 assert one.x1 <= other.x0
             assert all(box.x1 <= ax.get_window_extent().x1 + 1 for box in boxes)
         plt.close(figure)
+
+
+def test_the_summary_shows_differences_and_the_margin():
+    rows = []
+    for i, policy in enumerate(("full", "static@16", "$odd")):
+        row = {"policy": policy, "speedup": 1 + 0.1 * i, "speedup_low": 1.0, "speedup_high": 1.3}
+        rows.append(row | {"wer_diff": 0.01 * i, "wer_diff_low": -0.02, "wer_diff_high": 0.03})
+    rows[0] |= {"wer_diff_low": None, "wer_diff_high": None}
+    figure = summary_figure(rows, margin=1.5)
+    (ax,) = figure.axes
+    points = [tuple(container[0].get_xydata()[0]) for container in ax.containers]
+    np.testing.assert_allclose(points, [(1, 0), (1.1, 1), (1.2, 2)])
+    segments = ax.containers[1][2][1].get_segments()
+    np.testing.assert_allclose(segments, [[(1.1, -2), (1.1, 3)]])
+    band = next(p for p in ax.patches)
+    assert (band.get_y(), band.get_height()) == (-1.5, 3.0)
+    figure.canvas.draw()  # a dollar sign is no mathematics
+    plt.close(figure)
