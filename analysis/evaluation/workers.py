@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -72,7 +73,11 @@ class Workers(Generic[Item, Result]):
 
     def submit(self, item: Item) -> None:
         """Hand in an item."""
-        future: Future[Result] = Future() if self._pool is None else self._pool.submit(_run, item)
+        if self._pool is None:
+            future: Future[Result] = Future()
+        else:
+            with _interrupts_later():  # it may start a process
+                future = self._pool.submit(_run, item)
         self._items[future] = item
 
     def completed(self) -> Iterator[Result]:
@@ -102,6 +107,23 @@ class Workers(Generic[Item, Result]):
                 "a worker process ended unexpectedly, perhaps for want of memory; "
                 "run the command again to continue, with fewer --workers if that repeats"
             ) from error
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold an interrupt back until the end of the block, where the system can.
+
+    A process whose start is interrupted prints a traceback.  Processes that start in the block
+    never see an interrupt: the calling process ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
