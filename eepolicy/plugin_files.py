@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 
 from eepolicy.errors import EepolicyError
 
+#: a file in a text with several spec strings, at its start or after an equals sign or a comma
+_FILE = re.compile(r"(?:^|[=,])\s*(?P<file>[^=,]+?\.py):")
 _SPEC = re.compile(r"\s*(?P<file>.+?\.py):(?P<call>.+)", re.DOTALL)
 
 T = TypeVar("T")
@@ -65,6 +67,18 @@ def load_plugin(spec: str, base: type[T], kind: str, label: str | None = None) -
             f"{type(error).__name__}: {error}"
         ) from error
     return plugin
+
+
+def files_in(text: str) -> list[str]:
+    """The Python files that a text with one or more spec strings names.
+
+    Examples:
+        >>> files_in("text=mine.py:Settled(1.0), fill=other.py:Copy()")
+        ['mine.py', 'other.py']
+        >>> files_in("static@16")
+        []
+    """
+    return list(dict.fromkeys(match["file"] for match in _FILE.finditer(text)))
 
 
 def file_digest(spec: str) -> str:
@@ -129,14 +143,14 @@ def _run(file: Path, kind: str) -> ModuleType:
     file = file.resolve()
     # dataclasses look their module up; the same file has the same name, and may be read again
     name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    found = importlib.util.spec_from_file_location(name, file)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
+    module_spec = importlib.util.spec_from_file_location(name, file)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
     try:
         with _importable(file.parent):
-            found.loader.exec_module(module)
+            module_spec.loader.exec_module(module)
     except Exception as error:
         raise EepolicyError(f"{file} fails: {_describe(error, file)}") from error
     return module

@@ -55,11 +55,11 @@ class BoardRun:
     @property
     def model(self) -> str:
         """The model in words: its card or type, layers, and a hash of its weights."""
-        found = self.identity.model
-        name = self.identity.card or found.get("model_type", "unknown")
-        if found == read_notes(pocket_folder() / "heads.safetensors")["model"]:
+        fingerprint = self.identity.model
+        name = self.identity.card or fingerprint.get("model_type", "unknown")
+        if fingerprint == read_notes(pocket_folder() / "heads.safetensors")["model"]:
             name = "pocket"
-        layers, weights = found.get("num_hidden_layers"), found.get("weights")
+        layers, weights = fingerprint.get("num_hidden_layers"), fingerprint.get("weights")
         parts = [name, f"{layers} layers" if layers else None, weights]
         return ", ".join(str(part) for part in parts if part)
 
@@ -101,7 +101,7 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     Raises:
         EepolicyError: a folder is missing, or is neither.
     """
-    found: dict[Path, Path] = {}
+    folders: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
             raise EepolicyError(f"there is no folder {path}: give folders of 'eepolicy compare'")
@@ -112,8 +112,8 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
                 "folders of 'eepolicy compare'"
             )
         for folder in inner:
-            found.setdefault(folder.resolve(), folder)
-    return list(found.values())
+            folders.setdefault(folder.resolve(), folder)
+    return list(folders.values())
 
 
 def _is_run(folder: Path) -> bool:

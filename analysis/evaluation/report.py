@@ -55,7 +55,8 @@ def write_report(
     """
     path, state = comparison.folder.path, _state(comparison, notes)
     _, stored = comparison.folder.read()
-    if not again and stored.get("report") == state and (path / "index.html").is_file():
+    is_there = all((path / name).is_file() for name in ("index.html", "results.json"))
+    if not again and is_there and stored.get("report") == state:
         written: list[dict[str, Any]] = read_json(path / "results.json")
         return written
     results = comparison.table()

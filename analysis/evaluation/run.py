@@ -23,7 +23,7 @@ from eepolicy.analysis.evaluation.rows import Row, parse_row
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
-from eepolicy.plugin_files import file_digest, is_file_spec
+from eepolicy.plugin_files import file_digest, files_in
 
 __all__ = ["FULL", "MetricsSource", "RunConfig", "SpeechMetrics", "run"]
 
@@ -109,11 +109,11 @@ def _rows(
         policies = default_policies(model, questions, config)
         folder.note(default_rows=policies)
     rows = {row.spec: row for row in map(parse_row, (FULL, *policies))}
-    files = {spec: file_digest(spec) for spec in rows if is_file_spec(spec)}
-    changed = [s for s, digest in files.items() if notes.get("files", {}).get(s, digest) != digest]
+    files = {file: file_digest(file) for spec in rows for file in files_in(spec)}
+    changed = [f for f, digest in files.items() if notes.get("files", {}).get(f, digest) != digest]
     if changed:
         raise EepolicyError(
-            f"{folder.path} contains replies of {changed[0]} from before its file changed; "
+            f"{folder.path} contains replies from before {changed[0]} changed; "
             "give another folder with --out, or remove it"
         )
     folder.note(rows=list(rows), files=notes.get("files", {}) | files)

@@ -263,16 +263,46 @@ def test_until_decided_adds_questions_look_by_look(spoken, tmp_path, monkeypatch
     assert [row["status"] for row in comparison.table()] == ["baseline", "undecided"]
     assert len(comparison.questions) == 5
     assert folder.read()[1]["looks"] == [2, 4, 5]
-    asked: list[int] = []
+    looks: list[int] = []
 
     def decided(self):
-        asked.append(len(self.questions))
-        return [Verdict("not worse", "", 0.01, 0.0, None, {})] * (len(asked) > 1)
+        looks.append(len(self.questions))
+        return [Verdict("not worse", "", 0.01, 0.0, None, {})] * (len(looks) > 1)
 
     monkeypatch.setattr(Comparison, "verdicts", lambda self: decided(self) or UNDECIDED)
     again = run(spoken, QUESTIONS, RunFolder(tmp_path / "again"), config)
-    assert asked == [2, 4]
+    assert looks == [2, 4]
     assert len(again.questions) == 4
 
 
 UNDECIDED = [Verdict("undecided", "", None, None, None, {})]
+
+
+@pytest.mark.parametrize("family", ["llama"])
+@pytest.mark.parametrize("row", ["text={file}:Middle(2)", "{file}:Middle(2), accept=exact"])
+def test_a_changed_policy_file_does_not_go_on_with_a_run(spoken, tmp_path, row):
+    file = tmp_path / "mine.py"
+    file.write_text(MIDDLE)
+    config = RunConfig([row.format(file=file)], max_new_tokens=8, timed=0)
+    run(spoken, QUESTIONS[:1], RunFolder(tmp_path / "run"), config)
+    run(spoken, QUESTIONS[:2], RunFolder(tmp_path / "run"), config)
+    file.write_text(MIDDLE.replace("self.depth)", "self.depth + 1)"))
+    with pytest.raises(EepolicyError, match=r"replies from before .*mine\.py changed"):
+        run(spoken, QUESTIONS[:2], RunFolder(tmp_path / "run"), config)
+
+
+MIDDLE = """
+from dataclasses import dataclass
+
+import torch
+from eepolicy import ExitPolicy
+
+
+@dataclass(frozen=True)
+class Middle(ExitPolicy):
+    depth: int
+    on: str = "both"
+
+    def depths(self, step):
+        return torch.full_like(step.phase, self.depth)
+"""

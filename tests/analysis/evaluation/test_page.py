@@ -151,11 +151,11 @@ def test_numbers_that_json_lacks_become_none(tmp_path):
 
 
 def test_axes_are_what_was_measured(tmp_path):
-    found = axes(example(tmp_path, questions=1).rows, COLUMNS, Margins())
-    costs = [axis["name"] for axis in found["cost"]]
+    options = axes(example(tmp_path, questions=1).rows, COLUMNS, Margins())
+    costs = [axis["name"] for axis in options["cost"]]
     assert costs == ["speedup", "seconds", "speech_depth", "layer_calls"]
-    assert [axis["better"] for axis in found["cost"]] == ["higher", *["lower"] * 3]
-    margins = {axis["name"]: axis["margin"] for axis in found["quality"]}
+    assert [axis["better"] for axis in options["cost"]] == ["higher", *["lower"] * 3]
+    margins = {axis["name"]: axis["margin"] for axis in options["quality"]}
     assert "mos" not in margins  # nobody rated
     assert margins["wer"] == 2.0
     assert margins["accuracy_speech"] == margins["accuracy_text"] == 5.0

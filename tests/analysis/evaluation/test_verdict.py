@@ -63,8 +63,8 @@ def test_a_policy_that_saves_and_is_not_worse():
 
 
 def test_a_policy_that_is_worse():
-    found = sentences([FULL, replies([3, 2, 3, 4], right_speech=False)])
-    assert found[1] == (
+    results = sentences([FULL, replies([3, 2, 3, 4], right_speech=False)])
+    assert results[1] == (
         "runs as many layer calls as full depth; WER worse than full depth by more than 2 points "
         "(p < 0.001); accuracy worse by more than 5 points"
     )
@@ -81,8 +81,8 @@ def test_a_policy_that_is_worse():
 def test_an_undecided_policy(errors, number, words):
     """By hand for the first: t = 0.02 / sqrt((0.00513 + 0.001) / 40) = 1.62, and 2.49 is needed."""
     full, early = replies([0, 0, 0, 1, 0, 0, 1, 0], number), replies(errors, number)
-    found = sentences([full, early])[1]
-    assert found.split("; ")[1] == words
+    results = sentences([full, early])[1]
+    assert results.split("; ")[1] == words
 
 
 def test_a_difference_close_to_the_margin_gets_no_absurd_number():
@@ -100,8 +100,8 @@ def test_text_decides_where_nothing_is_heard():
     silent = {"errors": None, "words": None, "right_speech": None}
     full = [RECORD_TEXT | silent for _ in range(60)]
     wrong = [RECORD_TEXT | silent | {"right_text": i % 2 == 0} for i in range(60)]
-    found = sentences([full, wrong])[1]
-    assert found == (
+    results = sentences([full, wrong])[1]
+    assert results == (
         "runs as many layer calls as full depth; accuracy in text worse than full depth by more "
         "than 5 points (p < 0.001)"
     )
@@ -188,9 +188,9 @@ def test_decisions_are_those_of_the_simulated_rule():
     errors = rng.integers(0, 3, (4, 80)).astype(float)
     x = influences_of(errors[1:] - errors[0], words)
     p = margin_test(x, MARGIN, 1 / words.mean()).p
-    found = decide([(e, words) for e in errors], BY_NAME["wer"], WER, Rules())
-    assert found[0] == Decision("baseline")
-    np.testing.assert_allclose([d.p for d in found[1:]], holm(np.minimum(p, 1 - p)), rtol=1e-6)
+    results = decide([(e, words) for e in errors], BY_NAME["wer"], WER, Rules())
+    assert results[0] == Decision("baseline")
+    np.testing.assert_allclose([d.p for d in results[1:]], holm(np.minimum(p, 1 - p)), rtol=1e-6)
 
 
 def test_columns_without_the_qualities_give_the_savings_only():

@@ -21,9 +21,9 @@ from eepolicy.analysis.stats.sequential import UntilDecided, crossing_probabilit
 def test_boundaries_are_the_published_ones(shape, constant, bounds):
     """Jennison and Turnbull 2000, tables 2.1 and 2.3: five looks, two-sided level 0.05."""
     rule = UntilDecided((10, 20, 30, 40, 50), level=0.025, shape=shape)
-    found = [norm.isf(rule.level_at(look)) for look in rule.looks]
-    np.testing.assert_allclose(found, bounds, atol=0.003)
-    assert found[-1] == pytest.approx(constant, abs=0.003)
+    computed = [norm.isf(rule.level_at(look)) for look in rule.looks]
+    np.testing.assert_allclose(computed, bounds, atol=0.003)
+    assert computed[-1] == pytest.approx(constant, abs=0.003)
 
 
 @pytest.mark.parametrize("bounds", [[2.2] * 4, [4.0, 3.0, 2.5, 2.0], [0.5] * 4, [9.0] * 4])
@@ -61,11 +61,11 @@ def test_looking_five_times_keeps_the_level_only_with_the_correction():
 
 @pytest.mark.parametrize("excess", EXCESSES[:2], ids=lambda e: e.name)
 def test_word_errors_at_the_margin_are_decided_in_one_of_twenty(excess):
-    found = sequential(UntilDecided(), 3000, excess, LEVEL)
-    assert found.error <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 3000)
+    computed = sequential(UntilDecided(), 3000, excess, LEVEL)
+    assert computed.error <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 3000)
     fixed = sequential(UntilDecided((300,)), 3000, excess, LEVEL)
-    assert fixed.power - 0.05 < found.power <= fixed.power
-    assert found.questions < 260
+    assert fixed.power - 0.05 < computed.power <= fixed.power
+    assert computed.questions < 260
 
 
 def test_the_next_look():
