@@ -7,6 +7,7 @@ takes sums per document and returns an `Interval` of the mean over all documents
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -109,9 +110,7 @@ def mean_differences(
     Returns:
         Intervals of shape (...).
     """
-    drawn = resampled_weights(len(first[0]), seed)
-    (value, resampled), (other, resampled_other) = (_mean(*pair, drawn) for pair in (first, second))
-    return percentile_interval(value - other, resampled - resampled_other)
+    return _paired(first, second, np.subtract, seed)
 
 
 def mean_quotients(
@@ -127,12 +126,24 @@ def mean_quotients(
     Returns:
         Intervals of shape (...); nan where the second mean is 0.
     """
+
+    def quotient(top: Floats, bottom: Floats) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(bottom == 0, np.nan, top / bottom)
+
+    return _paired(first, second, quotient, seed)
+
+
+def _paired(
+    first: tuple[Floats, Floats],
+    second: tuple[Floats, Floats],
+    combine: Callable[[Floats, Floats], Floats],
+    seed: int,
+) -> Intervals:
+    """The interval of a function of two means over the same documents."""
     drawn = resampled_weights(len(first[0]), seed)
     (value, resampled), (other, resampled_other) = (_mean(*pair, drawn) for pair in (first, second))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quotient = np.where(other == 0, np.nan, value / other)
-        quotients = np.where(resampled_other == 0, np.nan, resampled / resampled_other)
-    return percentile_interval(quotient, quotients)
+    return percentile_interval(combine(value, other), combine(resampled, resampled_other))
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Interval[float]:
