@@ -150,23 +150,26 @@ class HeadsHeader(FileFormat):
     """The header of a file of exit heads; their weights are tensors.
 
     Attributes:
-        kind: name of the head class.
-        depths: depths with a head, rising.
+        kinds: name of the class of each head.
+        depths: depth of each head, ascending.  Heads of several kinds may share a depth; the first
+            of them is preferred.
         model: the model that the heads were fitted on.
         notes: data, losses and options of the fit.
     """
 
-    kind: str
-    depths: list[Positive] = Field(min_length=1)
+    kinds: list[str] = Field(min_length=1)
+    depths: list[Count] = Field(min_length=1)
     model: Fingerprint
     notes: dict[str, Any]
 
-    @field_validator("depths")
-    @classmethod
-    def _rising(cls, depths: list[int]) -> list[int]:
-        if any(a >= b for a, b in pairwise(depths)):
-            raise ValueError(f"expected rising depths; got {_shown(depths)}")
-        return depths
+    @model_validator(mode="after")
+    def _one_kind_a_depth(self) -> HeadsHeader:
+        if any(a > b for a, b in pairwise(self.depths)):
+            raise ValueError(f"expected ascending depths; got {_shown(self.depths)}")
+        heads = [*zip(self.depths, self.kinds, strict=False)]
+        if len(self.kinds) != len(self.depths) or len({*heads}) < len(heads):
+            raise ValueError("expected one kind for each depth, and each pair of both once")
+        return self
 
 
 class CheckpointHeader(FileFormat):

@@ -260,7 +260,7 @@ class HookedModel(Backbone):
         if recorder is None or plan is None:
             return outputs
         results = [
-            recorded_result(self, out, recorder.states[row], plan, self.layout, row)
+            recorded_result(self, out, recorder, plan, self.layout, row)
             for row, out in enumerate(outputs)
         ]
         return [
@@ -390,6 +390,9 @@ def probe(
         model = HookedModel(model)
     if not isinstance(model, HookedModel):
         raise EepolicyError(f"probe takes a HookedModel or a transformers model; got {model!r}")
+    if heads is not None and heads is not model.heads and heads.branch_depths:
+        layout, tokenizer = model.layout, model.tokenizer  # branches are layers of a model
+        model = HookedModel(model.model, layout, tokenizer, heads=heads, parts=model.parts)
     config = ProbeConfig(depths, heads, statistics, top_k, hidden_states, distributions, dtype)
     plan = ProbePlan.of(model, config)
     documents = progress(to_documents(model.encode, inputs, attention_mask))

@@ -43,12 +43,14 @@ class TokenCost:
         layer_calls: calls of a layer, each on a block of one or more positions.
         layer_positions: positions that went through a layer, pending ones included.
         filled: layers that stored keys and values only.
+        branch_calls: those of the layer calls that were calls of a layer of an exit head.
     """
 
     readouts: int = 0
     layer_calls: int = 0
     layer_positions: int = 0
     filled: int = 0
+    branch_calls: int = 0
 
     def __add__(self, other: TokenCost) -> TokenCost:
         return TokenCost(
@@ -56,6 +58,7 @@ class TokenCost:
             self.layer_calls + other.layer_calls,
             self.layer_positions + other.layer_positions,
             self.filled + other.filled,
+            self.branch_calls + other.branch_calls,
         )
 
     def __sub__(self, other: TokenCost) -> TokenCost:
@@ -64,6 +67,7 @@ class TokenCost:
             self.layer_calls - other.layer_calls,
             self.layer_positions - other.layer_positions,
             self.filled - other.filled,
+            self.branch_calls - other.branch_calls,
         )
 
 
@@ -97,6 +101,8 @@ class Trace:
         layer_calls: (tokens,) calls of a layer, each on one position or on a block of several.
         layer_positions: (tokens,) positions that went through a layer, pending ones included.
         filled: (tokens,) layers that stored keys and values only; see `eepolicy.decode.fills`.
+        branch_calls: (tokens,) those of the layer calls that were calls of a layer of an exit head;
+            see `eepolicy.heads.BranchHead`.
         draft_status: (tokens,) see `DraftStatus`.
         full_depth: number of layers of the model.
         prefill_layer_calls: layer calls of a separate prefill, not included above.  0 where the
@@ -114,6 +120,7 @@ class Trace:
     layer_calls: NDArray[np.int64]
     layer_positions: NDArray[np.int64]
     filled: NDArray[np.int64]
+    branch_calls: NDArray[np.int64]
     draft_status: NDArray[np.int64]
     full_depth: int
     prefill_layer_calls: int
@@ -128,7 +135,7 @@ class Trace:
         return f"Trace({counts or 0} tokens, mean depth {depths or '-'} of {self.full_depth})"
 
     def mean_depth(self, modality: str) -> float:
-        """Mean depth of the tokens of a modality; nan where there are none.
+        """Mean depth of the tokens of a modality, with their branch calls; nan if there are none.
 
         Args:
             modality: `"text"` or `"speech"`.
@@ -138,7 +145,7 @@ class Trace:
         """
         if modality.upper() not in Modality.__members__:
             raise EepolicyError(f"a modality is 'text' or 'speech'; got {modality!r}")
-        depths = self.depth[self.modality == Modality[modality.upper()]]
+        depths = (self.depth + self.branch_calls)[self.modality == Modality[modality.upper()]]
         return float(depths.mean()) if len(depths) else float("nan")
 
     def __getitem__(self, which: slice | NDArray[np.bool_]) -> Trace:

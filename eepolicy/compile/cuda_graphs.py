@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from eepolicy.compile.executor import CompiledExecutor
 from eepolicy.compile.gemv import MAX_CAPTURED_ROWS
@@ -38,13 +38,16 @@ class CudaGraphExecutor(CompiledExecutor):
 
     def __init__(self, model: Backbone) -> None:
         super().__init__(model)
-        self._pool = KVBufferPool(model.depth)
         self._capture_state: tuple[torch.cuda.Stream, Any] | None = None
         self._unavailable = False  # capturing has failed
 
+    def _use_layers(self, layers: Sequence[nn.Module]) -> None:
+        super()._use_layers(layers)
+        self._pool = KVBufferPool(len(layers))  # graphs of earlier buffers read earlier weights
+
     def open_cache(self, rows: int, capacity: int) -> KVCache:
         """A KV cache whose buffer is used again after it."""
-        return KVCache(self.model.depth, rows, capacity, self._pool)
+        return KVCache(self.num_layers, rows, capacity, self._pool)
 
     def run_layers(
         self,
@@ -88,7 +91,7 @@ class CudaGraphExecutor(CompiledExecutor):
         """The inputs of a span as tensors, padded to few shapes."""
         _, _, end, fresh = cache.slots
         bucket = min(-(-end // KV_BUCKET) * KV_BUCKET, cache.capacity)
-        kinds = sorted({*self.model.parts.attention[first:stop]})
+        kinds = sorted({*self.model.attention[first:stop]})
         tensors, masked = [hidden, cache.column_indices(hidden.device)], []
         if fresh is not None:
             tensors.append(fresh)
@@ -115,7 +118,7 @@ class CudaGraphExecutor(CompiledExecutor):
         masks = dict(zip(inputs.masked, rest, strict=True))
         causal = self._causal_mask(slots[0], inputs.bucket, hidden.dtype)
         for index in range(inputs.first, inputs.stop):
-            view, kind = self._view(index, cache, inputs.bucket), self.model.parts.attention[index]
+            view, kind = self._view(index, cache, inputs.bucket), self.model.attention[index]
             if view is None:
                 return None
             rotation, mask = rotations.get(kind), masks.get(kind, causal)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from eepolicy.compile.functional import first_same_structure, tensors_of
 from eepolicy.compile.gemv import ONE_SHAPE, Products, product_of
@@ -57,12 +57,10 @@ class CompiledExecutor(LayerExecutor):
     def __init__(self, model: Backbone) -> None:
         self.model = model
         self._kernels = KernelCache()
-        self._tensors = [tuple(tensors_of(layer).values()) for layer in model.parts.layers]
-        #: for each layer, the first layer of the same structure
-        self._templates = [first_same_structure(model.parts.layers, i) for i in range(model.depth)]
+        self._use_layers(model.layers)
         #: by depth and ranges of ids, the head and its readout
         self._readouts: dict[Hashable, tuple[ExitHead, HeadModule | None]] = {}
-        #: by layer, keys and values of the shape that it makes, (1, heads, 1, d) each
+        #: by template, keys and values of the shape that it makes, (1, heads, 1, d) each
         self._sample_kv: dict[int, tuple[Tensor, Tensor]] = {}
         self._broken = False
 
@@ -72,6 +70,19 @@ class CompiledExecutor(LayerExecutor):
     @property
     def depth(self) -> int:
         return self.model.depth
+
+    @property
+    def num_layers(self) -> int:
+        if self._layers is not self.model.layers:  # other heads own other layers
+            self._use_layers(self.model.layers)
+        return len(self._layers)
+
+    def _use_layers(self, layers: Sequence[nn.Module]) -> None:
+        """Take the tensors of all layers."""
+        self._layers = layers
+        self._tensors = [tuple(tensors_of(layer).values()) for layer in layers]
+        #: for each layer, the first layer of the same structure
+        self._templates = [first_same_structure(layers, i) for i in range(len(layers))]
 
     @property
     def kernels(self) -> int:
@@ -92,7 +103,7 @@ class CompiledExecutor(LayerExecutor):
             return self.model.run_layer(index, hidden, rotations, masks, cache)
         if len(view) == 3 and min(hidden.shape[:2]) > 1:  # one kernel for ragged and other blocks
             view = (*view, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
-        kind = self.model.parts.attention[index]
+        kind = self.model.attention[index]
         out = self._layer_output(index, hidden, rotations.get(kind), masks[kind], view)
         if out is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
@@ -105,7 +116,7 @@ class CompiledExecutor(LayerExecutor):
         """Store the keys and values of one layer; see `Backbone.fill_layer`."""
         view = self._view(index, cache)
         if view is not None:
-            rotation = rotations.get(self.model.parts.attention[index])
+            rotation = rotations.get(self.model.attention[index])
             if self._call_layer(fill_function, index, hidden, rotation, None, view) is not None:
                 cache.write_back(index, *view[:2])
                 return
@@ -113,10 +124,12 @@ class CompiledExecutor(LayerExecutor):
 
     def _view(self, index: int, cache: KVCache, columns: int = 0) -> tuple[Tensor, ...] | None:
         """`KVCache.view` of a layer; None where nothing is compiled or stored."""
-        if self._broken:
+        # `check` compares stock layers only, so layers of another structure are not compiled
+        if self._broken or self._templates[index] >= self.depth:
             return None
-        if index in self._sample_kv:
-            cache.open(index, *self._sample_kv[index])
+        sample = self._sample_kv.get(self._templates[index])
+        if sample is not None:
+            cache.open(index, *sample)
         return cache.view(index, columns)
 
     def _layer_output(
@@ -178,7 +191,7 @@ class CompiledExecutor(LayerExecutor):
             key,
             guard,
             lambda: make(
-                self.model.parts.layers[template],
+                self._layers[template],
                 product or (F.linear if unrolled else None),
                 rotation is not None,
                 mask is not None,

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from eepolicy.decode.block import Block
+from eepolicy.decode.column_states import ColumnStates
 from eepolicy.decode.fills import CatchUp, KVFill
-from eepolicy.decode.pending import PendingStates
 from eepolicy.decode.positions import Positions
 from eepolicy.decode.rebatch import NeverRebatch, RebatchRule
 from eepolicy.decode.recorder import Recorder
+from eepolicy.errors import EepolicyError
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import Rotation
@@ -30,12 +31,14 @@ class BatchOptions:
         max_pending: largest number of pending positions of a row; None for no limit.
         rebatch: when rows that have exited run on with the others.
         vocab_ranges: half-open ranges of ids that speech is read out over; empty for all ids.
+        branch_depths: depths at which exit heads with layers of their own may be read.
     """
 
     fill: KVFill = field(default_factory=CatchUp)
     max_pending: int | None = None
     rebatch: RebatchRule = field(default_factory=NeverRebatch)
     vocab_ranges: Sequence[tuple[int, int]] = ()
+    branch_depths: Sequence[int] = ()
 
 
 class Batch:
@@ -47,6 +50,9 @@ class Batch:
     A position at layer *j* attends to all earlier positions, so pending ones are computed first.
     The computed columns of a layer are therefore always a prefix.  One length per (row, layer)
     suffices: `num_computed`.
+
+    The layers of an exit head with a branch are further layers.  `run` stores the states that such
+    a branch reads.  `read` runs the branch on the columns that it has not seen yet.
 
     Args:
         backbone: model that runs the batch.
@@ -78,14 +84,17 @@ class Batch:
         self.backbone = backbone
         self.options = options or BatchOptions()
         self.recorder = recorder
-        self.read = executor.logits
         self.capacity = capacity
         self.columns = self.prefill_layer_calls = 0
-        self.num_computed = [[0] * backbone.depth for _ in padding]
+        self.num_computed = [[0] * backbone.num_layers for _ in padding]
         self.positions = Positions(backbone, padding, capacity)
         self._executor = executor
         self.cache = executor.open_cache(len(padding), capacity)
-        self._pending = PendingStates(len(padding), capacity)
+        self._pending = ColumnStates(len(padding), capacity)
+        self._branch_inputs = {
+            depth: ColumnStates(len(padding), capacity) for depth in self.options.branch_depths
+        }
+        self._reply_start: int | None = None  # column of the first token of a step
         self._costs = [TokenCost() for _ in padding]
 
     @property
@@ -129,6 +138,8 @@ class Batch:
         """
         block = self._append(tokens, rows)
         prompt_positions = (tokens.shape[1] - 1) * self.backbone.depth
+        if self._reply_start is None:
+            self._reply_start = self.columns - 1
         for row in rows:  # positions of the prompt do not count for the token
             self._costs[row] = TokenCost(layer_positions=-prompt_positions)
         if self.recorder is not None:
@@ -162,8 +173,76 @@ class Batch:
             self._count(block.rows, num_new, layer, stop)
             if self.recorder is not None:
                 self.recorder.record_layer(block.rows, num_new, stop, block.hidden)
+            if stop in self._branch_inputs:
+                self._store(self._branch_inputs[stop], block)
             layer = stop
         block.depth = depth
+
+    def read(
+        self,
+        hidden: Tensor,
+        depth: int,
+        rows: Sequence[int] = (),
+        vocab_ranges: Sequence[tuple[int, int]] = (),
+    ) -> Tensor:
+        """Logits of the newest column of some rows, or of any states at full depth.
+
+        Args:
+            hidden: (rows, width), states after `depth` layers.  At full depth, any number of them.
+            depth: number of layers that ran.
+            rows: rows of the batch, ascending; full depth ignores them.
+            vocab_ranges: half-open ranges of ids to read; empty for all ids.
+
+        Returns:
+            (rows, vocab).
+
+        Raises:
+            EepolicyError: a branch reads this depth, and its inputs are not stored.
+        """
+        if depth in self.backbone.branches and depth < self.backbone.depth:
+            hidden = self.run_branch([*rows], depth)[:, -1]
+        return self._executor.logits(hidden, depth, vocab_ranges)
+
+    def run_branch(self, rows: list[int], depth: int) -> Tensor:
+        """Run the layers of an exit head on the columns that have not run them yet.
+
+        Args:
+            rows: rows of the batch, ascending.  They have run `depth` layers on all columns.
+            depth: depth of the head.
+
+        Returns:
+            (rows, columns, width): states after the branch, the newest column last.
+
+        Raises:
+            EepolicyError: the inputs of the branch are not stored.
+        """
+        if depth not in self._branch_inputs:
+            raise EepolicyError(
+                f"the exit head at depth {depth} is a branch, which attends to all earlier "
+                f"positions; {self.options.fill!r} does not keep them: use fill='catch_up'"
+            )
+        span = self.backbone.branches[depth]
+        # a second readout of the newest column computes it again
+        num_new = [max(1, self.columns - self.num_computed[row][span.start]) for row in rows]
+        start, index = self.columns - max(num_new), self.positions.index(rows)
+        hidden = self._branch_inputs[depth].read(index, slice(start, self.columns))
+        block = Block(rows, hidden, num_new)
+        masks = self.positions.masks(rows, start, self.columns, depth)
+        rotations = self.positions.rotations(rows, start, self.columns)
+        self.cache.set_slots(index, start, self.columns, self._own_mask(block))
+        hidden = self._executor.run_layers(
+            span.start, span.stop, hidden, rotations, masks, self.cache
+        )
+        reply_start = self.columns - 1 if self._reply_start is None else self._reply_start
+        for row, own in zip(rows, num_new, strict=True):
+            self.num_computed[row][span.start : span.stop] = [self.columns] * len(span)
+            cost = self._costs[row]
+            cost.layer_calls += len(span)
+            cost.branch_calls += len(span)
+            cost.layer_positions += min(own, self.columns - reply_start) * len(span)
+        if self.recorder is not None:
+            self.recorder.record_branch(rows, num_new, depth, hidden)
+        return hidden
 
     def exit(self, block: Block) -> None:
         """Rows stop after `block.depth` layers; the fill treats the missing keys and values."""
@@ -172,12 +251,7 @@ class Batch:
 
     def defer(self, block: Block) -> None:
         """Keep the columns of a block pending at its depth."""
-        rows, own = self.positions.index(block.rows), self._own_mask(block)
-        columns = slice(self.columns - block.hidden.shape[1], self.columns)
-        hidden = block.hidden
-        if own is not None:
-            hidden = torch.where(own[..., None], hidden, self._pending.read(rows, columns))
-        self._pending.write(rows, columns, hidden)
+        self._store(self._pending, block)
 
     def store_kv(self, block: Block, first: int, stop: int) -> None:
         """Layers `first` to `stop` store keys and values of a block's newest column.
@@ -201,7 +275,7 @@ class Batch:
         """The columns of a block need none of the layers above its depth any more."""
         for row in block.rows:
             skipped = self.backbone.depth - block.depth
-            self.num_computed[row][block.depth :] = [self.columns] * skipped
+            self.num_computed[row][block.depth : self.backbone.depth] = [self.columns] * skipped
 
     def flush(self, rows: list[int]) -> dict[int, Tensor]:
         """Run all pending columns of some rows to full depth.
@@ -245,7 +319,8 @@ class Batch:
         if len(active) < len(self.positions.stored_rows):
             slots = self.positions.slots(active)
             self.cache.keep(slots, self.columns)
-            self._pending.keep(slots)
+            for states in (self._pending, *self._branch_inputs.values()):
+                states.keep(slots)
             self.positions.keep(active)
         if any(dropped.get(row, 0) for row in active):
             self._drop_columns(active, dropped)
@@ -256,7 +331,16 @@ class Batch:
 
     def num_pending(self, row: int) -> int:
         """Number of positions of a row that have not run all layers."""
-        return self.columns - self.num_computed[row][-1]
+        return self.columns - self.num_computed[row][self.backbone.depth - 1]
+
+    def _store(self, states: ColumnStates, block: Block) -> None:
+        """Store the columns that each row of a block computes."""
+        rows, own = self.positions.index(block.rows), self._own_mask(block)
+        columns = slice(self.columns - block.hidden.shape[1], self.columns)
+        hidden = block.hidden
+        if own is not None:
+            hidden = torch.where(own[..., None], hidden, states.read(rows, columns))
+        states.write(rows, columns, hidden)
 
     def _append(self, tokens: Tensor, rows: list[int]) -> Block:
         """Add columns for new tokens and embed them."""
@@ -283,7 +367,9 @@ class Batch:
         if self.recorder is not None:
             return stop
         computed = [self.num_computed[row] for row in rows]
-        while stop < depth and stop not in self.positions.mask_depths:
+        while stop < depth and not (
+            stop in self.positions.mask_depths or stop in self._branch_inputs
+        ):
             if any(row[stop] != row[layer] for row in computed):
                 break
             stop += 1
@@ -314,7 +400,8 @@ class Batch:
     def _grow(self, capacity: int) -> None:
         """Extend the batch to more columns."""
         self.cache.grow(capacity)
-        self._pending.grow(capacity)
+        for states in (self._pending, *self._branch_inputs.values()):
+            states.grow(capacity)
         self.positions.grow(capacity)
         self.capacity = capacity
 

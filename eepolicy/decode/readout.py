@@ -17,28 +17,31 @@ class LazyReadout:
     Args:
         depth: layers that have run.
         hidden: (rows, width), hidden states after them.
-        read: function from hidden states and depth to logits (rows, vocab).
+        read: function from hidden states, depth and rows to logits (rows, vocab).
         previous: readout of the same rows at the previous candidate depth of this step.
         full: readout at full depth, for policies with `needs_full_pass`.
+        rows: rows of the batch, ascending; handed to `read`.
     """
 
     def __init__(
         self,
         depth: int,
         hidden: Tensor,
-        read: Callable[[Tensor, int], Tensor],
+        read: Callable[[Tensor, int, Sequence[int]], Tensor],
         previous: LazyReadout | None = None,
         full: LazyReadout | None = None,
+        rows: Sequence[int] = (),
     ) -> None:
         self.depth = depth
         self.hidden = hidden
         self.previous = previous
         self.full = full
+        self.rows = rows
         self._read = read
 
     @cached_property
     def logits(self) -> Tensor:
-        return self._read(self.hidden, self.depth)
+        return self._read(self.hidden, self.depth, self.rows)
 
     @cached_property
     def log_probabilities(self) -> Tensor:
@@ -90,6 +93,7 @@ class LazyReadout:
             self._read,
             self.previous.select(rows) if self.previous else None,
             self.full.select(rows) if self.full else None,
+            [self.rows[i] for i in rows] if self.rows else (),
         )
         if self.is_evaluated:
             vars(selected)["logits"] = self.logits[index]

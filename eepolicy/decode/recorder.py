@@ -18,16 +18,19 @@ class Recorder:
     Attributes:
         states: `states[row][i][depth]`, hidden state (width,) of input token *i*; depth 0 is the
             embedding.
+        branch_states: `branch_states[row][i][depth]`, (width,), after the branch at a depth.
     """
 
     def __init__(self, rows: int) -> None:
         self.states: list[list[dict[int, Tensor]]] = [[] for _ in range(rows)]
+        self.branch_states: list[list[dict[int, Tensor]]] = [[] for _ in range(rows)]
 
     def begin_token(self, rows: Sequence[int], hidden: Tensor) -> None:
         """Some rows get a new token, the newest column of `hidden` (rows, columns, width)."""
         # a copy, because a view would keep the states of the prompt
         for row, state in zip(rows, hidden[:, -1].clone(), strict=True):
             self.states[row].append({0: state})
+            self.branch_states[row].append({})
 
     def record_layer(
         self, rows: Sequence[int], num_new: Sequence[int], depth: int, hidden: Tensor
@@ -40,8 +43,24 @@ class Recorder:
             depth: depth after the layer.
             hidden: (rows, columns, width), output of the layer.
         """
+        self._record(self.states, rows, num_new, depth, hidden)
+
+    def record_branch(
+        self, rows: Sequence[int], num_new: Sequence[int], depth: int, hidden: Tensor
+    ) -> None:
+        """Store the output of the branch at a depth; arguments as in `record_layer`."""
+        self._record(self.branch_states, rows, num_new, depth, hidden)
+
+    def _record(
+        self,
+        stored: list[list[dict[int, Tensor]]],
+        rows: Sequence[int],
+        num_new: Sequence[int],
+        depth: int,
+        hidden: Tensor,
+    ) -> None:
         for row, own, states in zip(rows, num_new, hidden, strict=True):
-            tokens = self.states[row]
+            tokens = stored[row]
             count = min(own, len(tokens))  # columns of the prompt are not recorded
             newest = states[len(states) - count :].clone()
             for entry, state in zip(tokens[len(tokens) - count :], newest, strict=True):
@@ -50,4 +69,5 @@ class Recorder:
     def drop(self, counts: dict[int, int]) -> None:
         """Drop the newest tokens of some rows; `counts` has their number by row."""
         for row, count in counts.items():
-            del self.states[row][len(self.states[row]) - count :]
+            for stored in (self.states[row], self.branch_states[row]):
+                del stored[len(stored) - count :]

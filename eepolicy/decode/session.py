@@ -86,7 +86,7 @@ class DecodeSession:
             backbone,
             request.padding,
             request.prompt.shape[1] + request.max_new_tokens,
-            _batch_options(config, layout, request, runtime.layer_costs),
+            _batch_options(config, backbone, layout, request, runtime.layer_costs),
             executor=runtime.executor,
             recorder=runtime.recorder,
         )
@@ -224,6 +224,7 @@ def check_request(config: EarlyExitConfig, request: Request) -> None:
 
 def _batch_options(
     config: EarlyExitConfig,
+    backbone: Backbone,
     layout: TokenLayout,
     request: Request,
     layer_costs: LayerCosts | None,
@@ -234,7 +235,31 @@ def _batch_options(
         ranges = layout.ids_in_speech(request.ends)
     # a verifier limits the number of pending positions itself, and must see all of them
     max_pending = None if config.accept.verifies else config.max_pending
-    return BatchOptions(config.fill, max_pending, _rebatch_rule(config, layer_costs), ranges)
+    return BatchOptions(
+        config.fill,
+        max_pending,
+        _rebatch_rule(config, layer_costs),
+        ranges,
+        _branch_depths(config, backbone),
+    )
+
+
+def _branch_depths(config: EarlyExitConfig, backbone: Backbone) -> list[int]:
+    """Depths with a branch at which the policy may read out.
+
+    Raises:
+        EepolicyError: the fill does not keep the states that the branch reads.
+    """
+    depths = config.policy.possible_depths(backbone.depth)
+    branches = [d for d in backbone.branches if depths is None or d in depths]
+    if config.fill.defers:
+        return branches
+    if branches and depths is not None:
+        raise EepolicyError(
+            f"the exit heads at depth {', '.join(map(str, branches))} are branches, which attend "
+            f"to all earlier positions; {config.fill!r} does not compute them: use fill='catch_up'"
+        )
+    return []
 
 
 def _rebatch_rule(config: EarlyExitConfig, layer_costs: LayerCosts | None) -> RebatchRule:

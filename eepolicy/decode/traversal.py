@@ -65,6 +65,7 @@ class LayerwisePass(Traversal):
 
     def __init__(self, batch: Batch, block: Block) -> None:
         self.batch, self.block = batch, block
+        self.rows = list(block.rows)
         self.in_block = list(range(len(block.rows)))  # index in the step of each row of the block
         self.exited: set[int] = set()
 
@@ -77,7 +78,8 @@ class LayerwisePass(Traversal):
         read = self.batch.read
         if group.vocab_ranges:
             read = partial(read, vocab_ranges=group.vocab_ranges)
-        group.last = LazyReadout(depth, hidden, read, group.last)
+        rows = [self.rows[i] for i in group.rows]
+        group.last = LazyReadout(depth, hidden, read, group.last, rows=rows)
         return group.last
 
     def pending_states(self, rows: list[int]) -> dict[int, Tensor]:
@@ -110,12 +112,12 @@ class FullThenSelect(Traversal):
     """
 
     def __init__(self, batch: Batch, block: Block, stops: list[int]) -> None:
-        self.full_depth, self.read = batch.full_depth, batch.read
+        self.full_depth, self.read, self.rows = batch.full_depth, batch.read, list(block.rows)
         self.states: dict[int, Tensor] = {}  # (rows, width) by depth
         for depth in sorted({*stops, self.full_depth}):
             batch.run(block, depth)
             self.states[depth] = block.hidden[:, -1]
-        self.full = LazyReadout(self.full_depth, block.hidden[:, -1], self.read)
+        self.full = LazyReadout(self.full_depth, block.hidden[:, -1], self.read, rows=self.rows)
         _ = self.full.logits  # evaluated once for all rows
 
     def readout(self, depth: int, group: ReadoutGroup) -> LazyReadout:
@@ -124,7 +126,8 @@ class FullThenSelect(Traversal):
             full.previous = group.last
             return full
         hidden = self.states[depth][torch.tensor(group.rows)]
-        group.last = LazyReadout(depth, hidden, self.read, group.last, full)
+        rows = [self.rows[i] for i in group.rows]
+        group.last = LazyReadout(depth, hidden, self.read, group.last, full, rows)
         return group.last
 
     def pending_states(self, rows: list[int]) -> dict[int, Tensor]:

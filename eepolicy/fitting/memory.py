@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eepolicy.fitting.config import FitConfig
-from eepolicy.heads.fitted import KINDS
+from eepolicy.heads.fitted import KINDS, HeadSize
 
 
 def fitting_memory(
@@ -26,7 +26,8 @@ def fitting_memory(
         11.8
     """
     depths = full_depth - 1 if config.depths is None else len(config.depths)
-    weights = KINDS.get(config.kind).count(width=width, vocabulary=vocabulary, rank=config.rank)
+    size = HeadSize(width, vocabulary, config.rank)
+    weights = KINDS.get(config.kind).count(size)
     positions = config.batch_tokens + longest
     return {
         # float32 weights, their gradients and the two moments of Adam

@@ -1,17 +1,20 @@
 """Exit heads: they turn hidden states below full depth into logits."""
 
 from eepolicy.heads.base import ExitHead, RestrictedHead
+from eepolicy.heads.branch import BranchHead
 from eepolicy.heads.files import load_heads, read_notes
-from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead
+from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead, HeadSize
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
 from eepolicy.heads.tuned import TunedLens
 
 __all__ = [
     "KINDS",
+    "BranchHead",
     "DepthHead",
     "ExitHead",
     "FittedHead",
+    "HeadSize",
     "LinearHead",
     "LogitLens",
     "LowRankHead",

@@ -43,12 +43,24 @@ class ExitHead(nn.Module, ABC):
         """Compute the logits of hidden states.
 
         Args:
-            hidden: (..., width), the states after `depth` layers.
-            depth: number of layers that the states have passed.
+            hidden: (..., width), the states after `depth` layers and after those of `layers_at`.
+            depth: number of layers of the model that the states have passed.
 
         Returns:
             (..., vocabulary).
         """
+
+    def layers_at(self, depth: int) -> Sequence[nn.Module]:
+        """Decoder layers that the head owns at a depth; see `BranchHead`.
+
+        If there are some, `logits` takes the hidden states after these layers.
+        """
+        return ()
+
+    @property
+    def branch_depths(self) -> tuple[int, ...]:
+        """Depths at which the head owns decoder layers, rising."""
+        return ()
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
         """Compute the logits of a range of ids.
@@ -135,6 +147,13 @@ class RestrictedHead(ExitHead):
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.head.logits_over(hidden, depth, slice(*self.ids))
+
+    def layers_at(self, depth: int) -> Sequence[nn.Module]:
+        return self.head.layers_at(depth)
+
+    @property
+    def branch_depths(self) -> tuple[int, ...]:
+        return self.head.branch_depths
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
         raise EepolicyError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -19,6 +20,25 @@ from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.lens import LogitLens
 from eepolicy.io import write_atomically
 from eepolicy.registry import Registry
+
+
+@dataclass(frozen=True)
+class HeadSize:
+    """Sizes that the number of weights of a head depends on.
+
+    Attributes:
+        width: width of the model.
+        vocabulary: number of ids in the vocabulary.
+        rank: rank of low-rank weights.
+        num_layers: number of layers of a branch.
+        layer_weights: number of weights of a decoder layer.
+    """
+
+    width: int = 0
+    vocabulary: int = 0
+    rank: int = 32
+    num_layers: int = 2
+    layer_weights: int = 0
 
 
 class DepthHead(ExitHead):
@@ -78,21 +98,32 @@ class DepthHead(ExitHead):
     @classmethod
     @abstractmethod
     def initial(
-        cls, lens: LogitLens, *, width: int, rank: int, generator: torch.Generator
+        cls, lens: LogitLens, depth: int, size: HeadSize, generator: torch.Generator
     ) -> DepthHead:
-        """Create the head in float32 with weights at which it equals the logit lens.
+        """Create the head in float32 with weights at which `logits` equals the logit lens.
 
         Args:
             lens: norm and output embedding of the model.
-            width: width of the model.
-            rank: rank of low-rank weights; other heads ignore it.
+            depth: depth of the head.
+            size: width of the model, and sizes that the user chooses.
             generator: source of weights that start at random.
         """
 
     @staticmethod
     @abstractmethod
-    def count(*, width: int, vocabulary: int, rank: int) -> int:
+    def count(size: HeadSize) -> int:
         """Number of weights of the head, for `fitting_memory`."""
+
+    @classmethod
+    def restore(cls, lens: LogitLens, depth: int, weights: Mapping[str, Tensor]) -> DepthHead:
+        """Build the head from its weights.
+
+        Args:
+            lens: norm and output embedding of the model.
+            depth: depth of the head.
+            weights: tensors by the names of `named_parameters()`.
+        """
+        return cls(lens, **weights)
 
     @classmethod
     def untrained(
@@ -102,6 +133,7 @@ class DepthHead(ExitHead):
         *,
         width: int = 0,
         rank: int = 32,
+        num_layers: int = 2,
         seed: int = 0,
     ) -> FittedHead:
         """Create a head of this kind at some depths, with weights at which it equals the lens.
@@ -111,15 +143,12 @@ class DepthHead(ExitHead):
             depths: depths that get a head, rising.
             width: width of the model.
             rank: rank of low-rank weights; other heads ignore it.
+            num_layers: number of layers of a branch; other heads ignore it.
             seed: seed of weights that start at random.
         """
         generator = torch.Generator().manual_seed(seed)
-        return FittedHead(
-            {
-                depth: cls.initial(lens, width=width, rank=rank, generator=generator)
-                for depth in depths
-            }
-        )
+        size = HeadSize(width, rank=rank, num_layers=num_layers)
+        return FittedHead({depth: cls.initial(lens, depth, size, generator) for depth in depths})
 
 
 #: kinds of heads by name
@@ -165,64 +194,54 @@ class FittedHead(ExitHead):
             )
         return cast(DepthHead, self.heads[key])
 
+    def layers_at(self, depth: int) -> Sequence[nn.Module]:
+        return self.at(depth).layers_at(depth) if str(depth) in self.heads else ()
+
+    @property
+    def branch_depths(self) -> tuple[int, ...]:
+        return tuple(depth for depth in self.depths if self.layers_at(depth))
+
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.at(depth).logits(hidden, depth)
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
         return self.at(depth).logits_over(hidden, depth, ids)
 
-    def save(self, path: str | Path, model: PreTrainedModel, notes: dict[str, Any]) -> None:
+    def save(
+        self,
+        path: str | Path,
+        model: PreTrainedModel,
+        notes: dict[str, Any],
+        *,
+        others: Sequence[FittedHead] = (),
+    ) -> None:
         """Write the heads in half precision, with the fingerprint of the model.
 
         Args:
             path: safetensors file to write.
             model: model that the heads were fitted on.
             notes: description of the fit as JSON types, such as the data and the losses.
-
-        Raises:
-            EepolicyError: the heads are of several kinds, which one file cannot hold.
+            others: heads of other kinds at the same depths.  `load_heads` reads them where a kind
+                is named, and otherwise at depths that these heads lack.
         """
-        path, heads = Path(path), [self.at(depth) for depth in self.depths]
-        kinds = sorted({head.name for head in heads})
-        if len(kinds) > 1:
-            raise EepolicyError(
-                f"a file holds heads of one kind; these are {' and '.join(kinds)}: write one file "
-                "for each kind"
-            )
+        of_depth: dict[tuple[int, str], DepthHead] = {}
+        for heads in (self, *others):
+            for depth in heads.depths:
+                head = heads.at(depth)
+                of_depth.setdefault((depth, head.name), head)
+        order = sorted(of_depth, key=lambda key: key[0])  # stable: the order of kinds stays
         # one metadata entry: safetensors does not keep the order of several, and the same heads
         # would then give different files
         metadata = {
-            "kind": kinds[0],
-            "depths": self.depths,
+            "kinds": [kind for _, kind in order],
+            "depths": [depth for depth, _ in order],
             "model": fingerprint(model),
             "notes": notes,
         }
         tensors = {
-            name: torch.stack([head.get_parameter(name).detach().cpu().half() for head in heads])
-            for name, _ in heads[0].named_parameters()
-        }  # (depths, ...) each
+            f"{kind}.{depth}.{name}": weight.detach().cpu().half().contiguous()
+            for (depth, kind), head in of_depth.items()
+            for name, weight in head.named_parameters()
+        }
         header = {"heads": json.dumps(metadata)}
-        write_atomically(path, lambda part: save_file(tensors, part, header))
-
-    @classmethod
-    def from_tensors(
-        cls, kind: str, lens: LogitLens, depths: Sequence[int], tensors: Mapping[str, Tensor]
-    ) -> FittedHead:
-        """Build heads of one kind from the tensors of a file.
-
-        Args:
-            kind: name of the kind of head.
-            lens: norm and output embedding of the model.
-            depths: depths of the heads, rising.
-            tensors: weights by name, (depths, ...) each.
-
-        Raises:
-            EepolicyError: no kind of head has the name.
-        """
-        head = KINDS.get(kind)
-        return cls(
-            {
-                depth: head(lens, **{name: tensor[i] for name, tensor in tensors.items()})
-                for i, depth in enumerate(depths)
-            }
-        )
+        write_atomically(Path(path), lambda part: save_file(tensors, part, header))

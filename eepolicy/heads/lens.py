@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -24,20 +24,23 @@ class LogitLens(ExitHead):
         norm: final norm of the model, (..., width) -> (..., width).
         head: output embedding of the model, (..., width) -> (..., vocabulary).
         logit_softcap: soft cap of the logits, shape kept; None for models without one.
+        layers: decoder layers of the model, of which branches copy some.
     """
 
     norm: Callable[[Tensor], Tensor]
     head: Callable[[Tensor], Tensor]
     logit_softcap: Callable[[Tensor], Tensor] | None
+    layers: Sequence[nn.Module]
 
     def __init__(
         self,
         norm: Callable[[Tensor], Tensor],
         head: Callable[[Tensor], Tensor],
         logit_softcap: Callable[[Tensor], Tensor] | None = None,
+        layers: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
-        parts = {"norm": norm, "head": head, "logit_softcap": logit_softcap}
+        parts = {"norm": norm, "head": head, "logit_softcap": logit_softcap, "layers": layers}
         for name, part in parts.items():
             object.__setattr__(self, name, part)  # nn.Module.__setattr__ would register it
 
@@ -45,7 +48,9 @@ class LogitLens(ExitHead):
         def copied(part: Any) -> Any:
             return memo.get(id(part), part)
 
-        return type(self)(copied(self.norm), copied(self.head), copied(self.logit_softcap))
+        return type(self)(
+            copied(self.norm), copied(self.head), copied(self.logit_softcap), copied(self.layers)
+        )
 
     def __repr__(self) -> str:
         return "LogitLens"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eepolicy.errors import EepolicyError
-from eepolicy.heads.fitted import KINDS, DepthHead
+from eepolicy.heads.fitted import KINDS, DepthHead, HeadSize
 from eepolicy.heads.lens import LogitLens
 
 
@@ -37,13 +37,13 @@ class LinearHead(DepthHead):
 
     @classmethod
     def initial(
-        cls, lens: LogitLens, *, width: int, rank: int, generator: torch.Generator
+        cls, lens: LogitLens, depth: int, size: HeadSize, generator: torch.Generator
     ) -> LinearHead:
         return cls(lens, output_embedding(lens).weight.detach().float().clone())
 
     @staticmethod
-    def count(*, width: int, vocabulary: int, rank: int) -> int:
-        return vocabulary * width
+    def count(size: HeadSize) -> int:
+        return size.vocabulary * size.width
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.logits_over(hidden, depth, slice(None))
@@ -78,15 +78,15 @@ class LowRankHead(DepthHead):
 
     @classmethod
     def initial(
-        cls, lens: LogitLens, *, width: int, rank: int, generator: torch.Generator
+        cls, lens: LogitLens, depth: int, size: HeadSize, generator: torch.Generator
     ) -> LowRankHead:
         vocabulary, width = output_embedding(lens).weight.shape
-        down = torch.randn(rank, width, generator=generator) / width**0.5
-        return cls(lens, torch.zeros(vocabulary, rank), down)
+        down = torch.randn(size.rank, width, generator=generator) / width**0.5
+        return cls(lens, torch.zeros(vocabulary, size.rank), down)
 
     @staticmethod
-    def count(*, width: int, vocabulary: int, rank: int) -> int:
-        return rank * (vocabulary + width)
+    def count(size: HeadSize) -> int:
+        return size.rank * (size.vocabulary + size.width)
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.logits_over(hidden, depth, slice(None))

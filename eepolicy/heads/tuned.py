@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eepolicy.heads.fitted import KINDS, DepthHead
+from eepolicy.heads.fitted import KINDS, DepthHead, HeadSize
 from eepolicy.heads.lens import LogitLens
 
 
@@ -37,13 +37,13 @@ class TunedLens(DepthHead):
 
     @classmethod
     def initial(
-        cls, lens: LogitLens, *, width: int, rank: int, generator: torch.Generator
+        cls, lens: LogitLens, depth: int, size: HeadSize, generator: torch.Generator
     ) -> TunedLens:
-        return cls(lens, torch.zeros(width, width), torch.zeros(width))
+        return cls(lens, torch.zeros(size.width, size.width), torch.zeros(size.width))
 
     @staticmethod
-    def count(*, width: int, vocabulary: int, rank: int) -> int:
-        return width * width + width
+    def count(size: HeadSize) -> int:
+        return size.width * size.width + size.width
 
     def translate(self, hidden: Tensor) -> Tensor:
         """Map hidden states to states of the last layer: (..., width) -> (..., width)."""

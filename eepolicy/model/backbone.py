@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
@@ -15,7 +15,7 @@ from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import SLIDING, DecoderParts, Rotation, check_parts, parts_of
-from eepolicy.model.kv_cache import KVCache, StoreOnly
+from eepolicy.model.kv_cache import KVCache, LayerKV, StoreOnly
 
 
 class Backbone(LayerExecutor):
@@ -32,7 +32,8 @@ class Backbone(LayerExecutor):
         model: the stock model.
         parts: its parts, as the layer loop uses them.
         lens: its final norm and output embedding.
-        heads: exit heads for depths below full depth.
+        layers: the decoder layers of the model, then those that the heads own.
+        attention: kind of attention of each of them.
 
     Raises:
         EepolicyError: the family has no adapter.
@@ -47,13 +48,42 @@ class Backbone(LayerExecutor):
         self.model = model.eval()
         self.parts = parts or parts_of(model)
         check_parts(model, self.parts)
-        self.lens = LogitLens(self.parts.norm, self.parts.head, self.parts.logit_softcap)
+        self.lens = LogitLens(
+            self.parts.norm, self.parts.head, self.parts.logit_softcap, self.parts.layers
+        )
         self.heads = heads or self.lens
+
+    @property
+    def heads(self) -> ExitHead:
+        """Exit heads for depths below full depth."""
+        return self._heads
+
+    @heads.setter
+    def heads(self, heads: ExitHead) -> None:
+        self._heads = heads
+        layers, attention = [*self.parts.layers], [*self.parts.attention]
+        self._branches: dict[int, range] = {}
+        for depth in heads.branch_depths:
+            own = heads.layers_at(depth)
+            self._branches[depth] = range(len(layers), len(layers) + len(own))
+            layers += own
+            attention += self._attention_of_branch(depth, len(own))
+        self.layers, self.attention = tuple(layers), tuple(attention)
+
+    @property
+    def branches(self) -> Mapping[int, range]:
+        """Indices in `layers` of the layers that the heads own, by depth."""
+        return self._branches
 
     @property
     def depth(self) -> int:
         """Number of decoder layers, which is full depth."""
         return len(self.parts.layers)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder layers, those of the heads included."""
+        return len(self.layers)
 
     @property
     def device(self) -> torch.device:
@@ -126,6 +156,11 @@ class Backbone(LayerExecutor):
             for kind in set(self.parts.attention)
         }
 
+    def _attention_of_branch(self, depth: int, layers: int) -> list[str]:
+        """Kinds of attention of a branch: those of the layers that it was copied from."""
+        last = self.depth - 1
+        return [self.parts.attention[min(depth + i, last)] for i in range(layers)]
+
     def _block_mask(
         self,
         window: int | None,
@@ -166,7 +201,7 @@ class Backbone(LayerExecutor):
         """Run one layer.
 
         Args:
-            index: index of the layer.
+            index: index of the layer in `layers`.
             hidden: (rows, tokens, width).
             rotations: cosines and sines of the tokens' positions, by kind of attention.
             masks: attention masks; see `block_masks`.
@@ -175,16 +210,10 @@ class Backbone(LayerExecutor):
         Returns:
             (rows, tokens, width).
         """
-        kind = self.parts.attention[index]
-        arguments: dict[str, Any] = {"position_embeddings": rotations[kind]} if rotations else {}
-        output: Tensor | tuple[Tensor, ...] = self.parts.layers[index](
-            hidden,
-            attention_mask=masks[kind],
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **arguments,
-        )
-        return output[0] if isinstance(output, tuple) else output
+        # a layer of a head has the index of the layer that it was copied from
+        store = cache if cache is None or index < self.depth else cache.at(index)
+        kind = self.attention[index]
+        return _call_layer(self.layers[index], kind, hidden, rotations, masks, store)
 
     def fill_layer(
         self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: KVCache
@@ -200,6 +229,29 @@ class Backbone(LayerExecutor):
         with suppress(StoreOnly):
             unmasked = dict.fromkeys(self.parts.attention)
             self.run_layer(index, hidden, rotations, unmasked, cache)
+
+    def branch_states(self, hidden: Tensor, depth: int, heads: ExitHead | None = None) -> Tensor:
+        """The states that a head reads at a depth, for whole texts.
+
+        Args:
+            hidden: (rows, tokens, width), states after `depth` layers from the first token on.
+                Rows may be padded on the right.
+            depth: number of layers that ran.
+            heads: exit heads; default: those of the model.
+
+        Returns:
+            (rows, tokens, width): states after the layers that the heads own at this depth, which
+            are the given states where they own none.
+        """
+        own = (self.heads if heads is None else heads).layers_at(depth)
+        if not own:
+            return hidden
+        kinds = self._attention_of_branch(depth, len(own))
+        rotations = self.rotations(hidden.shape[1])
+        masks = self.block_masks(hidden.shape[1], 0)
+        for layer, kind in zip(own, kinds, strict=True):
+            hidden = _call_layer(layer, kind, hidden, rotations, masks)
+        return hidden
 
     def hidden_states(self, ids: Tensor) -> Iterator[Tensor]:
         """Hidden states after each layer, before any norm.
@@ -243,3 +295,23 @@ class Backbone(LayerExecutor):
                 "a reply needs all of them"
             )
         return logits
+
+
+def _call_layer(
+    layer: nn.Module,
+    kind: str,
+    hidden: Tensor,
+    rotations: dict[str, Rotation],
+    masks: dict[str, Tensor | None],
+    cache: KVCache | LayerKV | None = None,
+) -> Tensor:
+    """Call a decoder layer of transformers; arguments as in `Backbone.run_layer`."""
+    arguments: dict[str, Any] = {"position_embeddings": rotations[kind]} if rotations else {}
+    output: Tensor | tuple[Tensor, ...] = layer(
+        hidden,
+        attention_mask=masks[kind],
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **arguments,
+    )
+    return output[0] if isinstance(output, tuple) else output

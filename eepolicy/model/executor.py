@@ -19,6 +19,11 @@ class LayerExecutor(ABC):
     def depth(self) -> int:
         """Number of decoder layers, which is full depth."""
 
+    @property
+    @abstractmethod
+    def num_layers(self) -> int:
+        """Number of decoder layers, those of the exit heads included."""
+
     @abstractmethod
     def run_layer(
         self,
@@ -70,4 +75,4 @@ class LayerExecutor(ABC):
 
     def open_cache(self, rows: int, capacity: int) -> KVCache:
         """Create a cache for `rows` rows of up to `capacity` columns."""
-        return KVCache(self.depth, rows, capacity)
+        return KVCache(self.num_layers, rows, capacity)

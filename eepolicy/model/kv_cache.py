@@ -165,6 +165,10 @@ class KVCache:
             raise StoreOnly
         return stored
 
+    def at(self, index: int) -> LayerKV:
+        """The cache for a layer that stores at `index`, whatever index the layer has itself."""
+        return LayerKV(self, index)
+
     def open(self, index: int, keys: Tensor, values: Tensor) -> None:
         """Allocate memory for a layer without stored values.
 
@@ -310,6 +314,24 @@ class KVCache:
         if isinstance(rows, Tensor):
             stored[rows, :, start:stop] = target
         return result
+
+
+class LayerKV:
+    """The part of a cache that belongs to one layer.
+
+    Args:
+        cache: cache of the batch.
+        index: index of the layer in the cache.
+    """
+
+    def __init__(self, cache: KVCache, index: int) -> None:
+        self.cache, self.index = cache, index
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Store new keys and values; see `KVCache.update`."""
+        return self.cache.update(keys, values, self.index)
 
 
 def _adjacent_rows(stored: Tensor, rows: slice, stop: int) -> Tensor:

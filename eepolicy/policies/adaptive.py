@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
@@ -65,6 +67,10 @@ class Adaptive(ExitPolicy):
     def min_depth(self, full_depth: int) -> int:
         depths = self.exit_depths
         return depths if isinstance(depths, int) else depths[0]
+
+    def possible_depths(self, full_depth: int) -> Sequence[int]:
+        depths = self.exit_depths
+        return range(depths, full_depth) if isinstance(depths, int) else depths
 
     def check(self, full_depth: int) -> None:
         check_on(self.on)

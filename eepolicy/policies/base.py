@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -179,6 +179,14 @@ class ExitPolicy(Declared, ABC):
         other policies must return their minimum.
         """
         return 1
+
+    def possible_depths(self, full_depth: int) -> Collection[int] | None:
+        """Depths below full depth at which the policy may read out or exit.
+
+        The decoder keeps the hidden states that a branch at one of these depths reads.  None, the
+        default, stands for all depths.  A policy that wraps other policies must return their union.
+        """
+        return None
 
     def check(self, full_depth: int) -> None:
         """Refuse depths that a model of `full_depth` layers does not have.

@@ -58,6 +58,12 @@ class ByModality(ExitPolicy):
     def min_depth(self, full_depth: int) -> int:
         return min(policy.min_depth(full_depth) for policy in (self.text, self.speech))
 
+    def possible_depths(self, full_depth: int) -> frozenset[int] | None:
+        depths = [policy.possible_depths(full_depth) for policy in (self.text, self.speech)]
+        if depths[0] is None or depths[1] is None:
+            return None
+        return frozenset({*depths[0], *depths[1]})
+
     def check(self, full_depth: int) -> None:
         for on, policy in (("text", self.text), ("speech", self.speech)):
             if policy.on not in (on, "both"):

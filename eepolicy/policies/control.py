@@ -63,6 +63,9 @@ class Random(ExitPolicy):
     def min_depth(self, full_depth: int) -> int:
         return self.exit_depth
 
+    def possible_depths(self, full_depth: int) -> tuple[int, ...]:
+        return (self.exit_depth,)
+
     def check(self, full_depth: int) -> None:
         check_on(self.on)
         check_depth(self.exit_depth, full_depth, f"{self!r}")

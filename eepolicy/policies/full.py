@@ -30,6 +30,9 @@ class FullDepth(ExitPolicy):
     def min_depth(self, full_depth: int) -> int:
         return full_depth
 
+    def possible_depths(self, full_depth: int) -> tuple[int, ...]:
+        return ()
+
     @classmethod
     def from_spec(cls, rest: str) -> FullDepth:
         parse_rest("", rest)

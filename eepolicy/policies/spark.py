@@ -79,6 +79,9 @@ class SparK(ExitPolicy):
     def min_depth(self, full_depth: int) -> int:
         return self.exit_depth
 
+    def possible_depths(self, full_depth: int) -> tuple[int, ...]:
+        return (self.exit_depth,)
+
     def check(self, full_depth: int) -> None:
         check_on(self.on)
         if self.pattern not in PATTERNS and not re.fullmatch("[FE]+", self.pattern):

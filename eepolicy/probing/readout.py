@@ -43,12 +43,16 @@ class StateReader:
         buffers = BufferPool() if backbone.model.device.type == "cpu" else None
         self._statistics = LogitStatistics(plan.of_logits, run, buffers)
 
-    def read(self, states: States, following: Tensor) -> dict[str, Tensor]:
+    def read(
+        self, states: States, following: Tensor, branch_states: States | None = None
+    ) -> dict[str, Tensor]:
         """Evaluate the statistics of a plan.
 
         Args:
             states: hidden states; without those of full depth, what compares with it is missing.
             following: (readouts,) ids that follow, -1 where none does.
+            branch_states: states after the branches of the heads, by depth; the statistics of
+                logits are missing at a depth with a branch and without such states.
 
         Returns:
             (readouts, depths) or (readouts, kept depths, ...) each, by name, on the CPU.
@@ -66,11 +70,14 @@ class StateReader:
         if self.plan.of_states:
             self._read_states(columns, states)
         if self.plan.needs_logits:
+            branches = self.plan.heads.branch_depths
+            read = {depth: each for depth, each in states.items() if depth not in branches}
+            read |= branch_states or {}
             for rows in self._chunks(len(following)):
                 last = None
                 for depth in reversed(self.plan.depths):  # the others compare with the last layer
-                    if depth in states:
-                        logits = self._logits(states[depth][rows], depth)
+                    if depth in read:
+                        logits = self._logits(read[depth][rows], depth)
                         if depth == self.backbone.depth:
                             last = self._last_layer(logits)
                         self._keep_logits(columns, logits, depth, rows)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from eepolicy.decode.output import Output
+from eepolicy.decode.recorder import Recorder
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
@@ -48,7 +48,7 @@ def record_plan(backbone: Backbone, record: bool | Mapping[str, Any] | None) -> 
 def recorded_result(
     backbone: Backbone,
     output: Output,
-    states: Sequence[dict[int, Tensor]],
+    recorder: Recorder,
     plan: ProbePlan,
     layout: TokenLayout,
     number: int = 0,
@@ -58,25 +58,28 @@ def recorded_result(
     Args:
         backbone: model that decoded.
         output: reply with its prompt and trace.
-        states: the row's states, `Recorder.states[row]`: one dict a token, (width,) by depth.
+        recorder: states of the reply's row.
         plan: what to read out and keep.
         layout: vocabulary and chunks, for the labels.
-        number: number of the document.
+        number: row of the reply, which is the number of the document.
 
     Returns:
         Labelled statistics, (depths, tokens) each; nan or -1 where a layer did not run.  The
         result has no tokenizer yet.
     """
+    states, branch_states = recorder.states[number], recorder.branch_states[number]
     fed = states[: len(output.tokens)]
     following = output.tokens.to(backbone.model.device)
     # tokens with states at the same depths are read out together
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for index, entry in enumerate(fed):
-        groups.setdefault(tuple(sorted(entry)), []).append(index)
+        key = (tuple(sorted(entry)), tuple(sorted(branch_states[index])))
+        groups.setdefault(key, []).append(index)
     reader, parts, order = StateReader(backbone, plan), [], []
-    for depths, indices in groups.items():
+    for (depths, branches), indices in groups.items():
         stacked = {depth: torch.stack([fed[i][depth] for i in indices]) for depth in depths}
-        parts.append(reader.read(stacked, following[torch.tensor(indices)]))
+        after = {d: torch.stack([branch_states[i][d] for i in indices]) for d in branches}
+        parts.append(reader.read(stacked, following[torch.tensor(indices)], after))
         order += indices
     back = np.argsort(order)
     columns = {name: torch.cat([part[name] for part in parts]).numpy()[back] for name in parts[0]}

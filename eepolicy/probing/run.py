@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.compile.executor import CompiledExecutor
-from eepolicy.decode.batch import Batch
+from eepolicy.decode.batch import Batch, BatchOptions
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
@@ -36,7 +36,8 @@ def run_probe(
     """Probe documents; `eepolicy.probe` is the public function.
 
     Args:
-        backbone: model whose layers are probed.
+        backbone: model whose layers are probed.  Where the plan's heads have branches, they are its
+            own heads.
         documents: documents to probe, run one by one.
         plan: what to read out and keep.
         layout: vocabulary and chunks, for the labels.
@@ -75,14 +76,17 @@ def _read_document(
     depths = reader.plan.state_depths(backbone.depth)
     ids = document.tokens.to(backbone.model.device)
     following = torch.cat([ids[1:], ids.new_tensor([-1])])
-    batch = Batch(backbone, [0], end, executor=executor)
+    branches = tuple(d for d in reader.plan.heads.branch_depths if d in reader.plan.depths)
+    options = BatchOptions(branch_depths=branches)
+    batch = Batch(backbone, [0], end, options, executor=executor)
     parts: list[dict[str, Tensor]] = []
     for first in range(0, end, BLOCK):
         stop = min(first + BLOCK, end)
         skipped = max(start - first, 0)  # positions of the prompt need no readout
         states = _run_block(batch, ids[first:stop], depths, skipped)
+        after = {depth: batch.run_branch([0], depth)[0, skipped:] for depth in branches}
         if stop > start:
-            parts.append(reader.read(states, following[first + skipped : stop]))
+            parts.append(reader.read(states, following[first + skipped : stop], after))
     names = parts[0] if parts else ()
     return {name: torch.cat([part[name] for part in parts]).numpy() for name in names}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -235,7 +235,7 @@ def _readouts(policy: ExitPolicy, step: Step, seed: int) -> Iterator[LazyReadout
     generator = torch.Generator().manual_seed(seed)
     head = torch.randn(WIDTH, VOCAB, generator=generator)
 
-    def read(hidden: Tensor, depth: int) -> Tensor:
+    def read(hidden: Tensor, depth: int, rows: Sequence[int]) -> Tensor:
         return hidden @ head
 
     def hidden() -> Tensor:

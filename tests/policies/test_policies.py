@@ -196,7 +196,9 @@ def looks_at(logits: dict[int, list], hidden: dict[int, list] | None = None, ful
         states = torch.tensor((hidden or logits)[depth], dtype=torch.float)
         read = {depth: torch.tensor(values, dtype=torch.float)}
         previous = readouts[-1] if readouts else None
-        readouts.append(LazyReadout(depth, states, lambda _, d, read=read: read[d], previous, full))
+        readouts.append(
+            LazyReadout(depth, states, lambda _, d, rows, read=read: read[d], previous, full)
+        )
     return readouts
 
 

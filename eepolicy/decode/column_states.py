@@ -1,4 +1,4 @@
-"""Hidden states of positions whose upper layers have not run yet."""
+"""Hidden states that later steps read."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from eepolicy.model.kv_cache import Rows
 
 
-class PendingStates:
-    """Stores the hidden states of deferred columns.
+class ColumnStates:
+    """Stores hidden states by row and column: of deferred columns, or the inputs of a branch.
 
     Args:
         rows: number of stored rows.
