@@ -112,9 +112,10 @@ MaxNewTokensOption = Annotated[
 
 # ------------------------------------------------------------------ exit heads
 HeadsOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="file with fitted exit heads, from 'eepolicy fit'; the model's own by default",
+        help="exit heads: a kind in the model's folder such as branch or tuned, lens for the plain "
+        "logit lens, or a file from 'eepolicy fit'; by default the best head of each depth",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -142,7 +143,7 @@ def load_model(
     dtype: str = "float32",
     device: str = "cpu",
     threads: int | None = None,
-    heads: Path | None = None,
+    heads: str | None = None,
 ) -> HookedModel:
     """Load a model without the progress bar of transformers, and set the CPU threads.
 
@@ -151,7 +152,7 @@ def load_model(
         dtype: name of the data type of the weights.
         device: device to move the model to.
         threads: number of CPU threads; None for `"auto"` of `eepolicy.load`.
-        heads: file with exit heads to use instead of the model's own.
+        heads: exit heads; see `eepolicy.load`.
 
     Raises:
         EepolicyError: the model or the heads cannot be loaded.
@@ -159,12 +160,9 @@ def load_model(
     from transformers.utils import logging
 
     import eepolicy
-    from eepolicy.heads import load_heads
 
     logging.disable_progress_bar()  # it would flicker for a second
-    model = eepolicy.load(name, dtype=torch_dtype(dtype), threads=threads or "auto")
-    if heads is not None:
-        model.heads = load_heads(heads, model.lens, model.model)
+    model = eepolicy.load(name, dtype=torch_dtype(dtype), threads=threads or "auto", heads=heads)
     model.to(device)
     return model
 

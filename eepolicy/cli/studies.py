@@ -146,7 +146,7 @@ def drift(
     print_note(f"The tables and figures are in {out_folder}")
 
 
-def _speech_model(model: str, device: str, threads: int | None, heads: Path | None) -> HookedModel:
+def _speech_model(model: str, device: str, threads: int | None, heads: str | None) -> HookedModel:
     """Load a model with speech tokens.
 
     Raises:

@@ -38,7 +38,8 @@ def function_of(module: nn.Module) -> Callable[..., Any]:
 
 def first_same_structure(modules: Sequence[nn.Module], index: int) -> int:
     """Index of the first module that has the same structure as the one at `index`."""
-    return next(i for i in range(index + 1) if _structure(modules[i]) == _structure(modules[index]))
+    own = structure_of(modules[index])
+    return next(i for i in range(index + 1) if structure_of(modules[i]) == own)
 
 
 def _to_meta(module: nn.Module) -> nn.Module:
@@ -60,18 +61,22 @@ def _to_meta(module: nn.Module) -> nn.Module:
     return on_meta
 
 
-def _structure(module: nn.Module) -> list[object]:
+def structure_of(module: nn.Module) -> tuple[object, ...]:
     """Types, plain settings and tensor layouts of a module; not its weights, not its index."""
     plain = (bool, int, float, str, type(None))
-    tensors = [(name, t.shape, t.stride(), t.dtype) for name, t in tensors_of(module).items()]
-    settings = [
+    tensors = tuple((name, t.shape, t.stride(), t.dtype) for name, t in tensors_of(module).items())
+    settings = tuple(
         (
             name,
             type(part),
-            sorted(
-                (k, v) for k, v in vars(part).items() if isinstance(v, plain) and k != "layer_idx"
+            tuple(
+                sorted(
+                    (k, v)
+                    for k, v in vars(part).items()
+                    if isinstance(v, plain) and k != "layer_idx"
+                )
             ),
         )
         for name, part in module.named_modules()
-    ]
-    return [tensors, settings]
+    )
+    return tensors, settings

@@ -6,8 +6,9 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from eepolicy.compile.functional import tensors_of
+from eepolicy.compile.functional import structure_of, tensors_of
 from eepolicy.heads.base import ExitHead
+from eepolicy.heads.branch import BranchHead
 from eepolicy.heads.fitted import FittedHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
@@ -34,6 +35,7 @@ class HeadModule(nn.Module):
         self, head: ExitHead, lens: LogitLens, ranges: tuple[tuple[int, int], ...], vocabulary: int
     ) -> None:
         super().__init__()
+        assert isinstance(lens.norm, nn.Module)
         self.norm, self.embedding = lens.norm, lens.head
         self.head = head
         self.ranges, self.vocabulary = ranges, vocabulary
@@ -49,7 +51,8 @@ class HeadModule(nn.Module):
     def structure(self) -> tuple[object, ...]:
         """Key that is equal for modules which differ in the values of their tensors alone."""
         layouts = tuple((t.shape, t.stride(), t.dtype) for t in self.tensors)
-        return type(self.head), self.norm, self.embedding, self.softcap, self.ranges, layouts
+        norm = structure_of(self.norm)
+        return type(self.head), norm, self.embedding, self.softcap, self.ranges, layouts
 
     def is_current(self) -> bool:
         """Whether no tensor has another dtype than before: `half()` changes it in place."""
@@ -75,6 +78,8 @@ def head_module(
     """
     if type(head) is FittedHead:
         head = head.at(depth)
+    if type(head) is BranchHead:
+        head = head.readout  # its layers have run
     if type(head) not in SAME_AT_ALL_DEPTHS:
         return None
     lens = head if isinstance(head, LogitLens) else head.lens

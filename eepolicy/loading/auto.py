@@ -12,7 +12,7 @@ from eepolicy.hooked import HookedModel
 from eepolicy.loading.cards import card_named, shipped_cards
 from eepolicy.loading.convert import CARD, load_converted, load_with_card
 from eepolicy.loading.hub import fetch, fetch_config
-from eepolicy.loading.huggingface import load_text, read_config
+from eepolicy.loading.huggingface import heads_named, load_text, read_config
 from eepolicy.loading.pocket import load_spoken, pocket_folder
 from eepolicy.loading.threads import set_threads
 from eepolicy.loading.upstream import glm4_voice, step_audio2
@@ -30,6 +30,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     card: str | Path | ModelCard | None = None,
     threads: int | str | None = None,
+    heads: str | Path | None = None,
     **options: Any,
 ) -> HookedModel:
     """Load a model that can decode, and speak if it is a speech model.
@@ -45,15 +46,18 @@ def load(
             if the model has fewer than 150 million parameters.  None, the default, changes
             nothing: PyTorch takes all cores, and a small model then waits for its own threads
             whenever the machine is busy.
+        heads: exit heads: a kind such as `"branch"` or `"tuned"` of those in the model's folder,
+            `"lens"` for the logit lens, or a file that `eepolicy fit` wrote.  By default the
+            preferred head of each depth in the folder, or the logit lens if the folder has none.
         **options: options of `from_pretrained`, such as `device_map`, `attn_implementation` and
             `quantization_config`.
 
     Returns:
-        The model with its tokenizer, and with its exit heads if the folder has some.
+        The model with its tokenizer and its exit heads.
 
     Raises:
-        EepolicyError: the model does not exist or is incomplete, or the card belongs to another
-            model; or `threads` is no number of threads.
+        EepolicyError: the model does not exist or is incomplete, or the card or the heads belong to
+            another model; or `threads` is no number of threads.
 
     Examples:
         >>> import eepolicy
@@ -61,6 +65,9 @@ def load(
         20
     """
     model = _load(name, dtype, card, options)
+    if heads is not None:
+        folder = pocket_folder() if name == "pocket" else Path(name)
+        model.heads = heads_named(heads, model, folder)
     if threads is not None:
         set_threads(model.model, threads)
     return model

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from eepolicy.errors import EepolicyError
-from eepolicy.heads import load_heads
+from eepolicy.heads import KINDS, ExitHead, load_heads
 from eepolicy.hooked import HookedModel
 from eepolicy.io import read_json
 from eepolicy.loading.hub import first_line
@@ -126,3 +126,32 @@ def with_heads(hooked: HookedModel, folder: Path) -> HookedModel:
     if (folder / HEADS).is_file():
         hooked.heads = load_heads(folder / HEADS, hooked.lens, hooked.model)
     return hooked
+
+
+def heads_named(heads: str | Path, hooked: HookedModel, folder: Path) -> ExitHead:
+    """Exit heads by their name or file, for `load`.
+
+    Args:
+        heads: `"lens"`, a kind of head in the model's folder, or a file of heads.
+        hooked: the model.
+        folder: folder of the model.
+
+    Raises:
+        EepolicyError: the folder has no heads of the kind, or the file is none of heads.
+    """
+    if heads == "lens":
+        return hooked.lens
+    own = folder / HEADS
+    if isinstance(heads, str) and heads in KINDS:
+        if not own.is_file():
+            raise EepolicyError(
+                f"{folder} has no {HEADS}, so there are no heads of the kind {heads!r}: give a "
+                "file that 'eepolicy fit' wrote"
+            )
+        return load_heads(own, hooked.lens, hooked.model, heads)
+    if not Path(heads).is_file():
+        raise EepolicyError(
+            f"heads are 'lens', a kind ({', '.join(KINDS.names())}) or a file; got {str(heads)!r}, "
+            "which is no file"
+        )
+    return load_heads(heads, hooked.lens, hooked.model)
