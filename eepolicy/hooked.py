@@ -369,7 +369,7 @@ def probe(
         save: folder to write to; the result is then memory-mapped from there.
         compile: run the layers and statistics by `torch.compile`.  Compiling takes seconds at the
             first call.  The numbers are the same up to rounding.  Your own statistics run
-            uncompiled.
+            uncompiled, as do branches that are not the model's own.
         progress: wraps the iterator of documents, to show a progress bar.
 
     Returns:
@@ -390,12 +390,10 @@ def probe(
         model = HookedModel(model)
     if not isinstance(model, HookedModel):
         raise EepolicyError(f"probe takes a HookedModel or a transformers model; got {model!r}")
-    if heads is not None and heads is not model.heads and heads.branch_depths:
-        layout, tokenizer = model.layout, model.tokenizer  # branches are layers of a model
-        model = HookedModel(model.model, layout, tokenizer, heads=heads, parts=model.parts)
     config = ProbeConfig(depths, heads, statistics, top_k, hidden_states, distributions, dtype)
-    plan = ProbePlan.of(model, config)
+    backbone = model.with_heads(heads)
+    plan = ProbePlan.of(backbone, config)
     documents = progress(to_documents(model.encode, inputs, attention_mask))
-    executor = model.compiled_executor() if compile else None
-    result = run_probe(model, documents, plan, model.layout, save, executor)
+    executor = model.compiled_executor() if compile and backbone is model else None
+    result = run_probe(backbone, documents, plan, model.layout, save, executor)
     return replace(result, tokenizer=model.tokenizer)

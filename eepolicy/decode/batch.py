@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from eepolicy.decode.batch_options import BatchOptions
 from eepolicy.decode.block import Block
 from eepolicy.decode.column_states import ColumnStates
-from eepolicy.decode.fills import CatchUp, KVFill
 from eepolicy.decode.positions import Positions
-from eepolicy.decode.rebatch import NeverRebatch, RebatchRule
 from eepolicy.decode.recorder import Recorder
 from eepolicy.errors import EepolicyError
 from eepolicy.model.backbone import Backbone
@@ -20,25 +18,6 @@ from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import Rotation
 from eepolicy.model.kv_cache import Rows
 from eepolicy.trace import TokenCost
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """How a batch treats exits.
-
-    Attributes:
-        fill: what becomes of the keys and values above an exit.
-        max_pending: largest number of pending positions of a row; None for no limit.
-        rebatch: when rows that have exited run on with the others.
-        vocab_ranges: half-open ranges of ids that speech is read out over; empty for all ids.
-        branch_depths: depths at which exit heads with layers of their own may be read.
-    """
-
-    fill: KVFill = field(default_factory=CatchUp)
-    max_pending: int | None = None
-    rebatch: RebatchRule = field(default_factory=NeverRebatch)
-    vocab_ranges: Sequence[tuple[int, int]] = ()
-    branch_depths: Sequence[int] = ()
 
 
 class Batch:

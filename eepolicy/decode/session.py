@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from eepolicy.decode import overlap
-from eepolicy.decode.batch import Batch, BatchOptions
+from eepolicy.decode.batch import Batch
+from eepolicy.decode.batch_options import BatchOptions
 from eepolicy.decode.block import Block
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.decode.rebatch import (

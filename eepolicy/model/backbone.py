@@ -70,6 +70,19 @@ class Backbone(LayerExecutor):
             attention += self._attention_of_branch(depth, len(own))
         self.layers, self.attention = tuple(layers), tuple(attention)
 
+    def with_heads(self, heads: ExitHead | None) -> Backbone:
+        """A backbone of the same model whose layers include those of some heads.
+
+        Args:
+            heads: exit heads; None for those of this backbone.
+
+        Returns:
+            This backbone, unless the heads are others that own layers.
+        """
+        if heads is None or heads is self.heads or not heads.branch_depths:
+            return self
+        return Backbone(self.model, heads, self.parts)
+
     @property
     def branches(self) -> Mapping[int, range]:
         """Indices in `layers` of the layers that the heads own, by depth."""

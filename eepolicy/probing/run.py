@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from eepolicy.compile.executor import CompiledExecutor
-from eepolicy.decode.batch import Batch, BatchOptions
+from eepolicy.decode.batch import Batch
+from eepolicy.decode.batch_options import BatchOptions
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone

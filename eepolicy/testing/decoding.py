@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from eepolicy.decode.acceptance import AcceptAll, Acceptance
-from eepolicy.decode.batch import Batch, BatchOptions
+from eepolicy.decode.batch import Batch
+from eepolicy.decode.batch_options import BatchOptions
 from eepolicy.decode.fills import CatchUp, KVFill
 from eepolicy.decode.output import Output
 from eepolicy.decode.step import run_step
@@ -68,7 +69,7 @@ def check_decoding(
 
     outputs = []
     for prompt in PROMPTS:
-        with LayerCounter(model.model) as counter:
+        with LayerCounter(model.model, model.heads) as counter:
             [output] = generate([prompt])
         _check_costs(plugin, output, counter, policy)
         if fill.defers:
@@ -87,15 +88,22 @@ def check_decoding(
 
 
 def _check_costs(plugin: object, output: Output, counter: LayerCounter, policy: ExitPolicy) -> None:
-    """The trace has the layer calls and depths that hooks on the stock layers count."""
+    """The trace has the layer calls and depths that hooks on the layers count."""
     trace, check = output.trace, "check_costs"
-    counted = len(counter.calls) - trace.prefill_layer_calls
+    counted = len(counter.calls) + len(counter.branch_calls) - trace.prefill_layer_calls
     in_trace = int(trace.layer_calls.sum() + trace.filled.sum())
     require(
         counted == in_trace,
         plugin,
         check,
         f"the trace has {in_trace} layer calls, but {counted} ran",
+    )
+    branch_calls = int(trace.branch_calls.sum())
+    require(
+        branch_calls == len(counter.branch_calls),
+        plugin,
+        check,
+        f"the trace has {branch_calls} branch calls, but {len(counter.branch_calls)} ran",
     )
     if not policy.needs_full_pass and not trace.filled.any() and not trace.draft_status.any():
         depths = counter.depths(trace.prefill_layer_calls)

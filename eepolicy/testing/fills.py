@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from eepolicy.decode.batch import Batch, BatchOptions
+from eepolicy.decode.batch import Batch
+from eepolicy.decode.batch_options import BatchOptions
 from eepolicy.decode.fills import KVFill, parse_fill
 from eepolicy.policies import FullDepth, Static
 from eepolicy.testing.decoding import ScatteredDepths, check_cache, check_decoding

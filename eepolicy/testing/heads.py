@@ -122,7 +122,7 @@ def check_decodes(head: ExitHead, model: HookedModel) -> None:
     for output in check_decoding(head, hooked, policy=Static(2, on="both")):
         # exits at depth 2 everywhere: a model of two layers has the same hidden states
         ids = torch.cat([output.prompt, output.tokens])
-        states = list(hooked.hidden_states(ids[None]))[1][0]
+        states = hooked.branch_states(list(hooked.hidden_states(ids[None]))[1], 2)[0]
         expected = head.logits(states[len(output.prompt) - 1 : -1], 2).argmax(-1)
         require(
             torch.equal(output.tokens, expected),

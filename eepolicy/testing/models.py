@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from eepolicy.heads import ExitHead
 from eepolicy.hooked import HookedModel
 from eepolicy.modality import TokenLayout
 from eepolicy.testing.configs import small_config
@@ -61,35 +62,45 @@ def random_llama(layers: int = 4, seed: int = 0, dtype: torch.dtype = torch.floa
 
 
 class LayerCounter:
-    """Counts layer calls with forward hooks on the stock layers; a context manager.
+    """Counts layer calls with forward hooks on the layers; a context manager.
 
-    The layers are the first `ModuleList` of the model, so nothing here depends on an adapter.
+    The layers of the model are its first `ModuleList`, so nothing here depends on an adapter.
 
     Args:
         model: a stock model.
+        heads: exit heads, whose own layers are counted too.
 
     Attributes:
-        calls: layer, rows and columns of each call.
+        calls: layer, rows and columns of each call of a layer of the model.
+        branch_calls: the same of the layers of the heads.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, heads: ExitHead | None = None) -> None:
         self.calls: list[tuple[int, int, int]] = []
+        self.branch_calls: list[tuple[int, int, int]] = []
         self._layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+        self._branches: list[nn.Module] = []
+        if heads is not None:
+            self._branches = [x for d in heads.branch_depths for x in heads.layers_at(d)]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> LayerCounter:
-        for index, layer in enumerate(self._layers):
-            self._handles.append(layer.register_forward_pre_hook(self._hook(index)))
+        for layers, calls in ((self._layers, self.calls), (self._branches, self.branch_calls)):
+            for index, layer in enumerate(layers):
+                hook = layer.register_forward_pre_hook(self._hook(index, calls))
+                self._handles.append(hook)
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def _hook(
+        self, index: int, calls: list[tuple[int, int, int]]
+    ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             rows, columns = args[0].shape[:2]
-            self.calls.append((index, rows, columns))
+            calls.append((index, rows, columns))
 
         return count
 

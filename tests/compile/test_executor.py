@@ -14,7 +14,8 @@ import torch
 from conftest import DECODINGS, FAMILIES, LAYERS, LAYOUT, assert_same_replies, tiny
 
 from eepolicy import EepolicyError, ExitPolicy, HookedModel
-from eepolicy.decode.batch import Batch, BatchOptions
+from eepolicy.decode.batch import Batch
+from eepolicy.decode.batch_options import BatchOptions
 from eepolicy.decode.fills import Propagate
 from eepolicy.heads import KINDS, FittedHead, LinearHead, TunedLens
 from eepolicy.policies import Step

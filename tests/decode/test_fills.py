@@ -16,7 +16,8 @@ from eepolicy import (
     HookedModel,
     Static,
 )
-from eepolicy.decode.batch import Batch, BatchOptions
+from eepolicy.decode.batch import Batch
+from eepolicy.decode.batch_options import BatchOptions
 from eepolicy.decode.rebatch import NeverRebatch, ShareRebatch
 from eepolicy.decode.step import run_step
 from eepolicy.policies import Step

@@ -13,7 +13,9 @@ from torch import nn
 from eepolicy import EepolicyError, ExitHead, HookedModel, load
 from eepolicy.heads import (
     KINDS,
+    BranchHead,
     FittedHead,
+    HeadSize,
     LinearHead,
     LowRankHead,
     TunedLens,
@@ -122,7 +124,8 @@ def test_a_head_registers_its_own_weights_alone(kind, tmp_path):
     assert list(hooked.lens.parameters()) == []
     assert hooked.lens.state_dict() == {}
     assert not backbone & {id(p) for p in head.parameters()}
-    numbers = KINDS.get(kind).count(width=32, vocabulary=60, rank=4)
+    layer = sum(p.numel() for p in hooked.parts.layers[0].parameters())
+    numbers = KINDS.get(kind).count(HeadSize(32, 60, rank=4, layer_weights=layer))
     assert sum(p.numel() for p in head.parameters()) == 2 * numbers
     assert head.restricted_to((0, 20)).state_dict().keys() == {
         f"head.{k}" for k in head.state_dict()
@@ -131,7 +134,8 @@ def test_a_head_registers_its_own_weights_alone(kind, tmp_path):
     head.save(file, hooked.model, {})
     with safe_open(file, "pt") as stored:
         shapes = {k: stored.get_tensor(k).shape for k in stored.keys()}  # noqa: SIM118
-    assert shapes == {k: (2, *p.shape) for k, p in head.at(2).named_parameters()}
+    expected = {(d, k): p.shape for d in (2, 3) for k, p in head.at(d).named_parameters()}
+    assert shapes == {f"{kind}.{d}.{k}": shape for (d, k), shape in expected.items()}
 
 
 @torch.no_grad()
@@ -188,21 +192,33 @@ def test_a_head_without_super_init_is_refused():
     assert not hasattr(LinearHead, "nothing")
 
 
-def test_heads_of_several_kinds_are_read_out_and_not_saved(tmp_path):
-    hooked = HookedModel(tiny("llama"))
-    tuned = TunedLens.untrained(hooked.lens, (2,), width=32).at(2)
-    linear = LinearHead.untrained(hooked.lens, (4,)).at(4)
-    heads = FittedHead({2: tuned, 4: linear})
-    assert repr(heads) == "FittedHead(depths 2, 4)"
+@torch.no_grad()
+def test_a_file_holds_heads_of_several_kinds(tmp_path):
+    hooked, file = HookedModel(tiny("llama")), tmp_path / "heads.safetensors"
+    tuned = perturbed(TunedLens.untrained(hooked.lens, (2, 3), width=32))
+    linear = perturbed(LinearHead.untrained(hooked.lens, (3, 4)))
+    branch = perturbed(BranchHead.untrained(hooked.lens, (2,), num_layers=1))
+    mixed = FittedHead({2: branch.at(2), 3: tuned.at(3), 4: linear.at(4)})
+    assert repr(mixed) == "FittedHead(depths 2 to 4)"
+    mixed.save(file, hooked.model, {}, others=(tuned, linear))
+    assert read_notes(file)["depths"] == [2, 2, 3, 3, 4]
+    assert read_notes(file)["kinds"] == ["branch", "tuned", "tuned", "linear", "linear"]
     hidden = torch.randn(3, 32)
-    assert torch.equal(heads.logits(hidden, 4), linear.logits(hidden, 4))
-    with pytest.raises(EepolicyError, match="a file holds heads of one kind; these are linear and"):
-        heads.save(tmp_path / "heads.safetensors", hooked.model, {})
+    preferred = load_heads(file, hooked.lens, hooked.model)
+    assert preferred.branch_depths == (2,)
+    for depth in (2, 3, 4):
+        assert torch.allclose(preferred(hidden, depth), mixed(hidden, depth), atol=2e-2)
+    for kind, stored in (("tuned", tuned), ("linear", linear)):
+        of_kind = load_heads(file, hooked.lens, hooked.model, kind)
+        assert of_kind.depths == stored.depths
+        assert torch.allclose(of_kind(hidden, 3), stored(hidden, 3), atol=2e-2)
+    with pytest.raises(EepolicyError, match="has no heads of the kind 'low-rank'; it has branch"):
+        load_heads(file, hooked.lens, hooked.model, "low-rank")
 
 
 def test_kinds_are_listed_with_their_papers():
     entries = {entry.name: entry for entry in KINDS.entries()}
-    assert entries.keys() == {"tuned", "linear", "low-rank"}
+    assert entries.keys() == {"tuned", "linear", "low-rank", "branch"}
     assert "2303.08112" in entries["tuned"].paper
     assert "2603.09215" in entries["linear"].paper
     assert KINDS.create("low-rank") is LowRankHead
@@ -224,7 +240,7 @@ def test_the_heads_of_the_pocket_model_load_bit_for_bit():
     heads = load_heads(file, hooked.lens, hooked.model)
     assert heads.depths == tuple(range(1, 20))
     with safe_open(file, "pt") as stored:
-        for name in ("weight", "bias"):
-            tensor = stored.get_tensor(name).to(hooked.model.dtype)
-            for i, depth in enumerate(heads.depths):
-                assert torch.equal(heads.at(depth).get_parameter(name), tensor[i])
+        for depth in heads.depths:
+            for name, weight in heads.at(depth).named_parameters():
+                key = f"{heads.at(depth).name}.{depth}.{name}"
+                assert torch.equal(weight, stored.get_tensor(key).to(hooked.model.dtype))
