@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from eepolicy.compile.functional import structure_of, tensors_of
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.branch import BranchHead
+from eepolicy.heads.drafter import DrafterHead
 from eepolicy.heads.fitted import FittedHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
@@ -78,7 +79,7 @@ def head_module(
     """
     if type(head) is FittedHead:
         head = head.at(depth)
-    if type(head) is BranchHead:
+    if type(head) in (BranchHead, DrafterHead):
         head = head.readout  # its layers have run
     if type(head) not in SAME_AT_ALL_DEPTHS:
         return None

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from eepolicy.decode.batch_options import BatchOptions
 from eepolicy.decode.block import Block
+from eepolicy.decode.branches import Branches
 from eepolicy.decode.column_states import ColumnStates
 from eepolicy.decode.positions import Positions
 from eepolicy.decode.recorder import Recorder
-from eepolicy.errors import EepolicyError
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import Rotation
@@ -67,14 +67,12 @@ class Batch:
         self.columns = self.prefill_layer_calls = 0
         self.num_computed = [[0] * backbone.num_layers for _ in padding]
         self.positions = Positions(backbone, padding, capacity)
-        self._executor = executor
+        self.executor = executor
         self.cache = executor.open_cache(len(padding), capacity)
         self._pending = ColumnStates(len(padding), capacity)
-        self._branch_inputs = {
-            depth: ColumnStates(len(padding), capacity) for depth in self.options.branch_depths
-        }
         self._reply_start: int | None = None  # column of the first token of a step
         self._costs = [TokenCost() for _ in padding]
+        self.branches = Branches(self, self.options.branch_depths)
 
     @property
     def full_depth(self) -> int:
@@ -145,15 +143,14 @@ class Batch:
             ):  # more columns are masked out from this layer on
                 masks = self.positions.masks(block.rows, start, self.columns, layer)
             stop = self._layer_span_end(block.rows, layer, depth)
-            self.cache.set_slots(rows, start, self.columns, self._own_mask(block))
-            block.hidden = self._executor.run_layers(
+            self.cache.set_slots(rows, start, self.columns, self.own_mask(block))
+            block.hidden = self.executor.run_layers(
                 layer, stop, block.hidden, rotations, masks, self.cache
             )
             self._count(block.rows, num_new, layer, stop)
             if self.recorder is not None:
                 self.recorder.record_layer(block.rows, num_new, stop, block.hidden)
-            if stop in self._branch_inputs:
-                self._store(self._branch_inputs[stop], block)
+            self.branches.store(stop, block)
             layer = stop
         block.depth = depth
 
@@ -180,48 +177,11 @@ class Batch:
         """
         if depth in self.backbone.branches and depth < self.backbone.depth:
             hidden = self.run_branch([*rows], depth)[:, -1]
-        return self._executor.logits(hidden, depth, vocab_ranges)
+        return self.executor.logits(hidden, depth, vocab_ranges)
 
     def run_branch(self, rows: list[int], depth: int) -> Tensor:
-        """Run the layers of an exit head on the columns that have not run them yet.
-
-        Args:
-            rows: rows of the batch, ascending.  They have run `depth` layers on all columns.
-            depth: depth of the head.
-
-        Returns:
-            (rows, columns, width): states after the branch, the newest column last.
-
-        Raises:
-            EepolicyError: the inputs of the branch are not stored.
-        """
-        if depth not in self._branch_inputs:
-            raise EepolicyError(
-                f"the exit head at depth {depth} is a branch, which attends to all earlier "
-                f"positions; {self.options.fill!r} does not keep them: use fill='catch_up'"
-            )
-        span = self.backbone.branches[depth]
-        # a second readout of the newest column computes it again
-        num_new = [max(1, self.columns - self.num_computed[row][span.start]) for row in rows]
-        start, index = self.columns - max(num_new), self.positions.index(rows)
-        hidden = self._branch_inputs[depth].read(index, slice(start, self.columns))
-        block = Block(rows, hidden, num_new)
-        masks = self.positions.masks(rows, start, self.columns, depth)
-        rotations = self.positions.rotations(rows, start, self.columns)
-        self.cache.set_slots(index, start, self.columns, self._own_mask(block))
-        hidden = self._executor.run_layers(
-            span.start, span.stop, hidden, rotations, masks, self.cache
-        )
-        reply_start = self.columns - 1 if self._reply_start is None else self._reply_start
-        for row, own in zip(rows, num_new, strict=True):
-            self.num_computed[row][span.start : span.stop] = [self.columns] * len(span)
-            cost = self._costs[row]
-            cost.layer_calls += len(span)
-            cost.branch_calls += len(span)
-            cost.layer_positions += min(own, self.columns - reply_start) * len(span)
-        if self.recorder is not None:
-            self.recorder.record_branch(rows, num_new, depth, hidden)
-        return hidden
+        """Run the layers of an exit head on the new columns of some rows; see `Branches.run`."""
+        return self.branches.run(rows, depth)
 
     def exit(self, block: Block) -> None:
         """Rows stop after `block.depth` layers; the fill treats the missing keys and values."""
@@ -230,7 +190,16 @@ class Batch:
 
     def defer(self, block: Block) -> None:
         """Keep the columns of a block pending at its depth."""
-        self._store(self._pending, block)
+        columns = slice(self.columns - block.hidden.shape[1], self.columns)
+        self.store(self._pending, block, columns)
+
+    def store(self, states: ColumnStates, block: Block, columns: slice) -> None:
+        """Store the columns that each row of a block computes; `columns` are those of the block."""
+        rows, own = self.positions.index(block.rows), self.own_mask(block)
+        hidden = block.hidden
+        if own is not None:
+            hidden = torch.where(own[..., None], hidden, states.read(rows, columns))
+        states.write(rows, columns, hidden)
 
     def store_kv(self, block: Block, first: int, stop: int) -> None:
         """Layers `first` to `stop` store keys and values of a block's newest column.
@@ -242,7 +211,7 @@ class Batch:
         hidden = block.hidden[:, -1:]
         for layer in range(first, stop):
             self.cache.set_slots(rows, self.columns - 1, self.columns, store_only=True)
-            self._executor.fill_layer(layer, hidden, rotations, self.cache)
+            self.executor.fill_layer(layer, hidden, rotations, self.cache)
         for row in block.rows:
             self._costs[row].filled += stop - first
 
@@ -298,8 +267,8 @@ class Batch:
         if len(active) < len(self.positions.stored_rows):
             slots = self.positions.slots(active)
             self.cache.keep(slots, self.columns)
-            for states in (self._pending, *self._branch_inputs.values()):
-                states.keep(slots)
+            self._pending.keep(slots)
+            self.branches.keep(slots)
             self.positions.keep(active)
         if any(dropped.get(row, 0) for row in active):
             self._drop_columns(active, dropped)
@@ -308,18 +277,14 @@ class Batch:
         """Computation of a row since `begin_step`; readouts are not counted here."""
         return self._costs[row]
 
+    @property
+    def num_reply_columns(self) -> int:
+        """Number of columns from the first step on; 1 before it."""
+        return 1 if self._reply_start is None else self.columns - self._reply_start
+
     def num_pending(self, row: int) -> int:
         """Number of positions of a row that have not run all layers."""
         return self.columns - self.num_computed[row][self.backbone.depth - 1]
-
-    def _store(self, states: ColumnStates, block: Block) -> None:
-        """Store the columns that each row of a block computes."""
-        rows, own = self.positions.index(block.rows), self._own_mask(block)
-        columns = slice(self.columns - block.hidden.shape[1], self.columns)
-        hidden = block.hidden
-        if own is not None:
-            hidden = torch.where(own[..., None], hidden, states.read(rows, columns))
-        states.write(rows, columns, hidden)
 
     def _append(self, tokens: Tensor, rows: list[int]) -> Block:
         """Add columns for new tokens and embed them."""
@@ -330,7 +295,9 @@ class Batch:
         for row in rows:
             self._costs[row] = TokenCost()
         positions = self.positions.positions(rows, start, self.columns)
-        return Block(rows, self.backbone.embed(tokens, positions), [width] * len(rows))
+        block = Block(rows, self.backbone.embed(tokens, positions), [width] * len(rows))
+        self.branches.store(0, block)
+        return block
 
     def _count(self, rows: list[int], num_new: list[int], layer: int, stop: int) -> None:
         """Count the layers from `layer` to `stop` on the new columns of some rows."""
@@ -347,7 +314,7 @@ class Batch:
             return stop
         computed = [self.num_computed[row] for row in rows]
         while stop < depth and not (
-            stop in self.positions.mask_depths or stop in self._branch_inputs
+            stop in self.positions.mask_depths or stop in self.branches.depths
         ):
             if any(row[stop] != row[layer] for row in computed):
                 break
@@ -362,13 +329,13 @@ class Batch:
             block.hidden = torch.cat([self._pending.read(rows, columns), block.hidden], 1)
         if min(block.num_new) < before:  # padding columns become columns to compute
             columns = slice(self.columns - block.hidden.shape[1], self.columns)
-            own = self._own_mask(block)
+            own = self.own_mask(block)
             assert own is not None
             pending = self._pending.read(rows, columns)
             block.hidden = torch.where(own[..., None], block.hidden, pending)
         block.num_new = num_new
 
-    def _own_mask(self, block: Block) -> Tensor | None:
+    def own_mask(self, block: Block) -> Tensor | None:
         """Columns of a block that each row computes: (rows, columns); None where all are."""
         width = block.hidden.shape[1]
         if min(block.num_new) == width:
@@ -379,8 +346,8 @@ class Batch:
     def _grow(self, capacity: int) -> None:
         """Extend the batch to more columns."""
         self.cache.grow(capacity)
-        for states in (self._pending, *self._branch_inputs.values()):
-            states.grow(capacity)
+        self._pending.grow(capacity)
+        self.branches.grow(capacity)
         self.positions.grow(capacity)
         self.capacity = capacity
 
@@ -390,6 +357,7 @@ class Batch:
         self.columns -= common
         for row in active:
             self.num_computed[row] = [min(n, self.columns) for n in self.num_computed[row]]
+        self.branches.drop_columns(active)
         if common:
             self.positions.reuse_columns(self.columns)
         for row in active:

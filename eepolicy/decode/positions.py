@@ -120,6 +120,21 @@ class Positions:
         shift = self.tensor([self._shift[row] for row in rows])
         return (columns - shift[:, None]).clamp(min=0)
 
+    def columns_before(self, rows: list[int], columns: slice) -> Tensor:
+        """The column of the position before each column of some rows, -1 where there is none.
+
+        Returns:
+            (rows, columns).
+        """
+        numbers = torch.arange(columns.stop, device=self._device)
+        padding = self.tensor([self.padding[row] for row in rows])
+        own = numbers >= padding[:, None]
+        if self._dropped is not None:
+            own &= ~self._dropped[self.slots(rows), : columns.stop]
+        newest = torch.where(own, numbers, -1).cummax(1).values  # newest position up to a column
+        before = F.pad(newest, (1, 0), value=-1)
+        return before[:, columns]
+
     def rotations(self, rows: list[int], start: int, stop: int) -> dict[str, Rotation]:
         """Cosines and sines of columns, (rows or 1, columns, d) each, by kind of attention."""
         if not self._any_shift():

@@ -62,7 +62,7 @@ def run_step(
         EepolicyError: the policy returns a depth that the model does not have.
     """
     full = batch.full_depth
-    limits = _limits(policy, step, full)
+    limits = _limits(policy, step, batch)
     groups = _groups(policy, step, limits, batch)
     stops = sorted({*limits, *(depth for group in groups for depth in group.candidates)})
     if stops[0] < (lowest := policy.min_depth(full)):
@@ -93,19 +93,27 @@ def run_step(
     return collector.output()
 
 
-def _limits(policy: ExitPolicy, step: Step, full_depth: int) -> list[int]:
+def _limits(policy: ExitPolicy, step: Step, batch: Batch) -> list[int]:
     """The depth at which each row stops at the latest.
 
     Raises:
         EepolicyError: the policy returns a depth that the model does not have.
     """
     limits = [int(d) for d in policy.depths(step).tolist()]
+    least, full_depth = _least_depth(batch), batch.full_depth
     for limit in limits:
-        if not 1 <= limit <= full_depth:
+        if not least <= limit <= full_depth:
+            drafter = "" if least == 0 else "; depth 0 needs exit heads with a drafter"
             raise EepolicyError(
-                f"{policy!r} gave depth {limit}, but the model has depths 1 to {full_depth}"
+                f"{policy!r} gave depth {limit}, but the model has depths {least} to {full_depth}"
+                f"{drafter if limit == 0 else ''}"
             )
     return limits
+
+
+def _least_depth(batch: Batch) -> int:
+    """The least depth that a position can exit at: 0 with a drafter."""
+    return 0 if 0 in batch.backbone.branches else 1
 
 
 def _groups(policy: ExitPolicy, step: Step, limits: list[int], batch: Batch) -> list[ReadoutGroup]:
@@ -118,9 +126,10 @@ def _groups(policy: ExitPolicy, step: Step, limits: list[int], batch: Batch) -> 
     modality = step.modality.tolist()  # a policy's candidates may depend on it
     for row, limit in enumerate(limits):
         candidates = policy.candidate_depths(step if len(limits) == 1 else step.select([row]))
-        if list(candidates) != sorted(set(candidates)) or min(candidates, default=1) < 1:
+        least = _least_depth(batch)
+        if list(candidates) != sorted(set(candidates)) or min(candidates, default=1) < least:
             raise EepolicyError(
-                f"{policy!r} has candidate depths {candidates}: they must rise from 1"
+                f"{policy!r} has candidate depths {candidates}: they must rise from {least}"
             )
         below = tuple(depth for depth in candidates if depth < limit)
         key = (modality[row], *below) if below or ranges else ()

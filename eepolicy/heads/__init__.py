@@ -2,6 +2,7 @@
 
 from eepolicy.heads.base import ExitHead, RestrictedHead
 from eepolicy.heads.branch import BranchHead
+from eepolicy.heads.drafter import DrafterHead
 from eepolicy.heads.files import load_heads, read_notes
 from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead, HeadSize
 from eepolicy.heads.lens import LogitLens
@@ -12,6 +13,7 @@ __all__ = [
     "KINDS",
     "BranchHead",
     "DepthHead",
+    "DrafterHead",
     "ExitHead",
     "FittedHead",
     "HeadSize",

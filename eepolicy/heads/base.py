@@ -57,9 +57,16 @@ class ExitHead(nn.Module, ABC):
         """
         return ()
 
+    def sources_at(self, depth: int) -> Sequence[int]:
+        """Indices of the model's layers that the layers of `layers_at` are copies of.
+
+        They have the same kind of attention.
+        """
+        return ()
+
     @property
     def branch_depths(self) -> tuple[int, ...]:
-        """Depths at which the head owns decoder layers, rising."""
+        """Depths at which the head owns decoder layers, rising; 0 for a drafter."""
         return ()
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
@@ -150,6 +157,9 @@ class RestrictedHead(ExitHead):
 
     def layers_at(self, depth: int) -> Sequence[nn.Module]:
         return self.head.layers_at(depth)
+
+    def sources_at(self, depth: int) -> Sequence[int]:
+        return self.head.sources_at(depth)
 
     @property
     def branch_depths(self) -> tuple[int, ...]:

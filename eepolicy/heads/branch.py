@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,24 +51,20 @@ class BranchHead(DepthHead):
                 "a branch copies decoder layers and a norm that is a torch.nn.Module; this lens "
                 "has none: use the lens of a HookedModel"
             )
-        last = len(lens.layers) - 1
-        copied = [_own_copy(lens.layers[min(depth + i, last)]) for i in range(size.num_layers)]
-        return cls(lens, nn.ModuleList(copied), _own_copy(lens.norm))
+        sources = cls.sources(depth, size.num_layers, len(lens.layers))
+        layers = nn.ModuleList([copy_module(lens.layers[i]) for i in sources])
+        return cls(lens, layers, copy_module(lens.norm))
 
     @classmethod
     def restore(cls, lens: LogitLens, depth: int, weights: Mapping[str, Tensor]) -> BranchHead:
         num_layers = len({name.split(".")[1] for name in weights if name.startswith("layers.")})
-        generator = torch.Generator()
-        branch = cls.initial(lens, depth, HeadSize(num_layers=num_layers), generator)
-        parameters = dict(branch.named_parameters())
-        shapes = {name: tensor.shape for name, tensor in weights.items()}
-        if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
-            raise EepolicyError(
-                f"the weights of the branch at depth {depth} do not fit the layers of the model"
-            )
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-        return branch
+        size = HeadSize(num_layers=num_layers)
+        return copy_weights(cls.initial(lens, depth, size, torch.Generator()), weights)
+
+    @staticmethod
+    def sources(depth: int, num_layers: int, full_depth: int) -> tuple[int, ...]:
+        """Indices of the model's layers that the layers of a branch are copies of."""
+        return tuple(min(depth + i, full_depth - 1) for i in range(num_layers))
 
     @staticmethod
     def count(size: HeadSize) -> int:
@@ -82,6 +78,9 @@ class BranchHead(DepthHead):
     def layers_at(self, depth: int) -> Sequence[nn.Module]:
         return cast(Sequence[nn.Module], self.layers)
 
+    def sources_at(self, depth: int) -> tuple[int, ...]:
+        return self.sources(depth, len(self.layers), len(self.lens.layers))
+
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.readout.logits(hidden, depth)
 
@@ -89,7 +88,7 @@ class BranchHead(DepthHead):
         return self.readout.logits_over(hidden, depth, ids)
 
 
-def _own_copy(module: nn.Module) -> nn.Module:
+def copy_module(module: nn.Module) -> nn.Module:
     """A copy in float32 with weights of its own, without hooks and without gradients."""
     # hooks belong to the model: transformers and users record its layers with them
     own = copy.deepcopy(module).float().requires_grad_(False)
@@ -97,3 +96,23 @@ def _own_copy(module: nn.Module) -> nn.Module:
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
             hooks.clear()
     return own
+
+
+BranchT = TypeVar("BranchT", bound=BranchHead)
+
+
+def copy_weights(branch: BranchT, weights: Mapping[str, Tensor]) -> BranchT:
+    """Copy stored weights into a branch.
+
+    Raises:
+        EepolicyError: names or shapes differ.
+    """
+    parameters = dict(branch.named_parameters())
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
+        raise EepolicyError(
+            f"the weights of the {branch.name} in the file do not fit the layers of the model"
+        )
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
+    return branch

@@ -159,7 +159,7 @@ class FittedHead(ExitHead):
     """One head with weights of its own for each of some depths.
 
     Args:
-        heads: head of each depth, depths rising.
+        heads: head of each depth, depths rising; a drafter is at depth 0.
 
     Attributes:
         heads: the same, with depths as strings: `state_dict()` has names such as `heads.12.bias`.
@@ -170,15 +170,16 @@ class FittedHead(ExitHead):
         self.heads = nn.ModuleDict({str(depth): head for depth, head in heads.items()})
 
     def __repr__(self) -> str:
-        depths, kinds = self.depths, {type(head).__name__ for head in self.heads.values()}
+        depths = tuple(map(int, self.heads))
+        kinds = {type(head).__name__ for head in self.heads.values()}
         consecutive = depths == tuple(range(depths[0], depths[-1] + 1))
         listed = f"{depths[0]} to {depths[-1]}" if consecutive else ", ".join(map(str, depths))
         return f"{kinds.pop() if len(kinds) == 1 else 'FittedHead'}(depths {listed})"
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """Depths that have a head, rising."""
-        return tuple(map(int, self.heads))
+        """Depths that have a head, rising, without the drafter."""
+        return tuple(depth for depth in map(int, self.heads) if depth)
 
     def at(self, depth: int) -> DepthHead:
         """The head of a depth.
@@ -197,9 +198,12 @@ class FittedHead(ExitHead):
     def layers_at(self, depth: int) -> Sequence[nn.Module]:
         return self.at(depth).layers_at(depth) if str(depth) in self.heads else ()
 
+    def sources_at(self, depth: int) -> Sequence[int]:
+        return self.at(depth).sources_at(depth) if str(depth) in self.heads else ()
+
     @property
     def branch_depths(self) -> tuple[int, ...]:
-        return tuple(depth for depth in self.depths if self.layers_at(depth))
+        return tuple(depth for depth in map(int, self.heads) if self.layers_at(depth))
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
         return self.at(depth).logits(hidden, depth)
@@ -226,7 +230,7 @@ class FittedHead(ExitHead):
         """
         of_depth: dict[tuple[int, str], DepthHead] = {}
         for heads in (self, *others):
-            for depth in heads.depths:
+            for depth in map(int, heads.heads):
                 head = heads.at(depth)
                 of_depth.setdefault((depth, head.name), head)
         order = sorted(of_depth, key=lambda key: key[0])  # stable: the order of kinds stays

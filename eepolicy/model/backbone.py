@@ -67,7 +67,7 @@ class Backbone(LayerExecutor):
             own = heads.layers_at(depth)
             self._branches[depth] = range(len(layers), len(layers) + len(own))
             layers += own
-            attention += self._attention_of_branch(depth, len(own))
+            attention += [self.parts.attention[i] for i in heads.sources_at(depth)]
         self.layers, self.attention = tuple(layers), tuple(attention)
 
     def with_heads(self, heads: ExitHead | None) -> Backbone:
@@ -169,11 +169,6 @@ class Backbone(LayerExecutor):
             for kind in set(self.parts.attention)
         }
 
-    def _attention_of_branch(self, depth: int, layers: int) -> list[str]:
-        """Kinds of attention of a branch: those of the layers that it was copied from."""
-        last = self.depth - 1
-        return [self.parts.attention[min(depth + i, last)] for i in range(layers)]
-
     def _block_mask(
         self,
         window: int | None,
@@ -247,8 +242,8 @@ class Backbone(LayerExecutor):
         """The states that a head reads at a depth, for whole texts.
 
         Args:
-            hidden: (rows, tokens, width), states after `depth` layers from the first token on.
-                Rows may be padded on the right.
+            hidden: (rows, tokens, width), states after `depth` layers from the first token on; at
+                depth 0, what `DrafterHead.inputs` gives.  Rows may be padded on the right.
             depth: number of layers that ran.
             heads: exit heads; default: those of the model.
 
@@ -256,10 +251,11 @@ class Backbone(LayerExecutor):
             (rows, tokens, width): states after the layers that the heads own at this depth, which
             are the given states where they own none.
         """
-        own = (self.heads if heads is None else heads).layers_at(depth)
+        heads = self.heads if heads is None else heads
+        own = heads.layers_at(depth)
         if not own:
             return hidden
-        kinds = self._attention_of_branch(depth, len(own))
+        kinds = [self.parts.attention[i] for i in heads.sources_at(depth)]
         rotations = self.rotations(hidden.shape[1])
         masks = self.block_masks(hidden.shape[1], 0)
         for layer, kind in zip(own, kinds, strict=True):

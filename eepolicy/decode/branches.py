@@ -1,0 +1,181 @@
+"""Runs the layers of exit heads: branches behind an exit, and the drafter at depth 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from eepolicy.decode.block import Block
+from eepolicy.decode.column_states import ColumnStates
+from eepolicy.errors import EepolicyError
+from eepolicy.heads.drafter import DrafterHead
+
+if TYPE_CHECKING:
+    from eepolicy.decode.batch import Batch
+
+
+class Branches:
+    """The layers that exit heads own, in one batch.
+
+    The layers of a head are further layers of the backbone, with slots of their own in the KV
+    cache.  A readout runs them on the columns that have not run them yet, as one block.
+
+    A branch at depth *d* reads the states after *d* layers.  The drafter reads the embedding of a
+    token and the full model's state at the position before.  Where the full model has not run, it
+    reads its own state there, and the column runs again once the full model has (EAGLE, arXiv
+    2401.15077).
+
+    Args:
+        batch: batch that decodes.
+        depths: depths at which heads with layers may be read; 0 is the drafter.
+
+    Attributes:
+        states: stored inputs, by depth: states after so many layers, where 0 is the embedding.
+    """
+
+    def __init__(self, batch: Batch, depths: Sequence[int]) -> None:
+        self.batch, self.depths = batch, frozenset(depths)
+        shape = (len(batch.num_computed), batch.capacity)
+        stored = {*depths, batch.full_depth} if 0 in depths else {*depths}
+        self.states = {depth: ColumnStates(*shape) for depth in stored}
+        self._features = ColumnStates(*shape)  # states after the drafter
+        #: columns of each row that the drafter has run, on its own states where need be
+        self._num_drafted = [0] * len(batch.num_computed)
+
+    def store(self, depth: int, block: Block) -> None:
+        """Store the states of a block after `depth` layers, if a head reads them."""
+        if depth in self.states:
+            columns = slice(self.batch.columns - block.hidden.shape[1], self.batch.columns)
+            self.batch.store(self.states[depth], block, columns)
+
+    def keep(self, slots: Tensor) -> None:
+        """Drop all other rows; `slots` (rows,) are the ones to keep."""
+        for states in (*self.states.values(), self._features):
+            states.keep(slots)
+
+    def grow(self, capacity: int) -> None:
+        """Extend to more columns."""
+        for states in (*self.states.values(), self._features):
+            states.grow(capacity)
+
+    def drop_columns(self, rows: list[int]) -> None:
+        """The batch has dropped its newest columns; `rows` are the active ones."""
+        for row in rows:
+            self._num_drafted[row] = min(self._num_drafted[row], self.batch.columns)
+
+    def run(self, rows: list[int], depth: int) -> Tensor:
+        """Run the layers of a head on the columns that have not run them yet.
+
+        Args:
+            rows: rows of the batch, ascending.  They have run `depth` layers on all columns.
+            depth: depth of the head.
+
+        Returns:
+            (rows, columns, width): states after the head's layers, the newest column last.
+
+        Raises:
+            EepolicyError: the inputs of the head are not stored.
+        """
+        if depth not in self.depths:
+            raise EepolicyError(
+                f"the exit head at depth {depth} is a branch, which attends to all earlier "
+                f"positions; {self.batch.options.fill!r} does not keep them: use fill='catch_up'"
+            )
+        if depth == 0:
+            return self._draft(rows)
+        first = self.batch.backbone.branches[depth].start
+        stop = self.batch.columns
+        # a second readout of the newest column computes it again
+        num_new = [max(1, stop - self.batch.num_computed[row][first]) for row in rows]
+        columns = slice(stop - max(num_new), stop)
+        hidden = self.states[depth].read(self.batch.positions.index(rows), columns)
+        return self._run_layers(depth, Block(rows, hidden, num_new), columns)
+
+    def _run_layers(self, depth: int, block: Block, columns: slice) -> Tensor:
+        """Run the layers of a head on some columns: (rows, columns, width)."""
+        batch, rows, span = self.batch, block.rows, self.batch.backbone.branches[depth]
+        index = batch.positions.index(rows)
+        masks = batch.positions.masks(rows, columns.start, columns.stop, depth)
+        rotations = batch.positions.rotations(rows, columns.start, columns.stop)
+        batch.cache.set_slots(index, columns.start, columns.stop, batch.own_mask(block))
+        hidden = batch.executor.run_layers(
+            span.start, span.stop, block.hidden, rotations, masks, batch.cache
+        )
+        for row, own in zip(rows, block.num_new, strict=True):
+            batch.num_computed[row][span.start : span.stop] = [columns.stop] * len(span)
+            cost = batch.cost(row)
+            cost.layer_calls += len(span)
+            cost.branch_calls += len(span)
+            cost.layer_positions += min(own, batch.num_reply_columns) * len(span)
+        if batch.recorder is not None:
+            batch.recorder.record_branch(rows, block.num_new, depth, hidden)
+        return hidden
+
+    def _draft(self, rows: list[int]) -> Tensor:
+        """Run the drafter up to the newest column: (rows, 1, width)."""
+        first = self.batch.backbone.branches[0].start
+        newest = self.batch.columns - 1
+        # columns whose position before has run all layers, by row
+        known = {row: min(self._num_full(row), newest) + 1 for row in rows}
+        for stop in sorted({*known.values()}):
+            group = [row for row in rows if known[row] == stop]
+            new = [stop - self.batch.num_computed[row][first] for row in group]
+            self._draft_columns([r for r, n in zip(group, new, strict=True) if n > 0], stop)
+        for column in range(min(self._num_drafted[row] for row in rows), newest + 1):
+            self._draft_column([r for r in rows if self._num_drafted[r] <= column], column)
+        index = self.batch.positions.index(rows)
+        return self._features.read(index, slice(newest, newest + 1))
+
+    def _num_full(self, row: int) -> int:
+        """Number of columns of a row that have run all layers of the model."""
+        return self.batch.num_computed[row][self.batch.full_depth - 1]
+
+    def _draft_columns(self, rows: list[int], stop: int) -> None:
+        """Run the drafter on the columns before `stop`, with the full model's states."""
+        if not rows:
+            return
+        first = self.batch.backbone.branches[0].start
+        num_new = [stop - self.batch.num_computed[row][first] for row in rows]
+        columns = slice(stop - max(num_new), stop)
+        hidden = self._run_layers(0, Block(rows, self._inputs(rows, columns), num_new), columns)
+        self.batch.store(self._features, Block(rows, hidden, num_new), columns)
+        for row in rows:
+            self._num_drafted[row] = stop
+
+    def _draft_column(self, rows: list[int], column: int) -> None:
+        """Run the drafter on one column, with its own state at the position before."""
+        first = self.batch.backbone.branches[0].start
+        computed = {row: self.batch.num_computed[row][first] for row in rows}
+        columns = slice(column, column + 1)
+        inputs = self._inputs(rows, columns, self._features)
+        hidden = self._run_layers(0, Block(rows, inputs, [1] * len(rows)), columns)
+        self._features.write(self.batch.positions.index(rows), columns, hidden)
+        for row in rows:
+            self._num_drafted[row] = column + 1
+            # the column runs again once the full model has run at the position before
+            span = self.batch.backbone.branches[0]
+            self.batch.num_computed[row][span.start : span.stop] = [computed[row]] * len(span)
+
+    def _inputs(
+        self, rows: list[int], columns: slice, features: ColumnStates | None = None
+    ) -> Tensor:
+        """What the drafter reads at some columns: (rows, columns, width).
+
+        Args:
+            rows: rows of the batch.
+            columns: the columns.
+            features: states at the positions before; the full model's by default.
+        """
+        batch, index = self.batch, self.batch.positions.index(rows)
+        drafter = batch.backbone.heads.at(0)
+        assert isinstance(drafter, DrafterHead)
+        embedding = self.states[0].read(index, columns)
+        source = self.states[batch.full_depth] if features is None else features
+        # (rows, columns): the position before, where there is one
+        before = batch.positions.columns_before(rows, columns)
+        states = source.read(index, slice(0, columns.stop - 1)) if columns.stop > 1 else embedding
+        taken = before.clamp(min=0)[..., None].expand_as(embedding)
+        previous = states.gather(1, taken).masked_fill(before[..., None] < 0, 0.0)
+        return drafter.inputs(previous, embedding)
