@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eepolicy.decode.fills import KVFill, parse_fill
     from eepolicy.decode.output import Output
     from eepolicy.errors import EepolicyError
-    from eepolicy.heads import ExitHead
+    from eepolicy.heads import ExitHead, ExitPredictor
     from eepolicy.hooked import HookedModel, probe, wrap
     from eepolicy.loading import held_out, load
     from eepolicy.modality import ChunkClock, Modality, TokenLayout
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from eepolicy.policies import (
         ByModality,
         Confidence,
+        DynamicDraft,
         Entropy,
         ExitPolicy,
         FullDepth,
+        History,
         Margin,
         Oracle,
         Patience,
+        PolicyState,
+        Predictor,
         Random,
         Saturation,
         SparK,
@@ -48,7 +52,7 @@ _MODULES = {
     "decode.fills": ("KVFill", "parse_fill"),
     "decode.output": ("Output",),
     "errors": ("EepolicyError",),
-    "heads": ("ExitHead",),
+    "heads": ("ExitHead", "ExitPredictor"),
     "hooked": ("HookedModel", "probe", "wrap"),
     "loading": ("held_out", "load"),
     "modality": ("ChunkClock", "Modality", "TokenLayout"),
@@ -56,12 +60,16 @@ _MODULES = {
     "policies": (
         "ByModality",
         "Confidence",
+        "DynamicDraft",
         "Entropy",
         "ExitPolicy",
         "FullDepth",
+        "History",
         "Margin",
         "Oracle",
         "Patience",
+        "PolicyState",
+        "Predictor",
         "Random",
         "Saturation",
         "SparK",
@@ -82,12 +90,15 @@ __all__ = [
     "DecoderParts",
     "Document",
     "DraftStatus",
+    "DynamicDraft",
     "EarlyExitConfig",
     "EepolicyError",
     "Entropy",
     "ExitHead",
     "ExitPolicy",
+    "ExitPredictor",
     "FullDepth",
+    "History",
     "HookedModel",
     "KVFill",
     "Margin",
@@ -95,6 +106,8 @@ __all__ = [
     "Oracle",
     "Output",
     "Patience",
+    "PolicyState",
+    "Predictor",
     "ProbeResult",
     "Random",
     "Saturation",

@@ -127,6 +127,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
+def _rising_depths(depths: list[int]) -> list[int]:
+    """Refuse depths that do not rise."""
+    if any(a >= b for a, b in pairwise(depths)):
+        raise ValueError(f"expected rising depths; got {_shown(depths)}")
+    return depths
+
+
 class Fingerprint(BaseModel):
     """Which model a file belongs to: see `eepolicy.heads.fingerprint`."""
 
@@ -170,6 +177,31 @@ class HeadsHeader(FileFormat):
         if len(self.kinds) != len(self.depths) or len({*heads}) < len(heads):
             raise ValueError("expected one kind for each depth, and each pair of both once")
         return self
+
+
+class PredictorHeader(FileFormat):
+    """The header of a file of an exit predictor; its weights are tensors.
+
+    Attributes:
+        depths: depths with a network, rising.
+        width: width of the model.
+        hidden: width of the layer in between; 0 for none.
+        heads: `repr` of the exit heads whose agreement it predicts.
+        model: the model that it was fitted on.
+        notes: data and options of the fit.
+    """
+
+    depths: list[Positive] = Field(min_length=1)
+    width: Positive
+    hidden: Count
+    heads: str
+    model: Fingerprint
+    notes: dict[str, Any]
+
+    @field_validator("depths")
+    @classmethod
+    def _rising(cls, depths: list[int]) -> list[int]:
+        return _rising_depths(depths)
 
 
 class CheckpointHeader(FileFormat):

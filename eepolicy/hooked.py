@@ -27,6 +27,7 @@ from eepolicy.decode.request import Request, RequestDefaults, prepare_request
 from eepolicy.decode.session import DecodeSession, Runtime
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
+from eepolicy.heads.predictor import check_predicted
 from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.families import DecoderParts
@@ -244,7 +245,9 @@ class HookedModel(Backbone):
         config = config.validate(self.depth, self.layout, self.vocoder)
         plan = record_plan(self, config.record)  # checked before any work
         executor = self.compiled_executor() if config.compile else None
-        costs = self.layer_costs(executor) if config.rebatch == "auto" else None
+        check_predicted(self.predictor, config.policy.predicted_depths(self.depth))
+        needs_costs = config.rebatch == "auto" or config.policy.needs_costs
+        costs = self.layer_costs(executor) if needs_costs else None
         recorder = None if plan is None else Recorder(len(request.prompt))
         runtime = Runtime(executor, costs, recorder)
         session = DecodeSession(self, self.layout, request, config, runtime)
@@ -295,6 +298,8 @@ class HookedModel(Backbone):
         self._executor = None
         self._layer_costs = {}
         self.heads.to(self.model.device, self.model.dtype)
+        if self.predictor is not None:
+            self.predictor.to(self.model.device)
         encoder = getattr(self.audio_encoder, "encoder", None)
         if isinstance(encoder, nn.Module):
             encoder.to(device)
@@ -319,6 +324,17 @@ class HookedModel(Backbone):
         if is_compiled not in self._layer_costs:
             self._layer_costs[is_compiled] = measure_layers(self, executor)
         return self._layer_costs[is_compiled]
+
+    def set_layer_costs(self, costs: LayerCosts, *, compiled: bool = False) -> None:
+        """Use costs that were measured before, instead of measuring them.
+
+        A run that continues then decides as before it was stopped.
+
+        Args:
+            costs: what `layer_costs` returned.
+            compiled: whether they are those of compiled layers.
+        """
+        self._layer_costs[compiled] = costs
 
     def unwrap(self) -> PreTrainedModel:
         """The stock model, unchanged except for its evaluation mode."""

@@ -105,6 +105,11 @@ class EarlyExitConfig:
                 f"{self.accept!r} verifies what a catch-up computed; with the fill {self.fill!r} "
                 f"and {self.policy!r} there is nothing to verify"
             )
+        if self.policy.needs_verification and not self.accept.verifies:
+            raise EepolicyError(
+                f"{self.policy!r} makes drafts for the full model to verify, and {self.accept!r} "
+                "verifies nothing: use it with accept='exact' or another rule that verifies"
+            )
         if self.accept.verifies and self.rebatch != "never":
             raise EepolicyError(
                 f"{self.accept!r} verifies pending positions, and rows that run on leave none: "

@@ -24,7 +24,9 @@ ROUNDS = 3
 
 @torch.no_grad()
 def measure_layers(backbone: Backbone, executor: LayerExecutor | None = None) -> LayerCosts:
-    """Time layer calls with `CONTEXT_COLUMNS` columns in the cache, as medians of a few rounds.
+    """Time layer calls with `CONTEXT_COLUMNS` columns in the cache, and a readout.
+
+    Each time is the median of a few rounds.
 
     Args:
         backbone: the model.
@@ -51,6 +53,16 @@ def measure_layers(backbone: Backbone, executor: LayerExecutor | None = None) ->
         times = [time_block(batch, rows, columns) for _ in range(ROUNDS + 1)]
         return float(np.median(times[1:]))
 
+    def readout_seconds() -> float:
+        """Median seconds of a full-depth readout of one position."""
+        batch, times = Batch(backbone, [0], 1, executor=executor), []
+        hidden = torch.randn(1, model.config.hidden_size).to(model.device, model.dtype)
+        for _ in range(ROUNDS + 1):
+            start = time.perf_counter()
+            batch.read(hidden, backbone.depth).sum().item()
+            times.append(time.perf_counter() - start)
+        return float(np.median(times[1:]))
+
     of_one_row = tuple(seconds([0], columns) for columns in NUM_POSITIONS)
     gather_seconds = max(0.0, seconds([0, 2]) - seconds([0, 1]))
-    return LayerCosts(NUM_POSITIONS, of_one_row, gather_seconds)
+    return LayerCosts(NUM_POSITIONS, of_one_row, gather_seconds, readout_seconds())

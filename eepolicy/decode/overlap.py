@@ -33,10 +33,10 @@ def launch_next_step(
         rows: row of each token.
 
     Returns:
-        The block of the next step; None on a synchronous device, and with a recorder, which
-        must know to which step a layer belongs.
+        The block of the next step; None on a synchronous device, with a policy that reads the
+        history, and with a recorder, which must know to which step a layer belongs.
     """
-    if not is_async(tokens.device) or batch.recorder is not None:
+    if not is_async(tokens.device) or batch.recorder is not None or policy.needs_history:
         return None
     block = batch.begin_step(tokens[:, None], rows)
     batch.run(block, policy.min_depth(batch.full_depth))

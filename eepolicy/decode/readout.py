@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from eepolicy.errors import EepolicyError
 from eepolicy.policies import Readout
+
+
+@dataclass(frozen=True)
+class ReadoutSource:
+    """Where the readouts of some rows come from.
+
+    Attributes:
+        read: function from hidden states (rows, width), depth and rows to logits (rows, vocab).
+        rows: rows of the batch, ascending.
+        predict: function from hidden states and depth to probabilities of agreement (rows,); see
+            `Readout.exit_probability`.
+    """
+
+    read: Callable[[Tensor, int, Sequence[int]], Tensor]
+    rows: Sequence[int] = ()
+    predict: Callable[[Tensor, int], Tensor] | None = None
+
+    def select(self, indices: Sequence[int]) -> ReadoutSource:
+        """The source of some of the rows."""
+        if not self.rows:
+            return self
+        return replace(self, rows=[self.rows[i] for i in indices])
 
 
 class LazyReadout:
@@ -17,31 +41,28 @@ class LazyReadout:
     Args:
         depth: layers that have run.
         hidden: (rows, width), hidden states after them.
-        read: function from hidden states, depth and rows to logits (rows, vocab).
+        source: gives the logits of these rows.
         previous: readout of the same rows at the previous candidate depth of this step.
         full: readout at full depth, for policies with `needs_full_pass`.
-        rows: rows of the batch, ascending; handed to `read`.
     """
 
     def __init__(
         self,
         depth: int,
         hidden: Tensor,
-        read: Callable[[Tensor, int, Sequence[int]], Tensor],
+        source: ReadoutSource,
         previous: LazyReadout | None = None,
         full: LazyReadout | None = None,
-        rows: Sequence[int] = (),
     ) -> None:
         self.depth = depth
         self.hidden = hidden
         self.previous = previous
         self.full = full
-        self.rows = rows
-        self._read = read
+        self.source = source
 
     @cached_property
     def logits(self) -> Tensor:
-        return self._read(self.hidden, self.depth, self.rows)
+        return self.source.read(self.hidden, self.depth, self.source.rows)
 
     @cached_property
     def log_probabilities(self) -> Tensor:
@@ -63,6 +84,12 @@ class LazyReadout:
     def margin(self) -> Tensor:
         first, second = self.log_probabilities.topk(2, -1).values.exp().unbind(-1)
         return first - second
+
+    @cached_property
+    def exit_probability(self) -> Tensor:
+        if self.source.predict is None:
+            raise EepolicyError("this readout has no exit predictor; see Readout.exit_probability")
+        return self.source.predict(self.hidden, self.depth)
 
     def cosine(self, other: Readout) -> Tensor:
         return torch.cosine_similarity(self.hidden.float(), other.hidden.float(), dim=-1)
@@ -90,10 +117,9 @@ class LazyReadout:
         selected = LazyReadout(
             self.depth,
             self.hidden[index],
-            self._read,
+            self.source.select(rows),
             self.previous.select(rows) if self.previous else None,
             self.full.select(rows) if self.full else None,
-            [self.rows[i] for i in rows] if self.rows else (),
         )
         if self.is_evaluated:
             vars(selected)["logits"] = self.logits[index]

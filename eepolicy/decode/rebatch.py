@@ -8,7 +8,9 @@ rows run on, the costs of a row depend on its neighbours and, for `auto`, on the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -93,11 +95,21 @@ class LayerCosts:
         num_positions: measured numbers of positions, ascending.
         seconds: seconds of a layer call, one for each.
         gather_seconds: additional seconds for two rows that are not adjacent in the cache.
+        readout_seconds: seconds of an evaluation of the output embedding on one position.
     """
 
     num_positions: tuple[int, ...]
     seconds: tuple[float, ...]
     gather_seconds: float = 0.0
+    readout_seconds: float = 0.0
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> LayerCosts:
+        """Read what `dataclasses.asdict` makes of it and JSON keeps; lists become tuples."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
+        }
+        return cls(**values)
 
     def of(self, num_positions: int) -> float:
         """Seconds for a number of positions, linearly interpolated."""

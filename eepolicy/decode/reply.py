@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from eepolicy.modality import ChunkClock, TokenLayout
+from eepolicy.policies.state import History, PolicyState
 from eepolicy.trace import DraftStatus, TokenCost, TraceEntry
 
 
@@ -21,12 +24,27 @@ class Reply:
     Attributes:
         entries: trace entry of each token.
         draft_scores: (vocab,) each, scores of the newest tokens that are not verified yet.
+        verification: number of drafts of the last verification, and number of accepted ones.
+        just_verified: whether the last step made that verification.
+        newest_logits: (vocab,) logits of the newest token, for policies with `needs_history`.
+        policy_state: what the policy keeps of the row, in the newest step.
     """
 
-    def __init__(self, layout: TokenLayout, full_depth: int, ends: frozenset[int]) -> None:
+    def __init__(
+        self,
+        layout: TokenLayout,
+        full_depth: int,
+        ends: frozenset[int],
+        policy_state: PolicyState | None = None,
+    ) -> None:
         self.layout, self.full_depth, self.ends = layout, full_depth, ends
         self.entries: list[TraceEntry] = []
         self.draft_scores: list[Tensor] = []
+        self.verification, self.just_verified = (0, 0), False
+        self.newest_logits: Tensor | None = None
+        self.policy_state = policy_state
+        #: state of the policy in the step of each token
+        self._policy_states: list[PolicyState | None] = []
         #: clock before each token, and before the next one
         self._clocks = [ChunkClock(layout)]
 
@@ -53,6 +71,16 @@ class Reply:
         clock = self._clocks[-1]
         return clock.modality, clock.chunk, clock.phase, len(self.entries), clock.ordinal
 
+    def history_fields(self) -> tuple[int, int, int, int, bool]:
+        """Token, depth, number of drafts, accepted ones, and whether just verified: `History`."""
+        newest = self.entries[-1] if self.entries else None
+        token, depth = (-1, 0) if newest is None else (newest.token, newest.depth)
+        return token, depth, *self.verification, self.just_verified
+
+    def begin_step(self, policy_state: PolicyState | None) -> None:
+        """A step for the next token begins, with a state of the policy."""
+        self.policy_state, self.just_verified = policy_state, False
+
     def append(
         self,
         token: int,
@@ -66,6 +94,7 @@ class Reply:
         if depth < self.full_depth:
             since = 1 + (self.entries[-1].since_refresh if self.entries else 0)
         self.entries.append(TraceEntry(token, modality, chunk, phase, depth, since, cost, status))
+        self._policy_states.append(self.policy_state)
         clock = self._clocks[-1]
         clock = replace(clock, produced=list(clock.produced))
         if token not in self.ends:
@@ -78,15 +107,31 @@ class Reply:
 
     def accept_drafts(self) -> None:
         """All drafts were accepted."""
+        self.verification, self.just_verified = (self.num_drafts, self.num_drafts), True
         for entry in self.entries[len(self.entries) - self.num_drafts :]:
             entry.draft_status = DraftStatus.ACCEPTED
         self.draft_scores = []
 
     def reject_drafts(self, num_accepted: int) -> TokenCost:
         """Keep the first drafts and drop the others; returns the cost of the dropped ones."""
-        first = len(self.entries) - self.num_drafts + num_accepted
+        num_drafts = self.num_drafts
+        first = len(self.entries) - num_drafts + num_accepted
         rejected, self.entries = self.entries[first:], self.entries[:first]
         self._clocks = self._clocks[: first + 1]
+        # the replacement gets the state in which its draft was made
+        self.policy_state, self._policy_states = (
+            self._policy_states[first],
+            self._policy_states[:first],
+        )
         self.draft_scores = self.draft_scores[:num_accepted]
         self.accept_drafts()
+        self.verification = num_drafts, num_accepted
         return sum((entry.cost for entry in rejected), TokenCost())
+
+
+def history_of(replies: Sequence[Reply]) -> History:
+    """What a policy with `needs_history` is told of some replies."""
+    # (5, rows), on the host
+    known = torch.tensor([reply.history_fields() for reply in replies]).T
+    logits = [reply.newest_logits for reply in replies]
+    return History(known[0], known[1], known[2], known[3], known[4].bool(), logits)

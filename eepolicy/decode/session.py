@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from eepolicy.decode.rebatch import (
     ShareRebatch,
 )
 from eepolicy.decode.recorder import Recorder
-from eepolicy.decode.reply import Reply
+from eepolicy.decode.reply import Reply, history_of
 from eepolicy.decode.request import Request
 from eepolicy.decode.sampling import Sampler
 from eepolicy.decode.step import StepOutput, run_step
@@ -32,6 +32,7 @@ from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.policies import Step
+from eepolicy.policies.state import CallCosts, check_state
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Runtime:
 
     Attributes:
         executor: runs the layers; None for the backbone.
-        layer_costs: measured costs of a layer call, for `rebatch="auto"`.
+        layer_costs: measured costs of a layer call, for `rebatch="auto"` and for policies with
+            `needs_costs`.
         recorder: records the layers that run.
     """
 
@@ -91,7 +93,14 @@ class DecodeSession:
             executor=runtime.executor,
             recorder=runtime.recorder,
         )
-        self.replies = [Reply(layout, backbone.depth, request.ends) for _ in range(num_rows)]
+        state = check_state(config.policy, config.policy.begin(num_rows), num_rows)
+        self.replies = [
+            Reply(
+                layout, backbone.depth, request.ends, None if state is None else state.select([i])
+            )
+            for i in range(num_rows)
+        ]
+        self._costs: CallCosts | None = runtime.layer_costs if config.policy.needs_costs else None
         self.active = list(range(num_rows))
         self.sampler = Sampler(request.processors, request.do_sample, config.seed)
         self._verifier = None
@@ -141,9 +150,21 @@ class DecodeSession:
 
     def _policy_step(self) -> Step:
         """What the policy knows of the active rows."""
+        replies = [self.replies[row] for row in self.active]
         # (5, rows), on the host
-        known = torch.tensor([self.replies[row].step_fields() for row in self.active]).T
-        return Step(known[0], known[1], known[2], known[3], known[4], self.batch.full_depth)
+        known = torch.tensor([reply.step_fields() for reply in replies]).T
+        policy, full_depth = self.config.policy, self.batch.full_depth
+        history = history_of(replies) if policy.needs_history else None
+        states = [reply.policy_state for reply in replies if reply.policy_state is not None]
+        state = type(states[0]).join(states) if states else None
+        fields = known[0], known[1], known[2], known[3], known[4]
+        step = Step(*fields, full_depth, history, state, self._costs)
+        if state is not None:
+            state = check_state(policy, policy.update(step), len(replies))
+            step = replace(step, state=state)
+        for i, reply in enumerate(replies):
+            reply.begin_step(None if state is None else state.select([i]))
+        return step
 
     def _sample(self, output: StepOutput) -> tuple[Tensor, Tensor]:
         """Scores (rows, vocab) and the tokens (rows,) taken from them."""
@@ -166,6 +187,9 @@ class DecodeSession:
         Returns:
             Number of columns of rejected drafts, by row.
         """
+        if self.config.policy.needs_history:
+            for i, row in enumerate(new.rows):
+                self.replies[row].newest_logits = output.logits[i]
         if self._verifier is not None:
             return self._verifier.add(self.replies, new, output)
         for i, row in enumerate(new.rows):

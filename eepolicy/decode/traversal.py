@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.block import Block
-from eepolicy.decode.readout import LazyReadout
+from eepolicy.decode.readout import LazyReadout, ReadoutSource
 
 
 @dataclass
@@ -79,7 +79,8 @@ class LayerwisePass(Traversal):
         if group.vocab_ranges:
             read = partial(read, vocab_ranges=group.vocab_ranges)
         rows = [self.rows[i] for i in group.rows]
-        group.last = LazyReadout(depth, hidden, read, group.last, rows=rows)
+        source = ReadoutSource(read, rows, self.batch.backbone.exit_probability)
+        group.last = LazyReadout(depth, hidden, source, group.last)
         return group.last
 
     def pending_states(self, rows: list[int]) -> dict[int, Tensor]:
@@ -112,12 +113,13 @@ class FullThenSelect(Traversal):
     """
 
     def __init__(self, batch: Batch, block: Block, stops: list[int]) -> None:
-        self.full_depth, self.read, self.rows = batch.full_depth, batch.read, list(block.rows)
+        self.full_depth = batch.full_depth
+        self.source = ReadoutSource(batch.read, list(block.rows), batch.backbone.exit_probability)
         self.states: dict[int, Tensor] = {}  # (rows, width) by depth
         for depth in sorted({*stops, self.full_depth}):
             batch.run(block, depth)
             self.states[depth] = block.hidden[:, -1]
-        self.full = LazyReadout(self.full_depth, block.hidden[:, -1], self.read, rows=self.rows)
+        self.full = LazyReadout(self.full_depth, block.hidden[:, -1], self.source)
         _ = self.full.logits  # evaluated once for all rows
 
     def readout(self, depth: int, group: ReadoutGroup) -> LazyReadout:
@@ -126,8 +128,8 @@ class FullThenSelect(Traversal):
             full.previous = group.last
             return full
         hidden = self.states[depth][torch.tensor(group.rows)]
-        rows = [self.rows[i] for i in group.rows]
-        group.last = LazyReadout(depth, hidden, self.read, group.last, full, rows)
+        source = self.source.select(group.rows)
+        group.last = LazyReadout(depth, hidden, source, group.last, full)
         return group.last
 
     def pending_states(self, rows: list[int]) -> dict[int, Tensor]:

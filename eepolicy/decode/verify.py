@@ -127,6 +127,7 @@ class DraftVerifier:
         num_accepted, replacement = self._judge(row, reply, logits)
         if replacement is not None:
             spent = reply.reject_drafts(num_accepted)
+            reply.newest_logits = logits[num_accepted]
             status = DraftStatus.REPLACEMENT
             reply.append(replacement, self.batch.full_depth, spent + cost, status)
             # the last draft of a flushed row has no successor in the cache yet

@@ -7,6 +7,7 @@ from eepolicy.heads.files import load_heads, read_notes
 from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead, HeadSize
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
+from eepolicy.heads.predictor import ExitPredictor, load_predictor
 from eepolicy.heads.tuned import TunedLens
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "DepthHead",
     "DrafterHead",
     "ExitHead",
+    "ExitPredictor",
     "FittedHead",
     "HeadSize",
     "LinearHead",
@@ -23,5 +25,6 @@ __all__ = [
     "RestrictedHead",
     "TunedLens",
     "load_heads",
+    "load_predictor",
     "read_notes",
 ]

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
+from eepolicy.heads.predictor import ExitPredictor, check_predicted
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import SLIDING, DecoderParts, Rotation, check_parts, parts_of
 from eepolicy.model.kv_cache import KVCache, LayerKV, StoreOnly
@@ -34,6 +35,8 @@ class Backbone(LayerExecutor):
         lens: its final norm and output embedding.
         layers: the decoder layers of the model, then those that the heads own.
         attention: kind of attention of each of them.
+        predictor: predicts whether the heads agree with the full model, for policies that read
+            `Readout.exit_probability`; None for none.
 
     Raises:
         EepolicyError: the family has no adapter.
@@ -52,6 +55,7 @@ class Backbone(LayerExecutor):
             self.parts.norm, self.parts.head, self.parts.logit_softcap, self.parts.layers
         )
         self.heads = heads or self.lens
+        self.predictor: ExitPredictor | None = None
 
     @property
     def heads(self) -> ExitHead:
@@ -304,6 +308,20 @@ class Backbone(LayerExecutor):
                 "a reply needs all of them"
             )
         return logits
+
+    def exit_probability(self, hidden: Tensor, depth: int) -> Tensor:
+        """Probability that the head has the full model's token: (..., width) -> (...).
+
+        Args:
+            hidden: hidden states after `depth` layers.
+            depth: number of layers that ran.
+
+        Raises:
+            EepolicyError: the model has no exit predictor at this depth.
+        """
+        check_predicted(self.predictor, [depth])
+        assert self.predictor is not None
+        return self.predictor.probability(hidden, depth)
 
 
 def _call_layer(

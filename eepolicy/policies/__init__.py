@@ -8,10 +8,13 @@ from eepolicy.policies.static import Static
 from eepolicy.policies.spark import SparK
 from eepolicy.policies.threshold import Confidence, Entropy, Margin, Saturation
 from eepolicy.policies.patience import Patience
+from eepolicy.policies.predictor import Predictor
+from eepolicy.policies.dynamic_draft import DynamicDraft
 from eepolicy.policies.control import Random
 from eepolicy.policies.oracle import Oracle
 from eepolicy.policies.by_modality import ByModality
 from eepolicy.policies.spec import parse_policy
+from eepolicy.policies.state import History, PolicyState
 
 # isort: on
 
@@ -19,12 +22,16 @@ __all__ = [
     "POLICIES",
     "ByModality",
     "Confidence",
+    "DynamicDraft",
     "Entropy",
     "ExitPolicy",
     "FullDepth",
+    "History",
     "Margin",
     "Oracle",
     "Patience",
+    "PolicyState",
+    "Predictor",
     "Random",
     "Readout",
     "Saturation",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import Modality
+from eepolicy.policies.state import CallCosts, History, PolicyState
 from eepolicy.registry import Declared, Registry
 
 #: what a policy can act on
@@ -32,6 +33,10 @@ class Step:
         position: (rows,) index of the token in the reply, from 0.
         ordinal: (rows,) number of earlier tokens of its modality in the reply.
         full_depth: number of layers of the model.
+        history: the last token and the last verification of each row; None unless the policy sets
+            `needs_history`.
+        state: what the policy keeps of each row; None unless `ExitPolicy.begin` returns a state.
+        costs: measured costs of this machine; None unless the policy sets `needs_costs`.
     """
 
     modality: Tensor
@@ -40,17 +45,29 @@ class Step:
     position: Tensor
     ordinal: Tensor
     full_depth: int
+    history: History | None = None
+    state: PolicyState | None = None
+    costs: CallCosts | None = None
 
     def select(self, rows: Sequence[int]) -> Step:
         """The step of some rows."""
         index = torch.tensor(rows, device=self.phase.device)
-        return self._map(lambda column: column[index])
+        history = None if self.history is None else self.history.select(rows)
+        state = None if self.state is None else self.state.select(rows)
+        return self._map(lambda column: column[index], history, state)
 
     def to(self, device: torch.device) -> Step:
         """The step on another device."""
-        return self._map(lambda column: column.to(device))
+        history = None if self.history is None else self.history.to(device)
+        state = None if self.state is None else self.state.to(device)
+        return self._map(lambda column: column.to(device), history, state)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Step:
+    def _map(
+        self,
+        function: Callable[[Tensor], Tensor],
+        history: History | None,
+        state: PolicyState | None,
+    ) -> Step:
         return Step(
             function(self.modality),
             function(self.chunk),
@@ -58,6 +75,9 @@ class Step:
             function(self.position),
             function(self.ordinal),
             self.full_depth,
+            history,
+            state,
+            self.costs,
         )
 
     def is_on(self, on: str) -> Tensor:
@@ -113,6 +133,13 @@ class Readout(Protocol):
     def margin(self) -> Tensor:
         """(rows,), difference of the two largest probabilities."""
 
+    @property
+    def exit_probability(self) -> Tensor:
+        """(rows,), the exit predictor's probability that the head has the full model's token.
+
+        It needs no head evaluation, but a model with an exit predictor at this depth.
+        """
+
     def cosine(self, other: Readout) -> Tensor:
         """(rows,), cosine of the hidden states of two readouts; needs no head evaluation."""
 
@@ -142,6 +169,12 @@ class ExitPolicy(Declared, ABC):
         marker: marker in figures; with `""`, the figure chooses it by the policy's name.
         needs_full_pass: True for a policy that reads the full model's output before it decides.
             Such a policy saves no computation.
+        needs_history: True for a policy that reads `Step.history`.  Without it the history is not
+            made.  With it the decoder does not overlap the layers of a step with the previous one.
+        needs_costs: True for a policy that reads `Step.costs`, which are measured on this machine
+            once.
+        needs_verification: True for a policy that makes sense only with an acceptance rule that
+            verifies drafts, such as `accept="exact"`.
 
     Examples:
         >>> class EveryOther(ExitPolicy):
@@ -157,6 +190,9 @@ class ExitPolicy(Declared, ABC):
     colour: ClassVar[str] = ""
     marker: ClassVar[str] = ""
     needs_full_pass: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
+    needs_costs: ClassVar[bool] = False
+    needs_verification: ClassVar[bool] = False
 
     @abstractmethod
     def depths(self, step: Step) -> Tensor:
@@ -171,6 +207,34 @@ class ExitPolicy(Declared, ABC):
         raise NotImplementedError(
             f"{type(self).__name__} has candidate depths but no should_exit()"
         )
+
+    def begin(self, rows: int) -> PolicyState | None:
+        """What the policy keeps of each row before its first step; None if it keeps nothing.
+
+        Args:
+            rows: number of rows that start.
+        """
+        return None
+
+    def update(self, step: Step) -> PolicyState | None:
+        """What the policy keeps of each row in this step, from `step.state` and `step.history`.
+
+        The decoder calls it once before each step, then hands the result to the other methods as
+        `step.state`.  If drafts are rejected, the state goes back to that of the first rejected
+        draft, and the next call tells of the verification.  A row of the result depends only on
+        the same row of `step`.
+
+        Args:
+            step: the step, with the state that the row had in its previous step.
+        """
+        return step.state
+
+    def predicted_depths(self, full_depth: int) -> tuple[int, ...]:
+        """The depths at which the policy reads `Readout.exit_probability`, ascending.
+
+        The model must have an exit predictor at each of them.
+        """
+        return ()
 
     def min_depth(self, full_depth: int) -> int:
         """Number of layers, 1 or more, that every position runs before its first readout or exit.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -11,6 +11,20 @@ from torch import Tensor
 
 from eepolicy.errors import EepolicyError
 from eepolicy.policies.base import ExitPolicy, Readout, Step
+from eepolicy.policies.state import PolicyState
+
+
+@dataclass(frozen=True)
+class _StateOfEach(PolicyState):
+    """The states of the two policies.
+
+    Attributes:
+        text: state of the policy on text; None if it keeps none.
+        speech: state of the policy on speech; None if it keeps none.
+    """
+
+    text: PolicyState | None
+    speech: PolicyState | None
 
 
 @dataclass(frozen=True)
@@ -37,23 +51,60 @@ class ByModality(ExitPolicy):
     colour: ClassVar[str] = "#0072B2"
     marker: ClassVar[str] = "v"
 
+    @property
+    def needs_history(self) -> bool:  # type: ignore[override]
+        """Whether one of the two policies reads the history."""
+        return self.text.needs_history or self.speech.needs_history
+
+    @property
+    def needs_costs(self) -> bool:  # type: ignore[override]
+        """Whether one of the two policies reads measured costs."""
+        return self.text.needs_costs or self.speech.needs_costs
+
+    @property
+    def needs_verification(self) -> bool:  # type: ignore[override]
+        """Whether one of the two policies needs drafts to be verified."""
+        return self.text.needs_verification or self.speech.needs_verification
+
+    def begin(self, rows: int) -> PolicyState | None:
+        text, speech = self.text.begin(rows), self.speech.begin(rows)
+        return None if text is None and speech is None else _StateOfEach(text, speech)
+
+    def update(self, step: Step) -> PolicyState | None:
+        if step.state is None:
+            return None
+        text, speech = (policy.update(own) for _, policy, own in self._each(step))
+        return _StateOfEach(text, speech)
+
+    def _each(self, step: Step) -> list[tuple[str, ExitPolicy, Step]]:
+        """Modality, policy and step with its own state, of each of the two."""
+        steps = [step, step]
+        if isinstance(step.state, _StateOfEach):
+            steps = [replace(step, state=step.state.text), replace(step, state=step.state.speech)]
+        return [("text", self.text, steps[0]), ("speech", self.speech, steps[1])]
+
     def depths(self, step: Step) -> Tensor:
-        return torch.where(step.is_on("text"), self.text.depths(step), self.speech.depths(step))
+        text, speech = (policy.depths(own) for _, policy, own in self._each(step))
+        return torch.where(step.is_on("text"), text, speech)
 
     def candidate_depths(self, step: Step) -> tuple[int, ...]:
         depths: set[int] = set()
-        for on, policy in (("text", self.text), ("speech", self.speech)):
+        for on, policy, own in self._each(step):
             if bool(step.is_on(on).any()):
-                depths |= set(policy.candidate_depths(step))
+                depths |= set(policy.candidate_depths(own))
         return tuple(sorted(depths))
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         exits = torch.zeros_like(step.phase, dtype=torch.bool)
-        for on, policy in (("text", self.text), ("speech", self.speech)):
+        for on, policy, own in self._each(step):
             rows = step.is_on(on)
-            if depth in policy.candidate_depths(step) and bool(rows.any()):
-                exits |= rows & policy.should_exit(step, depth, readout)
+            if depth in policy.candidate_depths(own) and bool(rows.any()):
+                exits |= rows & policy.should_exit(own, depth, readout)
         return exits
+
+    def predicted_depths(self, full_depth: int) -> tuple[int, ...]:
+        both = (self.text, self.speech)
+        return tuple(sorted({d for policy in both for d in policy.predicted_depths(full_depth)}))
 
     def min_depth(self, full_depth: int) -> int:
         return min(policy.min_depth(full_depth) for policy in (self.text, self.speech))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eepolicy.decode.readout import LazyReadout
+from eepolicy.decode.readout import LazyReadout, ReadoutSource
 from eepolicy.errors import EepolicyError
 from eepolicy.policies import ExitPolicy, Step, parse_policy
 from eepolicy.policies.base import MODALITIES
@@ -242,7 +242,11 @@ def _readouts(policy: ExitPolicy, step: Step, seed: int) -> Iterator[LazyReadout
         return torch.randn(len(step.phase), WIDTH, generator=generator)
 
     previous: LazyReadout | None = None
-    full = LazyReadout(step.full_depth, hidden(), read) if policy.needs_full_pass else None
+    full = (
+        LazyReadout(step.full_depth, hidden(), ReadoutSource(read))
+        if policy.needs_full_pass
+        else None
+    )
     for depth in policy.candidate_depths(step):
-        previous = LazyReadout(depth, hidden(), read, previous, full)
+        previous = LazyReadout(depth, hidden(), ReadoutSource(read), previous, full)
         yield previous

@@ -31,7 +31,7 @@ from eepolicy import (
     parse_policy,
     registry,
 )
-from eepolicy.decode.readout import LazyReadout
+from eepolicy.decode.readout import LazyReadout, ReadoutSource
 
 FULL = 20
 
@@ -197,7 +197,9 @@ def looks_at(logits: dict[int, list], hidden: dict[int, list] | None = None, ful
         read = {depth: torch.tensor(values, dtype=torch.float)}
         previous = readouts[-1] if readouts else None
         readouts.append(
-            LazyReadout(depth, states, lambda _, d, rows, read=read: read[d], previous, full)
+            LazyReadout(
+                depth, states, ReadoutSource(lambda _, d, rows, read=read: read[d]), previous, full
+            )
         )
     return readouts
 
