@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eepolicy.policies import (
         ByModality,
         Confidence,
+        Draft,
         DynamicDraft,
         Entropy,
         ExitPolicy,
@@ -60,6 +61,8 @@ _MODULES = {
     "policies": (
         "ByModality",
         "Confidence",
+        "Draft",
+        "Draft",
         "DynamicDraft",
         "Entropy",
         "ExitPolicy",
@@ -89,6 +92,7 @@ __all__ = [
     "Confidence",
     "DecoderParts",
     "Document",
+    "Draft",
     "DraftStatus",
     "DynamicDraft",
     "EarlyExitConfig",

@@ -27,7 +27,6 @@ from eepolicy.decode.request import Request, RequestDefaults, prepare_request
 from eepolicy.decode.session import DecodeSession, Runtime
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
-from eepolicy.heads.predictor import check_predicted
 from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.families import DecoderParts
@@ -83,7 +82,8 @@ class HookedModel(Backbone):
         self.card = card
         self.audio_encoder = audio_encoder
         self._executor: tuple[CompiledExecutor, bool] | None = None
-        self._layer_costs: dict[bool, LayerCosts] = {}
+        #: costs measured so far, by whether layers are compiled; a continued run restores them
+        self.measured_costs: dict[bool, LayerCosts] = {}
         check_stock_logits(self)
 
     def __repr__(self) -> str:
@@ -245,9 +245,8 @@ class HookedModel(Backbone):
         config = config.validate(self.depth, self.layout, self.vocoder)
         plan = record_plan(self, config.record)  # checked before any work
         executor = self.compiled_executor() if config.compile else None
-        check_predicted(self.predictor, config.policy.predicted_depths(self.depth))
-        needs_costs = config.rebatch == "auto" or config.policy.needs_costs
-        costs = self.layer_costs(executor) if needs_costs else None
+        self.check_predicted(config.policy.predicted_depths(self.depth))
+        costs = self.layer_costs(executor) if config.needs_costs else None
         recorder = None if plan is None else Recorder(len(request.prompt))
         runtime = Runtime(executor, costs, recorder)
         session = DecodeSession(self, self.layout, request, config, runtime)
@@ -296,13 +295,11 @@ class HookedModel(Backbone):
         """Move the model, its exit heads and its audio encoder to a device."""
         self.model.to(device)
         self._executor = None
-        self._layer_costs = {}
+        self.measured_costs = {}
         self.heads.to(self.model.device, self.model.dtype)
-        if self.predictor is not None:
-            self.predictor.to(self.model.device)
-        encoder = getattr(self.audio_encoder, "encoder", None)
-        if isinstance(encoder, nn.Module):
-            encoder.to(device)
+        for module in (self.predictor, getattr(self.audio_encoder, "encoder", None)):
+            if isinstance(module, nn.Module):
+                module.to(device)
         return self
 
     def compiled_executor(self) -> CompiledExecutor | None:
@@ -320,21 +317,10 @@ class HookedModel(Backbone):
         Args:
             executor: runs the layers; default: the backbone.
         """
-        is_compiled = executor is not None
-        if is_compiled not in self._layer_costs:
-            self._layer_costs[is_compiled] = measure_layers(self, executor)
-        return self._layer_costs[is_compiled]
-
-    def set_layer_costs(self, costs: LayerCosts, *, compiled: bool = False) -> None:
-        """Use costs that were measured before, instead of measuring them.
-
-        A run that continues then decides as before it was stopped.
-
-        Args:
-            costs: what `layer_costs` returned.
-            compiled: whether they are those of compiled layers.
-        """
-        self._layer_costs[compiled] = costs
+        is_compiled, measured = executor is not None, self.measured_costs
+        if is_compiled not in measured:
+            measured[is_compiled] = measure_layers(self, executor)
+        return measured[is_compiled]
 
     def unwrap(self) -> PreTrainedModel:
         """The stock model, unchanged except for its evaluation mode."""

@@ -23,6 +23,7 @@ def identity(model: HookedModel, max_new_tokens: int) -> dict[str, Any]:
         "numbers": f"{model.model.dtype} on {model.model.device.type}",
         "card": model.card.name if model.card else None,
         "heads": digest(model.heads),
+        "predictor": None if model.predictor is None else digest(model.predictor),
         "units": digest(model.vocoder),
         "threads": torch.get_num_threads(),
         "max_new_tokens": max_new_tokens,

@@ -21,6 +21,7 @@ from eepolicy.analysis.evaluation.pipeline import Pipeline, Progress, no_progres
 from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.rows import Row, parse_row
 from eepolicy.analysis.evaluation.table import Comparison
+from eepolicy.decode.rebatch import LayerCosts
 from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
 from eepolicy.plugin_files import file_digest, files_in
@@ -68,6 +69,7 @@ def run(
     stored = folder.questions()
     folder.append([_line(q) for q in questions if q["question"] not in stored])
     rows = _rows(model, questions, folder, config, notes)
+    _share_costs(model, rows, folder, config)
     looks = config.looks and list(config.looks.looks)
     folder.note(margins=asdict(config.margins), looks=looks, workers=config.workers)
     number = len(questions) if config.looks is None else config.looks.looks[0]
@@ -79,6 +81,27 @@ def run(
         if following is None or not any(v.status == "undecided" for v in comparison.verdicts()):
             return comparison
         number = following
+
+
+def _share_costs(
+    model: HookedModel, rows: Sequence[Row], folder: RunFolder, config: RunConfig
+) -> None:
+    """Measure the costs that decoding depends on once per folder, and restore them afterwards.
+
+    A run that continues then decides as it did before.
+    """
+    decoding = config.decoding
+    if not any(row.decoding(decoding).needs_costs for row in rows):
+        return
+    stored = dict(folder.read()[1].get("layer_costs", {}))
+    for compiled in sorted({decoding.compile, decoding.compile or config.compile_timed}):
+        executor = model.compiled_executor() if compiled else None
+        name = "stock" if executor is None else "compiled"
+        if name in stored:
+            model.measured_costs[executor is not None] = LayerCosts.from_dict(stored[name])
+        else:
+            stored[name] = asdict(model.layer_costs(executor))
+    folder.note(layer_costs=stored)
 
 
 def _comparison(blocks: Blocks, folder: RunFolder) -> Comparison:

@@ -105,6 +105,10 @@ class EarlyExitConfig:
                 f"{self.accept!r} verifies what a catch-up computed; with the fill {self.fill!r} "
                 f"and {self.policy!r} there is nothing to verify"
             )
+        if self.max_pending is not None and self.policy.max_drafts is not None:
+            raise EepolicyError(
+                f"{self.policy!r} limits its drafts itself; use it without max_pending"
+            )
         if self.policy.needs_verification and not self.accept.verifies:
             raise EepolicyError(
                 f"{self.policy!r} makes drafts for the full model to verify, and {self.accept!r} "
@@ -123,7 +127,12 @@ class EarlyExitConfig:
     @property
     def max_unverified(self) -> int:
         """Drafts of a row that may stay unverified."""
-        return self.max_pending or MAX_UNVERIFIED
+        return self.max_pending or self.policy.max_drafts or MAX_UNVERIFIED
+
+    @property
+    def needs_costs(self) -> bool:
+        """Whether decoding depends on measured costs of layer calls."""
+        return self.rebatch == "auto" or self.policy.needs_costs
 
     def validate(
         self, depth: int, layout: TokenLayout, vocoder: Vocoder | None = None
@@ -143,7 +152,9 @@ class EarlyExitConfig:
                 model has none, or the model does not support another option.
         """
         self.policy.check(depth)
-        check_depth(self.policy.min_depth(depth), depth, f"min_depth of {self.policy!r}")
+        least = self.policy.min_depth(depth)
+        if least:  # 0 is the drafter
+            check_depth(least, depth, f"min_depth of {self.policy!r}")
         if self.policy.on == "speech" and not layout.has_speech:
             raise EepolicyError(
                 f"{self.policy!r} acts on speech, and this model has none: put 'text=' in front, "

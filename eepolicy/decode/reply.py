@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from eepolicy.modality import ChunkClock, TokenLayout
-from eepolicy.policies.state import History, PolicyState
+from eepolicy.policies.history import History
+from eepolicy.policies.state import PolicyState
 from eepolicy.trace import DraftStatus, TokenCost, TraceEntry
 
 
@@ -66,10 +67,10 @@ class Reply:
         """Number of newest tokens that are not verified yet."""
         return len(self.draft_scores)
 
-    def step_fields(self) -> tuple[int, int, int, int, int]:
-        """Modality, chunk, phase, position and ordinal of the next token; see `Step`."""
-        clock = self._clocks[-1]
-        return clock.modality, clock.chunk, clock.phase, len(self.entries), clock.ordinal
+    def step_fields(self) -> tuple[int, int, int, int, int, int]:
+        """Modality, chunk, phase, position, ordinal and number of drafts; see `Step`."""
+        clock, position = self._clocks[-1], len(self.entries)
+        return clock.modality, clock.chunk, clock.phase, position, clock.ordinal, self.num_drafts
 
     def history_fields(self) -> tuple[int, int, int, int, bool]:
         """Token, depth, number of drafts, accepted ones, and whether just verified: `History`."""

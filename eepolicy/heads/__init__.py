@@ -7,7 +7,8 @@ from eepolicy.heads.files import load_heads, read_notes
 from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead, HeadSize
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
-from eepolicy.heads.predictor import ExitPredictor, load_predictor
+from eepolicy.heads.predictor import ExitPredictor
+from eepolicy.heads.predictor_files import load_predictor, save_predictor
 from eepolicy.heads.tuned import TunedLens
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "load_heads",
     "load_predictor",
     "read_notes",
+    "save_predictor",
 ]

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import PredictorHeader, parse
 from eepolicy.heads.base import ExitHead
-from eepolicy.heads.fingerprint import describe, fingerprint
-from eepolicy.io import write_atomically
 
 
 class ExitPredictor(nn.Module):
@@ -34,6 +25,7 @@ class ExitPredictor(nn.Module):
         depths: depths that get a network, rising.
         width: width of the model.
         hidden: width of the layer in between; 0 for one linear map.
+        heads: `repr` of the exit heads whose agreement it predicts; `""` if that is unknown.
         seed: seed of the initial weights.
 
     Examples:
@@ -43,10 +35,16 @@ class ExitPredictor(nn.Module):
     """
 
     def __init__(
-        self, depths: Iterable[int], width: int, hidden: int = 64, *, seed: int = 0
+        self,
+        depths: Iterable[int],
+        width: int,
+        hidden: int = 64,
+        *,
+        heads: str = "",
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.width, self.hidden = width, hidden
+        self.width, self.hidden, self.heads = width, hidden, heads
         generator = torch.Generator().manual_seed(seed)
         self.networks = nn.ModuleDict(
             {str(depth): _network(width, hidden, generator) for depth in depths}
@@ -61,6 +59,19 @@ class ExitPredictor(nn.Module):
         """Depths that have a network, rising."""
         return tuple(map(int, self.networks))
 
+    def check(self, depths: Iterable[int]) -> None:
+        """Refuse depths without a network.
+
+        Raises:
+            EepolicyError: with the depth and those that have one.
+        """
+        for depth in depths:
+            if depth not in self.depths:
+                raise EepolicyError(
+                    f"no exit predictor was fitted at depth {depth}; the depths with one are "
+                    f"{', '.join(map(str, self.depths))}"
+                )
+
     def scores(self, hidden: Tensor, depth: int) -> Tensor:
         """The log-odds of agreement: (..., width) -> (...).
 
@@ -71,7 +82,7 @@ class ExitPredictor(nn.Module):
         Raises:
             EepolicyError: the depth has no network.
         """
-        check_predicted(self, [depth])
+        self.check([depth])
         states = nn.functional.layer_norm(hidden.float(), (self.width,))
         scores: Tensor = self.networks[str(depth)](states)
         return scores.squeeze(-1)
@@ -89,88 +100,34 @@ class ExitPredictor(nn.Module):
         """
         return self.scores(hidden, depth).sigmoid()
 
-    def save(
-        self, path: str | Path, model: PreTrainedModel, heads: ExitHead, notes: dict[str, Any]
-    ) -> None:
-        """Write the weights, with the fingerprint of the model.
 
-        Args:
-            path: safetensors file to write.
-            model: model that the predictor was fitted on.
-            heads: exit heads whose agreement it predicts.
-            notes: description of the fit as JSON types.
-        """
-        # one metadata entry: safetensors does not keep the order of several
-        header = {
-            "depths": self.depths,
-            "width": self.width,
-            "hidden": self.hidden,
-            "heads": repr(heads),
-            "model": fingerprint(model),
-            "notes": notes,
-        }
-        tensors = {name: value.detach().cpu() for name, value in self.state_dict().items()}
-        metadata = {"predictor": json.dumps(header)}
-        write_atomically(path, lambda part: save_file(tensors, part, metadata))
-
-
-def load_predictor(path: str | Path, model: PreTrainedModel, heads: ExitHead) -> ExitPredictor:
-    """Read an exit predictor that was fitted on a model, to the model's device.
+def check_predicted(
+    predictor: ExitPredictor | None, heads: ExitHead, depths: Sequence[int]
+) -> None:
+    """Refuse depths without an exit predictor for the model's exit heads.
 
     Args:
-        path: file that `ExitPredictor.save` wrote.
-        model: stock model.
+        predictor: exit predictor of the model, if it has one.
         heads: exit heads of the model.
+        depths: depths at which a policy reads the predictor.
 
     Raises:
-        EepolicyError: the predictor was fitted on another model or for other heads, or the file is
-            not one of a predictor.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {})["predictor"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        raise EepolicyError(f"{path} is not a file of an exit predictor: {error}") from error
-    header, given = parse(PredictorHeader, metadata, str(path)), fingerprint(model)
-    stored = header.model_dump()["model"]
-    if stored != given:
-        raise EepolicyError(
-            f"the exit predictor in {path} was fitted on {describe(stored)}, this model is "
-            f"{describe(given)}; fit one for it with 'eepolicy fit --predictor'"
-        )
-    if header.heads != repr(heads):
-        raise EepolicyError(
-            f"the exit predictor in {path} was fitted for the heads {header.heads}, this model has "
-            f"{heads!r}; load those heads, or fit a predictor with 'eepolicy fit --predictor'"
-        )
-    predictor = ExitPredictor(header.depths, header.width, header.hidden)
-    try:
-        predictor.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise EepolicyError(f"{path} is not a file of an exit predictor: {error}") from error
-    return predictor.requires_grad_(False).to(model.device)
-
-
-def check_predicted(predictor: ExitPredictor | None, depths: Sequence[int]) -> None:
-    """Refuse depths without an exit predictor.
-
-    Raises:
-        EepolicyError: with the depth and those that have one.
+        EepolicyError: with the depth and those that have one, or with both heads.
     """
     if not depths:
         return
+    fit = "fit one with 'eepolicy fit-predictor', and set model.predictor"
     if predictor is None:
         raise EepolicyError(
             f"the policy reads an exit predictor at depth {depths[0]}, and this model has none: "
-            "fit one with 'eepolicy fit --predictor', and set model.predictor"
+            f"{fit}"
         )
-    for depth in depths:
-        if depth not in predictor.depths:
-            raise EepolicyError(
-                f"no exit predictor was fitted at depth {depth}; the depths with one are "
-                f"{', '.join(map(str, predictor.depths))}"
-            )
+    predictor.check(depths)
+    if predictor.heads not in ("", repr(heads)):
+        raise EepolicyError(
+            f"the exit predictor was fitted for the heads {predictor.heads}, and this model has "
+            f"{heads!r}; load those heads, or {fit}"
+        )
 
 
 def _network(width: int, hidden: int, generator: torch.Generator) -> nn.Sequential:

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from eepolicy.errors import EepolicyError
-from eepolicy.heads import KINDS, ExitHead, load_heads
+from eepolicy.heads import KINDS, ExitHead, load_heads, load_predictor
 from eepolicy.hooked import HookedModel
 from eepolicy.io import read_json
 from eepolicy.loading.hub import first_line
@@ -33,6 +33,7 @@ READ_ERRORS = (
 )
 #: file of exit heads in a model's folder
 HEADS = "heads.safetensors"
+PREDICTOR = "predictor.safetensors"
 #: files that contain a tokenizer
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
@@ -122,9 +123,11 @@ def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 
 def with_heads(hooked: HookedModel, folder: Path) -> HookedModel:
-    """Attach the exit heads in the model's folder, if it has some."""
+    """Attach the exit heads and the exit predictor in the model's folder, if it has some."""
     if (folder / HEADS).is_file():
         hooked.heads = load_heads(folder / HEADS, hooked.lens, hooked.model)
+    if (folder / PREDICTOR).is_file():
+        hooked.predictor = load_predictor(folder / PREDICTOR, hooked.model)
     return hooked
 
 

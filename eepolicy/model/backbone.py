@@ -309,6 +309,14 @@ class Backbone(LayerExecutor):
             )
         return logits
 
+    def check_predicted(self, depths: Sequence[int]) -> None:
+        """Refuse depths without an exit predictor for the heads.
+
+        Raises:
+            EepolicyError: with the depth and those that have one, or with both heads.
+        """
+        check_predicted(self.predictor, self.heads, depths)
+
     def exit_probability(self, hidden: Tensor, depth: int) -> Tensor:
         """Probability that the head has the full model's token: (..., width) -> (...).
 
@@ -319,7 +327,7 @@ class Backbone(LayerExecutor):
         Raises:
             EepolicyError: the model has no exit predictor at this depth.
         """
-        check_predicted(self.predictor, [depth])
+        self.check_predicted([depth])
         assert self.predictor is not None
         return self.predictor.probability(hidden, depth)
 

@@ -9,12 +9,14 @@ from eepolicy.policies.spark import SparK
 from eepolicy.policies.threshold import Confidence, Entropy, Margin, Saturation
 from eepolicy.policies.patience import Patience
 from eepolicy.policies.predictor import Predictor
+from eepolicy.policies.draft import Draft
 from eepolicy.policies.dynamic_draft import DynamicDraft
 from eepolicy.policies.control import Random
 from eepolicy.policies.oracle import Oracle
 from eepolicy.policies.by_modality import ByModality
 from eepolicy.policies.spec import parse_policy
-from eepolicy.policies.state import History, PolicyState
+from eepolicy.policies.history import History
+from eepolicy.policies.state import PolicyState
 
 # isort: on
 
@@ -22,6 +24,7 @@ __all__ = [
     "POLICIES",
     "ByModality",
     "Confidence",
+    "Draft",
     "DynamicDraft",
     "Entropy",
     "ExitPolicy",

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import Modality
-from eepolicy.policies.state import CallCosts, History, PolicyState
+from eepolicy.policies.history import CallCosts, History
+from eepolicy.policies.state import PolicyState
 from eepolicy.registry import Declared, Registry
 
 #: what a policy can act on
@@ -37,6 +38,7 @@ class Step:
             `needs_history`.
         state: what the policy keeps of each row; None unless `ExitPolicy.begin` returns a state.
         costs: measured costs of this machine; None unless the policy sets `needs_costs`.
+        num_drafts: (rows,) number of drafts that are not verified yet; None outside decoding.
     """
 
     modality: Tensor
@@ -48,6 +50,7 @@ class Step:
     history: History | None = None
     state: PolicyState | None = None
     costs: CallCosts | None = None
+    num_drafts: Tensor | None = None
 
     def select(self, rows: Sequence[int]) -> Step:
         """The step of some rows."""
@@ -78,6 +81,7 @@ class Step:
             history,
             state,
             self.costs,
+            None if self.num_drafts is None else function(self.num_drafts),
         )
 
     def is_on(self, on: str) -> Tensor:
@@ -243,6 +247,11 @@ class ExitPolicy(Declared, ABC):
         other policies must return their minimum.
         """
         return 1
+
+    @property
+    def max_drafts(self) -> int | None:
+        """Largest number of drafts that may wait for their verification; None for the default."""
+        return None
 
     def possible_depths(self, full_depth: int) -> Collection[int] | None:
         """Depths below full depth at which the policy may read out or exit.

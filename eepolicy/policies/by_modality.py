@@ -62,6 +62,11 @@ class ByModality(ExitPolicy):
         return self.text.needs_costs or self.speech.needs_costs
 
     @property
+    def max_drafts(self) -> int | None:
+        limits = [policy.max_drafts for policy in (self.text, self.speech)]
+        return max((limit for limit in limits if limit), default=None)
+
+    @property
     def needs_verification(self) -> bool:  # type: ignore[override]
         """Whether one of the two policies needs drafts to be verified."""
         return self.text.needs_verification or self.speech.needs_verification

@@ -55,8 +55,8 @@ class Draft(ExitPolicy):
     on: str = "speech"
     name: ClassVar[str] = "draft"
     usage: ClassVar[str] = (
-        "draft:LENGTH[:confidence>SHARE][@DEPTH] or draft:confidence>SHARE[@DEPTH] (DEPTH is 0, the "
-        "drafter, by default)"
+        "draft:LENGTH[:confidence>SHARE][@DEPTH] or draft:confidence>SHARE[@DEPTH] (DEPTH is 0, "
+        "the drafter, by default)"
     )
     example: ClassVar[str] = "draft:5"
     summary: ClassVar[str] = "five drafts, then full depth; with accept=exact or sampling"
@@ -112,8 +112,8 @@ class Draft(ExitPolicy):
             )
         if not 0 <= self.exit_depth < full_depth:
             raise EepolicyError(
-                f"{self!r} drafts at depth {self.exit_depth}; a model of {full_depth} layers drafts "
-                f"at depth 0, with a drafter, or at 1 to {full_depth - 1}"
+                f"{self!r} drafts at depth {self.exit_depth}; a model of {full_depth} layers "
+                f"drafts at depth 0, with a drafter, or at 1 to {full_depth - 1}"
             )
 
     @classmethod

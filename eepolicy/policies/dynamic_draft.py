@@ -12,7 +12,8 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.policies.adaptive import format_depths, parse_depths
 from eepolicy.policies.base import POLICIES, ExitPolicy, Step, check_on, prefixed
-from eepolicy.policies.state import CallCosts, PolicyState
+from eepolicy.policies.history import CallCosts
+from eepolicy.policies.state import PolicyState
 from eepolicy.registry import parse_rest
 
 #: largest number of drafts between two refreshes; the decoder's own default limit

@@ -21,7 +21,7 @@ class Predictor(Threshold):
     costs no head evaluation.  This is the classifier of CALM (arXiv 2207.07061) and the predictor
     of SpecEE (arXiv 2504.08850), without SpecEE's draft tokens as inputs.
 
-    The model needs an exit predictor: `model.predictor`, fitted by `eepolicy fit --predictor`.
+    The model needs an exit predictor: `model.predictor`, fitted by `eepolicy fit-predictor`.
 
     Examples:
         >>> Predictor(0.9, (4, 6, 8)).spec

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eepolicy.decode.readout import LazyReadout, ReadoutSource
-from eepolicy.errors import EepolicyError
-from eepolicy.policies import ExitPolicy, Step, parse_policy
+from eepolicy.decode.acceptance import AcceptExact
+from eepolicy.policies import ExitPolicy, PolicyState, parse_policy
 from eepolicy.policies.base import MODALITIES
 from eepolicy.testing.decoding import check_decoding
 from eepolicy.testing.models import random_llama
@@ -22,10 +20,7 @@ from eepolicy.testing.report import (
     require,
     run_checks,
 )
-
-#: full depths that are tried; a policy refuses those it does not fit
-FULL_DEPTHS = range(1, 65)
-WIDTH, VOCAB, ROWS = 8, 11, 7
+from eepolicy.testing.steps import FULL_DEPTHS, equip, full_depths, readouts, steps
 
 
 def check_policy(policy: ExitPolicy | type[ExitPolicy] | str) -> None:
@@ -88,17 +83,57 @@ def check_spec_round_trip(policy: ExitPolicy) -> None:
 def check_some_depth_fits(policy: ExitPolicy) -> None:
     """`check` accepts a full depth of 1 to 64 and refuses others with `EepolicyError` only."""
     require(
-        bool(_full_depths(policy)),
+        bool(full_depths(policy)),
         policy,
         "check_some_depth_fits",
         f"check() refuses every full depth of {FULL_DEPTHS[0]} to {FULL_DEPTHS[-1]}",
     )
 
 
+def check_state(policy: ExitPolicy) -> None:
+    """`begin` and `update` keep a state for each row, and `update` changes nothing in place."""
+    check = "check_state"
+    for step in steps(policy):
+        rows = range(len(step.phase))
+        begun = policy.begin(len(rows))
+        alone = [policy.begin(1) for _ in rows]
+        require(
+            same_state(begun, _join(alone)),
+            policy,
+            check,
+            f"begin({len(rows)}) is {begun}, but begin(1) of each row gives {_join(alone)}; rows "
+            "must not depend on each other",
+        )
+        if begun is None:
+            continue
+        before = step.state and step.state.select(rows)
+        updated, again = policy.update(step), policy.update(step)
+        require(
+            same_state(step.state, before),
+            policy,
+            check,
+            f"update() changes the state in place, from {before} to {step.state}; return a new one",
+        )
+        require(
+            same_state(updated, again),
+            policy,
+            check,
+            f"update() returns {updated}, and a second time {again}",
+        )
+        each = _join([policy.update(step.select([row])) for row in rows])
+        require(
+            same_state(updated, each),
+            policy,
+            check,
+            f"update() of {len(rows)} rows returns {updated}; each row by itself has {each}, but "
+            "rows must not depend on each other",
+        )
+
+
 def check_depths(policy: ExitPolicy) -> None:
     """`depths` returns integers in 1..full depth, the same ones each time, row by row."""
     check = "check_depths"
-    for step in _steps(policy):
+    for step in steps(policy):
         depths = policy.depths(step)
         seen = f"depths() of {len(step.phase)} rows at full depth {step.full_depth} are {depths}"
         require(isinstance(depths, Tensor), policy, check, f"{seen}; return a tensor (rows,)")
@@ -121,7 +156,7 @@ def check_depths(policy: ExitPolicy) -> None:
 def check_candidate_depths(policy: ExitPolicy) -> None:
     """Candidate depths rise within 1..full depth, and `min_depth` bounds every stop."""
     check = "check_candidate_depths"
-    for step in _steps(policy):
+    for step in steps(policy):
         candidates = policy.candidate_depths(step)
         seen = f"candidate_depths() at full depth {step.full_depth} are {candidates!r}"
         rising = list(candidates) == sorted(set(candidates))
@@ -154,9 +189,9 @@ def check_candidate_depths(policy: ExitPolicy) -> None:
 def check_should_exit(policy: ExitPolicy) -> None:
     """`should_exit` returns (rows,) of bool, row by row, and False off the policy's modality."""
     check = "check_should_exit"
-    for index, step in enumerate(_steps(policy)):
+    for index, step in enumerate(steps(policy)):
         rows = range(len(step.phase))
-        for readout in _readouts(policy, step, index):
+        for readout in readouts(policy, step, index):
             exits = policy.should_exit(step, readout.depth, readout)
             seen = f"should_exit() of {len(rows)} rows at depth {readout.depth} is {exits}"
             require(
@@ -183,16 +218,20 @@ def check_should_exit(policy: ExitPolicy) -> None:
 
 def check_whole_decode(policy: ExitPolicy) -> None:
     """A reply has the policy's depths, the layer calls of its trace and the stock tokens."""
-    fitting = _full_depths(policy)
+    fitting = full_depths(policy)
     # two layers more than it needs, where it fits, so that it can exit
     depth = fitting[min(2, len(fitting) - 1)]
-    check_decoding(policy, random_llama(depth), policy=policy)
+    model = random_llama(depth)
+    equip(model)
+    accept = AcceptExact() if policy.needs_verification else None
+    check_decoding(policy, model, policy=policy, accept=accept)
 
 
 CHECKS = (
     check_constructor,
     check_spec_round_trip,
     check_some_depth_fits,
+    check_state,
     check_depths,
     check_candidate_depths,
     check_should_exit,
@@ -205,48 +244,23 @@ def _on_each_modality(policy: Any) -> list[ExitPolicy]:
     return [replace(policy, on=on) for on in MODALITIES]
 
 
-def _full_depths(policy: ExitPolicy) -> list[int]:
-    """The full depths that the policy accepts."""
-    fitting = []
-    for full_depth in FULL_DEPTHS:
-        try:
-            policy.check(full_depth)
-        except EepolicyError:
-            continue
-        fitting.append(full_depth)
-    return fitting
+def same_state(one: PolicyState | None, other: PolicyState | None) -> bool:
+    """Whether two states have the same type and values; nan equals nan."""
+    if one is None or other is None or type(one) is not type(other):
+        return one is other
+    for field in fields(one):
+        ours, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(ours, Tensor):
+            if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
+                return False
+            if not torch.allclose(ours, theirs, rtol=0, atol=0, equal_nan=True):
+                return False
+        elif not same_state(ours, theirs):
+            return False
+    return True
 
 
-def _steps(policy: ExitPolicy) -> Iterator[Step]:
-    """Random steps of one and several rows at the smallest, the largest and middle full depths."""
-    generator = torch.Generator().manual_seed(0)
-    fitting = _full_depths(policy)
-    chosen = sorted({fitting[0], fitting[min(3, len(fitting) - 1)], fitting[-1]})
-    for full_depth in chosen:
-        for rows in (1, ROWS, ROWS):
-            columns = torch.randint(0, 50, (4, rows), generator=generator)
-            modality = torch.randint(0, 2, (rows,), generator=generator)
-            chunk, phase, position, ordinal = columns
-            yield Step(modality, chunk, phase, position, ordinal, full_depth)
-
-
-def _readouts(policy: ExitPolicy, step: Step, seed: int) -> Iterator[LazyReadout]:
-    """Random readouts at the candidate depths, one after the other."""
-    generator = torch.Generator().manual_seed(seed)
-    head = torch.randn(WIDTH, VOCAB, generator=generator)
-
-    def read(hidden: Tensor, depth: int, rows: Sequence[int]) -> Tensor:
-        return hidden @ head
-
-    def hidden() -> Tensor:
-        return torch.randn(len(step.phase), WIDTH, generator=generator)
-
-    previous: LazyReadout | None = None
-    full = (
-        LazyReadout(step.full_depth, hidden(), ReadoutSource(read))
-        if policy.needs_full_pass
-        else None
-    )
-    for depth in policy.candidate_depths(step):
-        previous = LazyReadout(depth, hidden(), ReadoutSource(read), previous, full)
-        yield previous
+def _join(states: list[PolicyState | None]) -> PolicyState | None:
+    """The states of some rows, one after the other."""
+    kept = [state for state in states if state is not None]
+    return type(kept[0]).join(kept) if kept else None

@@ -79,7 +79,7 @@ def test_auto_rebatching_follows_the_costs(hooked):
         "and gathering costs more": LayerCosts(NUM_POSITIONS, steep, gather_seconds=1e3),
     }
     for name, known in costs.items():
-        hooked._layer_costs[False] = known
+        hooked.measured_costs[False] = known
         outs = hooked.generate(PROMPTS, policy, max_new_tokens=40, rebatch="auto")
         calls[name] = sum(int(out.trace.layer_calls.sum()) for out in outs)
     always, never = (

@@ -15,6 +15,7 @@ from eepolicy.testing.acceptance import RandomCodebook, check_verified
 from eepolicy.testing.configs import CONFIGS, small_config
 from eepolicy.testing.decoding import check_decoding
 from eepolicy.testing.models import LAYOUT, random_model
+from eepolicy.testing.steps import equip
 
 LAYERS = 3
 TOKENS = 11
@@ -28,6 +29,8 @@ SPECS = {
     "margin": "both=margin>0.1@1",
     "saturation": "both=saturation>0.5@1",
     "patience": "both=patience:2@1",
+    "predictor": "both=predictor>0.5@1",
+    "dynamic-draft": "both=dynamic-draft@[1,2]",
     "random": "both=random:2.0@1",
     "oracle": "both=oracle@1",
     "by modality": "text=static@2,speech=spark:odd@1",
@@ -73,7 +76,9 @@ PAIRWISE = pairwise(EVERY)
 @cache
 def model_of(family: str) -> HookedModel:
     stock = random_model(small_config(family, LAYERS))
-    return HookedModel(stock, layout=LAYOUT, vocoder=RandomCodebook())
+    model = HookedModel(stock, layout=LAYOUT, vocoder=RandomCodebook())
+    equip(model)
+    return model
 
 
 def check_combination(combination: Combination) -> None:

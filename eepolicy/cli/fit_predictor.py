@@ -1,0 +1,97 @@
+"""`eepolicy fit-predictor`: fit where the exit heads agree with the full model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eepolicy.cli.options import (
+    DeviceOption,
+    HeadsOption,
+    JsonOption,
+    MaxNewTokensOption,
+    ModelArgument,
+    ThreadsOption,
+    check_parent,
+    held_out_questions,
+    integers,
+    load_model,
+)
+from eepolicy.cli.progress import progress
+from eepolicy.cli.shared import app, print_json, print_note
+from eepolicy.errors import EepolicyError
+from eepolicy.io import read_lines
+
+
+@app.command("fit-predictor")
+def fit_predictor(
+    model: ModelArgument,
+    depths: Annotated[str, typer.Option(help="depths of the predictor, such as 4,6,8")],
+    out_file: Annotated[
+        Path, typer.Option("--out", help="file to write the predictor to (.safetensors)")
+    ],
+    heads: HeadsOption = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="file with a prompt per line; the model's dev questions by default"),
+    ] = None,
+    hidden: Annotated[
+        int, typer.Option(help="width of the layer in between; 0 for a linear map", min=0)
+    ] = 64,
+    on: Annotated[str, typer.Option(help="positions to fit on: text, speech or both")] = "speech",
+    epochs: Annotated[int, typer.Option(help="number of passes over the positions", min=1)] = 10,
+    held_out: Annotated[
+        float, typer.Option(help="share of the replies for evaluation", min=0.01, max=0.9)
+    ] = 0.1,
+    max_new_tokens: MaxNewTokensOption = 300,
+    seed: Annotated[int, typer.Option(help="seed of initialisation and data order")] = 0,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the exit predictor that policies such as 'predictor>0.9@[4,6,8]' read.
+
+    It predicts where the exit heads have the full model's token, on the model's own full-depth
+    replies. Fit it after the heads, because it belongs to them.
+
+    Example: eepolicy fit-predictor pocket --depths 8,10,12 --out predictor.safetensors
+    """
+    from eepolicy import fitting
+    from eepolicy.heads import save_predictor
+
+    check_parent(out_file)
+    config = fitting.PredictorConfig(
+        depths=tuple(integers(depths)), hidden=hidden, on=on, epochs=epochs, seed=seed
+    )
+    fitted_model = load_model(model, device=device, threads=threads, heads=heads)
+    if prompts is None:
+        questions = [q["question"] for q in held_out_questions(model, "dev")]
+    else:
+        questions = read_lines(prompts)
+    if len(questions) < 2:
+        raise EepolicyError(f"fitting takes at least two prompts; got {len(questions)}")
+    replies = fitting.generate_replies(
+        fitted_model,
+        questions,
+        max_new_tokens=max_new_tokens,
+        progress=progress("batches of replies"),
+    )
+    count = max(1, round(held_out * len(replies)))
+    chosen = {round((i + 0.5) * len(replies) / count) for i in range(count)}
+    result = fitting.fit_predictor(
+        fitted_model,
+        [r for i, r in enumerate(replies) if i not in chosen],
+        [r for i, r in enumerate(replies) if i in chosen],
+        config,
+        report=print_note,
+    )
+    save_predictor(result.predictor, out_file, fitted_model.model, result.notes)
+    if as_json:
+        print_json({"model": model, **result.notes, "files": [out_file]})
+        return
+    print_note(
+        f"The predictor is in {out_file}; a model folder loads it under the name "
+        "predictor.safetensors"
+    )

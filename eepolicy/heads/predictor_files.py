@@ -1,0 +1,74 @@
+"""Write and read files of exit predictors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from eepolicy.errors import EepolicyError
+from eepolicy.formats import PredictorHeader, parse
+from eepolicy.heads.fingerprint import describe, fingerprint
+from eepolicy.heads.predictor import ExitPredictor
+from eepolicy.io import write_atomically
+
+
+def save_predictor(
+    predictor: ExitPredictor, path: str | Path, model: PreTrainedModel, notes: dict[str, Any]
+) -> None:
+    """Write the weights, with the fingerprint of the model.
+
+    Args:
+        predictor: fitted exit predictor.
+        path: safetensors file to write.
+        model: model that the predictor was fitted on.
+        notes: description of the fit as JSON types.
+    """
+    # one metadata entry: safetensors does not keep the order of several
+    header = {
+        "depths": predictor.depths,
+        "width": predictor.width,
+        "hidden": predictor.hidden,
+        "heads": predictor.heads,
+        "model": fingerprint(model),
+        "notes": notes,
+    }
+    tensors = {name: value.detach().cpu() for name, value in predictor.state_dict().items()}
+    metadata = {"predictor": json.dumps(header)}
+    write_atomically(path, lambda part: save_file(tensors, part, metadata))
+
+
+def load_predictor(path: str | Path, model: PreTrainedModel) -> ExitPredictor:
+    """Read an exit predictor that was fitted on a model, to the model's device.
+
+    Args:
+        path: file that `save_predictor` wrote.
+        model: stock model.
+
+    Raises:
+        EepolicyError: the predictor was fitted on another model, or the file is not one of a
+            predictor.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads((file.metadata() or {})["predictor"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
+        raise EepolicyError(f"{path} is not a file of an exit predictor: {error}") from error
+    header, given = parse(PredictorHeader, metadata, str(path)), fingerprint(model)
+    stored = header.model_dump()["model"]
+    if stored != given:
+        raise EepolicyError(
+            f"the exit predictor in {path} was fitted on {describe(stored)}, this model is "
+            f"{describe(given)}; fit one for it with 'eepolicy fit-predictor'"
+        )
+    predictor = ExitPredictor(header.depths, header.width, header.hidden, heads=header.heads)
+    try:
+        predictor.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise EepolicyError(f"{path} is not a file of an exit predictor: {error}") from error
+    return predictor.requires_grad_(False).to(model.device)
