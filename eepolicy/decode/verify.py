@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,8 @@ class DraftVerifier:
     ) -> None:
         self.batch, self.sampler, self.accept = batch, sampler, accept
         self.max_unverified, self.history = max_unverified, history
+        #: what the rule keeps of each row; a row without an entry was not verified yet
+        self._states: dict[int, Any] = {}
         self._keeps_scores = accept.uses_draft_scores and sampler.do_sample
 
     def add(self, replies: list[Reply], new: NewTokens, step: StepOutput) -> dict[int, int]:
@@ -152,10 +155,12 @@ class DraftVerifier:
             draft_scores=torch.stack(reply.draft_scores),
             do_sample=self.sampler.do_sample,
             uniforms=self.sampler.uniforms(count).to(logits.device),
+            state=self._states[row] if row in self._states else self.accept.begin(),
         )
-        accepted = self.accept.accepts(drafts).tolist()
-        if all(accepted):
-            return count, None
+        accepted = [*self.accept.accepts(drafts).tolist(), False]
         first_rejected = accepted.index(False)
+        self._states[row] = self.accept.next_state(drafts, first_rejected)
+        if first_rejected == count:
+            return count, None
         scores = self.accept.replacement_scores(drafts, first_rejected)
         return first_rejected, int(self.sampler.next_tokens(scores[None], [0], 1))

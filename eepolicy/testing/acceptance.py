@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from eepolicy.decode.acceptance import Acceptance, Drafts, parse_acceptance
+from eepolicy.decode.acceptance import Acceptance, AcceptJoined, Drafts, parse_acceptance
 from eepolicy.decode.output import Output
 from eepolicy.hooked import HookedModel
 from eepolicy.policies import Static
@@ -52,14 +54,18 @@ def check_acceptance(
     """
     vocoder = vocoder or RandomCodebook()
     for each in instances_of(rule, parse_acceptance):
-        run_checks(each, (check_constructor,))
+        for part in each.rules if isinstance(each, AcceptJoined) else (each,):
+            run_checks(part, (check_constructor,))
         bound = each.bind(LAYOUT, vocoder)
-        run_checks(bound, (check_accepts, check_own_tokens, check_replacement_scores))
+        run_checks(bound, (check_accepts, check_own_tokens, check_replacement_scores, check_state))
         run_checks(each, (partial(_check_decodes, vocoder=vocoder),))
 
 
 def check_accepts(rule: Acceptance) -> None:
-    """`accepts` returns (drafts,) of bool, the same each time, and draft by draft."""
+    """`accepts` returns (drafts,) of bool, the same each time.
+
+    A rule without `is_joint` decides draft by draft.
+    """
     check = "check_accepts"
     for drafts in _random_drafts(rule):
         accepted = rule.accepts(drafts)
@@ -72,12 +78,15 @@ def check_accepts(rule: Acceptance) -> None:
         )
         again = rule.accepts(drafts)
         require(torch.equal(again, accepted), rule, check, f"{seen}, and a second time {again}")
+        if rule.is_joint:
+            continue
         alone = torch.cat([rule.accepts(_one(drafts, i)) for i in range(len(drafts.tokens))])
         require(
             torch.equal(alone, accepted),
             rule,
             check,
-            f"{seen}; each draft by itself gets {alone}, but drafts must not depend on each other",
+            f"{seen}; each draft by itself gets {alone}, but drafts must not depend on each other; "
+            "set is_joint = True if they do",
         )
 
 
@@ -85,13 +94,7 @@ def check_own_tokens(rule: Acceptance) -> None:
     """In greedy decoding the most likely tokens of the full model are accepted."""
     for drafts in _random_drafts(rule):
         if not drafts.do_sample:
-            own = Drafts(
-                drafts.target_scores.argmax(-1),
-                drafts.target_scores,
-                drafts.draft_scores,
-                False,
-                drafts.uniforms,
-            )
+            own = replace(drafts, tokens=drafts.target_scores.argmax(-1))
             accepted = rule.accepts(own)
             require(
                 bool(accepted.all()),
@@ -113,6 +116,32 @@ def check_replacement_scores(rule: Acceptance) -> None:
                 "check_replacement_scores",
                 f"replacement_scores() has shape {tuple(scores.shape)} and values {scores}; return "
                 "(vocab,) scores, finite for some token and never NaN",
+            )
+
+
+def check_state(rule: Acceptance) -> None:
+    """A verification returns a new state, which depends on no rejected draft."""
+    check = "check_state"
+    for drafts in _random_drafts(rule):
+        before = deepcopy(drafts.state)
+        rule.accepts(drafts)
+        for num_accepted in range(len(drafts.tokens) + 1):
+            state = deepcopy(rule.next_state(drafts, num_accepted))
+            seen = f"after {num_accepted} of {len(drafts.tokens)} drafts the state is {state}"
+            require(
+                drafts.state == before == rule.begin(),
+                rule,
+                check,
+                f"{seen}, and the state before it became {drafts.state}; return a new object",
+            )
+            tokens = drafts.tokens.clone()
+            tokens[num_accepted:] = (tokens[num_accepted:] + 1) % VOCAB
+            other = rule.next_state(replace(drafts, tokens=tokens), num_accepted)
+            require(
+                other == state,
+                rule,
+                check,
+                f"{seen}, and with other rejected drafts {other}; let it depend on accepted drafts",
             )
 
 
@@ -151,10 +180,12 @@ def check_verified(rule: Acceptance, bound: Acceptance, model: HookedModel, outp
         scores[verified][:, :0],
         False,
         torch.zeros(int(verified.sum())),
+        bound.begin(),
     )
+    # a joint rule decided in blocks, and the trace does not tell where they began
     accepted = bound.accepts(drafts)
     require(
-        bool(accepted.all()),
+        bool(accepted.all()) or rule.is_joint,
         rule,
         "check_decodes",
         f"drafts {drafts.tokens.tolist()} stayed, but accepts() by the stock scores is {accepted}",
@@ -171,16 +202,17 @@ def _random_drafts(rule: Acceptance) -> Iterator[Drafts]:
             tokens = draft.softmax(-1).multinomial(1, generator=generator)[:, 0]
             uses = do_sample and rule.uses_draft_scores
             uniforms = torch.rand(count, generator=generator)
-            yield Drafts(tokens, target, draft if uses else draft[:, :0], do_sample, uniforms)
+            scores = draft if uses else draft[:, :0]
+            yield Drafts(tokens, target, scores, do_sample, uniforms, rule.begin())
 
 
 def _one(drafts: Drafts, index: int) -> Drafts:
     """One of several drafts."""
     some = slice(index, index + 1)
-    return Drafts(
-        drafts.tokens[some],
-        drafts.target_scores[some],
-        drafts.draft_scores[some],
-        drafts.do_sample,
-        drafts.uniforms[some],
+    return replace(
+        drafts,
+        tokens=drafts.tokens[some],
+        target_scores=drafts.target_scores[some],
+        draft_scores=drafts.draft_scores[some],
+        uniforms=drafts.uniforms[some],
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, Acceptance, Drafts
+from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import TokenLayout
 from eepolicy.registry import parse_rest
@@ -40,8 +41,8 @@ class AcceptAcoustic(Acceptance):
     source: ClassVar[str] = "https://arxiv.org/abs/2511.13732"
 
     def __post_init__(self) -> None:
-        if self.distance < 0:
-            raise EepolicyError(f"{self!r}: distance is 0 or more")
+        if not 0 <= self.distance < math.inf:
+            raise EepolicyError(f"{self!r}: distance is a finite number, 0 or more")
 
     def accepts(self, drafts: Drafts) -> Tensor:
         assert self.codebook is not None
@@ -56,18 +57,27 @@ class AcceptAcoustic(Acceptance):
     def bind(self, layout: TokenLayout, vocoder: Vocoder | None) -> Acceptance:
         if self.codebook is not None:
             return self
-        codebook = codebook_of(vocoder)
-        if codebook is None:
-            raise EepolicyError(
-                "acoustic acceptance compares the sounds of units: use a model whose vocoder has "
-                "a codebook, or AcceptAcoustic(distance, codebook=...)"
-            )
-        return AcceptAcoustic(self.distance, codebook, layout.speech[0])
+        return AcceptAcoustic(self.distance, codebook_for(self, vocoder), layout.speech[0])
 
     @classmethod
     def from_spec(cls, rest: str) -> AcceptAcoustic:
-        return cls(float(parse_rest(r":(\d*\.?\d+)", rest)[0]))
+        return cls(float(parse_rest(f":{NUMBER}", rest)[0]))
 
     @property
     def spec(self) -> str:
         return f"acoustic:{self.distance!r}"
+
+
+def codebook_for(rule: Acceptance, vocoder: Vocoder | None) -> Tensor:
+    """The codebook of a vocoder, (units, features), for a rule that compares sounds.
+
+    Raises:
+        EepolicyError: the vocoder has no codebook.
+    """
+    codebook = codebook_of(vocoder)
+    if codebook is None:
+        raise EepolicyError(
+            f"{rule!r} compares the sounds of units: use a model whose vocoder has a codebook, or "
+            f"{type(rule).__name__}(distance, codebook=...)"
+        )
+    return codebook

@@ -1,22 +1,24 @@
 """Acceptance rules: which tokens that were drafted by early exits stay after verification.
 
 A catch-up computes the full model's distribution at every pending position.  `all` ignores it
-(SPAR-K).  `exact` and `sampling` are lossless self-speculation (LayerSkip, arXiv 2404.16710).  The
-other rules trade fidelity for accepted drafts.
+(SPAR-K).  `exact`, `sampling` and `block` are lossless self-speculation (LayerSkip, arXiv
+2404.16710).  The other rules trade fidelity for accepted drafts.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from eepolicy.modality import TokenLayout
-from eepolicy.plugin_files import is_file_spec, load_plugin
 from eepolicy.registry import Declared, Registry
 from eepolicy.speech.vocoders import Vocoder
+
+#: a number of 0 or more in a spec string, as `repr` writes it
+NUMBER = r"(\d*\.?\d+(?:e[+-]?\d+)?)"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Drafts:
             for a rule without `uses_draft_scores`, and in greedy decoding.
         do_sample: tokens are sampled; otherwise the most likely one is taken.
         uniforms: (drafts,) random numbers in [0, 1).
+        state: what the rule keeps of the row's earlier verifications; see `Acceptance.begin`.
     """
 
     tokens: Tensor
@@ -37,13 +40,16 @@ class Drafts:
     draft_scores: Tensor
     do_sample: bool
     uniforms: Tensor
+    state: Any = None
 
 
 class Acceptance(Declared, ABC):
     """Decides which drafts are accepted.  Drafts after the first rejected one are dropped.
 
-    A rule is a frozen object without state.  Subclass it to add a rule; register it with
-    `ACCEPTANCE_RULES.register` to give it a spec string.
+    A rule is a frozen object.  What a rule keeps from one verification of a row to the next is a
+    state of its own: `begin` makes it, `Drafts.state` holds it, and `next_state` gives the next
+    one.  Subclass `Acceptance` to add a rule; register it with `ACCEPTANCE_RULES.register` to give
+    it a spec string.
     """
 
     #: whether drafts are verified; if not, nothing is computed for it
@@ -52,14 +58,34 @@ class Acceptance(Declared, ABC):
     greedy_only: ClassVar[bool] = False
     #: whether the rule reads `Drafts.draft_scores`
     uses_draft_scores: ClassVar[bool] = False
+    #: whether the decision on a draft depends on the other drafts or on the state
+    is_joint: ClassVar[bool] = False
 
     @abstractmethod
     def accepts(self, drafts: Drafts) -> Tensor:
         """Whether each draft may stay: (drafts,) of bool."""
 
     def replacement_scores(self, drafts: Drafts, index: int) -> Tensor:
-        """Scores that replace the rejected draft `index` is sampled from: (vocab,)."""
+        """Scores that replace `index`, the first rejected draft: (vocab,)."""
         return drafts.target_scores[index]
+
+    def begin(self) -> Any:
+        """State of a row before its first verification; None for a rule without state."""
+        return None
+
+    def next_state(self, drafts: Drafts, num_accepted: int) -> Any:
+        """State of the row after a verification.
+
+        Rejected drafts never were part of the reply, so a rule counts the accepted ones only.
+
+        Args:
+            drafts: the verified drafts, with the state before them.
+            num_accepted: number of drafts that stay.
+
+        Returns:
+            A new state, or the same one.  `drafts.state` is not changed.
+        """
+        return drafts.state
 
     def bind(self, layout: TokenLayout, vocoder: Vocoder | None) -> Acceptance:
         """Check the rule against a model, and return the rule with what it needs of the model.
@@ -71,21 +97,7 @@ class Acceptance(Declared, ABC):
 
 
 ACCEPTANCE_RULES: Registry[Acceptance] = Registry(
-    kind="acceptance rule", group="eepolicy.acceptance"
+    kind="acceptance rule",
+    group="eepolicy.acceptance",
+    note="'+' joins rules that must all accept, such as top:5+ratio:0.3",
 )
-
-
-def parse_acceptance(spec: str) -> Acceptance:
-    """Build an acceptance rule from its spec string.
-
-    Raises:
-        EepolicyError: the string is not a rule; the message has the grammar.
-
-    Examples:
-        >>> from eepolicy.decode.acceptance import parse_acceptance
-        >>> parse_acceptance("ratio:0.3")
-        AcceptRatio(share=0.3)
-    """
-    if is_file_spec(spec):
-        return load_plugin(spec, Acceptance, "acceptance rule")  # type: ignore[type-abstract]
-    return ACCEPTANCE_RULES.create(spec.strip())

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, Acceptance, Drafts
+from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
 from eepolicy.errors import EepolicyError
 from eepolicy.registry import parse_rest
 
@@ -38,7 +38,7 @@ class AcceptRatio(Acceptance):
 
     @classmethod
     def from_spec(cls, rest: str) -> AcceptRatio:
-        return cls(float(parse_rest(r":(\d*\.?\d+)", rest)[0]))
+        return cls(float(parse_rest(f":{NUMBER}", rest)[0]))
 
     @property
     def spec(self) -> str:

@@ -34,16 +34,26 @@ class AcceptSampling(Acceptance):
     def accepts(self, drafts: Drafts) -> Tensor:
         if not drafts.do_sample:
             return AcceptExact().accepts(drafts)
-        tokens = drafts.tokens[:, None]
-        scores = (drafts.target_scores, drafts.draft_scores)
-        p, q = (s.softmax(-1).gather(1, tokens)[:, 0] for s in scores)  # (drafts,) each
+        p, q = drafted_probabilities(drafts)
         return drafts.uniforms * q < p
 
     def replacement_scores(self, drafts: Drafts, index: int) -> Tensor:
-        target = drafts.target_scores[index]
         if not drafts.do_sample:
-            return target
-        p, q = target.softmax(-1), drafts.draft_scores[index].softmax(-1)
-        residual = (p - q).clamp(min=0)
-        # p and q may differ by rounding only
-        return residual.log() if residual.any() else target
+            return drafts.target_scores[index]
+        return log_residual(drafts, index)
+
+
+def drafted_probabilities(drafts: Drafts) -> tuple[Tensor, Tensor]:
+    """Probabilities of the drafts under the full model and where they were sampled: (drafts,)."""
+    tokens = drafts.tokens[:, None]
+    scores = (drafts.target_scores, drafts.draft_scores)
+    p, q = (s.softmax(-1).gather(1, tokens)[:, 0] for s in scores)
+    return p, q
+
+
+def log_residual(drafts: Drafts, index: int, weight: Tensor | float = 1.0) -> Tensor:
+    """Logarithm of max(weight p - q, 0) at a draft: (vocab,)."""
+    target = drafts.target_scores[index]
+    residual = (weight * target.softmax(-1) - drafts.draft_scores[index].softmax(-1)).clamp(min=0)
+    # p and q may differ by rounding only
+    return residual.log() if residual.any() else target
