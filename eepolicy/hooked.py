@@ -174,7 +174,8 @@ class HookedModel(Backbone):
                 `"catch_up"` (exact, default), `"propagate"` or `"mask"`.
             accept: which tokens of early exits stay once the full model has verified them: an
                 `Acceptance` or its spec string, `"all"` (SPAR-K, default), `"exact"` (lossless,
-                greedy), `"sampling"` (lossless), `"top:5"`, `"ratio:0.3"`, `"acoustic:20"`.
+                greedy), `"sampling"` or `"block"` (lossless), `"top:5+ratio:0.3"`, and others; see
+                `eepolicy.decode.acceptance`.
             config: all options of early exit; the arguments override it.
             max_pending: largest number of pending positions, or of unverified drafts, of a row.
             rebatch: whether exited rows of a batch run on: `"never"` (default), `"always"`,

@@ -323,6 +323,29 @@ class NoReplacement(Rule):
 
 
 @dataclass(frozen=True)
+class CountsRejected(Rule):
+    """Its state depends on drafts that were rejected."""
+
+    def begin(self):
+        return 0
+
+    def next_state(self, drafts, num_accepted):
+        return drafts.state + int(drafts.tokens.sum())
+
+
+@dataclass(frozen=True)
+class ChangesState(Rule):
+    """Changes the state of the verification before."""
+
+    def begin(self):
+        return []
+
+    def next_state(self, drafts, num_accepted):
+        drafts.state.append(num_accepted)
+        return drafts.state
+
+
+@dataclass(frozen=True)
 class Lenient(Rule):
     """Accepts more in the decoder than afterwards."""
 
@@ -343,6 +366,8 @@ def test_a_right_rule_passes():
         (Unsteady(), r"fails check_accepts: .* a second time"),
         (RejectsAll(), r"RejectsAll .* fails check_own_tokens: .* full model's own tokens"),
         (NoReplacement(), r"fails check_replacement_scores: .* never NaN"),
+        (CountsRejected(), r"fails check_state: .* let it depend on accepted drafts"),
+        (ChangesState(), r"fails check_state: .* return a new object"),
     ],
     ids=lambda value: type(value).__name__,
 )
