@@ -32,14 +32,14 @@ class AcceptGroups(Acceptance):
     A draft stands for one of its groups, each equally likely.  It stays with probability
     min(1, P/Q) of that group; otherwise a group is sampled from the normalised max(P - Q, 0), and
     a unit of the group in proportion to the unit's share.  The sampled group then has exactly the
-    full model's distribution P.  An accepted draft keeps its own probabilities within the group.
+    full model's distribution P.  Within a group, accepted drafts keep the proportions of q.
 
     The choice of the draft's group and the acceptance need one random number only: the draft stays
     with the mean of min(1, P/Q) over its groups.  Text and end tokens are groups of their own.
 
-    The equal shares and the codebook are this library's choice.  The paper builds its groups from
-    the model's embedding, and its text was not checked beyond that and the division of the
-    probability among overlapping groups.
+    The paper measures similarity in the full model's embedding; here the distance in the codebook
+    decides, as for `acoustic`.  Only the paper's abstract was read.  One group for each unit and
+    equal shares follow public code that reproduces the paper.
 
     Greedy decoding samples no group.  The rule then equals `acoustic`: the draft stays if it is in
     the group of the full model's most likely token.
@@ -60,7 +60,7 @@ class AcceptGroups(Acceptance):
     name: ClassVar[str] = "groups"
     usage: ClassVar[str] = "groups:DISTANCE"
     example: ClassVar[str] = "groups:20"
-    summary: ClassVar[str] = "sampled groups of similar sounds have the full model's distribution"
+    summary: ClassVar[str] = "sampled: exact for groups of units with sounds within distance 20"
     paper: ClassVar[str] = "after PCG, arXiv 2511.13732"
     source: ClassVar[str] = "https://arxiv.org/abs/2511.13732"
     uses_draft_scores: ClassVar[bool] = True
