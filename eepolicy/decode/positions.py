@@ -37,8 +37,6 @@ class Positions:
         self.stored_rows = list(range(len(self.padding)))
         self.mask_depths: set[int] = set()
         self._device = backbone.device  # the property costs as much as a small product
-        #: of each row, column index minus position
-        self._shift = list(padding)
         self._rotations = backbone.rotations(capacity)
         #: exit depth of each column, (rows, capacity), once columns are masked out
         self._visible_depth: Tensor | None = None
@@ -102,7 +100,6 @@ class Positions:
             shape = (len(self.stored_rows), self.capacity)
             self._dropped = torch.zeros(shape, dtype=torch.bool, device=self._device)
         self._dropped[self.stored_rows.index(row), start:stop] = True
-        self._shift[row] += stop - start
 
     def mask_out(self, rows: list[int], column: int, depth: int) -> None:
         """Later positions do not attend to a column in the layers above `depth`."""
@@ -117,8 +114,10 @@ class Positions:
         columns = torch.arange(start, stop, device=self._device)[None]
         if not self._any_shift():
             return columns
-        shift = self.tensor([self._shift[row] for row in rows])
-        return (columns - shift[:, None]).clamp(min=0)
+        if self._dropped is not None:
+            return (self._own(rows, stop).cumsum(1) - 1)[:, start:].clamp(min=0)
+        padding = self.tensor([self.padding[row] for row in rows])
+        return (columns - padding[:, None]).clamp(min=0)
 
     def columns_before(self, rows: list[int], columns: slice) -> Tensor:
         """The column of the position before each column of some rows, -1 where there is none.
@@ -126,11 +125,7 @@ class Positions:
         Returns:
             (rows, columns).
         """
-        numbers = torch.arange(columns.stop, device=self._device)
-        padding = self.tensor([self.padding[row] for row in rows])
-        own = numbers >= padding[:, None]
-        if self._dropped is not None:
-            own &= ~self._dropped[self.slots(rows), : columns.stop]
+        numbers, own = torch.arange(columns.stop, device=self._device), self._own(rows, columns.stop)
         newest = torch.where(own, numbers, -1).cummax(1).values  # newest position up to a column
         before = F.pad(newest, (1, 0), value=-1)
         return before[:, columns]
@@ -166,4 +161,12 @@ class Positions:
 
     def _any_shift(self) -> bool:
         """Whether some row's columns differ from its positions."""
-        return any(self._shift[row] for row in self.stored_rows)
+        return self._dropped is not None or any(self.padding[row] for row in self.stored_rows)
+
+    def _own(self, rows: list[int], stop: int) -> Tensor:
+        """The columns before `stop` that are positions of some rows: (rows, columns) of bool."""
+        padding = self.tensor([self.padding[row] for row in rows])
+        own = torch.arange(stop, device=self._device) >= padding[:, None]
+        if self._dropped is not None:
+            own &= ~self._dropped[self.slots(rows), :stop]
+        return own
