@@ -50,7 +50,7 @@ class RecordLine(FileFormat):
         layer_calls: number of layer calls of decoding, prefill excluded.
         readouts: number of exit head evaluations.
         tokens: (tokens,) ids of the reply.
-        depths: (tokens,) depth of each token.
+        depths: (tokens,) depth of each token, plus its calls of a branch.
         modalities: (tokens,) modality of each token, see `Modality`.
         speech: key of the reply's speech in `speech.jsonl`; empty without speech.
     """

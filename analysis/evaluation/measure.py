@@ -126,7 +126,7 @@ def record_line(output: Output, question: Mapping[str, Any], item: DecodeItem) -
         layer_calls=int(trace.layer_calls.sum()),
         readouts=int(trace.readouts.sum()),
         tokens=output.tokens.tolist(),
-        depths=trace.depth.tolist(),
+        depths=(trace.depth + trace.branch_calls).tolist(),
         modalities=trace.modality.tolist(),
         speech=speech_key(output.units) if output.has_audio else "",
     )

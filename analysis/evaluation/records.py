@@ -51,7 +51,7 @@ class Record:
         policy: spec string of the policy.
         text: text of the reply.
         tokens: (tokens,) ids of the reply.
-        depths: (tokens,) depth of each token.
+        depths: (tokens,) depth of each token, plus its calls of a branch.
         modalities: (tokens,) modality of each token, see `Modality`.
         layer_calls: number of layer calls of decoding, prefill excluded.
         readouts: number of exit head evaluations.
