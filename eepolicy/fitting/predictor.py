@@ -133,11 +133,17 @@ def _fit_depth(
     held_out: _Examples,
     config: PredictorConfig,
 ) -> dict[str, float]:
-    """Fit the network of one depth, keep its best epoch, and return its held-out metrics."""
+    """Fit the network of one depth, keep its best epoch, and return its held-out metrics.
+
+    It starts as the constant share of the training positions.
+    """
     network = predictor.networks[str(depth)]
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
+    share = (float(train.agrees.sum()) + 1) / (len(train.agrees) + 2)
+    *_, last = network.children()
+    torch.nn.init.constant_(last.get_parameter("bias"), math.log(share / (1 - share)))
     order = torch.Generator().manual_seed(config.seed)
     number = len(train.agrees)
     steps = config.epochs * -(-number // config.batch)
@@ -156,11 +162,11 @@ def _fit_depth(
         if loss < lowest:
             best, lowest = copy.deepcopy(network.state_dict()), loss
     network.load_state_dict(best)
-    share = float(held_out.agrees.mean())
+    agreement = float(held_out.agrees.mean())
     return {
-        "agreement": share,
+        "agreement": agreement,
         "loss": lowest,
-        "loss_of_share": _entropy(share),
+        "loss_of_share": _entropy(agreement),
         "auc": _auc(predictor.probability(held_out.states, depth), held_out.agrees),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -15,14 +15,17 @@ import eepolicy
 from eepolicy import (
     ByModality,
     Confidence,
+    DynamicDraft,
     EepolicyError,
     Entropy,
     ExitPolicy,
     FullDepth,
+    History,
     Margin,
     Modality,
     Oracle,
     Patience,
+    Predictor,
     Random,
     Saturation,
     SparK,
@@ -89,18 +92,34 @@ def policies():
         st.just(FullDepth()),
         st.builds(Static, depth, on),
         st.builds(SparK, patterns, depth, on, st.booleans()),
-        *(st.builds(p, threshold, looks, on) for p in (Entropy, Confidence, Margin, Saturation)),
+        *(
+            st.builds(p, threshold, looks, on)
+            for p in (Entropy, Confidence, Margin, Saturation, Predictor)
+        ),
         st.builds(Patience, st.integers(2, 5), looks, on),
         st.builds(Oracle, looks, on),
         depth.flatmap(
             lambda d: st.builds(Random, st.floats(d, FULL), st.just(d), on, st.integers(0, 99))
         ),
     )
+    below = st.integers(1, FULL - 1)
+    drafts = st.builds(
+        DynamicDraft,
+        below | st.sets(below, min_size=1, max_size=4).map(lambda depths: tuple(sorted(depths))),
+        on,
+    )
+    plain = plain | drafts
     text = st.builds(Static, depth, st.just("text")) | st.builds(
         Entropy, threshold, looks, st.just("text")
     )
     speech = st.builds(SparK, st.just("odd"), depth) | st.builds(Confidence, threshold, looks)
     return plain | st.builds(ByModality, text, speech)
+
+
+def history_of_nothing(rows: int) -> History:
+    """Before the first token."""
+    zeros = torch.zeros(rows, dtype=torch.long)
+    return History(zeros - 1, zeros, zeros, zeros, zeros > 0, [None] * rows)
 
 
 @given(
@@ -113,7 +132,9 @@ def test_nothing_happens_below_min_depth(policy, rows):
     known = torch.tensor(rows).T
     least = policy.min_depth(FULL)
     assert 1 <= least <= FULL
-    step = Step(*known, FULL)
+    step = Step(*known, FULL, history_of_nothing(len(rows)) if policy.needs_history else None)
+    step = replace(step, state=policy.begin(len(rows)))
+    step = replace(step, state=policy.update(step))
     assert least <= policy.depths(step).min()
     assert all(look >= least for look in policy.candidate_depths(step))
 
