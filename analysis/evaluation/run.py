@@ -64,6 +64,7 @@ def run(
         raise EepolicyError("a question occurs twice: records are identified by their questions")
     for row in map(parse_row, config.policies or ()):
         row.decoding(config.decoding).validate(model.depth, model.layout, model.vocoder)
+        model.check_predicted(row.policy.predicted_depths(model.depth))
     shared = identity(model, config.max_new_tokens) | metrics.identity() | config.to_dict()
     notes = folder.open(shared)
     stored = folder.questions()

@@ -21,6 +21,7 @@ from eepolicy.cli.options import (
     JsonOption,
     MaxNewTokensOption,
     ModelOption,
+    PredictorOption,
     ThreadsOption,
     check_parent,
     held_out_questions,
@@ -68,6 +69,7 @@ def bench(
     ] = None,
     model: ModelOption = "pocket",
     heads: HeadsOption = None,
+    predictor: PredictorOption = None,
     prompts: Annotated[int, typer.Option(help="number of held-out questions", min=1)] = 8,
     rounds: Annotated[int, typer.Option(help="number of runs per policy and batch", min=1)] = 2,
     batch: Annotated[str, typer.Option(help="batch size, or several: 1,8")] = "1",
@@ -127,7 +129,7 @@ def bench(
         )
     check_parent(write)
     transformers.logging.set_verbosity_error()  # its self-speculation warns of its own options
-    spoken = load_model(model, dtype, device, threads, heads)
+    spoken = load_model(model, dtype, device, threads, heads, predictor)
     questions = [q["question"] for q in held_out_questions("pocket", "test", prompts)]
     exactly = exactly or context is not None or not spoken.layout.has_speech
     options = BenchOptions(

@@ -31,6 +31,7 @@ from eepolicy.cli.options import (
     HeadsOption,
     JsonOption,
     ModelOption,
+    PredictorOption,
     RestrictVocabOption,
     TemperatureOption,
     ThreadsOption,
@@ -215,6 +216,7 @@ def compare(
     split: SplitOption = "test",
     model: ModelOption = "pocket",
     heads: HeadsOption = None,
+    predictor: PredictorOption = None,
     fill: FillOption = "catch_up",
     accept: AcceptOption = "all",
     temperature: TemperatureOption = None,
@@ -281,7 +283,7 @@ def compare(
     check_preset(preset, policies, is_default and not sampling and seeds == 1)
     question_options = QuestionOptions(split, prompts, tuple(tasks or ()), tts)
     own = question_options.own(out_folder)
-    spoken = load_model(model, dtype, device, threads, heads)
+    spoken = load_model(model, dtype, device, threads, heads, predictor)
     give_vocoder(spoken, vocoder, voice)
     is_own = bool(own) or preset is not None
     questions = (

@@ -16,6 +16,7 @@ from eepolicy.cli.options import (
     HeadsOption,
     JsonOption,
     ModelOption,
+    PredictorOption,
     RestrictVocabOption,
     TemperatureOption,
     ThreadsOption,
@@ -46,6 +47,7 @@ def generate(
     ] = False,
     model: ModelOption = "pocket",
     heads: HeadsOption = None,
+    predictor: PredictorOption = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="maximum number of tokens of the reply")
     ] = 400,
@@ -71,7 +73,7 @@ def generate(
     check_parent(out_file)
     if out_file and out_file.suffix != ".wav":
         raise EepolicyError(f"speech is written as .wav; got --out {out_file}")
-    spoken = load_model(model, dtype, device, threads, heads)
+    spoken = load_model(model, dtype, device, threads, heads, predictor)
     output = spoken.generate(
         Path(question) if is_spoken else question,
         policy,

@@ -119,6 +119,14 @@ HeadsOption = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+PredictorOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="file with an exit predictor, from 'eepolicy fit-predictor'; the model's own by "
+        "default",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 LensOption = Annotated[
     bool, typer.Option(help="read out with the plain logit lens instead of the fitted heads")
 ]
@@ -144,6 +152,7 @@ def load_model(
     device: str = "cpu",
     threads: int | None = None,
     heads: str | None = None,
+    predictor: Path | None = None,
 ) -> HookedModel:
     """Load a model without the progress bar of transformers, and set the CPU threads.
 
@@ -153,16 +162,20 @@ def load_model(
         device: device to move the model to.
         threads: number of CPU threads; None for `"auto"` of `eepolicy.load`.
         heads: exit heads; see `eepolicy.load`.
+        predictor: file with an exit predictor to use instead of the model's own.
 
     Raises:
-        EepolicyError: the model or the heads cannot be loaded.
+        EepolicyError: the model, the heads or the predictor cannot be loaded.
     """
     from transformers.utils import logging
 
     import eepolicy
+    from eepolicy.heads import load_predictor
 
     logging.disable_progress_bar()  # it would flicker for a second
     model = eepolicy.load(name, dtype=torch_dtype(dtype), threads=threads or "auto", heads=heads)
+    if predictor is not None:
+        model.predictor = load_predictor(predictor, model.model)
     model.to(device)
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 import eepolicy
 from eepolicy import EepolicyError, HookedModel, Predictor, parse_policy
-from eepolicy.fitting import PredictorConfig, fit_predictor, generate_replies
+from eepolicy.fitting import PredictorConfig, fit_predictor
 from eepolicy.heads import ExitPredictor, TunedLens, load_predictor, save_predictor
 from eepolicy.loading.huggingface import with_heads
 from eepolicy.probing import Document
@@ -212,6 +213,11 @@ def test_the_pocket_model_end_to_end(tmp_path, run):
         *("fit-predictor", "pocket", "--depths", "8,12,16", "--out", str(file)),
         *("--prompts", str(questions), "--epochs", "3", "--max-new-tokens", "80"),
     )
+    arguments = ("generate", asked[0], "--policy", "predictor>0.5@[8,12,16]", "--json")
+    _, err = run(*arguments, code=2)
+    assert "this model has none: fit one with" in err
+    out, _ = run(*arguments, "--predictor", str(file))
+    assert json.loads(out)["text"]
     model = eepolicy.load("pocket")
     model.predictor = load_predictor(file, model.model)
     strict, loose = (
@@ -219,4 +225,3 @@ def test_the_pocket_model_end_to_end(tmp_path, run):
     )
     depths = [np.concatenate([o.trace.depth for o in each]).mean() for each in (strict, loose)]
     assert depths[1] < depths[0] <= model.depth
-    assert len(generate_replies(model, asked[:2])) == 2

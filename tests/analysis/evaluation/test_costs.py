@@ -57,6 +57,9 @@ def test_costs_are_not_measured_without_need(tmp_path):
 def test_another_predictor_does_not_go_on_with_a_run(tmp_path):
     model, folder = small(), RunFolder(tmp_path / "run")
     config = RunConfig(("both=predictor>0.4@[2]",), max_new_tokens=6, timed=0)
+    with pytest.raises(EepolicyError, match="this model has none"):
+        run(model, QUESTIONS[:1], folder, config)
+    assert not folder.path.exists()  # before any work
     model.predictor = ExitPredictor([2], 32)
     run(model, QUESTIONS[:1], folder, config)
     run(model, QUESTIONS[:1], folder, config)
