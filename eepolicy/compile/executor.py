@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eepolicy.compile.functional import first_same_structure, tensors_of
-from eepolicy.compile.gemv import ONE_SHAPE, Products, product_of
+from eepolicy.compile.gemv import ONE_SHAPE, Products, library, product_of
 from eepolicy.compile.head_module import HeadModule, head_module
-from eepolicy.compile.kernel_cache import KernelCache
+from eepolicy.compile.kernel_cache import DynamicDims, KernelCache
 from eepolicy.compile.layer_functions import (
     MakeFunction,
     causal_mask,
@@ -22,6 +23,7 @@ from eepolicy.compile.layer_functions import (
     layer_function,
     readout_function,
 )
+from eepolicy.compile.native import MAX_ROWS, Integers, serves
 from eepolicy.compile.parity import (
     TOLERANCE,
     UncompiledKernels,
@@ -38,6 +40,8 @@ from eepolicy.model.kv_cache import KVCache
 #: columns of a block, on a CPU, up to which attention is written out for many rows too: a refresh
 #: has so many
 MAX_UNROLLED_COLUMNS = 4
+#: in place of a number of columns: attention is written out for any number of them
+ANY_COLUMNS = 0
 
 
 class CompiledExecutor(LayerExecutor):
@@ -83,6 +87,21 @@ class CompiledExecutor(LayerExecutor):
         self._tensors = [tuple(tensors_of(layer).values()) for layer in layers]
         #: for each layer, the first layer of the same structure
         self._templates = [first_same_structure(layers, i) for i in range(len(layers))]
+        self._read_addresses()
+
+    def _read_addresses(self) -> None:
+        """Take the addresses of all tensors of all layers: (layers, tensors)."""
+        self._addresses: Integers = np.zeros(
+            (len(self._tensors), max(map(len, self._tensors))), np.int64
+        )
+        for line, tensors in zip(self._addresses, self._tensors, strict=True):
+            line[: len(tensors)] = [tensor.data_ptr() for tensor in tensors]
+
+    def open_cache(self, rows: int, capacity: int) -> KVCache:
+        """Create a cache; see `LayerExecutor.open_cache`."""
+        cache = super().open_cache(rows, capacity)
+        self._read_addresses()  # another dtype moves the weights
+        return cache
 
     @property
     def kernels(self) -> int:
@@ -101,14 +120,77 @@ class CompiledExecutor(LayerExecutor):
         view = self._view(index, cache)
         if view is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
-        if len(view) == 3 and min(hidden.shape[:2]) > 1:  # one kernel for ragged and other blocks
-            view = (*view, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
+        view = _with_own_columns(view, hidden)
         kind = self.model.attention[index]
         out = self._layer_output(index, hidden, rotations.get(kind), masks[kind], view)
         if out is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
         cache.write_back(index, *view[:2])
         return out
+
+    def run_layers(
+        self,
+        first: int,
+        stop: int,
+        hidden: Tensor,
+        rotations: dict[str, Rotation],
+        masks: dict[str, Tensor | None],
+        cache: KVCache,
+    ) -> Tensor:
+        """Run consecutive layers; see `LayerExecutor.run_layers`."""
+        while first < stop:
+            end = self._span_end(first, stop)
+            out = None
+            if end - first > 1:
+                out = self._run_plan(first, end, hidden, rotations, masks, cache)
+            if out is None:
+                end = first + 1
+                out = self.run_layer(first, hidden, rotations, masks, cache)
+            hidden, first = out, end
+        return hidden
+
+    def _span_end(self, first: int, stop: int) -> int:
+        """First layer after `first` that has another structure or kind of attention."""
+        end, attention = first + 1, self.model.attention
+        while (
+            end < stop
+            and self._templates[end] == self._templates[first]
+            and attention[end] == attention[first]
+        ):
+            end += 1
+        return end
+
+    def _run_plan(
+        self,
+        first: int,
+        stop: int,
+        hidden: Tensor,
+        rotations: dict[str, Rotation],
+        masks: dict[str, Tensor | None],
+        cache: KVCache,
+    ) -> Tensor | None:
+        """Run layers of one structure in one native call; None where there is no plan for them."""
+        sample = self._sample_kv.get(self._templates[first])
+        view = self._view(first, cache)
+        if view is None or sample is None or isinstance(cache.slots[0], Tensor):
+            return None
+        view, kind = _with_own_columns(view, hidden), self.model.attention[first]
+        call = self._prepared(layer_function, first, hidden, rotations.get(kind), masks[kind], view)
+        plan, count = self._kernels.plan(call.guard), len(self._tensors[first])
+        if plan is None:
+            return None
+        for index in range(first + 1, stop):
+            cache.open(index, *sample)
+        stored, keys = cache.addresses(), len(call.args) - len(view)
+        table = np.empty((stop - first, len(plan.sources) + 1), np.int64)
+        table[:] = plan.line(call.args)
+        for entry, source in enumerate(plan.sources):
+            if source < count:
+                table[:, entry] = self._addresses[first:stop, source]
+            elif keys <= source < keys + 2:
+                table[:, entry] += stored[first:stop, source - keys] - stored[first, source - keys]
+        out = plan.run(call.args, table, chained=count)
+        return None if out is None else out[0]
 
     def fill_layer(
         self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: KVCache
@@ -166,12 +248,29 @@ class CompiledExecutor(LayerExecutor):
         Returns:
             The outputs of the function; None where it cannot be compiled.
         """
-        template, product = self._templates[index], product_of(hidden)
+        return self.run(*self._prepared(make, index, hidden, rotation, mask, view))
+
+    def _prepared(
+        self,
+        make: MakeFunction,
+        index: int,
+        hidden: Tensor,
+        rotation: Rotation | None,
+        mask: Tensor | None,
+        view: tuple[Tensor, ...],
+    ) -> _KernelCall:
+        """The call of a layer's kernel; arguments as in `_call_layer`."""
+        template, columns = self._templates[index], hidden.shape[1]
+        native = serves(hidden)
+        product = None if native else product_of(hidden)
         exact = hidden.shape if product in ONE_SHAPE else None
-        # attention has one sum for each of a few columns, so their number is fixed
-        small = hidden.device.type == "cpu" and hidden.shape[1] <= MAX_UNROLLED_COLUMNS
-        unrolled = hidden.shape[1] if small and product is None else None
-        if mask is None and hidden.shape[1] > 1 and (product or unrolled):
+        unrolled = None
+        if hidden.device.type == "cpu" and product is None:
+            # attention has one sum for each of a few columns, so their number is fixed
+            unrolled = columns if columns <= MAX_UNROLLED_COLUMNS else None
+            if unrolled is None and native and columns <= MAX_ROWS:
+                unrolled = ANY_COLUMNS
+        if mask is None and columns > 1 and (product or unrolled is not None):
             # a short prompt shares the kernel of a refresh, which has a mask
             mask = causal_mask(hidden)
         key = (make, template, product, exact, unrolled, rotation is None, mask is None, len(view))
@@ -187,12 +286,13 @@ class CompiledExecutor(LayerExecutor):
         # a part of a wider block has strides of its own, and would need another kernel
         hidden = hidden.contiguous()
         args = (*self._tensors[index], hidden, *(rotation or ()), *_optional(mask), *view)
-        return self.run(
+        written_out = None if unrolled is None else F.linear if unrolled else library
+        return _KernelCall(
             key,
             guard,
             lambda: make(
                 self._layers[template],
-                product or (F.linear if unrolled else None),
+                product or written_out,
                 rotation is not None,
                 mask is not None,
             ),
@@ -225,7 +325,7 @@ class CompiledExecutor(LayerExecutor):
         if stored is not head or (readout is not None and not readout.is_current()):
             readout = head_module(head, depth, ranges, self.model.model.config.vocab_size)
             self._readouts[key] = head, readout
-        product = product_of(hidden)
+        product = library if serves(hidden) and _rows(hidden) <= MAX_ROWS else product_of(hidden)
         if readout is None or product is None:
             return None
         hidden, exact = hidden.contiguous(), product in ONE_SHAPE
@@ -305,6 +405,27 @@ class CompiledExecutor(LayerExecutor):
             f"compile=True has no effect, the stock layers run: {lines[0] if lines else reason!r}",
             stacklevel=2,
         )
+
+
+class _KernelCall(NamedTuple):
+    """Arguments of `KernelCache.run`."""
+
+    key: Hashable
+    guard: Hashable
+    make: Callable[[], Callable[..., Any]]
+    args: Sequence[Tensor]
+    dynamic: Callable[[], Sequence[DynamicDims]]
+
+
+def _with_own_columns(view: tuple[Tensor, ...], hidden: Tensor) -> tuple[Tensor, ...]:
+    """A `KVCache.view` with a mask of own columns: one kernel for ragged and other blocks."""
+    if len(view) == 3 and min(hidden.shape[:2]) > 1:
+        return (*view, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
+    return view
+
+
+def _rows(hidden: Tensor) -> int:
+    return hidden.numel() // hidden.shape[-1]
 
 
 def _optional(tensor: Tensor | None) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eepolicy.compile.functional import function_of, tensors_of
-from eepolicy.compile.gemv import Product, Products, padded_gemv
+from eepolicy.compile.gemv import Product, Products, library, padded_gemv
 from eepolicy.compile.head_module import HeadModule
 from eepolicy.compile.kernel_cache import DynamicDims
 from eepolicy.compile.sdpa import attention
@@ -96,7 +96,7 @@ def layer_function(
         if masked:
             options["attention_mask"], rest = rest[0], rest[1:]
         options["past_key_values"] = columns = KVColumns(*rest)
-        attend = partial(columns.attend, fixed=product is not padded_gemv)
+        attend = partial(columns.attend, fixed=product not in (padded_gemv, library))
         with Products(product, attend) if product else nullcontext():
             out: Tensor | tuple[Tensor, ...] = call(args[:count], hidden, **options)
         return out[0] if isinstance(out, tuple) else out

@@ -7,7 +7,9 @@ import weakref
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 #: columns by which a buffer of one batch grows
@@ -105,6 +107,7 @@ class KVCache:
     ) -> None:
         self._layers, self._pool = layers, pool
         self._lease: weakref.finalize[..., KVCache] | None = None
+        self._addresses: NDArray[np.int64] | None = None
         self._use_buffer(rows, capacity, pool)
         self._slots: tuple[Rows, int, int, Tensor | None] = (slice(None), 0, 0, None)
         self._store_only = False
@@ -226,6 +229,18 @@ class KVCache:
         )
         return views if own is None else (*views, own)
 
+    def addresses(self) -> NDArray[np.int64]:
+        """Addresses of the keys and values of each layer: (layers, 2), 0 before anything is stored.
+
+        Adjacent rows of a `view` are at the same distance from them in all layers.
+        """
+        if self._addresses is None or 0 in self._addresses:
+            pairs = zip(self._keys, self._values, strict=True)
+            self._addresses = np.array(
+                [[0 if t is None else t.data_ptr() for t in pair] for pair in pairs], np.int64
+            )
+        return self._addresses
+
     def column_indices(self, device: torch.device) -> Tensor:
         """Indices of the columns of the last `set_slots`: (columns,)."""
         _, start, stop, _ = self._slots
@@ -250,6 +265,7 @@ class KVCache:
         self.rows: int = rows
         self.capacity: int = self.buffer.capacity
         self._keys, self._values = self.buffer.keys, self.buffer.values
+        self._addresses = None
         self._lease = None
         if pool is not None:
             self._lease = weakref.finalize(self, pool.give_back, self.buffer)

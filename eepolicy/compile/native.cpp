@@ -1,0 +1,170 @@
+// Runs a list of kernel calls for one layer after another, and products of few rows with a weight.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#include <immintrin.h>
+#define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+namespace {
+
+typedef float Vec __attribute__((vector_size(4 * LANES)));
+typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+// a tile has outputs of so many rows of the weight, for so many rows of the other matrix: their
+// sums stay in registers
+constexpr int OUTS = LANES == 16 ? 4 : 2, ROWS = LANES == 16 ? 6 : 4;
+constexpr int TALL_OUTS = LANES == 16 ? 3 : 2, TALL_ROWS = LANES == 16 ? 8 : 5;
+// rows of the weight that are loaded into the cache ahead
+constexpr int AHEAD = 16;
+// multiplications from which threads share a product
+constexpr int64_t MIN_SHARED_WORK = 1 << 18;
+
+inline Vec load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
+
+// otherwise the compiler loads a vector again for each instruction that uses it
+#if LANES == 16
+#define KEEP_IN_REGISTER(vector) __asm__("" : "+v"(vector))
+#else
+#define KEEP_IN_REGISTER(vector)
+#endif
+
+// the sums of the lanes of some vectors
+template <int COUNT>
+inline void lane_sums(const Vec* vectors, float* out) {
+#if LANES == 16
+  for (int i = 0; i < COUNT; i += 4) {
+    __m512 part[4];
+    for (int j = 0; j < 4; ++j) part[j] = i + j < COUNT ? (__m512)vectors[i + j] : __m512{};
+    const __m512 a = _mm512_unpacklo_ps(part[0], part[1]) + _mm512_unpackhi_ps(part[0], part[1]);
+    const __m512 b = _mm512_unpacklo_ps(part[2], part[3]) + _mm512_unpackhi_ps(part[2], part[3]);
+    const __m512 c = _mm512_shuffle_ps(a, b, 0x44) + _mm512_shuffle_ps(a, b, 0xEE);
+    const __m256 d = _mm512_castps512_ps256(c) + _mm512_extractf32x8_ps(c, 1);
+    const __m128 e = _mm256_castps256_ps128(d) + _mm256_extractf128_ps(d, 1);
+    for (int j = 0; j < std::min(4, COUNT - i); ++j) out[i + j] = e[j];
+  }
+#else
+  for (int i = 0; i < COUNT; ++i) {
+    out[i] = 0.0f;
+    for (int lane = 0; lane < LANES; ++lane) out[i] += vectors[i][lane];
+  }
+#endif
+}
+
+template <int R, int O>
+void tile(const float* x, const float* w, const float* bias, float* out, int64_t n, int64_t k) {
+  Vec sums[R * O];
+  for (auto& sum : sums) sum = Vec{};
+  int64_t i = 0;
+  for (; i + LANES <= k; i += LANES) {
+    Vec weights[O];
+    for (int o = 0; o < O; ++o) {
+      weights[o] = load(w + o * k + i);
+      // into the second level: the first one has fewer loads on the way
+      __builtin_prefetch(w + (o + AHEAD) * k + i, 0, 2);
+    }
+    for (int r = 0; r < R; ++r) {
+      Vec part = load(x + r * k + i);
+      KEEP_IN_REGISTER(part);
+      for (int o = 0; o < O; ++o) sums[r * O + o] += weights[o] * part;
+    }
+  }
+  float results[R * O];
+  lane_sums<R * O>(sums, results);
+  for (; i < k; ++i)
+    for (int r = 0; r < R; ++r)
+      for (int o = 0; o < O; ++o) results[r * O + o] += w[o * k + i] * x[r * k + i];
+  for (int r = 0; r < R; ++r)
+    for (int o = 0; o < O; ++o) out[r * n + o] = results[r * O + o] + (bias ? bias[o] : 0.0f);
+}
+
+using Tile = void (*)(const float*, const float*, const float*, float*, int64_t, int64_t);
+
+template <int O, size_t... R>
+constexpr std::array<Tile, sizeof...(R)> tiles(std::index_sequence<R...>) {
+  return {&tile<int(R) + 1, O>...};
+}
+
+constexpr auto WIDE = tiles<OUTS>(std::make_index_sequence<ROWS>{});
+constexpr auto TALL = tiles<TALL_OUTS>(std::make_index_sequence<TALL_ROWS>{});
+constexpr auto SINGLE = tiles<1>(std::make_index_sequence<TALL_ROWS>{});
+
+constexpr size_t MAX_ARGUMENTS = 128;
+
+template <size_t... I>
+void call_with(int64_t kernel, const int64_t* values, std::index_sequence<I...>) {
+  // pointers and 64-bit integers are passed in the same registers
+  reinterpret_cast<void (*)(decltype((void)I, int64_t{})...)>(kernel)(values[I]...);
+}
+
+template <size_t COUNT>
+void call_count(int64_t kernel, const int64_t* values) {
+  call_with(kernel, values, std::make_index_sequence<COUNT>{});
+}
+
+using Caller = void (*)(int64_t, const int64_t*);
+
+template <size_t... N>
+constexpr std::array<Caller, sizeof...(N)> callers(std::index_sequence<N...>) {
+  return {&call_count<N>...};
+}
+
+constexpr auto CALLERS = callers(std::make_index_sequence<MAX_ARGUMENTS + 1>{});
+
+}  // namespace
+
+// (m, k) with a weight (n, k) and a bias (n,) or null: (m, n)
+extern "C" void product(
+    const float* x, const float* w, const float* bias, float* out, int64_t m, int64_t n, int64_t k) {
+  const int64_t few = (m + ROWS - 1) / ROWS, fewer = (m + TALL_ROWS - 1) / TALL_ROWS;
+  const bool tall = fewer < few;
+  const int64_t blocks = tall ? fewer : few, outs = tall ? TALL_OUTS : OUTS;
+  const int64_t groups = (n + outs - 1) / outs;
+#pragma omp parallel for if (m * n * k >= MIN_SHARED_WORK)
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t first = group * outs, stop = std::min(first + outs, n);
+    const int64_t step = stop - first == outs ? outs : 1;
+    for (int64_t b = 0; b < blocks; ++b) {  // blocks of rows of about the same size
+      const int64_t row = m * b / blocks, rows = m * (b + 1) / blocks - row;
+      const Tile run = step == 1 ? SINGLE[rows - 1] : tall ? TALL[rows - 1] : WIDE[rows - 1];
+      for (int64_t o = first; o < stop; o += step)
+        run(x + row * k, w + o * k, bias ? bias + o : nullptr, out + row * n + o, n, k);
+    }
+  }
+}
+
+extern "C" int64_t address_of_product() { return reinterpret_cast<int64_t>(&product); }
+
+// Runs the calls for each layer.  A call is a kernel, a count, and for each argument a kind and a
+// value.  Kind -2 is a number, -1 an offset into the scratch memory, and another kind an offset
+// from that entry of the layer's line in the table.  Returns 1 where a kernel refuses its inputs.
+extern "C" int run(
+    const int64_t* calls,
+    int64_t length,
+    const int64_t* table,
+    int64_t layers,
+    int64_t entries,
+    int64_t scratch) {
+  int64_t values[MAX_ARGUMENTS];
+  try {
+    for (int64_t layer = 0; layer < layers; ++layer, table += entries) {
+      for (const int64_t* at = calls; at < calls + length;) {
+        const int64_t kernel = at[0], count = at[1];
+        at += 2;
+        for (int64_t i = 0; i < count; ++i, at += 2)
+          values[i] = at[1] + (at[0] == -2 ? 0 : at[0] == -1 ? scratch : table[at[0]]);
+        CALLERS[count](kernel, values);
+      }
+    }
+  } catch (...) {
+    return 1;
+  }
+  return 0;
+}
