@@ -65,20 +65,18 @@ class Sampler:
         logits = logits.to(torch.float32, copy=True)  # processors may write in place
         if not self.needs_history:
             none = torch.empty(len(logits), 0, dtype=torch.long, device=logits.device)
-            scores: Tensor = self.processors[0](none, logits)
-            return scores
+            return _processed(self.processors[0], none, logits)
         assert histories is not None
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (row, ids) in enumerate(zip(rows, histories, strict=True)):
             key = (len(ids), *map(id, self.processors[row]))
             groups.setdefault(key, []).append(index)
         if len(groups) == 1:
-            scores = self.processors[rows[0]](torch.stack(list(histories)), logits)
-            return scores
+            return _processed(self.processors[rows[0]], torch.stack(list(histories)), logits)
         scores = torch.empty_like(logits)
         for indices in groups.values():
             ids = torch.stack([histories[index] for index in indices])
-            scores[indices] = self.processors[rows[indices[0]]](ids, logits[indices])
+            scores[indices] = _processed(self.processors[rows[indices[0]]], ids, logits[indices])
         return scores
 
     def next_tokens(self, scores: Tensor, rows: list[int], num_rows: int) -> Tensor:
@@ -105,3 +103,19 @@ class Sampler:
     def uniforms(self, count: int) -> Tensor:
         """Random numbers in [0, 1): (count,)."""
         return torch.rand(count, generator=self.generator)
+
+
+def _processed(processors: LogitsProcessorList, ids: Tensor, scores: Tensor) -> Tensor:
+    """Call processors in order.
+
+    `LogitsProcessorList` does the same, and reads the signature of each processor at every call,
+    which takes longer than most processors.
+
+    Args:
+        processors: the processors.
+        ids: (rows, ids).
+        scores: (rows, vocab).
+    """
+    for processor in processors:
+        scores = processor(ids, scores)
+    return scores

@@ -1,0 +1,225 @@
+"""What a token costs: kernels of layers, catch-ups and readouts, and the rest.
+
+    python -m benchmarks.token_costs [--policies full static@6] [--rounds 5] [--write FILE.md]
+
+One row, compiled, on a CPU.  The parts are timed inside the same replies as the whole.  The first
+token of a reply, which runs the prompt, is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+import eepolicy
+from eepolicy.analysis.tables import markdown_table
+from eepolicy.compile.executor import CompiledExecutor
+from eepolicy.compile.native import NativeLibrary
+from eepolicy.decode.sampling import Sampler
+from eepolicy.decode.session import DecodeSession
+from eepolicy.model.backbone import Backbone
+
+QUESTION = "What is the capital of France?"
+POLICIES = ("full", "static@10", "static@8", "static@6", "static@4")
+TOKENS = 200
+#: columns of the blocks whose full pass is timed, after so many columns
+BLOCKS, CONTEXT = (1, 2, 4, 6, 8, 12, 16), 200
+CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+ONE, SEVERAL, READ, WALL = "one position", "catch-ups", "readout", "wall"
+
+
+class Clock:
+    """Seconds by part of a token, since the first token of a reply.
+
+    Args:
+        now: clock, in seconds.
+
+    Attributes:
+        seconds: seconds by part.
+        tokens: number of tokens.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.seconds: Counter[str] = Counter()
+        self.tokens = 0
+        self._part = READ
+
+    def timed(self, part: str | None, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function whose time counts for a part; None for the part of the running kernel."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            began = self.now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[part or self._part] += self.now() - began
+
+        return run
+
+    def step(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`DecodeSession.step`, timed from the second token on."""
+
+        def run(session: DecodeSession) -> None:
+            before, began = Counter(self.seconds), self.now()
+            first = not session.ttft
+            function(session)
+            if first:
+                self.seconds = before
+            else:
+                self.seconds[WALL] += self.now() - began
+                self.tokens += 1
+
+        return run
+
+    def kernels(self, function: Callable[..., Any], layers: bool) -> Callable[..., Any]:
+        """A function that runs kernels, whose part depends on the hidden states."""
+
+        def run(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            hidden = next(a for a in args if isinstance(a, Tensor))
+            self._part = READ if not layers else ONE if hidden.shape[1] == 1 else SEVERAL
+            return function(executor, *args, **kwargs)
+
+        return run
+
+
+@contextmanager
+def measured(now: Callable[[], float]) -> Iterator[Clock]:
+    """Time the parts of each token of the replies inside."""
+    clock = Clock(now)
+    with ExitStack() as stack:
+        for owner, name, wrapped in (
+            (NativeLibrary, "run", clock.timed(None, NativeLibrary.run)),
+            (CompiledExecutor, "run_layers", clock.kernels(CompiledExecutor.run_layers, True)),
+            (CompiledExecutor, "logits", clock.kernels(CompiledExecutor.logits, False)),
+            (Backbone, "embed", clock.timed(READ, Backbone.embed)),
+            (Sampler, "process", clock.timed(READ, Sampler.process)),
+            (Sampler, "next_tokens", clock.timed(READ, Sampler.next_tokens)),
+            (DecodeSession, "step", clock.step(DecodeSession.step)),
+        ):
+            stack.enter_context(patch.object(owner, name, wrapped))
+        yield clock
+
+
+def measure_policy(
+    model: eepolicy.HookedModel, policy: str, now: Callable[[], float]
+) -> dict[str, float]:
+    """Milliseconds a token by part, and layer calls a token, of one reply."""
+    with measured(now) as clock:
+        out = model.generate(QUESTION, policy, max_new_tokens=TOKENS, compile=True)
+    parts = {part: 1e3 * seconds / clock.tokens for part, seconds in clock.seconds.items()}
+    parts["calls"] = float(out.trace.layer_calls[1:].mean())
+    return parts
+
+
+def measure_blocks(
+    model: eepolicy.HookedModel, rounds: int, now: Callable[[], float]
+) -> dict[int, float]:
+    """Milliseconds of a pass of a block through all layers, by its number of columns."""
+    executor = CompiledExecutor(model)
+    executor.check()
+    capacity = CONTEXT + max(BLOCKS)
+    cache, seconds = executor.open_cache(1, capacity), {width: [] for width in BLOCKS}
+    rotations = model.rotations(capacity)
+
+    def run(start: int, width: int) -> float:
+        own = {
+            kind: (cos[:, start : start + width], sin[:, start : start + width])
+            for kind, (cos, sin) in rotations.items()
+        }
+        masks = model.block_masks(width, start)
+        hidden = torch.randn(1, width, model.model.config.hidden_size)
+        cache.set_slots(slice(0, 1), start, start + width)
+        began = now()
+        executor.run_layers(0, model.depth, hidden, own, masks, cache)
+        return now() - began
+
+    with torch.no_grad():
+        run(0, CONTEXT)
+        for _ in range(rounds * 10):
+            for width in BLOCKS:
+                seconds[width].append(run(CONTEXT, width))
+    return {width: 1e3 * statistics.median(times[3:]) for width, times in seconds.items()}
+
+
+def tables(
+    model: eepolicy.HookedModel, policies: Sequence[str], rounds: int, now: Callable[[], float]
+) -> list[str]:
+    """Measure all policies and blocks, interleaved."""
+    for policy in policies:
+        measure_policy(model, policy, now)
+    runs: dict[str, list[dict[str, float]]] = {policy: [] for policy in policies}
+    for _ in range(rounds):
+        for policy in policies:
+            runs[policy].append(measure_policy(model, policy, now))
+    rows = []
+    for policy, measured_parts in runs.items():
+        median = {
+            part: statistics.median(parts.get(part, 0.0) for parts in measured_parts)
+            for part in (WALL, ONE, SEVERAL, READ, "calls")
+        }
+        rest = statistics.median(
+            parts[WALL] - sum(parts.get(part, 0.0) for part in (ONE, SEVERAL, READ))
+            for parts in measured_parts
+        )
+        numbers = (median[WALL], median[ONE], median[SEVERAL], median[READ], rest)
+        rows.append([f"`{policy}`", f"{median['calls']:.2f}", *(f"{n:.2f}" for n in numbers)])
+    headings = ["", "layer calls", "wall", "one position", "catch-ups", "readout", "rest"]
+    blocks = measure_blocks(model, rounds, now)
+    return [
+        "Milliseconds a token. Readout: embedding, exit heads, output embedding, sampling.",
+        "",
+        markdown_table(headings, rows),
+        "",
+        f"A pass of a block through all layers, after {CONTEXT} columns.",
+        "",
+        markdown_table(
+            ["columns", "ms", "over one column"],
+            [
+                [str(width), f"{ms:.2f}", f"{ms / blocks[min(BLOCKS)]:.2f}"]
+                for width, ms in blocks.items()
+            ],
+        ),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--policies", nargs="+", default=list(POLICIES))
+    parser.add_argument("--rounds", type=int, default=5, help="replies of each policy")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: where other processes take turns"
+    )
+    parser.add_argument("--write", type=Path, help="write the page to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    page = [
+        "# What a token costs",
+        "",
+        f"The pocket model, one row, compiled, {args.threads} thread(s), torch "
+        f"{torch.__version__}. Medians of {args.rounds} replies of up to {TOKENS} tokens each, "
+        "interleaved; the first token is left out.",
+        "",
+        f"    python -m benchmarks.token_costs --policies {' '.join(args.policies)} "
+        f"--rounds {args.rounds} --threads {args.threads} --clock {args.clock}",
+        "",
+        *tables(eepolicy.load("pocket"), args.policies, args.rounds, CLOCKS[args.clock]),
+    ]
+    print("\n".join(page))
+    if args.write:
+        args.write.write_text("\n".join(page) + "\n")
+
+
+if __name__ == "__main__":
+    main()
