@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -51,7 +51,7 @@ class Clock:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.tokens = 0
         self._part = READ
 
@@ -71,7 +71,7 @@ class Clock:
         """`DecodeSession.step`, timed from the second token on."""
 
         def run(session: DecodeSession) -> None:
-            before, began = Counter(self.seconds), self.now()
+            before, began = self.seconds.copy(), self.now()
             first = not session.ttft
             function(session)
             if first:
@@ -129,7 +129,8 @@ def measure_blocks(
     executor = CompiledExecutor(model)
     executor.check()
     capacity = CONTEXT + max(BLOCKS)
-    cache, seconds = executor.open_cache(1, capacity), {width: [] for width in BLOCKS}
+    cache = executor.open_cache(1, capacity)
+    seconds: dict[int, list[float]] = {width: [] for width in BLOCKS}
     rotations = model.rotations(capacity)
 
     def run(start: int, width: int) -> float:

@@ -181,14 +181,12 @@ class CompiledExecutor(LayerExecutor):
             return None
         for index in range(first + 1, stop):
             cache.open(index, *sample)
-        stored, keys = cache.addresses(), len(call.args) - len(view)
-        table = np.empty((stop - first, len(plan.sources) + 1), np.int64)
-        table[:] = plan.line(call.args)
-        for entry, source in enumerate(plan.sources):
-            if source < count:
-                table[:, entry] = self._addresses[first:stop, source]
-            elif keys <= source < keys + 2:
-                table[:, entry] += stored[first:stop, source - keys] - stored[first, source - keys]
+        table = plan.table(stop - first, call.args, count)
+        plan.set_each(table, 0, self._addresses[first:stop, :count])
+        stored, keys = cache.addresses()[first:stop], len(call.args) - len(view)
+        # rows of the view are at the same distance from the first one in all layers
+        distance = [view[i].data_ptr() - int(stored[0, i]) for i in range(2)]
+        plan.set_each(table, keys, stored + distance)
         out = plan.run(call.args, table, chained=count)
         return None if out is None else out[0]
 

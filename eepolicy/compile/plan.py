@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, TypeAlias
@@ -74,6 +74,7 @@ class KernelPlan:
         numbers: function from the symbols to the numbers at `places`, the bytes of the scratch
             memory, the most rows of a product, and the shape of the output.
         dtype: type of the output; None for a function without one.
+        columns: entries of the table, and arguments, of ranges of arguments.
     """
 
     library: NativeLibrary
@@ -83,10 +84,41 @@ class KernelPlan:
     readers: list[Source]
     numbers: Callable[..., Sequence[int]]
     dtype: torch.dtype | None
+    columns: dict[tuple[int, int], tuple[Integers, ...]] = field(default_factory=dict)
 
     def line(self, args: Sequence[Tensor]) -> list[int]:
         """Addresses of the arguments for one line of the table; the output is 0."""
         return [*(args[source].data_ptr() for source in self.sources), 0]
+
+    def table(self, layers: int, args: Sequence[Tensor], first: int) -> Integers:
+        """A table for several lines: (layers, entries).
+
+        Args:
+            layers: number of lines.
+            args: arguments of the function for the first line.
+            first: first argument whose address is set; those before are left to `set_each`.
+        """
+        table = np.empty((layers, len(self.sources) + 1), np.int64)
+        for entry, source in enumerate(self.sources):
+            if source >= first:
+                table[:, entry] = args[source].data_ptr()
+        return table
+
+    def set_each(self, table: Integers, first: int, addresses: Integers) -> None:
+        """Set consecutive arguments that differ between the lines.
+
+        Args:
+            table: (layers, entries).
+            first: first of the arguments.
+            addresses: (layers, arguments).
+        """
+        stop = first + addresses.shape[1]
+        key = first, stop
+        if key not in self.columns:
+            own = [(e, s - first) for e, s in enumerate(self.sources) if first <= s < stop]
+            self.columns[key] = tuple(np.array(own, np.int64).reshape(-1, 2).T)
+        entries, sources = self.columns[key]
+        table[:, entries] = addresses[:, sources]
 
     def run(
         self, args: Sequence[Tensor], table: Integers, chained: int | None = None

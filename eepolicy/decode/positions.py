@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eepolicy.model.backbone import Backbone
-from eepolicy.model.families import Rotation
+from eepolicy.model.families import SLIDING, Rotation
 from eepolicy.model.kv_cache import Rows
 
 
@@ -38,6 +38,9 @@ class Positions:
         self.mask_depths: set[int] = set()
         self._device = backbone.device  # the property costs as much as a small product
         self._rotations = backbone.rotations(capacity)
+        self._columns = torch.arange(capacity, device=self._device)
+        self._sliding = SLIDING in backbone.parts.attention
+        self._unmasked: dict[str, Tensor | None] = dict.fromkeys(backbone.parts.attention)
         #: exit depth of each column, (rows, capacity), once columns are masked out
         self._visible_depth: Tensor | None = None
         #: columns of rejected drafts, (rows, capacity) of bool, once there are any
@@ -74,6 +77,7 @@ class Positions:
         """Extend to more columns."""
         extra = capacity - self.capacity
         self._rotations = self.backbone.rotations(capacity)
+        self._columns = torch.arange(capacity, device=self._device)
         if self._visible_depth is not None:
             self._visible_depth = F.pad(self._visible_depth, (0, extra), value=self.backbone.depth)
         if self._dropped is not None:
@@ -111,7 +115,7 @@ class Positions:
 
     def positions(self, rows: list[int], start: int, stop: int) -> Tensor:
         """Positions of columns: (rows, columns), or (1, columns) where no row is shifted."""
-        columns = torch.arange(start, stop, device=self._device)[None]
+        columns = self._columns[None, start:stop]
         if not self._any_shift():
             return columns
         if self._dropped is not None:
@@ -149,7 +153,7 @@ class Positions:
         valid, positions = None, None
         if any(self.padding[row] for row in self.stored_rows):
             padding = self.tensor([self.padding[row] for row in rows])
-            valid = torch.arange(stop, device=self._device) >= padding[:, None]
+            valid = self._columns[:stop] >= padding[:, None]
         if self._dropped is not None:
             kept = ~self._dropped[self.slots(rows), :stop]
             valid = kept if valid is None else valid & kept
@@ -157,6 +161,8 @@ class Positions:
         if self._visible_depth is not None and min(self.mask_depths) <= layer:
             visible = self._visible_depth[self.slots(rows), :stop] > layer
             valid = visible if valid is None else valid & visible
+        if valid is None and stop - start == 1 and not self._sliding:
+            return self._unmasked  # a single column that sees all others
         return self.backbone.block_masks(stop - start, start, valid, positions)
 
     def _any_shift(self) -> bool:

@@ -147,7 +147,7 @@ class DecodeSession:
             if (len(reply), reply.entries[-1].token) != (lengths[i], tokens[i]):
                 ends[i] = self._ends(row)  # verification replaced the newest token
         self._stream()
-        self._retire(ends, dropped, launched)
+        self._retire(ends, dropped, launched if launched is not None else sampled)
 
     def _policy_step(self) -> Step:
         """What the policy knows of the active rows."""
@@ -197,18 +197,26 @@ class DecodeSession:
             self.replies[row].append(new.tokens[i], output.depth[i], output.costs[i])
         return {}
 
-    def _retire(self, ends: list[bool], dropped: dict[int, int], launched: Block | None) -> None:
-        """Drop rows that have ended, and set what the next step feeds."""
+    def _retire(self, ends: list[bool], dropped: dict[int, int], newest: Block | Tensor) -> None:
+        """Drop rows that have ended, and set what the next step feeds.
+
+        Args:
+            ends: whether each row has ended.
+            dropped: number of columns of rejected drafts, by row.
+            newest: block of the next step where it was launched, or the sampled tokens (rows,).
+        """
         before = self.active
         self.active = [row for row, ended in zip(before, ends, strict=True) if not ended]
         self.batch.retire(self.active, dropped)
-        if launched is not None:
+        if isinstance(newest, Block):
             if self.active and len(self.active) < len(before):
-                launched = launched.select([before.index(row) for row in self.active])
-            self._inputs = launched
+                newest = newest.select([before.index(row) for row in self.active])
+            self._inputs = newest
+        elif self._verifier is None and len(self.active) == len(before):
+            self._inputs = newest[:, None]
         else:
-            newest = [[self.replies[row].entries[-1].token] for row in self.active]
-            self._inputs = self.request.ids.new_tensor(newest)
+            tokens = [[self.replies[row].entries[-1].token] for row in self.active]
+            self._inputs = self.request.ids.new_tensor(tokens)
 
     def _ids_before(self, row: int, tokens: list[int]) -> Tensor:
         """Ids of a row's prompt and of some tokens of its reply: (ids,)."""

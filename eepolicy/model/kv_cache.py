@@ -111,7 +111,7 @@ class KVCache:
         self._use_buffer(rows, capacity, pool)
         self._slots: tuple[Rows, int, int, Tensor | None] = (slice(None), 0, 0, None)
         self._store_only = False
-        self._columns: tuple[tuple[int, int], Tensor] | None = None
+        self._columns: Tensor | None = None  # (columns,), their indices
         #: copies of non-adjacent rows, reused by one layer after another
         self._gathered: dict[tuple[bool, int, int], Tensor] = {}
 
@@ -182,6 +182,7 @@ class KVCache:
         """
         if self._keys[index] is None:
             self._keys[index], self._values[index] = self._empty(keys), self._empty(values)
+            self._addresses = None
 
     def grow(self, capacity: int) -> None:
         """Extend the cache to at least `capacity` columns."""
@@ -230,11 +231,11 @@ class KVCache:
         return views if own is None else (*views, own)
 
     def addresses(self) -> NDArray[np.int64]:
-        """Addresses of the keys and values of each layer: (layers, 2), 0 before anything is stored.
+        """Addresses of keys and values: (layers, 2), 0 for a layer without stored values.
 
         Adjacent rows of a `view` are at the same distance from them in all layers.
         """
-        if self._addresses is None or 0 in self._addresses:
+        if self._addresses is None:
             pairs = zip(self._keys, self._values, strict=True)
             self._addresses = np.array(
                 [[0 if t is None else t.data_ptr() for t in pair] for pair in pairs], np.int64
@@ -244,9 +245,9 @@ class KVCache:
     def column_indices(self, device: torch.device) -> Tensor:
         """Indices of the columns of the last `set_slots`: (columns,)."""
         _, start, stop, _ = self._slots
-        if self._columns is None or self._columns[0] != (start, stop):
-            self._columns = ((start, stop), torch.arange(start, stop, device=device))
-        return self._columns[1]
+        if self._columns is None or len(self._columns) < stop:
+            self._columns = torch.arange(max(stop, self.capacity), device=device)
+        return self._columns[start:stop]
 
     def write_back(self, index: int, keys: Tensor, values: Tensor) -> None:
         """Store the new columns of a `view`, which is a copy where rows are not adjacent."""
