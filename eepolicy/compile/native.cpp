@@ -96,7 +96,7 @@ constexpr auto WIDE = tiles<OUTS>(std::make_index_sequence<ROWS>{});
 constexpr auto TALL = tiles<TALL_OUTS>(std::make_index_sequence<TALL_ROWS>{});
 constexpr auto SINGLE = tiles<1>(std::make_index_sequence<TALL_ROWS>{});
 
-constexpr size_t MAX_ARGUMENTS = 128;
+constexpr size_t MAX_ARGUMENTS = 64;
 
 template <size_t... I>
 void call_with(int64_t kernel, const int64_t* values, std::index_sequence<I...>) {

@@ -20,6 +20,9 @@ FLAGS = ("-ffp-contract=fast",)
 #: two 0.73
 MAX_ROWS = 32
 
+#: arguments of a call, at most; as in `native.cpp`
+MAX_ARGUMENTS = 64
+
 Integers = NDArray[np.int64]
 
 

@@ -21,7 +21,7 @@ import sympy  # type: ignore[import-untyped]  # it has no type stubs
 import torch
 from torch import Tensor
 
-from eepolicy.compile.native import MAX_ROWS, Integers, NativeLibrary
+from eepolicy.compile.native import MAX_ARGUMENTS, MAX_ROWS, Integers, NativeLibrary
 
 #: index of a tensor among the arguments, and the number to read from it; None for the tensor itself
 Source: TypeAlias = "tuple[int, Callable[[Tensor], Any] | None]"
@@ -340,6 +340,8 @@ class _Recorder:
             starts.append(starts[-1] + size)
         words: list[Any] = []
         for address, arguments in self.calls:
+            if len(arguments) > MAX_ARGUMENTS:
+                raise CannotRecord("a kernel with too many arguments")
             words += [address, len(arguments)]
             for argument in arguments:
                 words += self._word(argument, starts, out)

@@ -152,14 +152,13 @@ class DecodeSession:
     def _policy_step(self) -> Step:
         """What the policy knows of the active rows."""
         replies = [self.replies[row] for row in self.active]
-        # (6, rows), on the host
-        known = torch.tensor([reply.step_fields() for reply in replies]).T
+        # (rows,) each, on the host
+        *fields, drafts = torch.tensor([reply.step_fields() for reply in replies]).unbind(1)
         policy, full_depth = self.config.policy, self.batch.full_depth
         history = history_of(replies) if policy.needs_history else None
         states = [reply.policy_state for reply in replies if reply.policy_state is not None]
         state = type(states[0]).join(states) if states else None
-        fields = known[0], known[1], known[2], known[3], known[4]
-        step = Step(*fields, full_depth, history, state, self._costs, known[5])
+        step = Step(*fields, full_depth, history, state, self._costs, drafts)
         if state is not None:
             state = check_state(policy, policy.update(step), len(replies))
             step = replace(step, state=state)
