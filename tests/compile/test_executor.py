@@ -253,7 +253,8 @@ def test_equal_numbers_of_rows_and_columns_need_no_kernel_of_their_own(rows):
 def test_prompts_of_any_length_run_compiled(llama, monkeypatch):
     prompts = [torch.arange(5, 5 + tokens) % 60 for tokens in (20, 33, 47)]
     plain = [llama.generate(prompt, "full", 9) for prompt in prompts]
-    llama.generate(prompts[0], "full", 9, compile=True)
+    for prompt in prompts[:2]:  # up to `MAX_ROWS` columns, and more
+        llama.generate(prompt, "full", 9, compile=True)
     before = kernels(llama)
     monkeypatch.setattr(HookedModel, "run_layer", None)
     ours = [llama.generate(prompt, "full", 9, compile=True) for prompt in prompts]
