@@ -41,7 +41,6 @@ from eepolicy.prompts import Prompt, PromptFormat
 from eepolicy.speech.audio_prompt import AudioPrompt
 from eepolicy.speech.model_card import ModelCard
 from eepolicy.speech.vocoders import Vocoder
-from eepolicy.trace import Trace
 
 
 class HookedModel(Backbone):
@@ -279,14 +278,13 @@ class HookedModel(Backbone):
         if self.tokenizer is not None:
             text_ids = self.layout.text_ids(ids[:-1] if reply.ended else ids)
             text = self.tokenizer.decode(text_ids).strip()
-        prefill = session.batch.prefill_layer_calls
         return Output(
             prompt=prompt,
             tokens=ids,
             text=text,
             units=self.layout.units(ids),
             ended=reply.ended,
-            trace=Trace.from_entries(reply.entries, self.depth, prefill),
+            trace=session.trace(reply),
             seconds=seconds,
             ttft=session.ttft,
             vocoder=self.vocoder,
@@ -318,10 +316,10 @@ class HookedModel(Backbone):
         Args:
             executor: runs the layers; default: the backbone.
         """
-        is_compiled, measured = executor is not None, self.measured_costs
-        if is_compiled not in measured:
-            measured[is_compiled] = measure_layers(self, executor)
-        return measured[is_compiled]
+        compiled = executor is not None
+        if compiled not in self.measured_costs:
+            self.measured_costs[compiled] = measure_layers(self, executor)
+        return self.measured_costs[compiled]
 
     def unwrap(self) -> PreTrainedModel:
         """The stock model, unchanged except for its evaluation mode."""

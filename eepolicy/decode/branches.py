@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor
 
+from eepolicy.decode.batch_options import BatchOptions
 from eepolicy.decode.block import Block
 from eepolicy.decode.column_states import ColumnStates
+from eepolicy.decode.positions import Positions
+from eepolicy.decode.recorder import Recorder
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.drafter import DrafterHead
+from eepolicy.model.backbone import Backbone
+from eepolicy.model.executor import LayerExecutor
+from eepolicy.model.kv_cache import KVCache
+from eepolicy.trace import TokenCost
 
-if TYPE_CHECKING:
-    from eepolicy.decode.batch import Batch
+
+class BranchBatch(Protocol):
+    """What `Branches` uses of a `Batch`; see there."""
+
+    backbone: Backbone
+    options: BatchOptions
+    executor: LayerExecutor
+    recorder: Recorder | None
+    positions: Positions
+    cache: KVCache
+    columns: int
+    capacity: int
+    num_computed: list[list[int]]
+
+    @property
+    def full_depth(self) -> int:
+        """Number of layers of the model."""
+
+    @property
+    def num_reply_columns(self) -> int:
+        """Number of columns from the first step on."""
+
+    def cost(self, row: int) -> TokenCost:
+        """Computation of a row in this step."""
+
+    def own_mask(self, block: Block) -> Tensor | None:
+        """Columns of a block that each row computes."""
+
+    def store(self, states: ColumnStates, block: Block, columns: slice) -> None:
+        """Store the columns that each row of a block computes."""
 
 
 class Branches:
@@ -35,7 +70,7 @@ class Branches:
         states: stored inputs, by depth: states after so many layers, where 0 is the embedding.
     """
 
-    def __init__(self, batch: Batch, depths: Sequence[int]) -> None:
+    def __init__(self, batch: BranchBatch, depths: Sequence[int]) -> None:
         self.batch, self.depths = batch, frozenset(depths)
         shape = (len(batch.num_computed), batch.capacity)
         stored = {*depths, batch.full_depth} if 0 in depths else {*depths}

@@ -129,7 +129,10 @@ class Positions:
         Returns:
             (rows, columns).
         """
-        numbers, own = torch.arange(columns.stop, device=self._device), self._own(rows, columns.stop)
+        numbers, own = (
+            torch.arange(columns.stop, device=self._device),
+            self._own(rows, columns.stop),
+        )
         newest = torch.where(own, numbers, -1).cummax(1).values  # newest position up to a column
         before = F.pad(newest, (1, 0), value=-1)
         return before[:, columns]

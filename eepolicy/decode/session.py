@@ -34,6 +34,7 @@ from eepolicy.model.executor import LayerExecutor
 from eepolicy.policies import Step
 from eepolicy.policies.history import CallCosts
 from eepolicy.policies.state import check_state
+from eepolicy.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ class DecodeSession:
             streamer.end()
         return self.replies
 
+    def trace(self, reply: Reply) -> Trace:
+        """The trace of a reply."""
+        prefill = self.batch.prefill_layer_calls
+        return Trace.from_entries(reply.entries, self.batch.full_depth, prefill)
+
     @property
     def seconds(self) -> float:
         """Seconds since the session started."""
@@ -152,13 +158,14 @@ class DecodeSession:
     def _policy_step(self) -> Step:
         """What the policy knows of the active rows."""
         replies = [self.replies[row] for row in self.active]
-        # (rows,) each, on the host
-        *fields, drafts = torch.tensor([reply.step_fields() for reply in replies]).unbind(1)
+        # (6, rows), on the host
+        known = torch.tensor([reply.step_fields() for reply in replies]).unbind(1)
+        fields = known[0], known[1], known[2], known[3], known[4]
         policy, full_depth = self.config.policy, self.batch.full_depth
         history = history_of(replies) if policy.needs_history else None
         states = [reply.policy_state for reply in replies if reply.policy_state is not None]
         state = type(states[0]).join(states) if states else None
-        step = Step(*fields, full_depth, history, state, self._costs, drafts)
+        step = Step(*fields, full_depth, history, state, self._costs, known[5])
         if state is not None:
             state = check_state(policy, policy.update(step), len(replies))
             step = replace(step, state=state)
