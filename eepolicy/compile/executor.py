@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from eepolicy.compile.functional import first_same_structure, tensors_of
 from eepolicy.compile.gemv import ONE_SHAPE, Products, library, product_of
 from eepolicy.compile.head_module import HeadModule, head_module
-from eepolicy.compile.kernel_cache import DynamicDims, KernelCache
+from eepolicy.compile.kernel_cache import KernelCache, KernelCall
 from eepolicy.compile.layer_functions import (
     MakeFunction,
     causal_mask,
     dynamic_dims,
     fill_function,
     layer_function,
+    optional,
     readout_function,
 )
 from eepolicy.compile.native import MAX_ROWS, Integers, serves
@@ -31,6 +32,7 @@ from eepolicy.compile.parity import (
     relative_error,
     run_block,
 )
+from eepolicy.compile.spans import Span, span_table, with_own_columns
 from eepolicy.heads.base import ExitHead
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.executor import LayerExecutor
@@ -120,7 +122,7 @@ class CompiledExecutor(LayerExecutor):
         view = self._view(index, cache)
         if view is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
-        view = _with_own_columns(view, hidden)
+        view = with_own_columns(view, hidden)
         kind = self.model.attention[index]
         out = self._layer_output(index, hidden, rotations.get(kind), masks[kind], view)
         if out is None:
@@ -174,19 +176,13 @@ class CompiledExecutor(LayerExecutor):
         view = self._view(first, cache)
         if view is None or sample is None or isinstance(cache.slots[0], Tensor):
             return None
-        view, kind = _with_own_columns(view, hidden), self.model.attention[first]
+        view, kind = with_own_columns(view, hidden), self.model.attention[first]
         call = self._prepared(layer_function, first, hidden, rotations.get(kind), masks[kind], view)
         plan, count = self._kernels.plan(call.guard), len(self._tensors[first])
         if plan is None:
             return None
-        for index in range(first + 1, stop):
-            cache.open(index, *sample)
-        table = plan.table(stop - first, call.args, count)
-        plan.set_each(table, 0, self._addresses[first:stop, :count])
-        stored, keys = cache.addresses()[first:stop], len(call.args) - len(view)
-        # rows of the view are at the same distance from the first one in all layers
-        distance = [view[i].data_ptr() - int(stored[0, i]) for i in range(2)]
-        plan.set_each(table, keys, stored + distance)
+        span = Span(first, stop, call.args, count, len(view), sample)
+        table = span_table(plan, span, cache, self._addresses)
         out = plan.run(call.args, table, chained=count)
         return None if out is None else out[0]
 
@@ -256,7 +252,7 @@ class CompiledExecutor(LayerExecutor):
         rotation: Rotation | None,
         mask: Tensor | None,
         view: tuple[Tensor, ...],
-    ) -> _KernelCall:
+    ) -> KernelCall:
         """The call of a layer's kernel; arguments as in `_call_layer`."""
         template, columns = self._templates[index], hidden.shape[1]
         native = serves(hidden)
@@ -283,9 +279,9 @@ class CompiledExecutor(LayerExecutor):
         )
         # a part of a wider block has strides of its own, and would need another kernel
         hidden = hidden.contiguous()
-        args = (*self._tensors[index], hidden, *(rotation or ()), *_optional(mask), *view)
+        args = (*self._tensors[index], hidden, *(rotation or ()), *optional(mask), *view)
         written_out = None if unrolled is None else F.linear if unrolled else library
-        return _KernelCall(
+        return KernelCall(
             key,
             guard,
             lambda: make(
@@ -323,7 +319,11 @@ class CompiledExecutor(LayerExecutor):
         if stored is not head or (readout is not None and not readout.is_current()):
             readout = head_module(head, depth, ranges, self.model.model.config.vocab_size)
             self._readouts[key] = head, readout
-        product = library if serves(hidden) and _rows(hidden) <= MAX_ROWS else product_of(hidden)
+        product = (
+            library
+            if serves(hidden) and hidden.numel() <= MAX_ROWS * hidden.shape[-1]
+            else product_of(hidden)
+        )
         if readout is None or product is None:
             return None
         hidden, exact = hidden.contiguous(), product in ONE_SHAPE
@@ -343,7 +343,7 @@ class CompiledExecutor(LayerExecutor):
             vectors, exact = vectors.contiguous(), product in ONE_SHAPE
             key = (product, weight.shape, bias is None, vectors.shape if exact else None)
             guard = (key, vectors.shape, vectors.dtype, weight.stride())
-            args = (vectors, weight, *_optional(bias))
+            args = (vectors, weight, *optional(bias))
             out = self.run(
                 key,
                 guard,
@@ -403,28 +403,3 @@ class CompiledExecutor(LayerExecutor):
             f"compile=True has no effect, the stock layers run: {lines[0] if lines else reason!r}",
             stacklevel=2,
         )
-
-
-class _KernelCall(NamedTuple):
-    """Arguments of `KernelCache.run`."""
-
-    key: Hashable
-    guard: Hashable
-    make: Callable[[], Callable[..., Any]]
-    args: Sequence[Tensor]
-    dynamic: Callable[[], Sequence[DynamicDims]]
-
-
-def _with_own_columns(view: tuple[Tensor, ...], hidden: Tensor) -> tuple[Tensor, ...]:
-    """A `KVCache.view` with a mask of own columns: one kernel for ragged and other blocks."""
-    if len(view) == 3 and min(hidden.shape[:2]) > 1:
-        return (*view, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
-    return view
-
-
-def _rows(hidden: Tensor) -> int:
-    return hidden.numel() // hidden.shape[-1]
-
-
-def _optional(tensor: Tensor | None) -> tuple[Tensor, ...]:
-    return () if tensor is None else (tensor,)

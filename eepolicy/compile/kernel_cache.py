@@ -44,6 +44,16 @@ class DynamicDims(NamedTuple):
     strides: Sequence[int] = ()
 
 
+class KernelCall(NamedTuple):
+    """Arguments of `KernelCache.run`."""
+
+    key: Hashable
+    guard: Hashable
+    make: Callable[[], Callable[..., Any]]
+    args: Sequence[Tensor]
+    dynamic: Callable[[], Sequence[DynamicDims]]
+
+
 class KernelCache:
     """Compiles functions and calls their kernels directly.
 

@@ -170,3 +170,8 @@ def dynamic_dims(
         dims += [DynamicDims(tensor, [0] if 1 in block else []) for tensor in view[2:3]]
         dims += [DynamicDims(tensor, block) for tensor in view[3:]]
     return dims
+
+
+def optional(tensor: Tensor | None) -> tuple[Tensor, ...]:
+    """No tensor or one, to put among arguments."""
+    return () if tensor is None else (tensor,)

@@ -90,19 +90,15 @@ class KernelPlan:
         """Addresses of the arguments for one line of the table; the output is 0."""
         return [*(args[source].data_ptr() for source in self.sources), 0]
 
-    def table(self, layers: int, args: Sequence[Tensor], first: int) -> Integers:
-        """A table for several lines: (layers, entries).
+    def table(self, layers: int) -> Integers:
+        """A table without addresses: (layers, entries)."""
+        return np.empty((layers, len(self.sources) + 1), np.int64)
 
-        Args:
-            layers: number of lines.
-            args: arguments of the function for the first line.
-            first: first argument whose address is set; those before are left to `set_each`.
-        """
-        table = np.empty((layers, len(self.sources) + 1), np.int64)
+    def set_all(self, table: Integers, args: Sequence[Tensor], which: range) -> None:
+        """Set some arguments that are the same for all lines."""
         for entry, source in enumerate(self.sources):
-            if source >= first:
+            if source in which:
                 table[:, entry] = args[source].data_ptr()
-        return table
 
     def set_each(self, table: Integers, first: int, addresses: Integers) -> None:
         """Set consecutive arguments that differ between the lines.

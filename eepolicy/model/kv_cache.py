@@ -100,6 +100,7 @@ class KVCache:
         rows: number of rows.
         capacity: number of columns, possibly more than requested.
         buffer: memory of the keys and values.
+        tables: tables of an executor that hold `addresses`, until these change.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class KVCache:
         self._layers, self._pool = layers, pool
         self._lease: weakref.finalize[..., KVCache] | None = None
         self._addresses: NDArray[np.int64] | None = None
+        self.tables: dict[Hashable, NDArray[np.int64]] = {}
         self._use_buffer(rows, capacity, pool)
         self._slots: tuple[Rows, int, int, Tensor | None] = (slice(None), 0, 0, None)
         self._store_only = False
@@ -182,7 +184,7 @@ class KVCache:
         """
         if self._keys[index] is None:
             self._keys[index], self._values[index] = self._empty(keys), self._empty(values)
-            self._addresses = None
+            self._addresses, self.tables = None, {}
 
     def grow(self, capacity: int) -> None:
         """Extend the cache to at least `capacity` columns."""
@@ -266,7 +268,7 @@ class KVCache:
         self.rows: int = rows
         self.capacity: int = self.buffer.capacity
         self._keys, self._values = self.buffer.keys, self.buffer.values
-        self._addresses = None
+        self._addresses, self.tables = None, {}
         self._lease = None
         if pool is not None:
             self._lease = weakref.finalize(self, pool.give_back, self.buffer)
