@@ -153,14 +153,8 @@ class CompiledExecutor(LayerExecutor):
 
     def _span_end(self, first: int, stop: int) -> int:
         """First layer after `first` that has another structure or kind of attention."""
-        end, attention = first + 1, self.model.attention
-        while (
-            end < stop
-            and self._templates[end] == self._templates[first]
-            and attention[end] == attention[first]
-        ):
-            end += 1
-        return end
+        kinds = [*zip(self._templates[first:stop], self.model.attention[first:stop], strict=True)]
+        return first + next((i for i, kind in enumerate(kinds) if kind != kinds[0]), len(kinds))
 
     def _run_plan(
         self,

@@ -52,7 +52,8 @@ def span_table(plan: KernelPlan, span: Span, cache: KVCache, tensors: Integers) 
         plan.set_each(shared, 0, tensors[layers, : span.num_tensors])
         plan.set_each(shared, keys, stored[layers])
         cache.tables[known] = shared
-    table, stored = cache.tables[known].copy(), cache.addresses()
+    table: Integers = cache.tables[known].copy()
+    stored = cache.addresses()
     plan.set_all(table, args, range(span.num_tensors, keys))
     plan.set_all(table, args, range(keys + 2, len(args)))
     # rows of the view are at the same distance from the first one in all layers
