@@ -72,7 +72,7 @@ class Batch:
         self._pending = ColumnStates(len(padding), capacity)
         self._reply_start: int | None = None  # column of the first token of a step
         self._costs = [TokenCost() for _ in padding]
-        self.branches = Branches(self, self.options.branch_depths)
+        self.branches = Branches(self.options.branch_depths, backbone.depth, len(padding), capacity)
 
     @property
     def full_depth(self) -> int:
@@ -150,7 +150,7 @@ class Batch:
             self._count(block.rows, num_new, layer, stop)
             if self.recorder is not None:
                 self.recorder.record_layer(block.rows, num_new, stop, block.hidden)
-            self.branches.store(stop, block)
+            self.branches.store(self, stop, block)
             layer = stop
         block.depth = depth
 
@@ -181,7 +181,7 @@ class Batch:
 
     def run_branch(self, rows: list[int], depth: int) -> Tensor:
         """Run the layers of an exit head on the new columns of some rows; see `Branches.run`."""
-        return self.branches.run(rows, depth)
+        return self.branches.run(self, rows, depth)
 
     def exit(self, block: Block) -> None:
         """Rows stop after `block.depth` layers; the fill treats the missing keys and values."""
@@ -296,7 +296,7 @@ class Batch:
             self._costs[row] = TokenCost()
         positions = self.positions.positions(rows, start, self.columns)
         block = Block(rows, self.backbone.embed(tokens, positions), [width] * len(rows))
-        self.branches.store(0, block)
+        self.branches.store(self, 0, block)
         return block
 
     def _count(self, rows: list[int], num_new: list[int], layer: int, stop: int) -> None:
@@ -357,7 +357,7 @@ class Batch:
         self.columns -= common
         for row in active:
             self.num_computed[row] = [min(n, self.columns) for n in self.num_computed[row]]
-        self.branches.drop_columns(active)
+        self.branches.drop_columns(active, self.columns)
         if common:
             self.positions.reuse_columns(self.columns)
         for row in active:

@@ -62,28 +62,31 @@ class Branches:
     reads its own state there, and the column runs again once the full model has (EAGLE, arXiv
     2401.15077).
 
+    It keeps no reference to its batch: a circle would delay the return of the batch's KV buffer.
+
     Args:
-        batch: batch that decodes.
         depths: depths at which heads with layers may be read; 0 is the drafter.
+        full_depth: number of layers of the model.
+        rows: number of rows.
+        capacity: number of columns.
 
     Attributes:
         states: stored inputs, by depth: states after so many layers, where 0 is the embedding.
     """
 
-    def __init__(self, batch: BranchBatch, depths: Sequence[int]) -> None:
-        self.batch, self.depths = batch, frozenset(depths)
-        shape = (len(batch.num_computed), batch.capacity)
-        stored = {*depths, batch.full_depth} if 0 in depths else {*depths}
-        self.states = {depth: ColumnStates(*shape) for depth in stored}
-        self._features = ColumnStates(*shape)  # states after the drafter
+    def __init__(self, depths: Sequence[int], full_depth: int, rows: int, capacity: int) -> None:
+        self.depths = frozenset(depths)
+        stored = {*depths, full_depth} if 0 in depths else {*depths}
+        self.states = {depth: ColumnStates(rows, capacity) for depth in stored}
+        self._features = ColumnStates(rows, capacity)  # states after the drafter
         #: columns of each row that the drafter has run, on its own states where need be
-        self._num_drafted = [0] * len(batch.num_computed)
+        self._num_drafted = [0] * rows
 
-    def store(self, depth: int, block: Block) -> None:
+    def store(self, batch: BranchBatch, depth: int, block: Block) -> None:
         """Store the states of a block after `depth` layers, if a head reads them."""
         if depth in self.states:
-            columns = slice(self.batch.columns - block.hidden.shape[1], self.batch.columns)
-            self.batch.store(self.states[depth], block, columns)
+            columns = slice(batch.columns - block.hidden.shape[1], batch.columns)
+            batch.store(self.states[depth], block, columns)
 
     def keep(self, slots: Tensor) -> None:
         """Drop all other rows; `slots` (rows,) are the ones to keep."""
@@ -95,15 +98,16 @@ class Branches:
         for states in (*self.states.values(), self._features):
             states.grow(capacity)
 
-    def drop_columns(self, rows: list[int]) -> None:
-        """The batch has dropped its newest columns; `rows` are the active ones."""
+    def drop_columns(self, rows: list[int], columns: int) -> None:
+        """Some rows keep the first `columns` columns only."""
         for row in rows:
-            self._num_drafted[row] = min(self._num_drafted[row], self.batch.columns)
+            self._num_drafted[row] = min(self._num_drafted[row], columns)
 
-    def run(self, rows: list[int], depth: int) -> Tensor:
+    def run(self, batch: BranchBatch, rows: list[int], depth: int) -> Tensor:
         """Run the layers of a head on the columns that have not run them yet.
 
         Args:
+            batch: batch that decodes.
             rows: rows of the batch, ascending.  They have run `depth` layers on all columns.
             depth: depth of the head.
 
@@ -116,21 +120,21 @@ class Branches:
         if depth not in self.depths:
             raise EepolicyError(
                 f"the exit head at depth {depth} is a branch, which attends to all earlier "
-                f"positions; {self.batch.options.fill!r} does not keep them: use fill='catch_up'"
+                f"positions; {batch.options.fill!r} does not keep them: use fill='catch_up'"
             )
         if depth == 0:
-            return self._draft(rows)
-        first = self.batch.backbone.branches[depth].start
-        stop = self.batch.columns
+            return self._draft(batch, rows)
+        first = batch.backbone.branches[depth].start
+        stop = batch.columns
         # a second readout of the newest column computes it again
-        num_new = [max(1, stop - self.batch.num_computed[row][first]) for row in rows]
+        num_new = [max(1, stop - batch.num_computed[row][first]) for row in rows]
         columns = slice(stop - max(num_new), stop)
-        hidden = self.states[depth].read(self.batch.positions.index(rows), columns)
-        return self._run_layers(depth, Block(rows, hidden, num_new), columns)
+        hidden = self.states[depth].read(batch.positions.index(rows), columns)
+        return self._run_layers(batch, depth, Block(rows, hidden, num_new), columns)
 
-    def _run_layers(self, depth: int, block: Block, columns: slice) -> Tensor:
+    def _run_layers(self, batch: BranchBatch, depth: int, block: Block, columns: slice) -> Tensor:
         """Run the layers of a head on some columns: (rows, columns, width)."""
-        batch, rows, span = self.batch, block.rows, self.batch.backbone.branches[depth]
+        rows, span = block.rows, batch.backbone.branches[depth]
         index = batch.positions.index(rows)
         masks = batch.positions.masks(rows, columns.start, columns.stop, depth)
         rotations = batch.positions.rotations(rows, columns.start, columns.stop)
@@ -148,69 +152,79 @@ class Branches:
             batch.recorder.record_branch(rows, block.num_new, depth, hidden)
         return hidden
 
-    def _draft(self, rows: list[int]) -> Tensor:
+    def _draft(self, batch: BranchBatch, rows: list[int]) -> Tensor:
         """Run the drafter up to the newest column: (rows, 1, width)."""
-        first = self.batch.backbone.branches[0].start
-        newest = self.batch.columns - 1
+        first = batch.backbone.branches[0].start
+        newest = batch.columns - 1
         # columns whose position before has run all layers, by row
-        known = {row: min(self._num_full(row), newest) + 1 for row in rows}
+        known = {row: min(self._num_full(batch, row), newest) + 1 for row in rows}
         for stop in sorted({*known.values()}):
             group = [row for row in rows if known[row] == stop]
-            new = [stop - self.batch.num_computed[row][first] for row in group]
-            self._draft_columns([r for r, n in zip(group, new, strict=True) if n > 0], stop)
+            new = [stop - batch.num_computed[row][first] for row in group]
+            self._draft_columns(batch, [r for r, n in zip(group, new, strict=True) if n > 0], stop)
         for column in range(min(self._num_drafted[row] for row in rows), newest + 1):
-            self._draft_column([r for r in rows if self._num_drafted[r] <= column], column)
-        index = self.batch.positions.index(rows)
+            self._draft_column(batch, [r for r in rows if self._num_drafted[r] <= column], column)
+        index = batch.positions.index(rows)
         return self._features.read(index, slice(newest, newest + 1))
 
-    def _num_full(self, row: int) -> int:
+    def _num_full(self, batch: BranchBatch, row: int) -> int:
         """Number of columns of a row that have run all layers of the model."""
-        return self.batch.num_computed[row][self.batch.full_depth - 1]
+        return batch.num_computed[row][batch.full_depth - 1]
 
-    def _draft_columns(self, rows: list[int], stop: int) -> None:
+    def _draft_columns(self, batch: BranchBatch, rows: list[int], stop: int) -> None:
         """Run the drafter on the columns before `stop`, with the full model's states."""
         if not rows:
             return
-        first = self.batch.backbone.branches[0].start
-        num_new = [stop - self.batch.num_computed[row][first] for row in rows]
+        first = batch.backbone.branches[0].start
+        num_new = [stop - batch.num_computed[row][first] for row in rows]
         columns = slice(stop - max(num_new), stop)
-        hidden = self._run_layers(0, Block(rows, self._inputs(rows, columns), num_new), columns)
-        self.batch.store(self._features, Block(rows, hidden, num_new), columns)
+        hidden = self._run_layers(
+            batch, 0, Block(rows, self._inputs(batch, rows, columns), num_new), columns
+        )
+        batch.store(self._features, Block(rows, hidden, num_new), columns)
         for row in rows:
             self._num_drafted[row] = stop
 
-    def _draft_column(self, rows: list[int], column: int) -> None:
+    def _draft_column(self, batch: BranchBatch, rows: list[int], column: int) -> None:
         """Run the drafter on one column, with its own state at the position before."""
-        first = self.batch.backbone.branches[0].start
-        computed = {row: self.batch.num_computed[row][first] for row in rows}
+        first = batch.backbone.branches[0].start
+        computed = {row: batch.num_computed[row][first] for row in rows}
         columns = slice(column, column + 1)
-        inputs = self._inputs(rows, columns, self._features)
-        hidden = self._run_layers(0, Block(rows, inputs, [1] * len(rows)), columns)
-        self._features.write(self.batch.positions.index(rows), columns, hidden)
+        inputs = self._inputs(batch, rows, columns, self._features)
+        hidden = self._run_layers(batch, 0, Block(rows, inputs, [1] * len(rows)), columns)
+        self._features.write(batch.positions.index(rows), columns, hidden)
         for row in rows:
             self._num_drafted[row] = column + 1
             # the column runs again once the full model has run at the position before
-            span = self.batch.backbone.branches[0]
-            self.batch.num_computed[row][span.start : span.stop] = [computed[row]] * len(span)
+            span = batch.backbone.branches[0]
+            batch.num_computed[row][span.start : span.stop] = [computed[row]] * len(span)
 
     def _inputs(
-        self, rows: list[int], columns: slice, features: ColumnStates | None = None
+        self,
+        batch: BranchBatch,
+        rows: list[int],
+        columns: slice,
+        features: ColumnStates | None = None,
     ) -> Tensor:
         """What the drafter reads at some columns: (rows, columns, width).
 
         Args:
+            batch: batch that decodes.
             rows: rows of the batch.
             columns: the columns.
             features: states at the positions before; the full model's by default.
         """
-        batch, index = self.batch, self.batch.positions.index(rows)
+        index = batch.positions.index(rows)
         drafter = batch.backbone.heads.at(0)
         assert isinstance(drafter, DrafterHead)
         embedding = self.states[0].read(index, columns)
         source = self.states[batch.full_depth] if features is None else features
+        if batch.positions.are_consecutive(rows, columns):
+            before = slice(columns.start - 1, columns.stop - 1)
+            return drafter.inputs(source.read(index, before), embedding)
         # (rows, columns): the position before, where there is one
-        before = batch.positions.columns_before(rows, columns)
+        positions = batch.positions.columns_before(rows, columns)
         states = source.read(index, slice(0, columns.stop - 1)) if columns.stop > 1 else embedding
-        taken = before.clamp(min=0)[..., None].expand_as(embedding)
-        previous = states.gather(1, taken).masked_fill(before[..., None] < 0, 0.0)
+        taken = positions.clamp(min=0)[..., None].expand_as(embedding)
+        previous = states.gather(1, taken).masked_fill(positions[..., None] < 0, 0.0)
         return drafter.inputs(previous, embedding)

@@ -123,6 +123,10 @@ class Positions:
         padding = self.tensor([self.padding[row] for row in rows])
         return (columns - padding[:, None]).clamp(min=0)
 
+    def are_consecutive(self, rows: list[int], columns: slice) -> bool:
+        """Whether the column before each of some columns is the position before it."""
+        return self._dropped is None and columns.start > max(self.padding[row] for row in rows)
+
     def columns_before(self, rows: list[int], columns: slice) -> Tensor:
         """The column of the position before each column of some rows, -1 where there is none.
 

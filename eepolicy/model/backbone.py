@@ -51,6 +51,7 @@ class Backbone(LayerExecutor):
         self.model = model.eval()
         self.parts = parts or parts_of(model)
         check_parts(model, self.parts)
+        self._depth = len(self.parts.layers)  # a ModuleList takes a microsecond to count itself
         self.lens = LogitLens(
             self.parts.norm, self.parts.head, self.parts.logit_softcap, self.parts.layers
         )
@@ -95,7 +96,7 @@ class Backbone(LayerExecutor):
     @property
     def depth(self) -> int:
         """Number of decoder layers, which is full depth."""
-        return len(self.parts.layers)
+        return self._depth
 
     @property
     def num_layers(self) -> int:
