@@ -212,12 +212,14 @@ class CheckpointHeader(FileFormat):
         epoch: number of finished epochs.
         epochs_without_gain: number of epochs since a depth last improved.
         metrics: best value of each metric so far, per depth.
+        step: number of finished steps of the epoch that is not finished.
     """
 
     identity: dict[str, Any]
     epoch: Count
     epochs_without_gain: Count
     metrics: dict[str, list[float]]
+    step: Count = 0
 
 
 class RepliesHeader(FileFormat):
@@ -227,11 +229,15 @@ class RepliesHeader(FileFormat):
         model: the model that gives the replies.
         questions: number of questions.
         max_new_tokens: maximum number of tokens per reply.
+        policy: spec string of the exit policy; empty for full depth.
+        heads: hash of the weights of the exit heads; empty for full depth.
     """
 
     model: Fingerprint
     questions: Count
     max_new_tokens: Positive
+    policy: str = ""
+    heads: str = ""
 
 
 class ReplyLine(BaseModel):

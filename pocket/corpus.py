@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from eepolicy.io import write_atomically, write_json
-from pocket.questions import Pair, split
+from pocket.questions import HELD_OUT, Pair, split
 from pocket.speak import RATES, speak
 
-HELD_OUT = 300  # pairs in each held-out split
 BATCH = 500  # answers per file
 
 

@@ -88,6 +88,9 @@ SUITES: dict[str, dict[Generator, int]] = {
     },
 }
 
+#: number of pairs in each held-out split, dev and test
+HELD_OUT = 300
+
 #: openings: the text before a question, and the text before its answer
 OPENINGS = [
     *((f"{g}.", f"{g}.") for g in ("Good morning", "Good evening", "Good afternoon")),

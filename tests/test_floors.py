@@ -14,7 +14,17 @@ from source_tree import ROOT, files, imports, modules, tree
 #: from below; rooms of one floor may import each other, in no circle of modules.  The empty name is
 #: `eepolicy` itself, whose `__init__` collects the public names
 FLOORS = [
-    {"errors", "io", "formats", "registry", "plugin_files", "modality", "trace", "prompts"},
+    {
+        "errors",
+        "io",
+        "formats",
+        "registry",
+        "plugin_files",
+        "modality",
+        "trace",
+        "prompts",
+        "workers",
+    },
     {"policies"},
     {"heads"},
     {"speech"},

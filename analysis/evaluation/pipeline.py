@@ -21,9 +21,9 @@ from eepolicy.analysis.evaluation.preflight import preflight
 from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.sound import Clip, SoundItem, SoundResult, make_stage
 from eepolicy.analysis.evaluation.timing import Timer
-from eepolicy.analysis.evaluation.workers import Workers
 from eepolicy.hooked import HookedModel
 from eepolicy.modality import TokenLayout
+from eepolicy.workers import Workers
 
 T = TypeVar("T")
 SoundWorkers = Workers[SoundItem, SoundResult]

@@ -9,25 +9,33 @@ import typer
 from rich import box
 from rich.table import Table
 
+from eepolicy.cli.fit_rounds import (
+    Prompts,
+    RoundsFiles,
+    RoundsSource,
+    fit_in_rounds,
+    prompts_to_fit_on,
+)
 from eepolicy.cli.options import (
+    CompileOption,
     DeviceOption,
     JsonOption,
     MaxNewTokensOption,
     ModelArgument,
     ThreadsOption,
     check_parent,
-    held_out_questions,
     integers,
     load_model,
 )
 from eepolicy.cli.progress import progress
 from eepolicy.cli.shared import app, out, print_json, print_note
-from eepolicy.errors import EepolicyError
-from eepolicy.io import read_lines
 
 if TYPE_CHECKING:
     from eepolicy.fitting import FitConfig, FitResult
     from eepolicy.hooked import HookedModel
+
+#: heading of the options of rounds in the help
+ROUNDS_PANEL = "Options of branches and rounds"
 
 
 @app.command()
@@ -41,13 +49,14 @@ def fit(
         typer.Option(help="file with a prompt per line; the model's dev questions by default"),
     ] = None,
     heads: Annotated[
-        str, typer.Option(help="kind of the heads: tuned, linear or low-rank")
+        str, typer.Option(help="kind of the heads: tuned, linear, low-rank or branch")
     ] = "tuned",
     depths: Annotated[
         str | None,
         typer.Option(help="depths of the heads, such as 8,12,16; all below full by default"),
     ] = None,
     rank: Annotated[int, typer.Option(help="rank of low-rank heads", min=1)] = 32,
+    layers: Annotated[int, typer.Option(help="number of layers of a branch", min=1)] = 2,
     loss: Annotated[
         str, typer.Option(help="loss: soft (the paper's), reverse_kl or top:K")
     ] = "soft",
@@ -57,21 +66,83 @@ def fit(
     epochs: Annotated[
         int, typer.Option(help="maximum number of passes over the replies", min=1)
     ] = 5,
+    rounds: Annotated[
+        int,
+        typer.Option(help="number of rounds on own replies", min=0, rich_help_panel=ROUNDS_PANEL),
+    ] = 0,
+    round_epochs: Annotated[
+        int,
+        typer.Option(
+            help="number of passes over the replies of a round", min=1, rich_help_panel=ROUNDS_PANEL
+        ),
+    ] = 6,
+    mix: Annotated[
+        float,
+        typer.Option(
+            help="share of full-depth replies among the replies of a round",
+            min=0,
+            max=0.99,
+            rich_help_panel=ROUNDS_PANEL,
+        ),
+    ] = 0.5,
+    part: Annotated[
+        float,
+        typer.Option(
+            help="share of the questions that a round answers",
+            min=0.001,
+            max=1,
+            rich_help_panel=ROUNDS_PANEL,
+        ),
+    ] = 0.5,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="policy of own replies; by default an exit at the depth that is fitted",
+            rich_help_panel=ROUNDS_PANEL,
+        ),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="file with heads to start from", rich_help_panel=ROUNDS_PANEL),
+    ] = None,
+    workdir: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder for replies, states and checkpoints; by default beside --out",
+            rich_help_panel=ROUNDS_PANEL,
+        ),
+    ] = None,
+    wer: Annotated[
+        bool,
+        typer.Option(
+            "--wer",
+            help="measure the word error rate of held-out replies after each round",
+            rich_help_panel=ROUNDS_PANEL,
+        ),
+    ] = False,
+    compiled: CompileOption = False,
+    questions: Annotated[
+        int | None, typer.Option(help="number of prompts, drawn with the seed; all by default")
+    ] = None,
     held_out: Annotated[
-        float, typer.Option(help="share of the replies for evaluation", min=0.01, max=0.9)
-    ] = 0.1,
+        str,
+        typer.Option(help="share of the prompts for evaluation, or dev for the dev questions"),
+    ] = "0.1",
     max_new_tokens: MaxNewTokensOption = 300,
     seed: Annotated[int, typer.Option(help="seed of initialisation and data order")] = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit an exit head per depth on the model's own full-depth replies.
+    """Fit an exit head per depth on the model's own replies.
 
     Replies and checkpoints are stored beside the heads until the fit is finished. A stopped fit
-    continues when the command is run again.
+    continues when the command is run again. Branches, and heads with --rounds, are fitted one depth
+    at a time, on full-depth replies and then on replies of the model that exits with the head.
 
     Example: eepolicy fit pocket --depths 8,12,16 --out heads.safetensors
+
+    Example: eepolicy fit pocket --heads branch --depths 6 --rounds 2 --out heads.safetensors
     """
     from eepolicy.fitting import FitConfig
 
@@ -80,14 +151,25 @@ def fit(
         kind=heads,
         depths=None if depths is None else tuple(integers(depths)),
         rank=rank,
+        num_layers=layers,
         loss=loss,
         on=on,
         epochs=epochs,
         seed=seed,
+        rounds=rounds,
+        round_epochs=round_epochs,
+        mix=mix,
+        part=part,
+        policy=policy,
     )
+    texts = prompts_to_fit_on(model, prompts, questions, held_out, seed)
+    if rounds or heads == "branch":
+        source = RoundsSource(model, device, threads, compiled, max_new_tokens)
+        files = RoundsFiles(out_file, workdir or out_file.with_suffix(".fit"), init)
+        fit_in_rounds(source, texts, config, files, with_wer=wer, as_json=as_json)
+        return
     fitted_model = load_model(model, device=device, threads=threads)
-    questions = _questions(model, prompts)
-    result = _fit(fitted_model, questions, config, out_file, held_out, max_new_tokens)
+    result = _fit(fitted_model, texts, config, out_file, max_new_tokens)
     if as_json:
         keys = ("fitting", "replies", "held_out_replies", "epochs")
         notes = {key: result.notes[key] for key in keys}
@@ -99,23 +181,11 @@ def fit(
     )
 
 
-def _questions(model: str, prompts: Path | None) -> list[str]:
-    """Prompts of the file, or the model's dev questions."""
-    if prompts is None:
-        questions = [q["question"] for q in held_out_questions(model, "dev")]
-    else:
-        questions = read_lines(prompts)
-    if len(questions) < 2:
-        raise EepolicyError(f"fitting takes at least two prompts; got {len(questions)}")
-    return questions
-
-
 def _fit(
     model: HookedModel,
-    questions: list[str],
+    prompts: Prompts,
     config: FitConfig,
     out_file: Path,
-    held_out: float,
     max_new_tokens: int,
 ) -> FitResult:
     """Generate the replies, fit the heads and save them."""
@@ -124,19 +194,25 @@ def _fit(
     replies_file, checkpoint = (
         out_file.with_suffix(end) for end in (".replies.jsonl", ".checkpoint")
     )
+    everything = [*prompts.train, *prompts.held_out]
     replies = fitting.generate_replies(
         model,
-        questions,
+        everything,
         max_new_tokens=max_new_tokens,
         save=replies_file,
         progress=progress("batches of replies"),
     )
-    count = max(1, round(held_out * len(replies)))
-    chosen = {round((i + 0.5) * len(replies) / count) for i in range(count)}
+    if prompts.share is None:
+        chosen = {tuple(model.encode(prompt).tolist()) for prompt in prompts.held_out}
+        is_held_out = [tuple(r.tokens[: r.prompt].tolist()) in chosen for r in replies]
+    else:
+        count = max(1, round(prompts.share * len(replies)))
+        spread = {round((i + 0.5) * len(replies) / count) for i in range(count)}
+        is_held_out = [i in spread for i in range(len(replies))]
     result = fitting.fit(
         model,
-        [r for i, r in enumerate(replies) if i not in chosen],
-        [r for i, r in enumerate(replies) if i in chosen],
+        [r for r, held in zip(replies, is_held_out, strict=True) if not held],
+        [r for r, held in zip(replies, is_held_out, strict=True) if held],
         config,
         checkpoint=checkpoint,
         report=print_note,

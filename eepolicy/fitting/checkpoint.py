@@ -18,7 +18,7 @@ from eepolicy.io import write_atomically
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a fit after an epoch.
+    """The state of a fit.
 
     Attributes:
         identity: model, replies and options as JSON types; a fit resumes from its own checkpoint.
@@ -26,6 +26,7 @@ class Checkpoint:
         epochs_without_gain: number of epochs since the KL of some depth fell.
         metrics: metrics of the best weights, by name and depth.
         tensors: current weights, best weights and state of the optimiser, by name.
+        step: number of finished steps of the epoch that is not finished.
     """
 
     identity: dict[str, Any]
@@ -33,10 +34,11 @@ class Checkpoint:
     epochs_without_gain: int
     metrics: dict[str, list[float]]
     tensors: dict[str, Tensor]
+    step: int = 0
 
     def write(self, file: Path) -> None:
         """Write the checkpoint: to a temporary name, which is renamed when it is complete."""
-        fields = ("identity", "epoch", "epochs_without_gain", "metrics")
+        fields = ("identity", "epoch", "epochs_without_gain", "metrics", "step")
         metadata = {name: getattr(self, name) for name in fields}
         header = {"fit": json.dumps(metadata)}
         write_atomically(file, lambda part: save_file(self.tensors, part, header))

@@ -1,85 +1,195 @@
-"""Full-depth replies of the model, on which heads are fitted."""
+"""Replies of the model, on which heads are fitted."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import RepliesHeader, ReplyLine, parse
+from eepolicy.heads.files import load_heads
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.hooked import HookedModel
 from eepolicy.io import append_lines, read_numbered_jsonl, write_text
 from eepolicy.probing.documents import Document
+from eepolicy.workers import Workers
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How replies are generated.
+
+    Attributes:
+        max_new_tokens: maximum number of tokens in a reply.
+        batch: number of prompts in a batch.
+        compile: compile the layers.
+        processes: number of processes that generate; with 1 the calling process does.
+        load: loads the model in another process.  Several processes need it, and must be able to
+            pickle it.
+    """
+
+    max_new_tokens: int = 300
+    batch: int = 32
+    compile: bool = False
+    processes: int = 1
+    load: Callable[[], HookedModel] | None = None
+
+
+@dataclass(frozen=True)
+class Exits:
+    """The exits of the model that replies.
+
+    Attributes:
+        policy: spec string of the policy; empty for full depth.
+        heads: file of the exit heads; None for those of the model.
+        digest: hash of the weights of these heads.
+    """
+
+    policy: str = ""
+    heads: Path | None = None
+    digest: str = ""
+
+
+#: ids of prompts
+_Prompts = list[tuple[int, ...]]
+#: ids of a prompt -> ids of its reply
+_Replies = dict[tuple[int, ...], list[int]]
 
 
 def generate_replies(
     model: HookedModel,
-    questions: Sequence[str],
+    prompts: Sequence[str | Tensor],
     *,
     max_new_tokens: int = 300,
     batch: int = 32,
     save: str | Path | None = None,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    exits: Exits | None = None,
+    generation: Generation | None = None,
 ) -> list[Document]:
-    """Generate greedy full-depth replies, to the shortest prompts first.
+    """Generate greedy replies, to the shortest prompts first.
 
     Args:
-        model: model with a tokenizer.
-        questions: prompts in text.
+        model: model with a tokenizer, or prompts in ids.
+        prompts: questions in text, or ids (tokens,).
         max_new_tokens: maximum number of tokens in a reply.
         batch: number of prompts in a batch.
         save: file for the replies, one JSON line each; a later call reads the replies that it has
             and generates the others.
         progress: wraps the batches, to show progress.
+        exits: policy and heads; default: full depth.
+        generation: compilation and processes; it overrides `max_new_tokens` and `batch`.
 
     Raises:
         EepolicyError: the file has replies of another model or to other questions.
     """
-    prompts = sorted((model.encode(q) for q in questions), key=len)
+    generation = generation or Generation(max_new_tokens, batch)
+    exits = exits or Exits()
+    ids = sorted((model.encode(prompt) for prompt in prompts), key=len)
+    keys = [tuple(prompt.tolist()) for prompt in ids]
     header = {
         "model": fingerprint(model.model),
-        "questions": len(prompts),
-        "max_new_tokens": max_new_tokens,
+        "questions": len(ids),
+        "max_new_tokens": generation.max_new_tokens,
+        "policy": exits.policy,
+        "heads": exits.digest,
     }
     file = None if save is None else Path(save)
-    replies = [] if file is None else _read(file, header)
-    for reply, prompt in zip(replies, prompts, strict=False):
-        if reply.tokens[: reply.prompt].tolist() != prompt.tolist():
-            raise EepolicyError(f"{file} has replies to other questions; give another file")
+    replies = {} if file is None else _read(file, header)
+    if not replies.keys() <= {*keys}:
+        raise EepolicyError(f"{file} has replies to other questions; give another file")
     if file is not None and not file.exists():
         write_text(file, json.dumps(header) + "\n")
-    for start in progress(range(len(replies), len(prompts), batch)):
-        outputs = model.generate(
-            prompts[start : start + batch],
-            max_new_tokens=max_new_tokens,
+    # batches are the same in each call: a reply does not depend on where an earlier call stopped
+    starts = range(0, len(ids), generation.batch)
+    batches = [keys[start : start + generation.batch] for start in starts]
+    missing = [batch for batch in batches if not replies.keys() >= {*batch}]
+    results = _results(model, missing, exits, generation)
+    for _ in progress(range(len(missing))):
+        new = next(results)
+        fresh = {key: reply for key, reply in new.items() if key not in replies}
+        replies |= fresh
+        if file is not None:
+            append_lines(file, (json.dumps([len(k), [*k, *r]]) for k, r in fresh.items()))
+    return [Document(torch.tensor([*key, *replies[key]]), len(key)) for key in keys]
+
+
+def _results(
+    model: HookedModel, batches: list[_Prompts], exits: Exits, generation: Generation
+) -> Iterator[_Replies]:
+    """Replies to batches of prompts, in any order."""
+    if generation.processes == 1 or len(batches) < 2:
+        own, reply = model.heads, _Replier(model, exits.policy, generation)
+        try:
+            if exits.heads is not None:
+                model.heads = load_heads(exits.heads, model.lens, model.model)
+            yield from map(reply, batches)
+        finally:
+            model.heads = own
+        return
+    if generation.load is None:
+        raise EepolicyError("several processes need a function that loads the model: give load")
+    make = partial(_Replier.make, generation.load, exits, generation)
+    threads = torch.get_num_threads()
+    try:
+        with Workers(make, generation.processes - 1) as workers:
+            for batch in batches:
+                workers.submit(batch)
+            yield from workers.finish()
+    finally:
+        torch.set_num_threads(threads)  # this process loads a model too, for one thread
+
+
+@dataclass(frozen=True)
+class _Replier:
+    """Replies to a batch of prompts."""
+
+    model: HookedModel
+    policy: str
+    generation: Generation
+
+    @classmethod
+    def make(
+        cls, load: Callable[[], HookedModel], exits: Exits, generation: Generation
+    ) -> _Replier:
+        """Load the model in a worker process."""
+        model = load()
+        if exits.heads is not None:
+            model.heads = load_heads(exits.heads, model.lens, model.model)
+        return cls(model, exits.policy, generation)
+
+    def __call__(self, batch: _Prompts) -> _Replies:
+        outputs = self.model.generate(
+            [torch.tensor(key) for key in batch],
+            self.policy or None,
+            max_new_tokens=self.generation.max_new_tokens,
+            compile=self.generation.compile,
             do_sample=False,
             repetition_penalty=1.0,
         )
-        new = [Document(torch.cat([o.prompt, o.tokens]), len(o.prompt)) for o in outputs]
-        replies += new
-        if file is not None:
-            append_lines(file, (json.dumps([d.prompt, d.tokens.tolist()]) for d in new))
-    return replies
+        return {key: out.tokens.tolist() for key, out in zip(batch, outputs, strict=True)}
 
 
-def _read(file: Path, header: dict[str, Any]) -> list[Document]:
+def _read(file: Path, header: dict[str, Any]) -> _Replies:
     """Read the replies of a file; a damaged last line is dropped with a warning."""
     if not file.exists():
-        return []
+        return {}
     lines = read_numbered_jsonl(file)
     if not lines:  # a stopped write left no header
         file.unlink()
-        return []
+        return {}
     number, first = lines[0]
     stored = parse(RepliesHeader, first, f"{file}, line {number}")
     if stored.model_dump(exclude={"version"}) != header:
         raise EepolicyError(
             f"{file} has replies of another model, or to other questions; give another file"
         )
-    replies = [parse(ReplyLine, value, f"{file}, line {n}") for n, value in lines[1:]]
-    return [Document(torch.tensor(reply.tokens), reply.prompt) for reply in replies]
+    lines_of = [parse(ReplyLine, value, f"{file}, line {n}") for n, value in lines[1:]]
+    return {tuple(line.tokens[: line.prompt]): line.tokens[line.prompt :] for line in lines_of}

@@ -19,7 +19,7 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.checkpoint import Checkpoint
 from eepolicy.fitting.config import FitConfig
-from eepolicy.fitting.losses import grad_of
+from eepolicy.fitting.gradients import Teacher, add_gradients
 from eepolicy.fitting.result import FitResult
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fitted import KINDS
@@ -137,8 +137,9 @@ class Trainer:
         heads = KINDS.get(config.kind).untrained(
             model.lens, depths, width=width, rank=config.rank, seed=config.seed
         )
+        self.rate = config.learning_rate or 1e-3
         self.heads = heads.to(model.model.device).requires_grad_()
-        self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=config.learning_rate)
+        self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=self.rate)
         self.best = {name: _halved(p) for name, p in self.heads.named_parameters()}
         self.before = self.evaluate()
         self.metrics = {name: list(values) for name, values in self.before.items()}
@@ -184,7 +185,7 @@ class Trainer:
         for index, batch in enumerate(progress(batches)):
             share = (self.epoch + index / len(batches)) / config.epochs
             for group in self.optimizer.param_groups:
-                group["lr"] = config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+                group["lr"] = self.rate * (1 + math.cos(math.pi * share)) / 2
             self.train_step(batch)
         if not self._positions:
             raise EepolicyError(f"the replies have no {config.on} positions to fit on")
@@ -201,16 +202,9 @@ class Trainer:
     def train_step(self, batch: Sequence[Document]) -> None:
         """Update the weights of all depths once."""
         states, full = self.hidden_states(batch), self.model.depth
-        rows = len(states[full])
-        self._positions += rows
-        for start in range(0, rows, self.config.chunk):
-            part = slice(start, min(start + self.config.chunk, rows))
-            with torch.no_grad():
-                target = self.model.lens.logits(states[full][part], full).float().softmax(-1)
-            for depth in self.heads.depths:
-                # the logits of one depth at a time: chunk x vocabulary numbers in memory
-                logits = self.heads.logits(states[depth][part], depth).float()
-                logits.backward(grad_of(self.config.loss, logits.detach(), target).div_(rows))
+        last = states.pop(full)
+        self._positions += len(last)
+        add_gradients(self.heads, states, Teacher(self.model.lens, last, full), self.config)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -34,7 +34,7 @@ class Workers(Generic[Item, Result]):
         processes: number of worker processes; with 0 the calling process runs all items.
 
     Examples:
-        >>> from eepolicy.analysis.evaluation.workers import Workers
+        >>> from eepolicy.workers import Workers
         >>> with Workers(lambda: abs, processes=0) as workers:
         ...     workers.submit(-2)
         ...     list(workers.finish())

@@ -1,0 +1,189 @@
+"""`eepolicy fit` for branches and in rounds on own replies."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from eepolicy.cli.options import held_out_questions, load_model
+from eepolicy.cli.progress import progress
+from eepolicy.cli.shared import out, print_json, print_note
+from eepolicy.errors import EepolicyError
+from eepolicy.io import read_lines
+
+if TYPE_CHECKING:
+    from eepolicy.fitting import FitConfig
+    from eepolicy.hooked import HookedModel
+    from eepolicy.probing import Document
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Questions to fit on.
+
+    Attributes:
+        train: questions to fit on, in random order.
+        held_out: questions for evaluation.
+        share: share of the questions for evaluation where they were not named; they are then the
+            last ones.
+    """
+
+    train: list[str]
+    held_out: list[str]
+    share: float | None
+
+
+@dataclass(frozen=True)
+class RoundsSource:
+    """The model, and how it replies.
+
+    Attributes:
+        name: see `eepolicy.load`.
+        device: device of the model.
+        threads: number of CPU threads; None for all cores.
+        compile: compile the layers for generation.
+        max_new_tokens: maximum number of tokens in a reply.
+    """
+
+    name: str
+    device: str
+    threads: int | None
+    compile: bool
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class RoundsFiles:
+    """Files of a fit.
+
+    Attributes:
+        out: file of the fitted heads.
+        workdir: folder for replies, states and checkpoints.
+        init: file of heads to start from, or None.
+    """
+
+    out: Path
+    workdir: Path
+    init: Path | None
+
+
+def prompts_to_fit_on(
+    model: str, file: Path | None, number: int | None, held_out: str, seed: int
+) -> Prompts:
+    """Read the prompts of a file, or the model's dev questions, and choose those for evaluation.
+
+    Args:
+        model: see `eepolicy.load`.
+        file: file with a prompt per line.
+        number: number of prompts to draw; None for all.
+        held_out: share of the prompts for evaluation, or `dev`.
+        seed: seed of the order.
+
+    Raises:
+        EepolicyError: there are too few prompts, or `held_out` is neither a share nor `dev`.
+    """
+    if file is None:
+        questions = [q["question"] for q in held_out_questions(model, "dev")]
+    else:
+        questions = read_lines(file)
+    if number is not None and not 2 <= number <= len(questions):
+        raise EepolicyError(f"--questions is from 2 to {len(questions)} here; got {number}")
+    if number is not None:
+        questions = random.Random(seed).sample(questions, number)
+    if len(questions) < 2:
+        raise EepolicyError(f"fitting takes at least two prompts; got {len(questions)}")
+    if held_out == "dev":
+        if file is None:
+            raise EepolicyError("--held-out dev needs other prompts to fit on: give --prompts")
+        dev = [q["question"] for q in held_out_questions(model, "dev")]
+        return Prompts(questions, dev, None)
+    try:
+        share = float(held_out)
+    except ValueError:
+        share = 0
+    if not 0.01 <= share <= 0.9:
+        raise EepolicyError(f"--held-out is a share from 0.01 to 0.9, or dev; got {held_out!r}")
+    count = max(1, round(share * len(questions)))
+    return Prompts(questions[:-count], questions[-count:], share)
+
+
+def fit_in_rounds(
+    source: RoundsSource,
+    prompts: Prompts,
+    config: FitConfig,
+    files: RoundsFiles,
+    *,
+    with_wer: bool,
+    as_json: bool,
+) -> None:
+    """Fit in rounds, save the heads, and print the figures of each round."""
+    from eepolicy import fitting
+    from eepolicy.heads import load_heads
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    model = load_model(source.name, device=source.device, threads=source.threads or cores or 1)
+    start = None if files.init is None else load_heads(files.init, model.lens, model.model)
+    on_cpu = source.device == "cpu"
+    generation = fitting.Generation(
+        source.max_new_tokens,
+        batch=64,
+        compile=source.compile,
+        processes=min(source.threads or cores or 1, 4) if on_cpu else 1,
+        load=partial(load_model, source.name, threads=1),
+    )
+    questions = fitting.Questions(
+        [model.encode(q) for q in prompts.train], [model.encode(q) for q in prompts.held_out]
+    )
+    measure = partial(reply_word_errors, model) if with_wer else None
+    reports = fitting.Reports(print_note, progress, measure)
+    result = fitting.fit_rounds(
+        model, questions, config, files.workdir, start=start, generation=generation, reports=reports
+    )
+    notes = result.notes | ({} if files.init is None else {"started_from": files.init.name})
+    result.heads.save(files.out, model.model, notes)
+    rows = notes["rounds"]
+    if as_json:
+        keys = ("fitting", "policy", "replies", "held_out_replies")
+        values = {key: notes[key] for key in keys}
+        print_json({"model": source.name, **values, "results": rows, "files": [files.out]})
+        return
+    out.print(_table(rows))
+    print_note(f"The heads are in {files.out}; {files.workdir} can be deleted")
+
+
+def reply_word_errors(model: HookedModel, replies: Sequence[Document]) -> dict[str, Any]:
+    """Word error rate of the speech of replies against their text, as in `eepolicy compare`."""
+    from eepolicy.analysis.evaluation.scoring import word_errors
+    from eepolicy.speech.asr import Whisper
+
+    if model.vocoder is None or model.tokenizer is None:
+        raise EepolicyError("--wer needs a model with a vocoder and a tokenizer")
+    layout, asr = model.layout, Whisper()
+    errors = words = 0
+    for start in range(0, len(replies), 32):
+        ids = [reply.reply for reply in replies[start : start + 32]]
+        texts = [model.tokenizer.decode(layout.text_ids(i)).strip() for i in ids]
+        waves = [model.vocoder.decode(layout.units(i)) for i in ids]
+        for text, heard in zip(texts, asr.transcribe_clips(waves), strict=True):
+            wrong, total = word_errors(text, heard)
+            errors, words = errors + wrong, words + total
+    return {"wer": errors / words if words else None, "words": words}
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="held-out replies after each round")
+    names = ["depth", "round", "agreement", "kl", "agreement_own", "kl_own", "wer"]
+    for name in names:
+        table.add_column(name.replace("_", ", ").replace("own", "own replies"), justify="right")
+    for row in rows:
+        cells = (row.get(name) for name in names)
+        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else str(c or 0) for c in cells))
+    return table

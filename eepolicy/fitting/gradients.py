@@ -1,0 +1,61 @@
+"""Gradients of heads from the distribution of the last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eepolicy.fitting.config import FitConfig
+from eepolicy.fitting.losses import grad_of
+from eepolicy.heads.fitted import FittedHead
+from eepolicy.heads.lens import LogitLens
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The last layer at some positions.
+
+    Attributes:
+        lens: norm and output embedding of the model.
+        states: (positions, width), the states of the last layer.
+        depth: number of layers of the model.
+    """
+
+    lens: LogitLens
+    states: Tensor
+    depth: int
+
+    @torch.no_grad()
+    def chunks(self, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield parts of the positions with their probabilities: (chunk, vocabulary) of float32."""
+        rows = len(self.states)
+        for start in range(0, rows, chunk):
+            part = slice(start, min(start + chunk, rows))
+            yield part, self.lens.logits(self.states[part], self.depth).float().softmax(-1)
+
+
+def add_gradients(
+    heads: FittedHead, states: Mapping[int, Tensor], teacher: Teacher, config: FitConfig
+) -> None:
+    """Add the gradient of the mean loss over positions to the weights of the heads.
+
+    The logits of one depth and of `config.chunk` positions are in memory at a time.
+
+    Args:
+        heads: heads that are fitted.
+        states: (positions, width) that the heads read, by depth.  A branch has computed them.
+        teacher: the last layer at these positions.
+        config: loss and chunk.
+    """
+    rows = len(teacher.states)
+    leaves = {d: x.detach().requires_grad_(x.requires_grad) for d, x in states.items()}
+    for part, target in teacher.chunks(config.chunk):
+        for depth, leaf in leaves.items():
+            logits = heads.logits(leaf[part], depth).float()
+            logits.backward(grad_of(config.loss, logits.detach(), target).div_(rows))
+    for depth, leaf in leaves.items():
+        if leaf.grad is not None:
+            states[depth].backward(leaf.grad)

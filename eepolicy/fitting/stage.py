@@ -1,0 +1,182 @@
+"""One stage of fitting rounds: fit the head of one depth on stored states."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eepolicy.errors import EepolicyError
+from eepolicy.fitting.checkpoint import Checkpoint
+from eepolicy.fitting.config import FitConfig
+from eepolicy.fitting.gradients import Teacher, add_gradients
+from eepolicy.fitting.states import StateBatch, StateStore
+from eepolicy.heads.fitted import FittedHead
+from eepolicy.hooked import HookedModel
+
+#: steps over which the learning rate rises
+WARM_UP = 50
+#: smallest learning rate, as a share of the largest
+LAST_RATE = 0.02
+#: largest norm of the gradient
+MAX_NORM = 1.0
+#: steps between checkpoints within an epoch
+CHECKPOINT_STEPS = 100
+#: state of AdamW for each parameter
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a stage.
+
+    Attributes:
+        epochs: number of passes over the replies.
+        rate: largest learning rate.
+        seed: seed of the order of the batches.
+    """
+
+    epochs: int
+    rate: float
+    seed: int
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """The learning rate: a linear rise, then a linear fall to `LAST_RATE`.
+
+        Args:
+            step: number of finished steps.
+            steps: number of all steps.
+        """
+        return self.rate * min(1, (step + 1) / WARM_UP) * max(LAST_RATE, 1 - step / steps)
+
+
+class StageFit:
+    """Fits the head of one depth on the states of replies.
+
+    Args:
+        model: the model.
+        heads: head of one depth, in float32; its weights change.
+        config: loss and chunk.
+        schedule: epochs and learning rate.
+        checkpoint: file that is written every `CHECKPOINT_STEPS` steps.
+        identity: what a checkpoint must share, as JSON types.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        heads: FittedHead,
+        config: FitConfig,
+        schedule: Schedule,
+        checkpoint: Path,
+        identity: dict[str, Any],
+    ) -> None:
+        self.model, self.heads, self.config = model, heads, config
+        self.schedule, self.file, self.identity = schedule, checkpoint, identity
+        [self.depth] = heads.depths
+        self.heads.requires_grad_()
+        # one parameter at a time: no buffers as large as all weights
+        self.optimizer = torch.optim.AdamW(
+            self.heads.parameters(), betas=(0.9, 0.98), weight_decay=0.01, foreach=False
+        )
+        self.epoch = self.step = 0
+
+    def run(
+        self,
+        files: Sequence[tuple[StateStore, Path]],
+        progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    ) -> None:
+        """Fit, from the checkpoint if there is one.
+
+        Args:
+            files: stores with their files, a file a step.
+            progress: wraps the steps of an epoch.
+        """
+        if self.file.exists():
+            self._restore(Checkpoint.read(self.file, self.identity))
+        steps = len(files) * self.schedule.epochs
+        while self.epoch < self.schedule.epochs:
+            order = random.Random(f"{self.schedule.seed} {self.epoch}").sample(
+                range(len(files)), len(files)
+            )
+            for index in progress(order[self.step :]):
+                done = self.epoch * len(files) + self.step
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.schedule.rate_at(done, steps)
+                store, file = files[index]
+                self._step(store.read(file, self.model.device, torch.float32))
+                self.step += 1
+                if self.step % CHECKPOINT_STEPS == 0:
+                    self._checkpoint()
+            self.epoch, self.step = self.epoch + 1, 0
+            self._checkpoint()
+        self.heads.requires_grad_(False)
+
+    def _step(self, batch: StateBatch) -> None:
+        if not len(batch.last):
+            return
+        states = {self.depth: head_states(self.model, self.heads, batch)}
+        teacher = Teacher(self.model.lens, batch.last.to(self.model.model.dtype), self.model.depth)
+        add_gradients(self.heads, states, teacher, self.config)
+        nn.utils.clip_grad_norm_(self.heads.parameters(), MAX_NORM, foreach=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _checkpoint(self) -> None:
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.heads.named_parameters():
+            tensors[f"weights.{name}"] = parameter.detach()
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"{key}.{name}"] = value
+        Checkpoint(self.identity, self.epoch, 0, {}, tensors, self.step).write(self.file)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.epoch, self.step = checkpoint.epoch, checkpoint.step
+        tensors = checkpoint.tensors
+        for name, parameter in self.heads.named_parameters():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"weights.{name}"])
+            self.optimizer.state[parameter] = {
+                key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
+                for key in ADAM_STATE
+            }
+
+
+def head_states(model: HookedModel, heads: FittedHead, batch: StateBatch) -> Tensor:
+    """The states that the head of one depth reads at the chosen positions: (chosen, width)."""
+    [depth] = heads.depths
+    if not heads.layers_at(depth):
+        return batch.states
+    states, chosen = batch.padded()
+    return model.branch_states(states, depth, heads)[chosen]
+
+
+@torch.no_grad()
+def evaluate(
+    model: HookedModel, heads: FittedHead, store: StateStore, chunk: int
+) -> dict[str, float]:
+    """Mean KL from the last layer in nats, and share of equal argmax tokens, on stored states.
+
+    Raises:
+        EepolicyError: the replies have no position to fit on.
+    """
+    [depth] = heads.depths
+    kl, equal, count = 0.0, 0, 0
+    for file in store.files:
+        batch = store.read(file, model.device, torch.float32)
+        states = head_states(model, heads, batch)
+        teacher = Teacher(model.lens, batch.last.to(model.model.dtype), model.depth)
+        for part, target in teacher.chunks(chunk):
+            logits = heads.logits(states[part], depth).float()
+            logs = logits.log_softmax(-1)
+            kl += nn.functional.kl_div(logs, target, reduction="sum").item()
+            equal += int((logits.argmax(-1) == target.argmax(-1)).sum())
+            count += len(target)
+    if not count:
+        raise EepolicyError(f"the held-out replies have no {store.on} positions")
+    return {"kl": kl / count, "agreement": equal / count}
