@@ -94,6 +94,14 @@ def fit(
             rich_help_panel=ROUNDS_PANEL,
         ),
     ] = 0.5,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="type of products while fitting: float32, or bfloat16, which is faster where the "
+            "processor has it",
+            rich_help_panel=ROUNDS_PANEL,
+        ),
+    ] = "float32",
     policy: Annotated[
         str | None,
         typer.Option(
@@ -161,6 +169,7 @@ def fit(
         mix=mix,
         part=part,
         policy=policy,
+        precision=precision,
     )
     texts = prompts_to_fit_on(model, prompts, questions, held_out, seed)
     if rounds or heads == "branch":

@@ -13,6 +13,9 @@ from eepolicy.modality import Modality
 #: values of `FitConfig.on`
 POSITIONS = (*(m.name.lower() for m in Modality), "both")
 
+#: values of `FitConfig.precision`
+PRECISIONS = ("float32", "bfloat16")
+
 #: options that are integers of 1 or more
 _POSITIVE = (
     "rank",
@@ -55,6 +58,8 @@ class FitConfig:
         policy: spec string of the policy of own replies, with `{depth}` for the depth that is
             fitted.  None means an exit at this depth at every position of the modality `on`.
         batch_replies: number of replies in a step of `fit_rounds`.
+        precision: type of the products of `fit_rounds`, `float32` or `bfloat16`.  The weights and
+            the labels are in float32.
 
     Raises:
         EepolicyError: an option has a wrong type or is out of range.
@@ -79,6 +84,7 @@ class FitConfig:
     mix: float = 0.5
     policy: str | None = None
     batch_replies: int = 96
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -99,6 +105,8 @@ class FitConfig:
             raise EepolicyError(f"part is a share above 0 and up to 1; got {self.part!r}")
         if not (_is_number(self.mix) and 0 <= self.mix < 1):
             raise EepolicyError(f"mix is a share from 0 to below 1; got {self.mix!r}")
+        if self.precision not in PRECISIONS:
+            raise EepolicyError(f"precision is {' or '.join(PRECISIONS)}; got {self.precision!r}")
         if self.policy is not None and not isinstance(self.policy, str):
             raise EepolicyError(f"policy is a spec string such as static@6; got {self.policy!r}")
         if not isinstance(self.kind, str):

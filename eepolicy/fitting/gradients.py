@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.losses import grad_of
 from eepolicy.heads.fitted import FittedHead
 from eepolicy.heads.lens import LogitLens
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Compute no gradients of the weights of a module inside the block."""
+    required = [(p, p.requires_grad) for p in module.parameters()]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, requires_grad in required:
+            parameter.requires_grad_(requires_grad)
 
 
 @dataclass(frozen=True)
@@ -31,10 +44,12 @@ class Teacher:
     @torch.no_grad()
     def chunks(self, chunk: int) -> Iterator[tuple[slice, Tensor]]:
         """Yield parts of the positions with their probabilities: (chunk, vocabulary) of float32."""
-        rows = len(self.states)
+        rows, device = len(self.states), self.states.device.type
         for start in range(0, rows, chunk):
             part = slice(start, min(start + chunk, rows))
-            yield part, self.lens.logits(self.states[part], self.depth).float().softmax(-1)
+            with torch.autocast(device, enabled=False):  # the target is exact
+                logits = self.lens.logits(self.states[part], self.depth)
+            yield part, logits.float().softmax(-1)
 
 
 def add_gradients(

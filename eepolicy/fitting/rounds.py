@@ -165,12 +165,12 @@ class _Rounds:
     @property
     def identity(self) -> dict[str, Any]:
         """What a stopped fit and its continuation must share."""
-        # rounds and depths can be added later; an option with its default is not listed
+        # these can change while a fit is stopped; an option with its default is not listed
         default = asdict(FitConfig())
         fitting = {
             name: value
             for name, value in asdict(self.config).items()
-            if name not in ("rounds", "depths") and value != default[name]
+            if name not in ("rounds", "depths", "precision") and value != default[name]
         }
         identity = {
             "model": fingerprint(self.model.model),
@@ -266,6 +266,8 @@ class _Depth:
             rate = config.round_learning_rate if number else config.learning_rate or 1.5e-3
             schedule = Schedule(size["epochs"], rate, config.seed + number)
             identity = {**self.fit.identity, "depth": self.depth, "round": number}
+            if config.precision != "float32":
+                identity["precision"] = config.precision
             trainer = StageFit(
                 self.model, self.heads, config, schedule, folder / "checkpoint", identity
             )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.checkpoint import Checkpoint
 from eepolicy.fitting.config import FitConfig
-from eepolicy.fitting.gradients import Teacher, add_gradients
+from eepolicy.fitting.gradients import Teacher, add_gradients, frozen
 from eepolicy.fitting.states import StateBatch, StateStore
 from eepolicy.heads.fitted import FittedHead
 from eepolicy.hooked import HookedModel
@@ -99,6 +99,15 @@ class StageFit:
         """
         if self.file.exists():
             self._restore(Checkpoint.read(self.file, self.identity))
+        with frozen(self.model.model):
+            self._run(files, progress)
+        self.heads.requires_grad_(False)
+
+    def _run(
+        self,
+        files: Sequence[tuple[StateStore, Path]],
+        progress: Callable[[Iterable[Any]], Iterable[Any]],
+    ) -> None:
         steps = len(files) * self.schedule.epochs
         while self.epoch < self.schedule.epochs:
             order = random.Random(f"{self.schedule.seed} {self.epoch}").sample(
@@ -115,14 +124,16 @@ class StageFit:
                     self._checkpoint()
             self.epoch, self.step = self.epoch + 1, 0
             self._checkpoint()
-        self.heads.requires_grad_(False)
 
     def _step(self, batch: StateBatch) -> None:
         if not len(batch.last):
             return
-        states = {self.depth: head_states(self.model, self.heads, batch)}
         teacher = Teacher(self.model.lens, batch.last.to(self.model.model.dtype), self.model.depth)
-        add_gradients(self.heads, states, teacher, self.config)
+        with torch.autocast(
+            self.model.device.type, torch.bfloat16, self.config.precision == "bfloat16"
+        ):
+            states = {self.depth: head_states(self.model, self.heads, batch)}
+            add_gradients(self.heads, states, teacher, self.config)
         nn.utils.clip_grad_norm_(self.heads.parameters(), MAX_NORM, foreach=False)
         self.optimizer.step()
         self.optimizer.zero_grad()

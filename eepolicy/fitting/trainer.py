@@ -19,7 +19,7 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.checkpoint import Checkpoint
 from eepolicy.fitting.config import FitConfig
-from eepolicy.fitting.gradients import Teacher, add_gradients
+from eepolicy.fitting.gradients import Teacher, add_gradients, frozen
 from eepolicy.fitting.result import FitResult
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fitted import KINDS
@@ -86,17 +86,11 @@ def fit(
     if file is not None and file.exists():
         trainer.restore(Checkpoint.read(file, trainer.identity))
         report(f"resuming after epoch {trainer.epoch}")
-    required = [(p, p.requires_grad) for p in model.model.parameters()]
-    for parameter, _ in required:
-        parameter.requires_grad_(False)
-    try:
+    with frozen(model.model):
         while not trainer.finished:
             report(trainer.train_epoch(progress))
             if file is not None:
                 trainer.checkpoint().write(file)
-    finally:
-        for parameter, requires_grad in required:
-            parameter.requires_grad_(requires_grad)
     result = trainer.result()
     result.warn_of_lower_agreement()
     return result
