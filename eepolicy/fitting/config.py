@@ -26,6 +26,7 @@ _POSITIVE = (
     "chunk",
     "round_epochs",
     "batch_replies",
+    "padded_positions",
 )
 _NO_RATE = ("learning_rate", None)
 
@@ -58,6 +59,8 @@ class FitConfig:
         policy: spec string of the policy of own replies, with `{depth}` for the depth that is
             fitted.  None means an exit at this depth at every position of the modality `on`.
         batch_replies: number of replies in a step of `fit_rounds`.
+        padded_positions: number of positions, padding included, that pass a branch together in a
+            step; the activations of so many are in memory.
         precision: type of the products of `fit_rounds`, `float32` or `bfloat16`.  The weights and
             the labels are in float32.
 
@@ -84,6 +87,7 @@ class FitConfig:
     mix: float = 0.5
     policy: str | None = None
     batch_replies: int = 96
+    padded_positions: int = 16384
     precision: str = "float32"
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.losses import grad_of
 from eepolicy.heads.fitted import FittedHead
 from eepolicy.heads.lens import LogitLens
+from eepolicy.hooked import HookedModel
 
 
 @contextmanager
@@ -41,6 +42,11 @@ class Teacher:
     states: Tensor
     depth: int
 
+    @classmethod
+    def of(cls, model: HookedModel, states: Tensor) -> Teacher:
+        """The last layer of a model: states (positions, width) of any type."""
+        return cls(model.lens, states.to(model.model.dtype), model.depth)
+
     @torch.no_grad()
     def chunks(self, chunk: int) -> Iterator[tuple[slice, Tensor]]:
         """Yield parts of the positions with their probabilities: (chunk, vocabulary) of float32."""
@@ -53,7 +59,11 @@ class Teacher:
 
 
 def add_gradients(
-    heads: FittedHead, states: Mapping[int, Tensor], teacher: Teacher, config: FitConfig
+    heads: FittedHead,
+    states: Mapping[int, Tensor],
+    teacher: Teacher,
+    config: FitConfig,
+    total: int | None = None,
 ) -> None:
     """Add the gradient of the mean loss over positions to the weights of the heads.
 
@@ -64,8 +74,9 @@ def add_gradients(
         states: (positions, width) that the heads read, by depth.  A branch has computed them.
         teacher: the last layer at these positions.
         config: loss and chunk.
+        total: number of positions of the mean; by default those given.
     """
-    rows = len(teacher.states)
+    rows = total or len(teacher.states)
     leaves = {d: x.detach().requires_grad_(x.requires_grad) for d, x in states.items()}
     for part, target in teacher.chunks(config.chunk):
         for depth, leaf in leaves.items():

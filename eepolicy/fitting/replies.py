@@ -65,38 +65,57 @@ _Replies = dict[tuple[int, ...], list[int]]
 
 def generate_replies(
     model: HookedModel,
-    prompts: Sequence[str | Tensor],
+    questions: Sequence[str | Tensor],
     *,
     max_new_tokens: int = 300,
     batch: int = 32,
     save: str | Path | None = None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-    exits: Exits | None = None,
-    generation: Generation | None = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> list[Document]:
-    """Generate greedy replies, to the shortest prompts first.
+    """Generate greedy full-depth replies, to the shortest prompts first.
 
     Args:
-        model: model with a tokenizer, or prompts in ids.
-        prompts: questions in text, or ids (tokens,).
+        model: model with a tokenizer, for questions in text.
+        questions: questions in text, or ids (tokens,).
         max_new_tokens: maximum number of tokens in a reply.
         batch: number of prompts in a batch.
         save: file for the replies, one JSON line each; a later call reads the replies that it has
             and generates the others.
         progress: wraps the batches, to show progress.
-        exits: policy and heads; default: full depth.
-        generation: compilation and processes; it overrides `max_new_tokens` and `batch`.
 
     Raises:
         EepolicyError: the file has replies of another model or to other questions.
     """
-    generation = generation or Generation(max_new_tokens, batch)
-    exits = exits or Exits()
-    ids = sorted((model.encode(prompt) for prompt in prompts), key=len)
-    keys = [tuple(prompt.tolist()) for prompt in ids]
+    prompts = [model.encode(question) for question in questions]
+    generation = Generation(max_new_tokens, batch)
+    return replies_with(model, prompts, Exits(), generation, save, progress)
+
+
+def replies_with(
+    model: HookedModel,
+    prompts: Sequence[Tensor],
+    exits: Exits,
+    generation: Generation,
+    save: str | Path | None = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> list[Document]:
+    """Generate greedy replies of a model that exits, to the shortest prompts first.
+
+    Args:
+        model: the model.
+        prompts: ids (tokens,) each.
+        exits: policy and heads.
+        generation: how replies are generated.
+        save: file for the replies, as in `generate_replies`.
+        progress: wraps the batches, to show progress.
+
+    Raises:
+        EepolicyError: the file has replies of another model, policy or head, or to other questions.
+    """
+    keys = [tuple(prompt.tolist()) for prompt in sorted(prompts, key=len)]
     header = {
         "model": fingerprint(model.model),
-        "questions": len(ids),
+        "questions": len(keys),
         "max_new_tokens": generation.max_new_tokens,
         "policy": exits.policy,
         "heads": exits.digest,
@@ -108,7 +127,7 @@ def generate_replies(
     if file is not None and not file.exists():
         write_text(file, json.dumps(header) + "\n")
     # batches are the same in each call: a reply does not depend on where an earlier call stopped
-    starts = range(0, len(ids), generation.batch)
+    starts = range(0, len(keys), generation.batch)
     batches = [keys[start : start + generation.batch] for start in starts]
     missing = [batch for batch in batches if not replies.keys() >= {*batch}]
     results = _results(model, missing, exits, generation)

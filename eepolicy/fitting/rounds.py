@@ -15,9 +15,10 @@ from torch import Tensor
 
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.config import FitConfig
-from eepolicy.fitting.replies import Exits, Generation, generate_replies
+from eepolicy.fitting.estimate import Clock, Work, duration
+from eepolicy.fitting.replies import Exits, Generation, replies_with
 from eepolicy.fitting.result import FitResult
-from eepolicy.fitting.stage import Schedule, StageFit, evaluate
+from eepolicy.fitting.stage import Schedule, StageFit, evaluate, seconds_of_step
 from eepolicy.fitting.states import StateStore
 from eepolicy.heads.files import load_heads
 from eepolicy.heads.fingerprint import fingerprint
@@ -216,15 +217,44 @@ class _Depth:
         self.folder = fit.folder / f"depth-{depth}"
         self.heads = self._initial()
         self.whole = bool(self.heads.layers_at(depth))
+        self.clocks = {"replies": Clock(), "states": Clock()}
 
     def run(self) -> list[dict[str, Any]]:
         """Fit all stages, and return a row of figures for each."""
         replies = self._full_depth("held_out", self.fit.questions.held_out)
-        self._write_states(replies, "held-out", torch.float32)
+        store = self._write_states(replies, "held-out", torch.float32)
+        if not (self._folder_of(self.config.rounds) / ROW_FILE).exists():
+            self.reports.line(self._estimate(replies, store))
         rows = [] if self.fit.has_base else [self._start_stage()]
         for number in range(0 if self.fit.has_base else 1, self.config.rounds + 1):
             rows.append(self._stage(number))
         return rows
+
+    def _estimate(self, replies: Sequence[Document], store: StateStore) -> str:
+        """A sentence on size and time, from what the held-out replies took."""
+        model, config, fit = self.model, self.config, self.fit
+        batches = [store.read(file, model.device, torch.float32) for file in store.files]
+        work = Work.of(
+            config,
+            len(fit.questions.train),
+            replies,
+            sum(len(batch.last) for batch in batches),
+            width=model.model.config.hidden_size,
+            has_base=fit.has_base,
+        )
+        first = batches[0]
+        step = seconds_of_step(model, copy.deepcopy(self.heads), config, first)
+        parts = {"fitting": work.fitted * step / len(first.chosen)}
+        sizes = {"replies": fit.generation.batch, "states": config.batch_replies}
+        for name, clock in self.clocks.items():
+            seconds = clock.rate(min(sizes[name], len(replies)))
+            if seconds is not None:
+                parts[name] = work.replies * seconds
+        listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
+        return (
+            f"depth {self.depth}: estimate: {work.bytes / 1e9:.2f} GB of states in {self.folder}, "
+            f"{duration(sum(parts.values()))} ({listed})"
+        )
 
     def _initial(self) -> FittedHead:
         config, model = self.config, self.model
@@ -337,15 +367,8 @@ class _Depth:
         return self._generate(prompts, file, exits)
 
     def _generate(self, prompts: Sequence[Tensor], file: Path, exits: Exits) -> list[Document]:
-        label = f"replies {file.stem}"
-        return generate_replies(
-            self.model,
-            prompts,
-            save=file,
-            exits=exits,
-            generation=self.fit.generation,
-            progress=self._progress(label),
-        )
+        progress = self.clocks["replies"].around(self._progress(f"replies {file.stem}"))
+        return replies_with(self.model, prompts, exits, self.fit.generation, file, progress)
 
     def _store(self, name: str, dtype: torch.dtype = torch.bfloat16) -> StateStore:
         return StateStore(self.folder / name, self.depth, self.config.on, self.whole, dtype)
@@ -354,9 +377,8 @@ class _Depth:
         self, replies: Sequence[Document], name: str, dtype: torch.dtype = torch.bfloat16
     ) -> StateStore:
         store = self._store(name, dtype)
-        store.write(
-            self.model, replies, self.config.batch_replies, self._progress(f"states {name}")
-        )
+        progress = self.clocks["states"].around(self._progress(f"states {name}"))
+        store.write(self.model, replies, self.config.batch_replies, progress)
         return store
 
     def _folder_of(self, number: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,12 +129,7 @@ class StageFit:
     def _step(self, batch: StateBatch) -> None:
         if not len(batch.last):
             return
-        teacher = Teacher(self.model.lens, batch.last.to(self.model.model.dtype), self.model.depth)
-        with torch.autocast(
-            self.model.device.type, torch.bfloat16, self.config.precision == "bfloat16"
-        ):
-            states = {self.depth: head_states(self.model, self.heads, batch)}
-            add_gradients(self.heads, states, teacher, self.config)
+        add_batch_gradients(self.model, self.heads, self.config, batch)
         nn.utils.clip_grad_norm_(self.heads.parameters(), MAX_NORM, foreach=False)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -156,6 +152,34 @@ class StageFit:
                 key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
                 for key in ADAM_STATE
             }
+
+
+def add_batch_gradients(
+    model: HookedModel, heads: FittedHead, config: FitConfig, batch: StateBatch
+) -> None:
+    """Add the gradient of the mean loss over a batch to the weights of the head of one depth."""
+    [depth] = heads.depths
+    with torch.autocast(model.device.type, torch.bfloat16, config.precision == "bfloat16"):
+        for part in batch.split(config.padded_positions):
+            states = {depth: head_states(model, heads, part)}
+            add_gradients(heads, states, Teacher.of(model, part.last), config, len(batch.last))
+
+
+def seconds_of_step(
+    model: HookedModel, heads: FittedHead, config: FitConfig, batch: StateBatch
+) -> float:
+    """Measure the gradients of a batch, the second time that they are computed.
+
+    The gradients of the heads change.
+    """
+    heads.requires_grad_()
+    seconds = 0.0
+    with frozen(model.model):
+        for _ in range(2):
+            began = time.perf_counter()
+            add_batch_gradients(model, heads, config, batch)
+            seconds = time.perf_counter() - began
+    return seconds
 
 
 def head_states(model: HookedModel, heads: FittedHead, batch: StateBatch) -> Tensor:
@@ -181,7 +205,7 @@ def evaluate(
     for file in store.files:
         batch = store.read(file, model.device, torch.float32)
         states = head_states(model, heads, batch)
-        teacher = Teacher(model.lens, batch.last.to(model.model.dtype), model.depth)
+        teacher = Teacher.of(model, batch.last)
         for part, target in teacher.chunks(chunk):
             logits = heads.logits(states[part], depth).float()
             logs = logits.log_softmax(-1)

@@ -40,6 +40,30 @@ class StateBatch:
         states = pad_sequence(self.states.split(lengths), batch_first=True)
         return states, pad_sequence(self.chosen.split(lengths), batch_first=True)
 
+    def split(self, padded: int) -> list[StateBatch]:
+        """Groups of replies whose padded states have at most so many positions, or of one reply."""
+        lengths = self.lengths.tolist()
+        rows = max(1, padded // max(lengths))
+        chosen = [int(part.sum()) for part in self.chosen.split(lengths)]
+        # without the states of whole replies, those of the chosen positions are split alike
+        kept = lengths if len(self.states) == len(self.chosen) else chosen
+        starts = range(0, len(lengths), rows)
+
+        def grouped(tensor: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+            parts: tuple[Tensor, ...] = torch.split(
+                tensor, [sum(sizes[i : i + rows]) for i in starts]
+            )
+            return parts
+
+        groups = zip(
+            grouped(self.states, kept),
+            grouped(self.last, chosen),
+            grouped(self.chosen, lengths),
+            self.lengths.split(rows),
+            strict=True,
+        )
+        return [StateBatch(*group) for group in groups]
+
 
 @dataclass(frozen=True)
 class StateStore:

@@ -198,7 +198,7 @@ class Trainer:
         states, full = self.hidden_states(batch), self.model.depth
         last = states.pop(full)
         self._positions += len(last)
-        add_gradients(self.heads, states, Teacher(self.model.lens, last, full), self.config)
+        add_gradients(self.heads, states, Teacher.of(self.model, last), self.config)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
