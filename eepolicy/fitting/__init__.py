@@ -2,11 +2,12 @@
 
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.memory import fitting_memory
+from eepolicy.fitting.plan import Questions, Reports
 from eepolicy.fitting.predictor import fit_predictor
 from eepolicy.fitting.predictor_config import PredictorConfig, PredictorResult
 from eepolicy.fitting.replies import Exits, Generation, generate_replies
 from eepolicy.fitting.result import FitResult
-from eepolicy.fitting.rounds import Questions, Reports, fit_rounds
+from eepolicy.fitting.rounds import fit_rounds
 from eepolicy.fitting.trainer import fit
 
 __all__ = [

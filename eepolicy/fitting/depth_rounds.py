@@ -1,0 +1,221 @@
+"""The stages of one depth in a fit in rounds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eepolicy.fitting.estimate import Clock, Work, duration
+from eepolicy.fitting.plan import RoundsPlan, digest_of
+from eepolicy.fitting.replies import Exits, replies_with
+from eepolicy.fitting.stage import Schedule, StageFit, evaluate, seconds_of_step
+from eepolicy.fitting.states import StateStore
+from eepolicy.heads.files import load_heads
+from eepolicy.heads.fitted import KINDS, FittedHead
+from eepolicy.io import read_json, write_json
+from eepolicy.probing.documents import Document
+
+#: file of the heads that a stage has fitted
+HEADS_FILE = "heads.safetensors"
+#: figures of a finished stage
+ROW_FILE = "row.json"
+
+
+class DepthRounds:
+    """The stages of one depth."""
+
+    def __init__(self, plan: RoundsPlan, depth: int) -> None:
+        self.plan, self.depth = plan, depth
+        self.model, self.config, self.reports = plan.model, plan.config, plan.reports
+        self.folder = plan.folder / f"depth-{depth}"
+        self.heads = self._initial()
+        self.whole = bool(self.heads.layers_at(depth))
+        self.clocks = {"replies": Clock(), "states": Clock()}
+
+    def run(self) -> list[dict[str, Any]]:
+        """Fit all stages, and return a row of figures for each."""
+        replies = self._full_depth("held_out", self.plan.questions.held_out)
+        store = self._write_states(replies, "held-out", torch.float32)
+        if not (self._folder_of(self.config.rounds) / ROW_FILE).exists():
+            self.reports.line(self._estimate(replies, store))
+        rows = [] if self.plan.has_base else [self._start_stage()]
+        for number in range(0 if self.plan.has_base else 1, self.config.rounds + 1):
+            rows.append(self._stage(number))
+        return rows
+
+    def _estimate(self, replies: Sequence[Document], store: StateStore) -> str:
+        """A sentence on size and time, from what the held-out replies took."""
+        model, config, plan = self.model, self.config, self.plan
+        batches = [store.read(file, model.device, torch.float32) for file in store.files]
+        work = Work.of(
+            config,
+            len(plan.questions.train),
+            replies,
+            sum(len(batch.last) for batch in batches),
+            width=model.model.config.hidden_size,
+            has_base=plan.has_base,
+        )
+        first = batches[0]
+        step = seconds_of_step(model, copy.deepcopy(self.heads), config, first)
+        parts = {"fitting": work.fitted * step / len(first.chosen)}
+        sizes = {"replies": plan.generation.batch, "states": config.batch_replies}
+        for name, clock in self.clocks.items():
+            seconds = clock.rate(min(sizes[name], len(replies)))
+            if seconds is not None:
+                parts[name] = work.replies * seconds
+        listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
+        return (
+            f"depth {self.depth}: estimate: {work.bytes / 1e9:.2f} GB of states in {self.folder}, "
+            f"{duration(sum(parts.values()))} ({listed})"
+        )
+
+    def _initial(self) -> FittedHead:
+        config, model = self.config, self.model
+        if self.plan.start is not None:
+            head = copy.deepcopy(self.plan.start.at(self.depth))
+            return FittedHead({self.depth: head}).to(model.device, torch.float32)
+        return (
+            KINDS.get(config.kind)
+            .untrained(
+                model.lens,
+                (self.depth,),
+                width=model.model.config.hidden_size,
+                rank=config.rank,
+                num_layers=config.num_layers,
+                seed=config.seed,
+            )
+            .to(model.device)
+        )
+
+    def _start_stage(self) -> dict[str, Any]:
+        """Figures of the heads that the fit starts from."""
+        folder = self._folder_of(0)
+        if not (folder / HEADS_FILE).exists():
+            self._save(folder, 0)
+        return self._finish(0, {"epochs": 0, "own_replies": 0})
+
+    def _stage(self, number: int) -> dict[str, Any]:
+        """Fit a stage: on full-depth replies (0), or a round."""
+        config, folder = self.config, self._folder_of(number)
+        size = {
+            "epochs": config.round_epochs if number else config.epochs,
+            "own_replies": sum(
+                len(self.plan.questions.of_round(n, config.part)) for n in range(1, number + 1)
+            ),
+        }
+        if not (folder / HEADS_FILE).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            files = self._files(number)
+            rate = config.round_learning_rate if number else config.learning_rate or 1.5e-3
+            schedule = Schedule(size["epochs"], rate, config.seed + number)
+            identity = {**self.plan.identity, "depth": self.depth, "round": number}
+            if config.precision != "float32":
+                identity["precision"] = config.precision
+            trainer = StageFit(
+                self.model, self.heads, config, schedule, folder / "checkpoint", identity
+            )
+            trainer.run(files, self._progress(f"steps of round {number}"))
+            self._save(folder, number)
+            (folder / "checkpoint").unlink(missing_ok=True)
+        return self._finish(number, size)
+
+    def _save(self, folder: Path, number: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        notes = {"fitting": asdict(self.config), "round": number}
+        self.heads.save(folder / HEADS_FILE, self.model.model, notes)
+
+    def _finish(self, number: int, size: dict[str, int]) -> dict[str, Any]:
+        """Evaluate the heads of a stage, which are from now on those of its file."""
+        folder = self._folder_of(number)
+        self.heads = self._read_heads(folder)
+        if (folder / ROW_FILE).exists():
+            stored: dict[str, Any] = read_json(folder / ROW_FILE)
+            return stored
+        row: dict[str, Any] = {"depth": self.depth, "round": number, **size}
+        row |= evaluate(self.model, self.heads, self._store("held-out"), self.config.chunk)
+        own = self._own(folder / "held_out_own.jsonl", self.plan.questions.held_out, folder)
+        store = self._write_states(own, f"round-{number}/held-out-own", torch.float32)
+        figures = evaluate(self.model, self.heads, store, self.config.chunk)
+        row |= {f"{name}_own": value for name, value in figures.items()}
+        if self.reports.measure is not None:
+            row |= self.reports.measure(own)
+        write_json(folder / ROW_FILE, row, indent=1)
+        self.reports.line(describe(row))
+        return row
+
+    def _files(self, number: int) -> list[tuple[StateStore, Path]]:
+        """The files of states of a stage: own replies of all rounds so far, and full-depth ones."""
+        config, questions = self.config, self.plan.questions
+        stores = []
+        for n in range(1, number + 1):
+            prompts, heads_of = questions.of_round(n, config.part), self._folder_of(n - 1)
+            own = self._own(self._folder_of(n) / "own.jsonl", prompts, heads_of)
+            stores.append(self._write_states(own, f"round-{n}/own"))
+        files = [(store, file) for store in stores for file in store.files]
+        if self.plan.has_base:
+            full = self._write_states(self._full_depth("full", questions.train), "full")
+            wanted = len(files) * config.mix / (1 - config.mix)
+            count = min(len(full.files), round(wanted)) if number else len(full.files)
+            # spread over the lengths of replies
+            chosen = [
+                full.files[(2 * i + 1) * len(full.files) // (2 * count)] for i in range(count)
+            ]
+            return files + [(full, file) for file in chosen]
+        for n in range(1, number + 1 if config.mix else 1):
+            prompts = questions.of_round(n, self.plan.full_share)
+            store = self._write_states(self._full_depth(f"full-{n}", prompts), f"full-{n}")
+            files += [(store, file) for file in store.files]
+        return files
+
+    def _full_depth(self, name: str, prompts: Sequence[Tensor]) -> list[Document]:
+        """Full-depth replies, which all depths share."""
+        return self._generate(prompts, self.plan.folder / f"{name}.jsonl", Exits())
+
+    def _own(self, file: Path, prompts: Sequence[Tensor], heads_of: Path) -> list[Document]:
+        """Replies of the model that exits with the heads of a stage."""
+        heads = heads_of / HEADS_FILE
+        exits = Exits(
+            self.config.policy_at(self.depth), heads, digest_of(self._read_heads(heads_of))
+        )
+        return self._generate(prompts, file, exits)
+
+    def _generate(self, prompts: Sequence[Tensor], file: Path, exits: Exits) -> list[Document]:
+        progress = self.clocks["replies"].around(self._progress(f"replies {file.stem}"))
+        return replies_with(self.model, prompts, exits, self.plan.generation, file, progress)
+
+    def _store(self, name: str, dtype: torch.dtype = torch.bfloat16) -> StateStore:
+        return StateStore(self.folder / name, self.depth, self.config.on, self.whole, dtype)
+
+    def _write_states(
+        self, replies: Sequence[Document], name: str, dtype: torch.dtype = torch.bfloat16
+    ) -> StateStore:
+        store = self._store(name, dtype)
+        progress = self.clocks["states"].around(self._progress(f"states {name}"))
+        store.write(self.model, replies, self.config.batch_replies, progress)
+        return store
+
+    def _folder_of(self, number: int) -> Path:
+        return self.folder / f"round-{number}"
+
+    def _read_heads(self, folder: Path) -> FittedHead:
+        heads = load_heads(folder / HEADS_FILE, self.model.lens, self.model.model)
+        return heads.to(self.model.device, torch.float32)
+
+    def _progress(self, label: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+        return self.reports.progress(f"depth {self.depth}, {label}")
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A line about a stage."""
+    text = (
+        f"depth {row['depth']}, round {row['round']}: full-depth replies: agreement "
+        f"{row['agreement']:.3f}, KL {row['kl']:.4f}; own replies: agreement "
+        f"{row['agreement_own']:.3f}, KL {row['kl_own']:.4f}"
+    )
+    return text + (f"; WER {100 * row['wer']:.1f} %" if row.get("wer") is not None else "")
