@@ -38,6 +38,9 @@ def progress(
 
     def wrapped(items: Iterable[T]) -> Iterator[T]:
         known = list(items)
+        if not err.is_terminal:  # rich would print an empty line for each bar
+            yield from known
+            return
         bar = Progress(
             TextColumn(label),
             BarColumn(),

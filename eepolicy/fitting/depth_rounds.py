@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eepolicy.errors import EepolicyError
 from eepolicy.fitting.estimate import Clock, Work, duration
+from eepolicy.fitting.memory import fitting_memory
 from eepolicy.fitting.plan import RoundsPlan, digest_of
 from eepolicy.fitting.replies import Exits, replies_with
 from eepolicy.fitting.stage import Schedule, StageFit, evaluate, seconds_of_step
@@ -69,9 +71,19 @@ class DepthRounds:
             seconds = clock.rate(min(sizes[name], len(replies)))
             if seconds is not None:
                 parts[name] = work.replies * seconds
+        config_of = model.model.config
+        memory = fitting_memory(
+            config,
+            width=config_of.hidden_size,
+            vocabulary=config_of.vocab_size,
+            full_depth=model.depth,
+            longest=max(len(reply.tokens) for reply in replies),
+            layer_weights=sum(weight.numel() for weight in model.layers[0].parameters()),
+        )
         listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
         return (
             f"depth {self.depth}: estimate: {work.bytes / 1e9:.2f} GB of states in {self.folder}, "
+            f"at most {sum(memory.values()) / 1e9:.1f} GB of memory beside the model, "
             f"{duration(sum(parts.values()))} ({listed})"
         )
 
@@ -79,6 +91,12 @@ class DepthRounds:
         config, model = self.config, self.model
         if self.plan.start is not None:
             head = copy.deepcopy(self.plan.start.at(self.depth))
+            layers = len(head.layers_at(self.depth))
+            if head.name != config.kind or (layers and layers != config.num_layers):
+                raise EepolicyError(
+                    f"the head at depth {self.depth} to start from is {head.name} with {layers} "
+                    f"layers; the options say {config.kind} with {config.num_layers}"
+                )
             return FittedHead({self.depth: head}).to(model.device, torch.float32)
         return (
             KINDS.get(config.kind)
@@ -138,10 +156,10 @@ class DepthRounds:
             stored: dict[str, Any] = read_json(folder / ROW_FILE)
             return stored
         row: dict[str, Any] = {"depth": self.depth, "round": number, **size}
-        row |= evaluate(self.model, self.heads, self._store("held-out"), self.config.chunk)
+        row |= evaluate(self.model, self.heads, self._store("held-out"), self.config)
         own = self._own(folder / "held_out_own.jsonl", self.plan.questions.held_out, folder)
         store = self._write_states(own, f"round-{number}/held-out-own", torch.float32)
-        figures = evaluate(self.model, self.heads, store, self.config.chunk)
+        figures = evaluate(self.model, self.heads, store, self.config)
         row |= {f"{name}_own": value for name, value in figures.items()}
         if self.reports.measure is not None:
             row |= self.reports.measure(own)

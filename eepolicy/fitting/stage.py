@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,16 @@ def add_batch_gradients(
 ) -> None:
     """Add the gradient of the mean loss over a batch to the weights of the head of one depth."""
     [depth] = heads.depths
-    with torch.autocast(model.device.type, torch.bfloat16, config.precision == "bfloat16"):
+    with autocast(model, config):
         for part in batch.split(config.padded_positions):
             states = {depth: head_states(model, heads, part)}
             add_gradients(heads, states, Teacher.of(model, part.last), config, len(batch.last))
+
+
+def autocast(model: HookedModel, config: FitConfig) -> torch.autocast:
+    """Products in bfloat16, if the options or the weights of the model say so."""
+    in_float32 = config.precision == "float32" and model.model.dtype == torch.float32
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=not in_float32)
 
 
 def seconds_of_step(
@@ -193,7 +199,7 @@ def head_states(model: HookedModel, heads: FittedHead, batch: StateBatch) -> Ten
 
 @torch.no_grad()
 def evaluate(
-    model: HookedModel, heads: FittedHead, store: StateStore, chunk: int
+    model: HookedModel, heads: FittedHead, store: StateStore, config: FitConfig
 ) -> dict[str, float]:
     """Mean KL from the last layer in nats, and share of equal argmax tokens, on stored states.
 
@@ -204,14 +210,15 @@ def evaluate(
     kl, equal, count = 0.0, 0, 0
     for file in store.files:
         batch = store.read(file, model.device, torch.float32)
-        states = head_states(model, heads, batch)
-        teacher = Teacher.of(model, batch.last)
-        for part, target in teacher.chunks(chunk):
-            logits = heads.logits(states[part], depth).float()
-            logs = logits.log_softmax(-1)
-            kl += nn.functional.kl_div(logs, target, reduction="sum").item()
-            equal += int((logits.argmax(-1) == target.argmax(-1)).sum())
-            count += len(target)
+        for group in batch.split(config.padded_positions):
+            with autocast(model, replace(config, precision="float32")):
+                states = head_states(model, heads, group)
+                for part, target in Teacher.of(model, group.last).chunks(config.chunk):
+                    logits = heads.logits(states[part], depth).float()
+                    logs = logits.log_softmax(-1)
+                    kl += nn.functional.kl_div(logs, target, reduction="sum").item()
+                    equal += int((logits.argmax(-1) == target.argmax(-1)).sum())
+                    count += len(target)
     if not count:
         raise EepolicyError(f"the held-out replies have no {store.on} positions")
     return {"kl": kl / count, "agreement": equal / count}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-import weakref
 
 import pytest
 import torch
+from allocation import Peak
 from conftest import LAYOUT
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from eepolicy import Document, EepolicyError, HookedModel, probe
@@ -183,27 +182,6 @@ def test_a_lower_kl_with_a_lower_agreement_gives_a_warning(hooked, kl, agreement
     assert len(messages) == warned
     if warned:
         assert "fell too at depth 3 (0.417 to 0.292): fit on more replies" in messages[0]
-
-
-class Peak(TorchDispatchMode):
-    """Peak of the bytes of tensors that were made inside and are alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                key = storage._cdata
-                if key not in self.alive:
-                    self.alive[key] = storage.nbytes()
-                    weakref.finalize(storage, self.alive.pop, key, None)
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return out
 
 
 @pytest.mark.parametrize("kind", ["tuned", "linear", "low-rank"])

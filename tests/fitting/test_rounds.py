@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from allocation import Peak
 from conftest import LAYOUT, layers_of, plain_lens, tiny
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from eepolicy import Document, EepolicyError, HookedModel, Modality, probe
-from eepolicy.fitting import FitConfig, Questions, Reports, fit_rounds
+from eepolicy.fitting import FitConfig, Questions, Reports, fit_rounds, fitting_memory
 from eepolicy.fitting import stage as stage_module
 from eepolicy.fitting.estimate import Work
 from eepolicy.fitting.gradients import frozen
@@ -176,6 +178,22 @@ def test_a_step_has_the_gradient_of_the_naive_loss(hooked, kind, tmp_path):
         torch.testing.assert_close(parameter.grad, gradient * clip, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["branch", "tuned"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_in_bfloat16(kind, dtype, tmp_path):
+    """By option, and for a model in bfloat16; the weights of the head stay in float32."""
+    model = HookedModel(tiny("llama", dtype=dtype), layout=LAYOUT)
+    config = dataclasses.replace(CONFIG, kind=kind, rounds=1)
+    if dtype == torch.float32:
+        config = dataclasses.replace(config, precision="bfloat16")
+    result = fit_rounds(model, questions(), config, tmp_path / "low", generation=GENERATION)
+    assert {p.dtype for p in result.heads.parameters()} == {dtype}
+    plain = dataclasses.replace(config, precision="float32")
+    exact = fit_rounds(model_of(), questions(), plain, tmp_path / "exact", generation=GENERATION)
+    kl, expected = (r.notes["rounds"][1]["kl"] for r in (result, exact))
+    assert kl == pytest.approx(expected, rel=0.3)
+
+
 def test_rounds_lower_the_loss_and_leave_the_model_unchanged(tmp_path):
     model = model_of()
     before = {name: p.clone() for name, p in model.model.named_parameters()}
@@ -186,8 +204,8 @@ def test_rounds_lower_the_loss_and_leave_the_model_unchanged(tmp_path):
     store = StateStore(tmp_path / "depth-2/full", 2, "speech", True)
     plain = KINDS.get("branch").untrained(model.lens, (2,), num_layers=1)
     assert (
-        evaluate(model, result.heads, store, 64)["kl"]
-        < 0.8 * evaluate(model, plain, store, 64)["kl"]
+        evaluate(model, result.heads, store, CONFIG)["kl"]
+        < 0.8 * evaluate(model, plain, store, CONFIG)["kl"]
     )
 
 
@@ -389,3 +407,43 @@ def test_the_layers_of_a_branch_are_copies(tmp_path):
     model = model_of()
     own = {id(p) for p in moved(model, "branch").at(2).layers.parameters()}
     assert not own & {id(p) for p in layers_of(model.model).parameters()}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(
+    ("width", "intermediate", "vocabulary"), [(16, 16, 4000), (64, 192, 200), (32, 256, 100)]
+)
+def test_a_branch_is_fitted_within_the_computed_memory(
+    layers, width, intermediate, vocabulary, tmp_path
+):
+    """Where logits are large, where activations are, and where the feed-forward block is wide."""
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=intermediate,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+    )
+    model = HookedModel(LlamaForCausalLM(shape))
+    documents = [Document(torch.randint(vocabulary, (64,)), 4) for _ in range(8)]
+    config = FitConfig(
+        "branch", num_layers=layers, depths=(2,), chunk=64, batch_replies=8, padded_positions=256
+    )
+    store = StateStore(tmp_path, 2, "both", True)
+    store.write(model, documents, 8)
+    parameters = sum(p.numel() for p in layers_of(model.model)[0].parameters())
+    with Peak() as measured:
+        heads = KINDS.get("branch").untrained(model.lens, (2,), num_layers=layers)
+        fit = StageFit(model, heads, config, Schedule(2, 1e-3, 0), tmp_path / "c", {})
+        fit.run([(store, store.files[0])])
+    bound = fitting_memory(
+        config,
+        width=width,
+        vocabulary=vocabulary,
+        full_depth=4,
+        longest=64,
+        layer_weights=parameters,
+    )
+    assert measured.peak < sum(bound.values())
+    assert measured.peak > 0.3 * sum(bound.values())
