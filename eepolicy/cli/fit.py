@@ -171,8 +171,9 @@ def fit(
         policy=policy,
         precision=precision,
     )
-    texts = prompts_to_fit_on(model, prompts, questions, held_out, seed)
-    if rounds or heads == "branch":
+    in_rounds = rounds > 0 or heads == "branch"
+    texts = prompts_to_fit_on(model, prompts, questions, held_out, seed, in_rounds)
+    if in_rounds:
         source = RoundsSource(model, device, threads, compiled, max_new_tokens)
         files = RoundsFiles(out_file, workdir or out_file.with_suffix(".fit"), init)
         fit_in_rounds(source, texts, config, files, with_wer=wer, as_json=as_json)

@@ -76,7 +76,7 @@ class RoundsFiles:
 
 
 def prompts_to_fit_on(
-    model: str, file: Path | None, number: int | None, held_out: str, seed: int
+    model: str, file: Path | None, number: int | None, held_out: str, seed: int, in_rounds: bool
 ) -> Prompts:
     """Read the prompts of a file, or the model's dev questions, and choose those for evaluation.
 
@@ -86,6 +86,7 @@ def prompts_to_fit_on(
         number: number of prompts to draw; None for all.
         held_out: share of the prompts for evaluation, or `dev`.
         seed: seed of the order.
+        in_rounds: whether the order matters: rounds take the prompts one after the other.
 
     Raises:
         EepolicyError: there are too few prompts, or `held_out` is neither a share nor `dev`.
@@ -96,8 +97,8 @@ def prompts_to_fit_on(
         questions = read_lines(file)
     if number is not None and not 2 <= number <= len(questions):
         raise EepolicyError(f"--questions is from 2 to {len(questions)} here; got {number}")
-    if number is not None:
-        questions = random.Random(seed).sample(questions, number)
+    if number is not None or in_rounds:
+        questions = random.Random(seed).sample(questions, number or len(questions))
     if len(questions) < 2:
         raise EepolicyError(f"fitting takes at least two prompts; got {len(questions)}")
     if held_out == "dev":
@@ -126,7 +127,7 @@ def fit_in_rounds(
 ) -> None:
     """Fit in rounds, save the heads, and print the figures of each round."""
     from eepolicy import fitting
-    from eepolicy.heads import load_heads
+    from eepolicy.heads import load_heads, read_notes
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     model = load_model(source.name, device=source.device, threads=source.threads or cores or 1)
@@ -147,7 +148,9 @@ def fit_in_rounds(
     result = fitting.fit_rounds(
         model, questions, config, files.workdir, start=start, generation=generation, reports=reports
     )
-    notes = result.notes | ({} if files.init is None else {"started_from": files.init.name})
+    notes = result.notes
+    if files.init is not None:
+        notes |= {"started_from": {"file": files.init.name, **read_notes(files.init)["notes"]}}
     result.heads.save(files.out, model.model, notes)
     rows = notes["rounds"]
     if as_json:
@@ -161,12 +164,14 @@ def fit_in_rounds(
 
 def reply_word_errors(model: HookedModel, replies: Sequence[Document]) -> dict[str, Any]:
     """Word error rate of the speech of replies against their text, as in `eepolicy compare`."""
+    import torch
+
     from eepolicy.analysis.evaluation.scoring import word_errors
     from eepolicy.speech.asr import Whisper
 
     if model.vocoder is None or model.tokenizer is None:
         raise EepolicyError("--wer needs a model with a vocoder and a tokenizer")
-    layout, asr = model.layout, Whisper()
+    layout, asr = model.layout, Whisper(threads=torch.get_num_threads())
     errors = words = 0
     for start in range(0, len(replies), 32):
         ids = [reply.reply for reply in replies[start : start + 32]]

@@ -155,7 +155,14 @@ class DepthRounds:
         if (folder / ROW_FILE).exists():
             stored: dict[str, Any] = read_json(folder / ROW_FILE)
             return stored
-        row: dict[str, Any] = {"depth": self.depth, "round": number, **size}
+        row: dict[str, Any] = {
+            "depth": self.depth,
+            "round": number,
+            "kind": self.config.kind,
+            "layers": len(self.heads.layers_at(self.depth)),
+            "questions": len(self.plan.questions.train),
+            **size,
+        }
         row |= evaluate(self.model, self.heads, self._store("held-out"), self.config)
         own = self._own(folder / "held_out_own.jsonl", self.plan.questions.held_out, folder)
         store = self._write_states(own, f"round-{number}/held-out-own", torch.float32)
