@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
@@ -160,7 +161,12 @@ def fixed_depth_readout(
     for depth, number in progress([(d, i) for d in every for i in range(len(replies))]):
         here = result[(result.document == number) & (result.modality == Modality.SPEECH)]
         is_unit = model.layout.is_speech(torch.from_numpy(here.next.copy())).numpy()
-        units, row = _read_out(model, here[is_unit], every, depth)
+        tokens = here[is_unit]
+        states = torch.from_numpy(tokens.hidden_states[every.index(depth)].copy())
+        if depth in model.branches:
+            speech = replies[number].trace.modality == Modality.SPEECH
+            states = _branch_states(model, replies[number], depth)[speech][is_unit]
+        units, row = _read_out(model, tokens, states, depth)
         wave = model.vocoder.decode(units)
         row |= {"depth": depth, "document": number}
         row |= dict.fromkeys(("errors", "words", "mos", "rated"), np.nan)
@@ -175,21 +181,20 @@ def fixed_depth_readout(
 
 @torch.no_grad()
 def _read_out(
-    model: HookedModel, tokens: ProbeResult, depths: Sequence[int], depth: int
+    model: HookedModel, tokens: ProbeResult, states: torch.Tensor, depth: int
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Units read out at a depth, (units,), and how they differ from the last layer's.
 
     Args:
         model: model with its exit heads.
         tokens: probe of the positions before units.
-        depths: probed depths.
-        depth: one of them.
+        states: (units, width), what the head reads at these positions.
+        depth: one of the probed depths.
     """
     codebook, first = codebook_of(model.vocoder), model.layout.speech[0]
     assert codebook is not None
-    hidden = torch.from_numpy(tokens.hidden_states[list(depths).index(depth)].copy())
     head = model.lens if depth == model.depth else model.heads
-    logits = head.logits_over(hidden.to(model.model.device), depth, slice(*model.layout.speech))
+    logits = head.logits_over(states.to(model.model.device), depth, slice(*model.layout.speech))
     units = logits.argmax(-1).cpu()
     last = torch.from_numpy(tokens.next.copy()) - first
     argmax = torch.from_numpy(tokens.top1[list(tokens.depths).index(depth)].copy()) - first
@@ -198,3 +203,11 @@ def _read_out(
         "same": int((argmax == last).sum()),
         "distance": float((codebook[units] - codebook[last]).norm(dim=-1).sum()),
     }
+
+
+@torch.no_grad()
+def _branch_states(model: HookedModel, reply: Output, depth: int) -> torch.Tensor:
+    """States after a branch, at the positions that predict a reply: (tokens, width)."""
+    ids = torch.cat([reply.prompt, reply.tokens]).to(model.model.device)
+    hidden = next(islice(model.hidden_states(ids[None]), depth - 1, None))
+    return model.branch_states(hidden, depth)[0, len(reply.prompt) - 1 : -1].cpu()
