@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fitting.batch_gradients import evaluate, seconds_of_step
 from eepolicy.fitting.estimate import Clock, Work, duration
 from eepolicy.fitting.memory import fitting_memory
 from eepolicy.fitting.plan import RoundsPlan, digest_of
 from eepolicy.fitting.replies import Exits, replies_with
-from eepolicy.fitting.stage import Schedule, StageFit, evaluate, seconds_of_step
+from eepolicy.fitting.stage import Schedule, StageFit
 from eepolicy.fitting.states import StateStore
 from eepolicy.heads.files import load_heads
 from eepolicy.heads.fitted import KINDS, FittedHead

@@ -18,10 +18,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from eepolicy import Document, EepolicyError, HookedModel, Modality, probe
 from eepolicy.fitting import FitConfig, Questions, Reports, fit_rounds, fitting_memory
 from eepolicy.fitting import stage as stage_module
+from eepolicy.fitting.batch_gradients import evaluate
 from eepolicy.fitting.estimate import Work
 from eepolicy.fitting.gradients import frozen
 from eepolicy.fitting.replies import Exits, Generation, replies_with
-from eepolicy.fitting.stage import Schedule, StageFit, evaluate
+from eepolicy.fitting.stage import Schedule, StageFit
 from eepolicy.fitting.states import StateStore
 from eepolicy.heads import KINDS, FittedHead, load_heads
 
