@@ -1,6 +1,7 @@
 """The default rows of a comparison: the schedules of the paper, and adaptive policies beside them.
 
-The schedules are those of arXiv 2603.09215.  All rows have about the same mean speech depth.
+The schedules are those of arXiv 2603.09215.  All rows have about the same mean speech depth, except
+those that exit at a branch.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def default_policies(
     questions: Sequence[Mapping[str, Any]],
     config: RunConfig,
 ) -> list[str]:
-    """List the default rows; adaptive ones only if there are questions to calibrate on.
+    """List the default rows: schedules, one row for each branch of the model, adaptive policies.
+
+    Adaptive policies need questions to calibrate on.
 
     Args:
         model: model that replies.
@@ -90,6 +93,9 @@ def default_policies(
     """
     mean_depth = round(MEAN_DEPTH_SHARE * model.depth)
     rows = scheduled_policies(model.depth, mean_depth)
+    # a branch predicts far better than the other heads, so its row exits at every speech token
+    branches = [depth for depth in sorted(model.branches, reverse=True) if depth]
+    rows[2:2] = [f"static@{depth}" for depth in branches]
     compared = {q["question"] for q in questions}
     others = [q["question"] for q in config.calibration if q["question"] not in compared]
     if others:

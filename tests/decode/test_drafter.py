@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import LAYERS, LAYOUT, layers_of, tiny
@@ -117,7 +118,10 @@ def test_a_draft_runs_no_layer_of_the_model():
     drafted = trace.draft_status == 1
     assert drafted.any()
     assert trace.depth[drafted].max() == 0
-    assert trace.layer_calls[drafted].tolist() == [1] * drafted.sum()
+    # the end of the reply verifies the last chain, which the last draft pays for
+    before = drafted & (np.arange(len(trace)) < np.flatnonzero(trace.depth == LAYERS)[-1])
+    assert before.any()
+    assert trace.layer_calls[before].tolist() == [1] * before.sum()
     # each verification runs all layers once, on the drafts and the newest position
     steps = len(counter.calls) - trace.prefill_layer_calls
     assert steps % LAYERS == 0
