@@ -50,6 +50,10 @@ class DrafterHead(BranchHead):
         self.mix = mix
 
     @classmethod
+    def default_depths(cls, full_depth: int) -> tuple[int, ...]:
+        return (0,)
+
+    @classmethod
     def initial(
         cls, lens: LogitLens, depth: int, size: HeadSize, generator: torch.Generator
     ) -> DrafterHead:

@@ -115,6 +115,11 @@ class DepthHead(ExitHead):
         """Number of weights of the head, for `fitting_memory`."""
 
     @classmethod
+    def default_depths(cls, full_depth: int) -> tuple[int, ...]:
+        """Depths that get a head where none are named: all below full depth."""
+        return tuple(range(1, full_depth))
+
+    @classmethod
     def restore(cls, lens: LogitLens, depth: int, weights: Mapping[str, Tensor]) -> DepthHead:
         """Build the head from its weights.
 

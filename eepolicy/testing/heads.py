@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eepolicy.decode.acceptance import AcceptExact
 from eepolicy.heads import KINDS, ExitHead
 from eepolicy.hooked import HookedModel
-from eepolicy.policies import Static
+from eepolicy.policies import Draft, Static
 from eepolicy.registry import add_line
 from eepolicy.testing.configs import WIDTH
 from eepolicy.testing.decoding import check_decoding
@@ -43,7 +44,8 @@ def check_head(head: type[Any] | Callable[[HookedModel], ExitHead] | str) -> Non
     untrained = getattr(head, "untrained", None)
     try:
         if untrained is not None:
-            built = untrained(model.lens, BELOW, width=WIDTH, rank=4).to(torch.float64)
+            depths = getattr(head, "default_depths", lambda _: BELOW)(LAYERS)
+            built = untrained(model.lens, depths, width=WIDTH, rank=4).to(torch.float64)
             _check_starts_as_lens(built, model)
         else:
             argument: Any = model.lens if isinstance(head, type) else model
@@ -76,7 +78,7 @@ def check_module(head: ExitHead, model: HookedModel) -> None:
 def check_logits(head: ExitHead, model: HookedModel) -> None:
     """`logits` maps (..., width) to (..., vocab), row by row, without NaN."""
     check, vocab = "check_logits", model.model.config.vocab_size
-    for depth in BELOW:
+    for depth in _depths(head):
         hidden = _hidden(depth)
         logits = head.logits(hidden, depth)
         require(
@@ -102,7 +104,7 @@ def check_ranges(head: ExitHead, model: HookedModel) -> None:
     """Readouts over some ids are those columns of all logits."""
     check, vocab = "check_ranges", model.model.config.vocab_size
     first, stop = LAYOUT.speech
-    for depth in BELOW:
+    for depth in _depths(head):
         hidden = _hidden(depth)
         logits = head.logits(hidden, depth)
         over = head.logits_over(hidden, depth, slice(first, stop))
@@ -119,6 +121,9 @@ def check_ranges(head: ExitHead, model: HookedModel) -> None:
 def check_decodes(head: ExitHead, model: HookedModel) -> None:
     """Tokens of early exits are the argmax of the head."""
     hooked = HookedModel(model.model, layout=LAYOUT, heads=head)
+    if _depths(head) == (0,):  # a drafter needs a rule that verifies
+        check_decoding(head, hooked, policy=Draft(3, on="both"), accept=AcceptExact())
+        return
     for output in check_decoding(head, hooked, policy=Static(2, on="both")):
         # exits at depth 2 everywhere: a model of two layers has the same hidden states
         ids = torch.cat([output.prompt, output.tokens])
@@ -135,9 +140,14 @@ def check_decodes(head: ExitHead, model: HookedModel) -> None:
 CHECKS = (check_module, check_logits, check_ranges, check_decodes)
 
 
+def _depths(head: ExitHead) -> tuple[int, ...]:
+    """The depths to read: 0 for a drafter, else all below full depth."""
+    return (0,) if head.branch_depths == (0,) else BELOW
+
+
 def _check_starts_as_lens(head: ExitHead, model: HookedModel) -> None:
     with torch.no_grad():
-        for depth in BELOW:
+        for depth in _depths(head):
             hidden = _hidden(depth)
             ours, lens = head.logits(hidden, depth), model.lens.logits(hidden, depth)
             _check_close(head, "check_starts_as_lens", "logits before training", ours, lens, 1e-5)

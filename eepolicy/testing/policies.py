@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from eepolicy.testing.report import (
     require,
     run_checks,
 )
-from eepolicy.testing.steps import FULL_DEPTHS, equip, full_depths, readouts, steps
+from eepolicy.testing.steps import FULL_DEPTHS, equip, full_depths, least_depth, readouts, steps
 
 
 def check_policy(policy: ExitPolicy | type[ExitPolicy] | str) -> None:
@@ -140,8 +141,10 @@ def check_depths(policy: ExitPolicy) -> None:
         require(depths.shape == step.phase.shape, policy, check, f"{seen}; return (rows,)")
         whole = not depths.is_floating_point() and depths.dtype != torch.bool
         require(whole, policy, check, f"{seen}; return integers")
-        inside = bool(((depths >= 1) & (depths <= step.full_depth)).all())
-        require(inside, policy, check, f"{seen}; return 1 to the full depth")
+        least = least_depth(policy, step.full_depth)
+        inside = bool(((depths >= least) & (depths <= step.full_depth)).all())
+        require(inside, policy, check, f"{seen}; return {least} to the full depth")
+        _require_possible(policy, check, step.full_depth, depths.tolist())
         again = policy.depths(step)
         require(torch.equal(again, depths), policy, check, f"{seen}, and a second time {again}")
         alone = torch.cat([policy.depths(step.select([row])) for row in range(len(depths))])
@@ -160,8 +163,12 @@ def check_candidate_depths(policy: ExitPolicy) -> None:
         candidates = policy.candidate_depths(step)
         seen = f"candidate_depths() at full depth {step.full_depth} are {candidates!r}"
         rising = list(candidates) == sorted(set(candidates))
-        inside = all(1 <= depth <= step.full_depth for depth in candidates)
-        require(rising and inside, policy, check, f"{seen}; return rising depths from 1 to full")
+        least = least_depth(policy, step.full_depth)
+        inside = all(least <= depth <= step.full_depth for depth in candidates)
+        require(
+            rising and inside, policy, check, f"{seen}; return rising depths from {least} to full"
+        )
+        _require_possible(policy, check, step.full_depth, candidates)
         rows = range(len(step.phase))
         alone = {depth for row in rows for depth in policy.candidate_depths(step.select([row]))}
         require(
@@ -172,10 +179,10 @@ def check_candidate_depths(policy: ExitPolicy) -> None:
         )
         minimum = policy.min_depth(step.full_depth)
         require(
-            1 <= minimum <= step.full_depth,
+            least <= minimum <= step.full_depth,
             policy,
             check,
-            f"min_depth({step.full_depth}) is {minimum}; return 1 to the full depth",
+            f"min_depth({step.full_depth}) is {minimum}; return {least} to the full depth",
         )
         lowest = min([*policy.depths(step).tolist(), *candidates])
         require(
@@ -222,7 +229,7 @@ def check_whole_decode(policy: ExitPolicy) -> None:
     # two layers more than it needs, where it fits, so that it can exit
     depth = fitting[min(2, len(fitting) - 1)]
     model = random_llama(depth)
-    equip(model)
+    equip(model, policy)
     accept = AcceptExact() if policy.needs_verification else None
     check_decoding(policy, model, policy=policy, accept=accept)
 
@@ -237,6 +244,22 @@ CHECKS = (
     check_should_exit,
     check_whole_decode,
 )
+
+
+def _require_possible(
+    policy: ExitPolicy, check: str, full_depth: int, depths: Sequence[int]
+) -> None:
+    """The policy names no depth below full that is not among its `possible_depths`."""
+    possible = policy.possible_depths(full_depth)
+    if possible is None:
+        return
+    others = sorted({depth for depth in depths if depth < full_depth} - {*possible})
+    require(
+        not others,
+        policy,
+        check,
+        f"possible_depths({full_depth}) are {sorted(possible)}, but the policy stops at {others}",
+    )
 
 
 def _on_each_modality(policy: Any) -> list[ExitPolicy]:

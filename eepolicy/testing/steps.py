@@ -11,6 +11,7 @@ from torch import Tensor
 from eepolicy.decode.readout import LazyReadout, ReadoutSource
 from eepolicy.decode.rebatch import LayerCosts
 from eepolicy.errors import EepolicyError
+from eepolicy.heads.drafter import DrafterHead
 from eepolicy.heads.predictor import ExitPredictor
 from eepolicy.hooked import HookedModel
 from eepolicy.policies import ExitPolicy, History, Step
@@ -56,7 +57,7 @@ def _random_step(
     columns = torch.randint(0, 50, (4, rows), generator=generator)
     modality = torch.randint(0, 2, (rows,), generator=generator)
     chunk, phase, position, ordinal = columns
-    step = Step(modality, chunk, phase, position, ordinal, full_depth)
+    step = Step(modality, chunk, phase, position, ordinal, full_depth, num_drafts=phase % 9)
     if policy.needs_history:
         step = replace(step, history=_random_history(rows, full_depth, generator))
     return replace(step, costs=COSTS) if policy.needs_costs else step
@@ -76,12 +77,22 @@ def _random_history(rows: int, full_depth: int, generator: torch.Generator) -> H
     )
 
 
-def equip(model: HookedModel) -> None:
-    """Give a model what policies may ask for: a random exit predictor, and fixed layer costs.
+def least_depth(policy: ExitPolicy, full_depth: int) -> int:
+    """The least depth that the policy may name: 0 if it says that it uses a drafter."""
+    return 0 if 0 in (policy.possible_depths(full_depth) or ()) else 1
+
+
+def equip(model: HookedModel, policy: ExitPolicy) -> None:
+    """Give a model what a policy may ask for: predictor, drafter, and fixed layer costs.
 
     Args:
         model: model without them.
+        policy: exit policy.
     """
+    if least_depth(policy, model.depth) == 0:
+        width = model.model.config.hidden_size
+        heads = DrafterHead.untrained(model.lens, (0,), width=width)
+        model.heads = heads.to(model.model.dtype)
     predictor = ExitPredictor(range(1, model.depth), model.model.config.hidden_size)
     generator = torch.Generator().manual_seed(0)
     for parameter in predictor.parameters():  # probabilities above and below a half
