@@ -1,9 +1,9 @@
-"""Add fitted branches to the heads that ship with the pocket model.
+"""Add fitted branches and a drafter to the heads that ship with the pocket model.
 
     python -m pocket.branches FILE [FILE ...] [--to FOLDER]
 
-The files come from `eepolicy fit pocket --heads branch`.  The tuned lens stays at every depth; at a
-depth with a branch, the branch is the preferred head.
+The files come from `eepolicy fit pocket --heads branch` or `--heads drafter`.  The tuned lens stays
+at every depth; at a depth with a branch, the branch is the preferred head.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from eepolicy.loading.pocket import load_spoken, pocket_folder
 
 
 def add_branches(files: list[Path], to: Path) -> FittedHead:
-    """Write the branches of some files beside the tuned lens of a model folder.
+    """Write the heads of some files beside the tuned lens of a model folder.
 
     Args:
-        files: files of branches; of a depth that several have, the last one is kept.
+        files: files of branches and drafters; of a depth that several have, the last one is kept.
         to: model folder with `heads.safetensors`.
 
     Returns:
@@ -32,8 +32,8 @@ def add_branches(files: list[Path], to: Path) -> FittedHead:
     notes = {key: value for key, value in read_notes(file)["notes"].items() if key != "branches"}
     notes["branches"] = []
     for each in files:
-        fitted = load_heads(each, model.lens, model.model, kind="branch")
-        branches |= {depth: fitted.at(depth) for depth in fitted.depths}
+        fitted = load_heads(each, model.lens, model.model)
+        branches |= {depth: fitted.at(depth) for depth in fitted.branch_depths}
         notes["branches"].append(read_notes(each)["notes"])
     FittedHead(dict(sorted(branches.items()))).save(file, model.model, notes, others=[tuned])
     return load_heads(file, model.lens, model.model)
