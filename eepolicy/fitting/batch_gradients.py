@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.config import FitConfig
-from eepolicy.fitting.gradients import Teacher, add_gradients, frozen
+from eepolicy.fitting.gradients import HeadStates, Teacher, add_gradients, frozen
 from eepolicy.fitting.state_batch import StateBatch
 from eepolicy.fitting.states import StateStore
+from eepolicy.fitting.unroll import DECAY, chains, unrolled_states
 from eepolicy.heads.fitted import FittedHead
 from eepolicy.hooked import HookedModel
 
@@ -21,11 +23,10 @@ def add_batch_gradients(
     model: HookedModel, heads: FittedHead, config: FitConfig, batch: StateBatch
 ) -> None:
     """Add the gradient of the mean loss over a batch to the weights of the head of one depth."""
-    [depth] = heads.depths
     with autocast(model, config):
         for part in batch.split(config.padded_positions):
-            states = {depth: head_states(model, heads, part)}
-            add_gradients(heads, states, Teacher.of(model, part.last), config, len(batch.last))
+            read = head_states(model, heads, config, part)
+            add_gradients(heads, read, Teacher.of(model, part.last), config, len(batch.last))
 
 
 def autocast(model: HookedModel, config: FitConfig) -> torch.autocast:
@@ -51,13 +52,18 @@ def seconds_of_step(
     return seconds
 
 
-def head_states(model: HookedModel, heads: FittedHead, batch: StateBatch) -> Tensor:
-    """The states that the head of one depth reads at the chosen positions: (chosen, width)."""
-    [depth] = heads.depths
+def head_states(
+    model: HookedModel, heads: FittedHead, config: FitConfig, batch: StateBatch
+) -> list[HeadStates]:
+    """What the head of one depth reads at the chosen positions; a drafter, at each step."""
+    [depth] = map(int, heads.heads)
+    if depth == 0:
+        steps = unrolled_states(model, heads, batch, config.unroll)
+        return [HeadStates(0, states, DECAY**step) for step, states in enumerate(steps)]
     if not heads.layers_at(depth):
-        return batch.states
+        return [HeadStates(depth, batch.states)]
     states, chosen = batch.padded()
-    return model.branch_states(states, depth, heads)[chosen]
+    return [HeadStates(depth, model.branch_states(states, depth, heads)[chosen])]
 
 
 @torch.no_grad()
@@ -66,22 +72,40 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean KL from the last layer in nats, and share of equal argmax tokens, on stored states.
 
+    A drafter has these figures of its first step, and `accepted`: the mean number of accepted
+    drafts in a chain of `config.unroll`, see `chains`.  It lacks where no chain fits.
+
     Raises:
         EepolicyError: the replies have no position to fit on.
     """
-    [depth] = heads.depths
-    kl, equal, count = 0.0, 0, 0
+    kl, equal, count, accepted, starts = 0.0, 0, 0, 0, 0
     for file in store.files:
         batch = store.read(file, model.device, torch.float32)
         for group in batch.split(config.padded_positions):
             with autocast(model, replace(config, precision="float32")):
-                states = head_states(model, heads, group)
-                for part, target in Teacher.of(model, group.last).chunks(config.chunk):
-                    logits = heads.logits(states[part], depth).float()
-                    logs = logits.log_softmax(-1)
-                    kl += nn.functional.kl_div(logs, target, reduction="sum").item()
-                    equal += int((logits.argmax(-1) == target.argmax(-1)).sum())
-                    count += len(target)
+                read = head_states(model, heads, config, group)
+                total, right = _compare(heads, read, Teacher.of(model, group.last), config.chunk)
+            kl, equal, count = kl + total, equal + int(right[0].sum()), count + len(group.last)
+            if store.depth == 0:
+                found = chains(group, right)
+                accepted, starts = accepted + found[0], starts + found[1]
     if not count:
         raise EepolicyError(f"the held-out replies have no {store.on} positions")
-    return {"kl": kl / count, "agreement": equal / count}
+    figures = {"kl": kl / count, "agreement": equal / count}
+    return figures | ({"accepted": accepted / starts} if starts else {})
+
+
+def _compare(
+    heads: FittedHead, read: Sequence[HeadStates], teacher: Teacher, chunk: int
+) -> tuple[float, Tensor]:
+    """Sum of the KL of the first step, and equal argmax tokens (steps, positions) of bool."""
+    kl, device = 0.0, teacher.states.device
+    right = torch.zeros(len(read), len(teacher.states), dtype=torch.bool, device=device)
+    for part, target in teacher.chunks(chunk):
+        for step, one in enumerate(read):
+            logits = heads.logits(one.states[part], one.depth).float()
+            right[step, part] = logits.argmax(-1) == target.argmax(-1)
+            if step == 0:
+                logs = logits.log_softmax(-1)
+                kl += nn.functional.kl_div(logs, target, reduction="sum").item()
+    return kl, right

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.losses import check_loss
+from eepolicy.heads.drafter import DrafterHead
 from eepolicy.heads.fitted import KINDS
 from eepolicy.modality import Modality
 
@@ -20,6 +21,7 @@ PRECISIONS = ("float32", "bfloat16")
 _POSITIVE = (
     "rank",
     "num_layers",
+    "unroll",
     "epochs",
     "patience",
     "batch_tokens",
@@ -36,10 +38,13 @@ class FitConfig:
     """Options of fitting exit heads.
 
     Attributes:
-        kind: kind of head, `tuned`, `linear`, `low-rank`, `branch` or the name of a plug-in.
-        depths: depths that get a head, rising; None for all depths below full.
+        kind: kind of head, `tuned`, `linear`, `low-rank`, `branch`, `drafter` or the name of a
+            plug-in.
+        depths: depths that get a head, rising; None for all depths below full.  A drafter is at
+            depth 0.
         rank: rank of `low-rank` heads.
-        num_layers: number of layers of a `branch`.
+        num_layers: number of layers of a `branch` or a `drafter`.
+        unroll: number of drafts in a row that a `drafter` is fitted and evaluated on.
         loss: `soft` (the loss of SPAR-K), `reverse_kl` or `top:K`, see `eepolicy.fitting.losses`.
         on: modality of the positions to fit on, `text`, `speech` or `both`.
         epochs: maximum number of passes over the replies; the learning rate falls to zero over
@@ -72,6 +77,7 @@ class FitConfig:
     depths: tuple[int, ...] | None = None
     rank: int = 32
     num_layers: int = 2
+    unroll: int = 3
     loss: str = "soft"
     on: str = "both"
     epochs: int = 5
@@ -120,6 +126,12 @@ class FitConfig:
         if self.on not in POSITIONS:
             raise EepolicyError(f"heads are fitted on text, speech or both; got {self.on!r}")
         self._check_depths()
+        self._check_drafter()
+
+    @property
+    def is_drafter(self) -> bool:
+        """Whether the head is a drafter, at depth 0."""
+        return issubclass(KINDS.get(self.kind), DrafterHead)
 
     def policy_at(self, depth: int) -> str:
         """Spec string of the policy that gives the own replies at a depth.
@@ -134,11 +146,22 @@ class FitConfig:
     def _check_depths(self) -> None:
         if self.depths is None:
             return
+        if self.is_drafter:
+            if self.depths != (0,):
+                raise EepolicyError(f"a drafter is a head at depth 0; got depths {self.depths!r}")
+            return
         is_tuple = isinstance(self.depths, tuple) and all(_is_int(d, 1) for d in self.depths)
         if not is_tuple or not self.depths or sorted({*self.depths}) != [*self.depths]:
             raise EepolicyError(
                 "depths is a tuple of rising depths from 1 on, such as (8, 12, 16), or None for "
                 f"all depths below full; got {self.depths!r}"
+            )
+
+    def _check_drafter(self) -> None:
+        if self.is_drafter and (self.rounds or self.policy is not None):
+            raise EepolicyError(
+                "a verified drafter gives the replies of the full model, so it has no rounds on "
+                "own replies: leave rounds and policy out"
             )
 
 

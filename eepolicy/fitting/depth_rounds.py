@@ -165,10 +165,13 @@ class DepthRounds:
             **size,
         }
         row |= evaluate(self.model, self.heads, self._store("held-out"), self.config)
-        own = self._own(folder / "held_out_own.jsonl", self.plan.questions.held_out, folder)
-        store = self._write_states(own, f"round-{number}/held-out-own", torch.float32)
-        figures = evaluate(self.model, self.heads, store, self.config)
-        row |= {f"{name}_own": value for name, value in figures.items()}
+        if self.config.is_drafter:  # own replies are those of the full model
+            own = self._full_depth("held_out", self.plan.questions.held_out)
+        else:
+            own = self._own(folder / "held_out_own.jsonl", self.plan.questions.held_out, folder)
+            store = self._write_states(own, f"round-{number}/held-out-own", torch.float32)
+            figures = evaluate(self.model, self.heads, store, self.config)
+            row |= {f"{name}_own": value for name, value in figures.items()}
         if self.reports.measure is not None:
             row |= self.reports.measure(own)
         write_json(folder / ROW_FILE, row, indent=1)
@@ -241,7 +244,10 @@ def describe(row: dict[str, Any]) -> str:
     """A line about a stage."""
     text = (
         f"depth {row['depth']}, round {row['round']}: full-depth replies: agreement "
-        f"{row['agreement']:.3f}, KL {row['kl']:.4f}; own replies: agreement "
-        f"{row['agreement_own']:.3f}, KL {row['kl_own']:.4f}"
+        f"{row['agreement']:.3f}, KL {row['kl']:.4f}"
     )
+    if "accepted" in row:
+        text += f"; accepted drafts in a chain: {row['accepted']:.2f}"
+    if "kl_own" in row:
+        text += f"; own replies: agreement {row['agreement_own']:.3f}, KL {row['kl_own']:.4f}"
     return text + (f"; WER {100 * row['wer']:.1f} %" if row.get("wer") is not None else "")

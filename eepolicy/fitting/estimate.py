@@ -61,9 +61,14 @@ class Work:
         fitted = epochs * number + config.round_epochs * sum(
             n * own + min(number, n * own * ratio) for n in range(1, config.rounds + 1)
         )
-        made = full + config.rounds * own + (config.rounds + 1) * len(replies)
-        kept = positions if config.kind == "branch" else chosen / len(replies)
-        each = 2 * width * (kept + chosen / len(replies))  # bfloat16
+        evaluated = 0 if config.is_drafter else (config.rounds + 1) * len(replies)
+        made = full + config.rounds * own + evaluated
+        last = chosen / len(replies)
+        if config.is_drafter:  # the last states are those that it reads
+            kept, last = positions, 0
+        else:
+            kept = positions if config.kind == "branch" else last
+        each = 2 * width * (kept + last)  # bfloat16
         return cls(made, made * positions, made * tokens, fitted * positions, made * each)
 
 

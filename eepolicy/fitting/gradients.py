@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -58,9 +58,24 @@ class Teacher:
             yield part, logits.float().softmax(-1)
 
 
+@dataclass(frozen=True)
+class HeadStates:
+    """What the head of a depth reads at some positions.
+
+    Attributes:
+        depth: the depth.
+        states: (positions, width).  A branch or a drafter has computed them.
+        weight: weight of the loss on them.
+    """
+
+    depth: int
+    states: Tensor
+    weight: float = 1.0
+
+
 def add_gradients(
     heads: FittedHead,
-    states: Mapping[int, Tensor],
+    read: Sequence[HeadStates],
     teacher: Teacher,
     config: FitConfig,
     total: int | None = None,
@@ -71,17 +86,20 @@ def add_gradients(
 
     Args:
         heads: heads that are fitted.
-        states: (positions, width) that the heads read, by depth.  A branch has computed them.
+        read: what the heads read at these positions.  The losses on them add up.
         teacher: the last layer at these positions.
         config: loss and chunk.
         total: number of positions of the mean; by default those given.
     """
     rows = total or len(teacher.states)
-    leaves = {d: x.detach().requires_grad_(x.requires_grad) for d, x in states.items()}
+    leaves = [one.states.detach().requires_grad_(one.states.requires_grad) for one in read]
     for part, target in teacher.chunks(config.chunk):
-        for depth, leaf in leaves.items():
-            logits = heads.logits(leaf[part], depth).float()
-            logits.backward(grad_of(config.loss, logits.detach(), target).div_(rows))
-    for depth, leaf in leaves.items():
-        if leaf.grad is not None:
-            states[depth].backward(leaf.grad)
+        for one, leaf in zip(read, leaves, strict=True):
+            logits = heads.logits(leaf[part], one.depth).float()
+            gradient = grad_of(config.loss, logits.detach(), target)
+            logits.backward(gradient.div_(rows / one.weight))
+    # together: the states of a step of drafting lead to those of the next
+    whole = [(one.states, leaf.grad) for one, leaf in zip(read, leaves, strict=True)]
+    whole = [pair for pair in whole if pair[1] is not None]
+    if whole:
+        torch.autograd.backward([states for states, _ in whole], [grad for _, grad in whole])

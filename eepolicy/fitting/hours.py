@@ -56,9 +56,10 @@ def fitting_hours(
     layers = full_depth * size.layer_weights
     output = size.width * size.vocabulary
     head = KINDS.get(config.kind).count(size)
+    steps = config.unroll if config.is_drafter else 1
     return {
         "replies": replies / machine.tokens_per_second / 3600,
         "states": 2 * layers * replies / machine.flops / 3600,
         # labels: one product with the output embedding; the head: one, and one for the gradient
-        "fitting": (6 * head + 6 * output) * fitted / machine.flops / 3600,
+        "fitting": (6 * steps * head + (2 + 4 * steps) * output) * fitted / machine.flops / 3600,
     }

@@ -17,7 +17,8 @@ def fitting_memory(
 ) -> dict[str, int]:
     """Upper bound of the bytes that fitting takes beside the model, by use.
 
-    Branches are fitted one depth at a time, in float32, and their states are streamed from disk.
+    Branches and drafters are fitted one depth at a time, in float32, and their states are streamed
+    from disk.
 
     Args:
         config: options of the fit.
@@ -25,7 +26,7 @@ def fitting_memory(
         vocabulary: number of ids in the vocabulary.
         full_depth: number of layers.
         longest: number of tokens in the longest reply, its prompt included.
-        layer_weights: number of weights of a decoder layer, for branches.
+        layer_weights: number of weights of a decoder layer, for branches and drafters.
 
     Examples:
         >>> from eepolicy.fitting import FitConfig, fitting_memory
@@ -43,17 +44,20 @@ def fitting_memory(
     weights = KINDS.get(config.kind).count(size)
     # float32 target, logits, their gradient, and two temporaries
     logits = 4 * 5 * vocabulary
-    if config.kind == "branch":
+    if config.is_drafter or config.kind == "branch":
+        steps, inputs = (config.unroll, 8 * width) if config.is_drafter else (1, 0)
+        layers = config.num_layers * activations_of_layer(size)
         padded = max(config.padded_positions, longest)
         stored = config.batch_replies * longest
         return {
             # float32 weights, their gradients and the two moments of Adam
             "parameters": 4 * 4 * weights,
             # float32 states of a batch at the exit and after the last layer, and those of the
-            # branch, their padded copy and their gradient
-            "hidden states": 4 * width * (2 * stored + 5 * padded),
-            # for the backward pass: inputs and outputs of the products, and what lies between them
-            "activations": 4 * padded * config.num_layers * activations_of_layer(size),
+            # branch or of each step of a drafter, their padded copy and their gradient
+            "hidden states": 4 * width * (2 * stored + (2 + 3 * steps) * padded),
+            # for the backward pass: inputs and outputs of the products, and what lies between them;
+            # a drafter also keeps what its linear map and its norm read
+            "activations": 4 * padded * steps * (layers + inputs),
             "logits": logits * min(config.chunk, stored),
         }
     positions = config.batch_tokens + longest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from eepolicy.fitting.depth_rounds import DepthRounds
 from eepolicy.fitting.plan import Questions, Reports, RoundsPlan
 from eepolicy.fitting.replies import Generation
 from eepolicy.fitting.result import FitResult
-from eepolicy.heads.fitted import DepthHead, FittedHead
+from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead
 from eepolicy.hooked import HookedModel
 from eepolicy.io import write_json
 
@@ -37,6 +37,10 @@ def fit_rounds(
     of earlier rounds stay.  This is on-policy distillation: DAgger (arXiv 1011.0686), GKD (arXiv
     2306.13649).
 
+    A drafter is verified, so its own replies are those of the full model: it is fitted on
+    full-depth replies, without rounds.  Draft-OPD (arXiv 2605.29343) also replays from positions of
+    rejected drafts; this is not implemented.
+
     Every stage is stored in a folder; a stopped fit continues from there.
 
     Args:
@@ -55,6 +59,8 @@ def fit_rounds(
     Raises:
         EepolicyError: the folder belongs to another fit, or the options do not fit the model.
     """
+    if config.depths is None and config.is_drafter:
+        config = replace(config, depths=KINDS.get(config.kind).default_depths(model.depth))
     plan = RoundsPlan(
         model, questions, config, Path(folder), start, generation or Generation(),
         reports or Reports(),
@@ -74,7 +80,7 @@ def fit_rounds(
     write_json(plan.folder / RESULTS_FILE, rows, indent=1)
     notes = {
         "fitting": asdict(config),
-        "policy": [config.policy_at(depth) for depth in config.depths],
+        "policy": [config.policy_at(depth) for depth in config.depths if depth],
         "replies": len(questions.train),
         "held_out_replies": len(questions.held_out),
         "rounds": rows,

@@ -79,7 +79,6 @@ class StageFit:
     ) -> None:
         self.model, self.heads, self.config = model, heads, config
         self.schedule, self.file, self.identity = schedule, checkpoint, identity
-        [self.depth] = heads.depths
         self.heads.requires_grad_()
         # one parameter at a time: no buffers as large as all weights
         self.optimizer = torch.optim.AdamW(

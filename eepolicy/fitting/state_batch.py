@@ -14,17 +14,19 @@ class StateBatch:
     """The states of some replies.
 
     Attributes:
-        states: (positions, width) after `depth` layers: of all positions of the replies one after
+        states: (positions, width) that the head reads: of all positions of the replies one after
             the other, or of the chosen positions alone.
         last: (chosen, width) after the last layer.
         chosen: (positions,) of bool, the positions to fit on.
         lengths: (replies,) number of positions of each reply, prompts included.
+        ids: (positions,) of the tokens, for a drafter.
     """
 
     states: Tensor
     last: Tensor
     chosen: Tensor
     lengths: Tensor
+    ids: Tensor | None = None
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """States (replies, longest, width), padded on the right, and chosen (replies, longest)."""
@@ -52,6 +54,7 @@ class StateBatch:
             grouped(self.last, chosen),
             grouped(self.chosen, lengths),
             self.lengths.split(rows),
+            [None] * len(starts) if self.ids is None else grouped(self.ids, lengths),
             strict=True,
         )
         return [StateBatch(*group) for group in groups]

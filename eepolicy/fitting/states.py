@@ -24,7 +24,8 @@ class StateStore:
 
     Attributes:
         folder: the folder.
-        depth: number of layers after which states are kept.
+        depth: number of layers after which states are kept.  For 0, a drafter, the token ids and
+            the states after the last layer are kept.
         on: modality of the positions to fit on, `text`, `speech` or `both`.
         whole: whether the states of all positions are kept, as branches need.
         dtype: type of the stored states.
@@ -69,8 +70,13 @@ class StateStore:
     def read(self, file: Path, device: torch.device, dtype: torch.dtype) -> StateBatch:
         """Read a file; the states get the given type."""
         tensors = load_file(file)
-        floats = {name: tensors.pop(name).to(device, dtype) for name in ("states", "last")}
-        return StateBatch(**floats, **{name: t.to(device) for name, t in tensors.items()})
+        moved = {
+            name: t.to(device, dtype if t.is_floating_point() else t.dtype)
+            for name, t in tensors.items()
+        }
+        if self.depth == 0:
+            moved["last"] = moved["states"][moved["chosen"]]
+        return StateBatch(**moved)
 
     @torch.no_grad()
     def _states(self, model: HookedModel, replies: Sequence[Document]) -> dict[str, Tensor]:
@@ -81,16 +87,19 @@ class StateStore:
             within[row, : len(reply.tokens)] = True
             chosen[row, slice(*reply.span)] = self._chosen(model, reply)
         kept = within if self.whole else chosen
-        states: dict[int, Tensor] = {}
+        where = self.depth or model.depth
         for depth, hidden in enumerate(model.hidden_states(ids.to(model.device)), start=1):
-            if depth == self.depth:
-                states[depth] = hidden[kept.to(hidden.device)]
-        return {
-            "states": states[self.depth].to("cpu", self.dtype).contiguous(),
-            "last": hidden[chosen.to(hidden.device)].to("cpu", self.dtype).contiguous(),
+            if depth == where:
+                states = hidden[kept.to(hidden.device)]
+        tensors = {
+            "states": states.to("cpu", self.dtype).contiguous(),
             "chosen": chosen[within],
             "lengths": within.sum(1),
         }
+        if self.depth == 0:
+            return {**tensors, "ids": ids[within].int()}
+        last = hidden[chosen.to(hidden.device)].to("cpu", self.dtype).contiguous()
+        return {**tensors, "last": last}
 
     def _chosen(self, model: HookedModel, reply: Document) -> Tensor:
         """Which positions of a reply to fit on: (readouts,) of bool."""

@@ -19,8 +19,9 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.checkpoint import Checkpoint
 from eepolicy.fitting.config import FitConfig
-from eepolicy.fitting.gradients import Teacher, add_gradients, frozen
+from eepolicy.fitting.gradients import HeadStates, Teacher, add_gradients, frozen
 from eepolicy.fitting.result import FitResult
+from eepolicy.heads.branch import BranchHead
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fitted import KINDS
 from eepolicy.hooked import HookedModel, probe
@@ -121,16 +122,17 @@ class Trainer:
         train: Sequence[Document],
         held_out: Sequence[Document],
     ) -> None:
-        depths = tuple(range(1, model.depth)) if config.depths is None else config.depths
+        kind = KINDS.get(config.kind)
+        depths = kind.default_depths(model.depth) if config.depths is None else config.depths
+        if issubclass(kind, BranchHead):
+            raise EepolicyError(f"fit_rounds fits heads with layers; got the kind {config.kind}")
         if not depths or depths[-1] >= model.depth:
             raise EepolicyError(
                 f"heads are fitted at rising depths from 1 to {model.depth - 1}; got {depths}"
             )
         self.model, self.config, self.train, self.held_out = model, config, train, held_out
         width = model.model.config.hidden_size
-        heads = KINDS.get(config.kind).untrained(
-            model.lens, depths, width=width, rank=config.rank, seed=config.seed
-        )
+        heads = kind.untrained(model.lens, depths, width=width, rank=config.rank, seed=config.seed)
         self.rate = config.learning_rate or 1e-3
         self.heads = heads.to(model.model.device).requires_grad_()
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=self.rate)
@@ -198,7 +200,8 @@ class Trainer:
         states, full = self.hidden_states(batch), self.model.depth
         last = states.pop(full)
         self._positions += len(last)
-        add_gradients(self.heads, states, Teacher.of(self.model, last), self.config)
+        read = [HeadStates(depth, hidden) for depth, hidden in states.items()]
+        add_gradients(self.heads, read, Teacher.of(self.model, last), self.config)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
