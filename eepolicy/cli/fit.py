@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from eepolicy.hooked import HookedModel
 
 #: heading of the options of rounds in the help
-ROUNDS_PANEL = "Options of branches and rounds"
+ROUNDS_PANEL = "Options of branches, drafters and rounds"
 
 
 @app.command()
@@ -49,14 +49,24 @@ def fit(
         typer.Option(help="file with a prompt per line; the model's dev questions by default"),
     ] = None,
     heads: Annotated[
-        str, typer.Option(help="kind of the heads: tuned, linear, low-rank or branch")
+        str, typer.Option(help="kind of the heads: tuned, linear, low-rank, branch or drafter")
     ] = "tuned",
     depths: Annotated[
         str | None,
-        typer.Option(help="depths of the heads, such as 8,12,16; all below full by default"),
+        typer.Option(
+            help="depths of the heads, such as 8,12,16; all below full by default, 0 for a drafter"
+        ),
     ] = None,
     rank: Annotated[int, typer.Option(help="rank of low-rank heads", min=1)] = 32,
-    layers: Annotated[int, typer.Option(help="number of layers of a branch", min=1)] = 2,
+    layers: Annotated[int, typer.Option(help="number of layers of a branch or drafter", min=1)] = 2,
+    unroll: Annotated[
+        int,
+        typer.Option(
+            help="number of drafts in a row that a drafter is fitted on",
+            min=1,
+            rich_help_panel=ROUNDS_PANEL,
+        ),
+    ] = 3,
     loss: Annotated[
         str, typer.Option(help="loss: soft (the paper's), reverse_kl or top:K")
     ] = "soft",
@@ -150,11 +160,14 @@ def fit(
 
     Replies and checkpoints are stored beside the heads until the fit is finished. A stopped fit
     continues when the command is run again. Branches, and heads with --rounds, are fitted one depth
-    at a time, on full-depth replies and then on replies of the model that exits with the head.
+    at a time, on full-depth replies and then on replies of the model that exits with the head. A
+    drafter is fitted on full-depth replies alone.
 
     Example: eepolicy fit pocket --depths 8,12,16 --out heads.safetensors
 
     Example: eepolicy fit pocket --heads branch --depths 6 --rounds 2 --out heads.safetensors
+
+    Example: eepolicy fit pocket --heads drafter --layers 1 --on speech --out drafter.safetensors
     """
     from eepolicy.fitting import FitConfig
 
@@ -164,6 +177,7 @@ def fit(
         depths=None if depths is None else tuple(integers(depths)),
         rank=rank,
         num_layers=layers,
+        unroll=unroll,
         loss=loss,
         on=on,
         epochs=epochs,
@@ -176,7 +190,7 @@ def fit(
         policy=policy,
         precision=precision,
     )
-    in_rounds = rounds > 0 or heads == "branch"
+    in_rounds = rounds > 0 or heads == "branch" or config.is_drafter
     texts = prompts_to_fit_on(model, prompts, questions, held_out, seed, in_rounds)
     if in_rounds:
         source = RoundsSource(model, device, threads, compiled, max_new_tokens)

@@ -1,4 +1,4 @@
-"""`eepolicy fit` for branches and in rounds on own replies."""
+"""`eepolicy fit` for branches, drafters, and in rounds on own replies."""
 
 from __future__ import annotations
 
@@ -185,7 +185,8 @@ def reply_word_errors(model: HookedModel, replies: Sequence[Document]) -> dict[s
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="held-out replies after each round")
-    names = ["depth", "round", "agreement", "kl", "agreement_own", "kl_own", "wer"]
+    names = ["depth", "round", "agreement", "kl", "accepted", "agreement_own", "kl_own", "wer"]
+    names = [name for name in names if any(name in row for row in rows)]
     for name in names:
         table.add_column(name.replace("_", ", ").replace("own", "own replies"), justify="right")
     for row in rows:
