@@ -64,6 +64,30 @@ def test_a_branch_is_fitted_and_used(run, tmp_path, questions):
     assert (tmp_path / "again.fit").is_dir()
 
 
+def test_a_drafter_is_fitted_and_used(run, tmp_path, questions):
+    file = tmp_path / "drafter.safetensors"
+    arguments = (
+        *("--prompts", str(questions), "--out", str(file), "--heads", "drafter", "--layers", "1"),
+        *("--on", "speech", "--unroll", "2", "--epochs", "1", "--max-new-tokens", "20"),
+        *("--held-out", "0.3", "--threads", "1"),
+    )
+    out, _ = run("fit", "pocket", *arguments)
+    assert "accepted drafts in a chain" in out
+    assert "own replies" not in out
+    fitting = read_notes(file)["notes"]["fitting"]
+    assert (fitting["unroll"], fitting["depths"]) == (2, [0])
+    model = eepolicy.load("pocket")
+    full = model.generate("What color is snow?", max_new_tokens=20)
+    arguments_of_reply = ("--heads", str(file), "--policy", "both=draft:3", "--accept", "exact")
+    shown, _ = run(
+        *("generate", "What color is snow?", *arguments_of_reply),
+        *("--max-new-tokens", "20", "--json"),
+    )
+    assert json.loads(shown)["tokens"] == full.tokens.tolist()
+    _, err = run("fit", "pocket", *arguments, "--rounds", "1", code=2)
+    assert "leave rounds and policy out" in err
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
