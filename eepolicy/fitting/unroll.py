@@ -49,7 +49,9 @@ def unrolled_states(
     result = []
     for _ in range(steps):
         previous = nn.functional.pad(states[:, :-1], (0, 0, 1, 0))
-        states = model.branch_states(drafter.inputs(previous, embedding), 0, heads)
+        # autocast gives the inputs in bfloat16; the layers add to them in float32
+        inputs = drafter.inputs(previous, embedding).to(embedding.dtype)
+        states = model.branch_states(inputs, 0, heads)
         result.append(states[chosen])
     return result
 

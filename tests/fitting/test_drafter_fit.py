@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eepolicy import Document, EepolicyError, HookedModel, Modality
 from eepolicy.fitting import FitConfig, Questions, Reports, fit, fit_rounds, fitting_memory
-from eepolicy.fitting.batch_gradients import add_batch_gradients, evaluate
+from eepolicy.fitting.batch_gradients import add_batch_gradients, autocast, evaluate
 from eepolicy.fitting.estimate import Work
 from eepolicy.fitting.gradients import frozen
 from eepolicy.fitting.hours import HeadSize, Machine, fitting_hours
@@ -23,7 +23,7 @@ from eepolicy.fitting.replies import Generation
 from eepolicy.fitting.stage import Schedule, StageFit
 from eepolicy.fitting.state_batch import StateBatch
 from eepolicy.fitting.states import StateStore
-from eepolicy.fitting.unroll import chains
+from eepolicy.fitting.unroll import chains, unrolled_states
 from eepolicy.heads import KINDS, FittedHead, load_heads
 
 CONFIG = FitConfig(
@@ -154,6 +154,26 @@ def test_fitting_lowers_the_kl_and_the_file_decodes_to_the_full_model(tmp_path):
         assert own.tokens.tolist() == full.tokens.tolist()
         drafted += int((own.trace.depth == 0).sum())
     assert drafted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_in_bfloat16(dtype, tmp_path):
+    """By option, and for a model in bfloat16; sums along the layers stay in float32."""
+    model = HookedModel(tiny("llama", dtype=dtype), layout=LAYOUT)
+    config = CONFIG
+    if dtype == torch.float32:
+        config = dataclasses.replace(config, precision="bfloat16")
+    result = fit_rounds(model, questions(), config, tmp_path / "low", generation=GENERATION)
+    assert {p.dtype for p in result.heads.parameters()} == {dtype}
+    exact = fit_rounds(model_of(), questions(), CONFIG, tmp_path / "b", generation=GENERATION)
+    kl, expected = (r.notes["rounds"][0]["kl"] for r in (result, exact))
+    assert kl == pytest.approx(expected, rel=0.05)
+    store = StateStore(tmp_path / "low/depth-0/full", 0, "speech", True)
+    heads = result.heads.to(torch.float32)
+    [first, *_] = read_all(store)
+    with autocast(model, config):
+        steps = unrolled_states(model, heads, first, 2)
+    assert {states.dtype for states in steps} == {torch.float32}
 
 
 def test_a_fit_starts_from_a_drafter_and_continues(tmp_path):
