@@ -116,17 +116,23 @@ def test_heads_move_with_their_model():
     assert restricted.head.at(2).weight.dtype == torch.float16
 
 
+def depths_for(kind: str) -> tuple[int, ...]:
+    """Depths 2 and 3, or 0 for a drafter."""
+    return tuple(d for d in KINDS.get(kind).default_depths(LAYERS) if d in (0, 2, 3))
+
+
 @pytest.mark.parametrize("kind", KINDS.names())
 def test_a_head_registers_its_own_weights_alone(kind, tmp_path):
     hooked = HookedModel(tiny("llama"))
-    head = KINDS.get(kind).untrained(hooked.lens, (2, 3), width=32, rank=4)
+    depths = depths_for(kind)
+    head = KINDS.get(kind).untrained(hooked.lens, depths, width=32, rank=4)
     backbone = {id(p) for p in hooked.model.parameters()}
     assert list(hooked.lens.parameters()) == []
     assert hooked.lens.state_dict() == {}
     assert not backbone & {id(p) for p in head.parameters()}
     layer = sum(p.numel() for p in hooked.parts.layers[0].parameters())
     numbers = KINDS.get(kind).count(HeadSize(32, 60, rank=4, layer_weights=layer))
-    assert sum(p.numel() for p in head.parameters()) == 2 * numbers
+    assert sum(p.numel() for p in head.parameters()) == len(depths) * numbers
     assert head.restricted_to((0, 20)).state_dict().keys() == {
         f"head.{k}" for k in head.state_dict()
     }
@@ -134,7 +140,7 @@ def test_a_head_registers_its_own_weights_alone(kind, tmp_path):
     head.save(file, hooked.model, {})
     with safe_open(file, "pt") as stored:
         shapes = {k: stored.get_tensor(k).shape for k in stored.keys()}  # noqa: SIM118
-    expected = {(d, k): p.shape for d in (2, 3) for k, p in head.at(d).named_parameters()}
+    expected = {(d, k): p.shape for d in depths for k, p in head.at(d).named_parameters()}
     assert shapes == {f"{kind}.{d}.{k}": shape for (d, k), shape in expected.items()}
 
 
@@ -143,20 +149,22 @@ def test_a_head_registers_its_own_weights_alone(kind, tmp_path):
 def test_a_head_behaves_as_a_module(kind):
     hooked = HookedModel(tiny("llama"))
     hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
-    head = perturbed(KINDS.get(kind).untrained(hooked.lens, (2, 3), width=32, rank=4))
-    expected = head.logits(hidden, 2)
-    assert torch.equal(head(hidden, 2), expected)
-    other = KINDS.get(kind).untrained(hooked.lens, (2, 3), width=32, rank=4, seed=1)
+    depths = depths_for(kind)
+    depth = depths[0]
+    head = perturbed(KINDS.get(kind).untrained(hooked.lens, depths, width=32, rank=4))
+    expected = head.logits(hidden, depth)
+    assert torch.equal(head(hidden, depth), expected)
+    other = KINDS.get(kind).untrained(hooked.lens, depths, width=32, rank=4, seed=1)
     other.load_state_dict(head.state_dict())
-    assert torch.equal(other.logits(hidden, 2), expected)
+    assert torch.equal(other.logits(hidden, depth), expected)
     # a copy has its own weights and the backbone of the original
     twin = copy.deepcopy(head)
-    assert twin.at(2).lens.norm is hooked.parts.norm
-    assert twin.at(2).lens.head is hooked.parts.head
+    assert twin.at(depth).lens.norm is hooked.parts.norm
+    assert twin.at(depth).lens.head is hooked.parts.head
     assert not {id(p) for p in twin.parameters()} & {id(p) for p in head.parameters()}
     for parameter in twin.parameters():
         parameter.zero_()
-    assert torch.equal(head.logits(hidden, 2), expected)
+    assert torch.equal(head.logits(hidden, depth), expected)
     # precision: in place, and of the head alone
     assert head.half() is head
     assert {p.dtype for p in head.parameters()} == {torch.float16}
@@ -218,7 +226,7 @@ def test_a_file_holds_heads_of_several_kinds(tmp_path):
 
 def test_kinds_are_listed_with_their_papers():
     entries = {entry.name: entry for entry in KINDS.entries()}
-    assert entries.keys() == {"tuned", "linear", "low-rank", "branch"}
+    assert entries.keys() == {"tuned", "linear", "low-rank", "branch", "drafter"}
     assert "2303.08112" in entries["tuned"].paper
     assert "2603.09215" in entries["linear"].paper
     assert KINDS.create("low-rank") is LowRankHead
