@@ -1,7 +1,8 @@
-"""Write the results of `make compare` into README and docs: `python -m tools.results report`.
+"""Write the results of a comparison into README and docs: `python -m tools.results report`.
 
-A page has a block between `<!-- compare NAME -->` and `<!-- end of compare NAME -->`: the short
-table of the README, or the whole `results.md`.  Pictures are copied as well.
+With pages after the folder, it writes these pages alone, without pictures.  A page has a block
+between `<!-- compare NAME -->` and `<!-- end of compare NAME -->`: the short table of the README,
+or the whole `results.md`.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ def updated(text: str, parts: dict[str, str]) -> str:
 
 def main() -> None:
     """Write all pages."""
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m tools.results FOLDER_OF_A_COMPARISON")
-    report = Path(sys.argv[1])
+    if len(sys.argv) < 2:
+        raise SystemExit("usage: python -m tools.results FOLDER_OF_A_COMPARISON [PAGE ...]")
+    report, *pages = map(Path, sys.argv[1:])
     parts = blocks(report)
-    for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+    for page in pages or (ROOT / "README.md", ROOT / "docs" / "results.md"):
         write_text(page, updated(read_text(page), parts))
+    if pages:
+        return
     for picture in ("summary.png", "quality.png", "agreement.png"):
         shutil.copyfile(report / picture, IMAGES / picture)
 

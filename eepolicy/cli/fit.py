@@ -76,10 +76,6 @@ def fit(
     epochs: Annotated[
         int, typer.Option(help="maximum number of passes over the replies", min=1)
     ] = 5,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(help="largest learning rate; 0.001 by default, 0.0015 for branches and rounds"),
-    ] = None,
     rounds: Annotated[
         int,
         typer.Option(help="number of rounds on own replies", min=0, rich_help_panel=ROUNDS_PANEL),
@@ -184,7 +180,6 @@ def fit(
         seed=seed,
         rounds=rounds,
         round_epochs=round_epochs,
-        learning_rate=learning_rate,
         mix=mix,
         part=part,
         policy=policy,
