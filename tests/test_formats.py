@@ -74,7 +74,7 @@ CASES = {
     TimingLine: {"question": "q", "policy": "full", "seconds": 0.5, "ttft": 0.1, "tokens": 3},
     JudgementLine: {"question": "q", "policy": "full", "score": 0.5},
     TraceHeader: {"full_depth": 20, "prefill_layer_calls": 0},
-    HeadsHeader: {"kind": "tuned", "depths": [1, 3], "model": MODEL, "notes": {}},
+    HeadsHeader: {"kinds": ["tuned", "branch"], "depths": [1, 3], "model": MODEL, "notes": {}},
     CheckpointHeader: {
         "identity": {},
         "epoch": 1,
@@ -145,7 +145,12 @@ def test_every_key_is_needed_or_has_a_default(schema):
             {"depths": [2]},
             "expected one depth and one modality per token; got 3 tokens, 1 depths, 3 modalities",
         ),
-        (HeadsHeader, {"depths": [3, 1]}, "depths: expected rising depths; got [3, 1]"),
+        (HeadsHeader, {"depths": [3, 1]}, "expected ascending depths; got [3, 1]"),
+        (
+            HeadsHeader,
+            {"depths": [1, 1], "kinds": ["tuned"] * 2},
+            "expected one kind for each depth",
+        ),
         (
             HeadsHeader,
             {"model": MODEL | {"vocab_size": None}},
@@ -184,7 +189,7 @@ def test_the_shipped_heads_have_no_version():
         header = json.loads(opened.metadata()["heads"])
     assert "version" not in header
     read = parse(HeadsHeader, header, "heads")
-    assert (read.version, read.depths) == (1, list(range(1, 20)))
+    assert (read.version, sorted({*read.depths})) == (1, list(range(20)))
     assert read.model.model_dump() == header["model"]
 
 

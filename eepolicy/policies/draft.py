@@ -46,7 +46,7 @@ class Draft(ExitPolicy):
         >>> Draft(5).spec
         'draft:5'
         >>> Draft(8, min_confidence=0.4, exit_depth=4, on="both").spec
-        'both=draft:8:confidence>0.4@4'
+        'both=draft:confidence>0.4@4'
     """
 
     length: int = DEFAULT_LENGTH

@@ -88,8 +88,8 @@ def test_a_policy_that_stops_below_its_least_depth_is_found_out(model):
         model.generate(ONE, Liar(), max_new_tokens=5)
 
 
-@pytest.mark.parametrize("least", [0, LAYERS + 1])
-def test_a_least_depth_that_the_model_does_not_have_is_refused(model, monkeypatch, least):
+def test_a_least_depth_that_the_model_does_not_have_is_refused(model, monkeypatch):
+    least = LAYERS + 1
     monkeypatch.setattr(Liar, "min_depth", lambda self, full_depth: least)
     with pytest.raises(EepolicyError, match=f"at depth {least}, but the model has depths 1 to 6"):
         model.generate(ONE, Liar(), max_new_tokens=5)

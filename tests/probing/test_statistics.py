@@ -169,7 +169,8 @@ def test_a_statistic_of_the_users(hooked, tmp_path, compiled):
     np.testing.assert_allclose(result.change[1:], np.linalg.norm(steps, axis=-1), rtol=1e-4)
     # the library's own are what they are without them
     plain = probe(hooked, ids, statistics=["entropy"], compile=compiled)
-    np.testing.assert_array_equal(plain.entropy, result.entropy)
+    # the first compiled call adds up in another order than later ones: measured 2e-6
+    np.testing.assert_allclose(plain.entropy, result.entropy, rtol=0, atol=1e-5 if compiled else 0)
     # tables and plots know them; from a folder too
     assert {"collision", "surprise"} <= {*result.by_modality().columns}
     assert "second" not in result.by_modality().columns

@@ -10,7 +10,7 @@ import pytest
 from eepolicy import EarlyExitConfig, EepolicyError, HookedModel
 from eepolicy.decode.acceptance import ACCEPTANCE_RULES
 from eepolicy.decode.fills import FILLS
-from eepolicy.policies import POLICIES
+from eepolicy.policies import POLICIES, FullDepth
 from eepolicy.testing.acceptance import RandomCodebook, check_verified
 from eepolicy.testing.configs import CONFIGS, small_config
 from eepolicy.testing.decoding import check_decoding
@@ -30,6 +30,7 @@ SPECS = {
     "saturation": "both=saturation>0.5@1",
     "patience": "both=patience:2@1",
     "predictor": "both=predictor>0.5@1",
+    "draft": "both=draft:2@1",
     "dynamic-draft": "both=dynamic-draft@[1,2]",
     "random": "both=random:2.0@1",
     "oracle": "both=oracle@1",
@@ -77,7 +78,7 @@ PAIRWISE = pairwise(EVERY)
 def model_of(family: str) -> HookedModel:
     stock = random_model(small_config(family, LAYERS))
     model = HookedModel(stock, layout=LAYOUT, vocoder=RandomCodebook())
-    equip(model)
+    equip(model, FullDepth())
     return model
 
 
