@@ -13,11 +13,11 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from eepolicy.errors import EepolicyError
 
@@ -297,3 +297,28 @@ def _repair_end(file: BinaryIO) -> None:
     if not tail.endswith(b"\n"):
         file.seek(0, os.SEEK_END)
         file.write(b"\n")
+
+
+@contextlib.contextmanager
+def open_tensors(
+    path: str | Path, key: str, what: str, framework: str = "pt"
+) -> Iterator[tuple[Any, Any]]:
+    """Open a safetensors file with a JSON entry in its header.
+
+    Args:
+        path: the file.
+        key: name of the entry.
+        what: what the file should be, such as "a trace", for the message.
+        framework: library of the tensors, as in `safe_open`.
+
+    Yields:
+        The entry, and the open file.
+
+    Raises:
+        EepolicyError: the file is not readable, or has no such entry.
+    """
+    try:
+        with safe_open(path, framework) as file:
+            yield json.loads((file.metadata() or {})[key]), file
+    except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
+        raise EepolicyError(f"{path} is not {what}: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import TraceHeader, parse
-from eepolicy.io import write_atomically
+from eepolicy.io import open_tensors, write_atomically
 from eepolicy.modality import Modality
 
 if TYPE_CHECKING:
@@ -182,12 +180,8 @@ class Trace:
         Raises:
             EepolicyError: the file is not a trace.
         """
-        try:
-            with safe_open(path, "np") as file:
-                values = json.loads(file.metadata()["trace"])
-                columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
-            raise EepolicyError(f"{path} is not a trace: {error}") from error
+        with open_tensors(path, "trace", "a trace", "np") as (values, file):
+            columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = parse(TraceHeader, values, str(path))
         missing = sorted({f.name for f in fields(cls)[:-2]} ^ columns.keys())
         lengths = {column.shape for column in columns.values()}

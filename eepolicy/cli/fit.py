@@ -9,13 +9,8 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.fit_rounds import (
-    Prompts,
-    RoundsFiles,
-    RoundsSource,
-    fit_in_rounds,
-    prompts_to_fit_on,
-)
+from eepolicy.cli.fit_prompts import Prompts, partition, prompts_to_fit_on, spread_over
+from eepolicy.cli.fit_rounds import RoundsFiles, RoundsSource, fit_in_rounds
 from eepolicy.cli.options import (
     CompileOption,
     DeviceOption,
@@ -230,13 +225,10 @@ def _fit(
         chosen = {tuple(model.encode(prompt).tolist()) for prompt in prompts.held_out}
         is_held_out = [tuple(r.tokens[: r.prompt].tolist()) in chosen for r in replies]
     else:
-        count = max(1, round(prompts.share * len(replies)))
-        spread = {round((i + 0.5) * len(replies) / count) for i in range(count)}
-        is_held_out = [i in spread for i in range(len(replies))]
+        is_held_out = spread_over(replies, prompts.share)
     result = fitting.fit(
         model,
-        [r for r, held in zip(replies, is_held_out, strict=True) if not held],
-        [r for r, held in zip(replies, is_held_out, strict=True) if held],
+        *partition(replies, is_held_out),
         config,
         checkpoint=checkpoint,
         report=print_note,

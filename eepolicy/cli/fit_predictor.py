@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from eepolicy.cli.fit_prompts import partition, read_questions, spread_over
 from eepolicy.cli.options import (
     DeviceOption,
     HeadsOption,
@@ -15,14 +16,11 @@ from eepolicy.cli.options import (
     ModelArgument,
     ThreadsOption,
     check_parent,
-    held_out_questions,
     integers,
     load_model,
 )
 from eepolicy.cli.progress import progress
 from eepolicy.cli.shared import app, print_json, print_note
-from eepolicy.errors import EepolicyError
-from eepolicy.io import read_lines
 
 
 @app.command("fit-predictor")
@@ -66,24 +64,15 @@ def fit_predictor(
         depths=tuple(integers(depths)), hidden=hidden, on=on, epochs=epochs, seed=seed
     )
     fitted_model = load_model(model, device=device, threads=threads, heads=heads)
-    if prompts is None:
-        questions = [q["question"] for q in held_out_questions(model, "dev")]
-    else:
-        questions = read_lines(prompts)
-    if len(questions) < 2:
-        raise EepolicyError(f"fitting takes at least two prompts; got {len(questions)}")
     replies = fitting.generate_replies(
         fitted_model,
-        questions,
+        read_questions(model, prompts),
         max_new_tokens=max_new_tokens,
         progress=progress("batches of replies"),
     )
-    count = max(1, round(held_out * len(replies)))
-    chosen = {round((i + 0.5) * len(replies) / count) for i in range(count)}
     result = fitting.fit_predictor(
         fitted_model,
-        [r for i, r in enumerate(replies) if i not in chosen],
-        [r for i, r in enumerate(replies) if i in chosen],
+        *partition(replies, spread_over(replies, held_out)),
         config,
         report=print_note,
     )

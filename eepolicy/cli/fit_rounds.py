@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,32 +12,16 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.options import held_out_questions, load_model
+from eepolicy.cli.fit_prompts import Prompts
+from eepolicy.cli.options import load_model
 from eepolicy.cli.progress import progress
 from eepolicy.cli.shared import out, print_json, print_note
 from eepolicy.errors import EepolicyError
-from eepolicy.io import read_lines
 
 if TYPE_CHECKING:
     from eepolicy.fitting import FitConfig
     from eepolicy.hooked import HookedModel
     from eepolicy.probing import Document
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Questions to fit on.
-
-    Attributes:
-        train: questions to fit on, in random order.
-        held_out: questions for evaluation.
-        share: share of the questions for evaluation where they were not named; they are then the
-            last ones.
-    """
-
-    train: list[str]
-    held_out: list[str]
-    share: float | None
 
 
 @dataclass(frozen=True)
@@ -73,47 +56,6 @@ class RoundsFiles:
     out: Path
     workdir: Path
     init: Path | None
-
-
-def prompts_to_fit_on(
-    model: str, file: Path | None, number: int | None, held_out: str, seed: int, in_rounds: bool
-) -> Prompts:
-    """Read the prompts of a file, or the model's dev questions, and choose those for evaluation.
-
-    Args:
-        model: see `eepolicy.load`.
-        file: file with a prompt per line.
-        number: number of prompts to draw; None for all.
-        held_out: share of the prompts for evaluation, or `dev`.
-        seed: seed of the order.
-        in_rounds: whether the order matters: rounds take the prompts one after the other.
-
-    Raises:
-        EepolicyError: there are too few prompts, or `held_out` is neither a share nor `dev`.
-    """
-    if file is None:
-        questions = [q["question"] for q in held_out_questions(model, "dev")]
-    else:
-        questions = read_lines(file)
-    if number is not None and not 2 <= number <= len(questions):
-        raise EepolicyError(f"--questions is from 2 to {len(questions)} here; got {number}")
-    if number is not None or in_rounds:
-        questions = random.Random(seed).sample(questions, number or len(questions))
-    if len(questions) < 2:
-        raise EepolicyError(f"fitting takes at least two prompts; got {len(questions)}")
-    if held_out == "dev":
-        if file is None:
-            raise EepolicyError("--held-out dev needs other prompts to fit on: give --prompts")
-        dev = [q["question"] for q in held_out_questions(model, "dev")]
-        return Prompts(questions, dev, None)
-    try:
-        share = float(held_out)
-    except ValueError:
-        share = 0
-    if not 0.01 <= share <= 0.9:
-        raise EepolicyError(f"--held-out is a share from 0.01 to 0.9, or dev; got {held_out!r}")
-    count = max(1, round(share * len(questions)))
-    return Prompts(questions[:-count], questions[-count:], share)
 
 
 def fit_in_rounds(
@@ -177,8 +119,8 @@ def reply_word_errors(model: HookedModel, replies: Sequence[Document]) -> dict[s
         ids = [reply.reply for reply in replies[start : start + 32]]
         texts = [model.tokenizer.decode(layout.text_ids(i)).strip() for i in ids]
         waves = [model.vocoder.decode(layout.units(i)) for i in ids]
-        for text, heard in zip(texts, asr.transcribe_clips(waves), strict=True):
-            wrong, total = word_errors(text, heard)
+        for text, transcript in zip(texts, asr.transcribe_clips(waves), strict=True):
+            wrong, total = word_errors(text, transcript)
             errors, words = errors + wrong, words + total
     return {"wer": errors / words if words else None, "words": words}
 

@@ -87,8 +87,8 @@ def evaluate(
                 total, right = _compare(heads, read, Teacher.of(model, group.last), config.chunk)
             kl, equal, count = kl + total, equal + int(right[0].sum()), count + len(group.last)
             if store.depth == 0:
-                found = chains(group, right)
-                accepted, starts = accepted + found[0], starts + found[1]
+                drafts, number = chains(group, right)
+                accepted, starts = accepted + drafts, starts + number
     if not count:
         raise EepolicyError(f"the held-out replies have no {store.on} positions")
     figures = {"kl": kl / count, "agreement": equal / count}

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import CheckpointHeader, parse
-from eepolicy.io import write_atomically
+from eepolicy.io import open_tensors, write_atomically
+
+#: state of Adam for each parameter
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,8 @@ class Checkpoint:
         Raises:
             EepolicyError: the file is not a checkpoint, or is the checkpoint of another fit.
         """
-        try:
-            with safe_open(file, "pt") as stored:
-                metadata = json.loads((stored.metadata() or {})["fit"])
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, OSError, ValueError) as error:
-            raise EepolicyError(f"{file} is not a checkpoint of a fit: {error}") from error
+        with open_tensors(file, "fit", "a checkpoint of a fit") as (metadata, stored):
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         header = parse(CheckpointHeader, metadata, str(file))
         checkpoint = cls(**header.model_dump(exclude={"version"}), tensors=tensors)
         if checkpoint.identity != identity:
@@ -68,3 +68,26 @@ class Checkpoint:
                 "other options; delete it, or give another file"
             )
         return checkpoint
+
+
+def tensors_of_fit(heads: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights under training and the state of their optimiser, by name, for a checkpoint."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in heads.named_parameters():
+        tensors[f"weights.{name}"] = parameter.detach()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}.{name}"] = value
+    return tensors
+
+
+@torch.no_grad()
+def restore_fit(
+    heads: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Take weights and optimiser state from what `tensors_of_fit` returned."""
+    for name, parameter in heads.named_parameters():
+        parameter.copy_(tensors[f"weights.{name}"])
+        optimizer.state[parameter] = {
+            key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
+            for key in ADAM_STATE
+        }

@@ -15,11 +15,12 @@ from eepolicy.errors import EepolicyError
 from eepolicy.fitting.batch_gradients import evaluate, seconds_of_step
 from eepolicy.fitting.estimate import Clock, Work, duration
 from eepolicy.fitting.memory import fitting_memory
-from eepolicy.fitting.plan import RoundsPlan, digest_of
+from eepolicy.fitting.plan import RoundsPlan
 from eepolicy.fitting.replies import Exits, replies_with
 from eepolicy.fitting.stage import Schedule, StageFit
 from eepolicy.fitting.states import StateStore
 from eepolicy.heads.files import load_heads
+from eepolicy.heads.fingerprint import digest
 from eepolicy.heads.fitted import KINDS, FittedHead
 from eepolicy.io import read_json, write_json
 from eepolicy.probing.documents import Document
@@ -209,9 +210,7 @@ class DepthRounds:
     def _own(self, file: Path, prompts: Sequence[Tensor], heads_of: Path) -> list[Document]:
         """Replies of the model that exits with the heads of a stage."""
         heads = heads_of / HEADS_FILE
-        exits = Exits(
-            self.config.policy_at(self.depth), heads, digest_of(self._read_heads(heads_of))
-        )
+        exits = Exits(self.config.policy_at(self.depth), heads, digest(self._read_heads(heads_of)))
         return self._generate(prompts, file, exits)
 
     def _generate(self, prompts: Sequence[Tensor], file: Path, exits: Exits) -> list[Document]:

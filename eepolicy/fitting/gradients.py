@@ -89,7 +89,7 @@ def add_gradients(
         read: what the heads read at these positions.  The losses on them add up.
         teacher: the last layer at these positions.
         config: loss and chunk.
-        total: number of positions of the mean; by default those given.
+        total: number of positions of the mean; by default the number of these states.
     """
     rows = total or len(teacher.states)
     leaves = [one.states.detach().requires_grad_(one.states.requires_grad) for one in read]

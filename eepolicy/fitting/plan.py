@@ -14,7 +14,7 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.replies import Generation
-from eepolicy.heads.fingerprint import fingerprint
+from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.heads.fitted import FittedHead
 from eepolicy.hooked import HookedModel
 from eepolicy.io import read_json, write_json
@@ -62,7 +62,7 @@ class Questions:
 
 @dataclass(frozen=True)
 class Reports:
-    """Receivers of what a fit has to tell.
+    """Receivers of the reports of a fit.
 
     Attributes:
         line: receives a line after each stage.
@@ -102,7 +102,7 @@ class RoundsPlan:
             "fitting": fitting,
             "questions": self.questions.digest,
             "max_new_tokens": self.generation.max_new_tokens,
-            "start": "" if self.start is None else digest_of(self.start),
+            "start": "" if self.start is None else digest(self.start),
         }
         as_json: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists
         return as_json
@@ -130,12 +130,3 @@ class RoundsPlan:
                 f"the folder {self.folder} belongs to a fit with another {', '.join(differ)}; "
                 "delete it, or give another folder"
             )
-
-
-def digest_of(heads: FittedHead) -> str:
-    """A hash of the weights of heads."""
-    hashed = hashlib.sha256()
-    for name, weight in heads.named_parameters():
-        hashed.update(name.encode())
-        hashed.update(weight.detach().cpu().float().numpy().tobytes())
-    return hashed.hexdigest()

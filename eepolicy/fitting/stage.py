@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from eepolicy.fitting.batch_gradients import add_batch_gradients
-from eepolicy.fitting.checkpoint import Checkpoint
+from eepolicy.fitting.checkpoint import Checkpoint, restore_fit, tensors_of_fit
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.gradients import frozen
 from eepolicy.fitting.state_batch import StateBatch
@@ -28,8 +28,6 @@ LAST_RATE = 0.02
 MAX_NORM = 1.0
 #: steps between checkpoints within an epoch
 CHECKPOINT_STEPS = 100
-#: state of AdamW for each parameter
-ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -134,20 +132,9 @@ class StageFit:
         self.optimizer.zero_grad()
 
     def _checkpoint(self) -> None:
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self.heads.named_parameters():
-            tensors[f"weights.{name}"] = parameter.detach()
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{key}.{name}"] = value
+        tensors = tensors_of_fit(self.heads, self.optimizer)
         Checkpoint(self.identity, self.epoch, 0, {}, tensors, self.step).write(self.file)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
-        tensors = checkpoint.tensors
-        for name, parameter in self.heads.named_parameters():
-            with torch.no_grad():
-                parameter.copy_(tensors[f"weights.{name}"])
-            self.optimizer.state[parameter] = {
-                key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
-                for key in ADAM_STATE
-            }
+        restore_fit(self.heads, self.optimizer, checkpoint.tensors)

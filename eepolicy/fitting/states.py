@@ -68,7 +68,7 @@ class StateStore:
             write_atomically(files[start], lambda part, t=tensors: save_file(t, part))  # type: ignore[misc]
 
     def read(self, file: Path, device: torch.device, dtype: torch.dtype) -> StateBatch:
-        """Read a file; the states get the given type."""
+        """Read a file; the states get the type `dtype`."""
         tensors = load_file(file)
         moved = {
             name: t.to(device, dtype if t.is_floating_point() else t.dtype)

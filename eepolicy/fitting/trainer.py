@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fitting.checkpoint import Checkpoint
+from eepolicy.fitting.checkpoint import Checkpoint, restore_fit, tensors_of_fit
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.gradients import HeadStates, Teacher, add_gradients, frozen
 from eepolicy.fitting.result import FitResult
@@ -30,9 +30,6 @@ from eepolicy.probing import Document
 
 #: wraps the batches of an epoch, to show progress
 Progress: TypeAlias = Callable[[Iterable[list[Document]]], Iterable[list[Document]]]
-
-#: state of Adam for each parameter
-ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 def fit(
@@ -240,10 +237,7 @@ class Trainer:
     def checkpoint(self) -> Checkpoint:
         """The state after an epoch."""
         tensors = {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for name, parameter in self.heads.named_parameters():
-            tensors[f"weights.{name}"] = parameter.detach()
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{key}.{name}"] = value
+        tensors |= tensors_of_fit(self.heads, self.optimizer)
         return Checkpoint(
             self.identity, self.epoch, self.epochs_without_gain, self.metrics, tensors
         )
@@ -252,15 +246,8 @@ class Trainer:
         """Continue from a checkpoint of this fit."""
         self.epoch, self.metrics = checkpoint.epoch, checkpoint.metrics
         self.epochs_without_gain = checkpoint.epochs_without_gain
-        tensors = checkpoint.tensors
-        for name, parameter in self.heads.named_parameters():
-            with torch.no_grad():
-                parameter.copy_(tensors[f"weights.{name}"])
-            self.best[name] = tensors[f"best.{name}"]
-            self.optimizer.state[parameter] = {
-                key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
-                for key in ADAM_STATE
-            }
+        restore_fit(self.heads, self.optimizer, checkpoint.tensors)
+        self.best = {name: checkpoint.tensors[f"best.{name}"] for name in self.best}
 
     def _keep_improved(self, metrics: dict[str, list[float]]) -> int:
         """Keep weights and metrics of the depths whose KL fell, and return their number."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import HeadsHeader, parse
-from eepolicy.heads.fingerprint import describe, fingerprint
+from eepolicy.heads.fingerprint import check_fingerprint
 from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead
 from eepolicy.heads.lens import LogitLens
+from eepolicy.io import open_tensors
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:
@@ -22,11 +22,8 @@ def read_notes(path: str | Path) -> dict[str, Any]:
     Raises:
         EepolicyError: the file is not a file of heads.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {})["heads"])
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        raise EepolicyError(f"{path} is not a file of heads: {error}") from error
+    with open_tensors(path, "heads", "a file of heads") as (metadata, _):
+        pass
     return parse(HeadsHeader, metadata, str(path)).model_dump(exclude={"version"})
 
 
@@ -45,7 +42,7 @@ def load_heads(
         EepolicyError: the heads were fitted on another model or are of an unknown kind, the file
             has none of the kind, or it is not a file of heads.
     """
-    metadata, given = read_notes(path), fingerprint(model)
+    metadata = read_notes(path)
     kinds: list[str] = metadata["kinds"]
     for unknown in sorted({*kinds} - {*KINDS.names()}):
         raise EepolicyError(
@@ -56,11 +53,12 @@ def load_heads(
         raise EepolicyError(
             f"{path} has no heads of the kind {kind!r}; it has {', '.join(sorted({*kinds}))}"
         )
-    if metadata["model"] != given:
-        raise EepolicyError(
-            f"the heads in {path} were fitted on {describe(metadata['model'])}, "
-            f"this model is {describe(given)}; fit heads for it with 'eepolicy fit'"
-        )
+    check_fingerprint(
+        metadata["model"],
+        model,
+        f"the heads in {path} were fitted on",
+        "fit heads for it with 'eepolicy fit'",
+    )
     chosen: dict[int, str] = {}
     for depth, own in zip(metadata["depths"], kinds, strict=True):
         if kind in (None, own):

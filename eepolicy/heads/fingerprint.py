@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from eepolicy.errors import EepolicyError
+
 #: numbers of each weight that are hashed
 SAMPLED = 256
 #: the fields of a config that are part of a fingerprint
@@ -37,6 +39,25 @@ def describe(model: dict[str, Any]) -> str:
         f"a {model['model_type']} of {model['num_hidden_layers']} layers, width "
         f"{model['hidden_size']}, vocabulary {model['vocab_size']}, weights {model['weights']}"
     )
+
+
+def check_fingerprint(
+    stored: dict[str, Any], model: PreTrainedModel, what: str, advice: str
+) -> None:
+    """Refuse what was fitted on another model.
+
+    Args:
+        stored: fingerprint in a file.
+        model: stock model.
+        what: beginning of the sentence, such as "the heads in FILE were fitted on".
+        advice: what to do.
+
+    Raises:
+        EepolicyError: the fingerprints differ.
+    """
+    given = fingerprint(model)
+    if stored != given:
+        raise EepolicyError(f"{what} {describe(stored)}, this model is {describe(given)}; {advice}")
 
 
 def digest(value: object) -> str:

@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import PredictorHeader, parse
-from eepolicy.heads.fingerprint import describe, fingerprint
+from eepolicy.heads.fingerprint import check_fingerprint, fingerprint
 from eepolicy.heads.predictor import ExitPredictor
-from eepolicy.io import write_atomically
+from eepolicy.io import open_tensors, write_atomically
 
 
 def save_predictor(
@@ -53,19 +52,15 @@ def load_predictor(path: str | Path, model: PreTrainedModel) -> ExitPredictor:
         EepolicyError: the predictor was fitted on another model, or the file is not one of a
             predictor.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {})["predictor"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        raise EepolicyError(f"{path} is not a file of an exit predictor: {error}") from error
-    header, given = parse(PredictorHeader, metadata, str(path)), fingerprint(model)
-    stored = header.model_dump()["model"]
-    if stored != given:
-        raise EepolicyError(
-            f"the exit predictor in {path} was fitted on {describe(stored)}, this model is "
-            f"{describe(given)}; fit one for it with 'eepolicy fit-predictor'"
-        )
+    with open_tensors(path, "predictor", "a file of an exit predictor") as (metadata, file):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header = parse(PredictorHeader, metadata, str(path))
+    check_fingerprint(
+        header.model_dump()["model"],
+        model,
+        f"the exit predictor in {path} was fitted on",
+        "fit one for it with 'eepolicy fit-predictor'",
+    )
     predictor = ExitPredictor(header.depths, header.width, header.hidden, heads=header.heads)
     try:
         predictor.load_state_dict(tensors)
