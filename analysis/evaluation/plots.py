@@ -27,6 +27,14 @@ Rows = Sequence[Mapping[str, Any]]
 #: layers by which markers at about the same speech depth are shifted, so that error bars do not
 #: overlap
 SHIFT = 0.12
+#: difference of speech depths, in layers, below which markers overlap
+SAME_DEPTH = 0.7
+#: line, marker and its size of each kind of head in the figure of agreement
+HEAD_STYLES = {
+    "fitted heads": ("-", "o", 3),
+    "branches": ("none", "*", 9),
+    "plain logit lens": (":", "", 3),
+}
 #: letters of the smallest size that fit over the width of the depth figure
 MAX_LETTERS = 100
 
@@ -34,7 +42,7 @@ MAX_LETTERS = 100
 def quality_against_cost(rows: Rows, quality: Column, cost: Column, ax: Axes) -> None:
     """Draw a quality of every policy against a cost, with 95 % intervals and the Pareto front.
 
-    Markers against speech depth are shifted by `SHIFT` each.
+    Markers at about the same speech depth are shifted by `SHIFT` each.
 
     Args:
         rows: rows of `Comparison.table`.
@@ -43,10 +51,9 @@ def quality_against_cost(rows: Rows, quality: Column, cost: Column, ax: Axes) ->
         ax: axes to draw on.
     """
     drawn = [r for r in rows if r[quality.name] is not None and r[cost.name] is not None]
-    middle = (len(drawn) - 1) / 2
-    shifts = [
-        SHIFT * (i - middle) if cost.name == "speech_depth" else 0.0 for i in range(len(drawn))
-    ]
+    shifts = [0.0] * len(drawn)
+    if cost.name == "speech_depth":
+        shifts = _shifts([row[cost.name] for row in drawn])
     styles = families([row["policy"] for row in drawn])
     for row, (colour, marker), shift in zip(drawn, styles, shifts, strict=True):
         ax.errorbar(
@@ -75,6 +82,14 @@ def quality_against_cost(rows: Rows, quality: Column, cost: Column, ax: Axes) ->
     )
     ax.set_xlabel(cost.label)
     ax.set_ylabel(f"{quality.label}\n{quality.better} is better")
+
+
+def _shifts(depths: Sequence[float]) -> list[float]:
+    """Shifts that separate markers at about the same depth; 0 for a marker by itself."""
+    near = [
+        [j for j, other in enumerate(depths) if abs(other - own) < SAME_DEPTH] for own in depths
+    ]
+    return [SHIFT * (group.index(i) - (len(group) - 1) / 2) for i, group in enumerate(near)]
 
 
 def _errors(row: Mapping[str, Any], column: Column) -> NDArray[np.float64]:
@@ -202,22 +217,24 @@ def quality_figure(rows: Rows, columns: Sequence[Column] = COLUMNS) -> Figure:
 def agreement_figure(
     curves: Mapping[str, Mapping[str, NDArray[np.float64]]], prompts: int
 ) -> Figure:
-    """Draw the agreement with the last layer by depth, with a line style per head.
+    """Draw the agreement with the last layer by depth, with a style per head.
 
     Args:
-        curves: by head and modality: (depths,) shares.
+        curves: by head and modality: (full depth,) shares, nan at a depth without such a head.
         prompts: number of replies they were measured on.
     """
     figure, ax = plt.subplots(figsize=(4.6, 3.2))
-    for (head, by_modality), line in zip(curves.items(), ("-", ":"), strict=False):
+    for head, by_modality in curves.items():
+        line, marker, size = HEAD_STYLES[head]
         for modality, curve in by_modality.items():
+            depths = np.flatnonzero(~np.isnan(curve))
             ax.plot(
-                np.arange(1, len(curve) + 1),
-                100 * curve,
-                line,
+                1 + depths,
+                100 * curve[depths],
+                linestyle=line,
                 color=COLOURS[modality],
-                marker="o" if line == "-" else None,
-                markersize=3,
+                marker=marker,
+                markersize=size,
                 label=f"{modality}, {head}",
             )
     ax.set_xlabel("depth, layers")

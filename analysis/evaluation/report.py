@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -22,6 +23,7 @@ from eepolicy.analysis.style import figures
 from eepolicy.hooked import HookedModel, probe
 from eepolicy.io import read_json, write_text
 from eepolicy.modality import Modality
+from eepolicy.probing import ProbeResult
 
 #: number of replies on which the agreement curves are measured
 AGREEMENT_REPLIES = 24
@@ -150,7 +152,7 @@ def agreement_curves(
         records: full-depth replies to written questions.
 
     Returns:
-        By head and modality: (depths,) shares.
+        By head and modality: (full depth,) shares, nan at a depth without such a head.
     """
     curves: dict[str, dict[str, NDArray[Any]]] = {}
     for name, heads in (("fitted heads", model.heads), ("plain logit lens", model.lens)):
@@ -159,10 +161,21 @@ def agreement_curves(
         result = probe(
             model, (r.document(model) for r in records), heads=heads, statistics=("top1",)
         )
-        curves[name] = {
-            m.name.lower(): result.agreement[:, result.modality == m].mean(1) for m in Modality
-        }
+        is_branch = np.isin(result.depths, heads.branch_depths)
+        for part, which in ((name, ~is_branch), ("branches", is_branch)):
+            if which.any():
+                curves[part] = {m.name.lower(): _curve(result, m, which) for m in Modality}
     return curves
+
+
+def _curve(
+    result: ProbeResult, modality: Modality, which: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Agreement at some of the probed depths: (full depth,), nan at the others."""
+    curve = np.full(result.full_depth, np.nan)
+    shares = result.agreement[:, result.modality == modality].mean(1)
+    curve[result.depths[which] - 1] = shares[which]
+    return curve
 
 
 def _words(model: HookedModel, replies: Mapping[str, Sequence[Record]]) -> dict[int, str]:
