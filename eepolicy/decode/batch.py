@@ -175,7 +175,7 @@ class Batch:
         Raises:
             EepolicyError: a branch reads this depth, and its inputs are not stored.
         """
-        if depth in self.backbone.branches and depth < self.backbone.depth:
+        if depth in self.backbone.branches:
             hidden = self.run_branch([*rows], depth)[:, -1]
         return self.executor.logits(hidden, depth, vocab_ranges)
 

@@ -1,4 +1,4 @@
-"""Runs the layers of exit heads: branches behind an exit, and the drafter at depth 0."""
+"""Runs the layers of exit heads: branches after an exit, and the drafter at depth 0."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ class BranchBatch(Protocol):
     positions: Positions
     cache: KVCache
     columns: int
-    capacity: int
     num_computed: list[list[int]]
 
     @property
@@ -130,7 +129,9 @@ class Branches:
         num_new = [max(1, stop - batch.num_computed[row][first]) for row in rows]
         columns = slice(stop - max(num_new), stop)
         hidden = self.states[depth].read(batch.positions.index(rows), columns)
-        return self._run_layers(batch, depth, Block(rows, hidden, num_new), columns)
+        hidden = self._run_layers(batch, depth, Block(rows, hidden, num_new), columns)
+        self._mark_computed(batch, rows, depth, stop)
+        return hidden
 
     def _run_layers(self, batch: BranchBatch, depth: int, block: Block, columns: slice) -> Tensor:
         """Run the layers of a head on some columns: (rows, columns, width)."""
@@ -143,7 +144,6 @@ class Branches:
             span.start, span.stop, block.hidden, rotations, masks, batch.cache
         )
         for row, own in zip(rows, block.num_new, strict=True):
-            batch.num_computed[row][span.start : span.stop] = [columns.stop] * len(span)
             cost = batch.cost(row)
             cost.layer_calls += len(span)
             cost.branch_calls += len(span)
@@ -151,6 +151,12 @@ class Branches:
         if batch.recorder is not None:
             batch.recorder.record_branch(rows, block.num_new, depth, hidden)
         return hidden
+
+    def _mark_computed(self, batch: BranchBatch, rows: list[int], depth: int, columns: int) -> None:
+        """The first columns of some rows no longer need the layers of a head."""
+        span = batch.backbone.branches[depth]
+        for row in rows:
+            batch.num_computed[row][span.start : span.stop] = [columns] * len(span)
 
     def _draft(self, batch: BranchBatch, rows: list[int]) -> Tensor:
         """Run the drafter up to the newest column: (rows, 1, width)."""
@@ -182,22 +188,22 @@ class Branches:
             batch, 0, Block(rows, self._inputs(batch, rows, columns), num_new), columns
         )
         batch.store(self._features, Block(rows, hidden, num_new), columns)
+        self._mark_computed(batch, rows, 0, stop)
         for row in rows:
             self._num_drafted[row] = stop
 
     def _draft_column(self, batch: BranchBatch, rows: list[int], column: int) -> None:
-        """Run the drafter on one column, with its own state at the position before."""
-        first = batch.backbone.branches[0].start
-        computed = {row: batch.num_computed[row][first] for row in rows}
+        """Run the drafter on one column, with its own state at the position before.
+
+        The column is not marked as computed: it runs again once the full model has run at the
+        position before.
+        """
         columns = slice(column, column + 1)
         inputs = self._inputs(batch, rows, columns, self._features)
         hidden = self._run_layers(batch, 0, Block(rows, inputs, [1] * len(rows)), columns)
         self._features.write(batch.positions.index(rows), columns, hidden)
         for row in rows:
             self._num_drafted[row] = column + 1
-            # the column runs again once the full model has run at the position before
-            span = batch.backbone.branches[0]
-            batch.num_computed[row][span.start : span.stop] = [computed[row]] * len(span)
 
     def _inputs(
         self,

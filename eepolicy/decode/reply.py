@@ -131,7 +131,7 @@ class Reply:
 
 
 def history_of(replies: Sequence[Reply]) -> History:
-    """What a policy with `needs_history` is told of some replies."""
+    """The history of some replies, for a policy with `needs_history`."""
     # (5, rows), on the host
     known = torch.tensor([reply.history_fields() for reply in replies]).T
     logits = [reply.newest_logits for reply in replies]

@@ -158,7 +158,7 @@ class DecodeSession:
     def _policy_step(self) -> Step:
         """What the policy knows of the active rows."""
         replies = [self.replies[row] for row in self.active]
-        # (6, rows), on the host
+        # (rows,) each, on the host
         known = torch.tensor([reply.step_fields() for reply in replies]).unbind(1)
         fields = known[0], known[1], known[2], known[3], known[4]
         policy, full_depth = self.config.policy, self.batch.full_depth

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
@@ -68,9 +66,10 @@ class Adaptive(ExitPolicy):
         depths = self.exit_depths
         return depths if isinstance(depths, int) else depths[0]
 
-    def possible_depths(self, full_depth: int) -> Sequence[int]:
+    def possible_depths(self, full_depth: int) -> tuple[int, ...]:
         depths = self.exit_depths
-        return range(depths, full_depth) if isinstance(depths, int) else depths
+        listed = range(depths, full_depth) if isinstance(depths, int) else depths
+        return tuple(depth for depth in listed if depth < full_depth)
 
     def check(self, full_depth: int) -> None:
         check_on(self.on)

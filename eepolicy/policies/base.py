@@ -250,7 +250,7 @@ class ExitPolicy(Declared, ABC):
 
     @property
     def max_drafts(self) -> int | None:
-        """Largest number of drafts that may wait for their verification; None for the default."""
+        """Largest number of drafts that may be unverified; None for the default."""
         return None
 
     def possible_depths(self, full_depth: int) -> Collection[int] | None:

@@ -73,7 +73,7 @@ class Draft(ExitPolicy):
 
     @property
     def max_drafts(self) -> int:
-        """Largest number of drafts that wait for their verification."""
+        """Largest number of drafts that are not verified yet."""
         return self.length
 
     def depths(self, step: Step) -> Tensor:

@@ -136,6 +136,9 @@ class DynamicDraft(ExitPolicy):
     def min_depth(self, full_depth: int) -> int:
         return self._depths[0]
 
+    def possible_depths(self, full_depth: int) -> tuple[int, ...]:
+        return self._depths
+
     def check(self, full_depth: int) -> None:
         check_on(self.on)
         if not self._depths or list(self._depths) != sorted(set(self._depths)):

@@ -49,7 +49,7 @@ class History:
         self.num_accepted = num_accepted
         self.just_verified = just_verified
         self._logits = tuple(logits)
-        #: confidence and entropy of each row that was asked for
+        #: confidence and entropy of each row, once computed
         self._statistics: dict[int, tuple[float, float]] = {}
 
     @property

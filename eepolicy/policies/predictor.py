@@ -44,7 +44,4 @@ class Predictor(Threshold):
         return readout.exit_probability > self.threshold
 
     def predicted_depths(self, full_depth: int) -> tuple[int, ...]:
-        depths = self.exit_depths
-        if isinstance(depths, int):
-            return tuple(range(depths, full_depth))
-        return tuple(depth for depth in depths if depth < full_depth)
+        return self.possible_depths(full_depth)

@@ -51,7 +51,7 @@ class AcceptBlock(Acceptance):
         p, q = drafts.target_scores.softmax(-1), drafts.draft_scores.softmax(-1)
         residual = (before[:, None] * p - q).clamp(min=0).sum(-1)  # (drafts,), z_0 to z_(n-1)
         passes = after.clone()
-        # where p and q are equal behind a weight of 1, no draft is lost and the value is free
+        # where p equals q after a weight of 1, no draft is lost, and any value will do
         passes[:-1] = (residual[1:] / (residual[1:] + 1 - after[:-1])).nan_to_num(1)
         passed = drafts.uniforms < passes
         # a draft stays if its prefix or a longer one passes

@@ -29,7 +29,7 @@ class AcceptGroups(Acceptance):
     After principled coarse-graining, arXiv 2511.13732.  Each unit has a group: the units within a
     distance of it in the vocoder's codebook.  Groups overlap.  A unit gives an equal share of its
     probability to each group that contains it, so p and q become distributions P and Q of groups.
-    A draft stands for one of its groups, each equally likely.  It stays with probability
+    A draft represents one of its groups, each equally likely.  It stays with probability
     min(1, P/Q) of that group; otherwise a group is sampled from the normalised max(P - Q, 0), and
     a unit of the group in proportion to the unit's share.  The sampled group then has exactly the
     full model's distribution P.  Within a group, accepted drafts keep the proportions of q.
