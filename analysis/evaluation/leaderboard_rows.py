@@ -53,7 +53,7 @@ LEFT_OUT = {
 
 #: policies without a row, and why
 POLICIES_LEFT_OUT = {
-    "draft": "it needs a rule that verifies; the page of drafts has its rows",
+    "draft": "it needs a rule that verifies; docs/findings/branches.md has a row",
     "predictor": "the pocket model ships no exit predictor",
     "dynamic-draft": "it needs a rule that verifies, and each rule has its row on spark:triple@14",
 }

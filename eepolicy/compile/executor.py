@@ -42,7 +42,7 @@ from eepolicy.model.kv_cache import KVCache
 #: columns of a block, on a CPU, up to which attention is written out for many rows too: a refresh
 #: has so many
 MAX_UNROLLED_COLUMNS = 4
-#: in place of a number of columns: attention is written out for any number of them
+#: instead of a number of columns: attention is written out for any number of them
 ANY_COLUMNS = 0
 
 

@@ -67,7 +67,7 @@ void tile(const float* x, const float* w, const float* bias, float* out, int64_t
     Vec weights[O];
     for (int o = 0; o < O; ++o) {
       weights[o] = load(w + o * k + i);
-      // into the second level: the first one has fewer loads on the way
+      // into the second level: the first one has fewer loads in flight
       __builtin_prefetch(w + (o + AHEAD) * k + i, 0, 2);
     }
     for (int r = 0; r < R; ++r) {

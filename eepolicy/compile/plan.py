@@ -2,7 +2,7 @@
 
 The compiler turns a function into kernels and into Python code that allocates memory and calls
 them.  For one position this code takes half as long as the kernels.  `record` runs it once with
-symbols in place of sizes.  The result is a list of calls, which serves all layers of the same
+symbols instead of sizes.  The result is a list of calls, which serves all layers of the same
 structure and all sizes.
 """
 
@@ -69,9 +69,9 @@ class KernelPlan:
         library: runs the calls.
         sources: index among the arguments of the function of each entry of the table.
         calls: (length,), see `native.cpp`; numbers that depend on sizes are zero.
-        places: indices of these numbers in `calls`.
+        variable_words: indices of these numbers in `calls`.
         readers: reads each symbol from the arguments.
-        numbers: function from the symbols to the numbers at `places`, the bytes of the scratch
+        numbers: function from the symbols to the numbers at `variable_words`, the bytes of scratch
             memory, the most rows of a product, and the shape of the output.
         dtype: type of the output; None for a function without one.
         columns: entries of the table, and arguments, of ranges of arguments.
@@ -80,7 +80,7 @@ class KernelPlan:
     library: NativeLibrary
     sources: list[int]
     calls: Integers
-    places: Integers
+    variable_words: Integers
     readers: list[Source]
     numbers: Callable[..., Sequence[int]]
     dtype: torch.dtype | None
@@ -131,12 +131,12 @@ class KernelPlan:
             than pays.
         """
         numbers = self.numbers(*input_values(self.readers, args))
-        count = len(self.places)
+        count = len(self.variable_words)
         scratch, rows, *shape = numbers[count:]
         if rows > MAX_ROWS:
             return None
         calls = self.calls.copy()
-        calls[self.places] = numbers[:count]
+        calls[self.variable_words] = numbers[:count]
         if self.dtype is None:
             memory = torch.empty(scratch, dtype=torch.uint8)
             self.library.run(calls, table, memory.data_ptr())
@@ -213,10 +213,10 @@ def _code_and_inputs(kernel: Callable[..., Any], inputs: list[Any]) -> tuple[Any
     call = getattr(graph, "current_callable", None)
     if not isinstance(call, MethodType):
         raise CannotRecord("the code around the kernels is not known")
-    given: list[Any] = []
+    inputs_seen: list[Any] = []
 
     def spy(values: list[Any]) -> Any:
-        given.extend(values)
+        inputs_seen.extend(values)
         return call(values)
 
     graph.current_callable = spy
@@ -224,7 +224,7 @@ def _code_and_inputs(kernel: Callable[..., Any], inputs: list[Any]) -> tuple[Any
         kernel(*inputs)
     finally:
         graph.current_callable = call
-    return call.__func__, given
+    return call.__func__, inputs_seen
 
 
 def _compiled_graph(kernel: Any) -> Any:
@@ -343,16 +343,16 @@ class _Recorder:
                 words += self._word(argument, starts, out)
         shape = out.sizes if out else ()
         rows = sympy.Max(0, *self.rows)
-        places = [i for i, word in enumerate(words) if getattr(word, "free_symbols", None)]
-        numbers = [*(words[i] for i in places), starts[-1], rows, *shape]
+        variable = [i for i, word in enumerate(words) if getattr(word, "free_symbols", None)]
+        numbers = [*(words[i] for i in variable), starts[-1], rows, *shape]
         used = [s for s in self.readers if any(s in sympy.sympify(n).free_symbols for n in numbers)]
-        for i in places:
+        for i in variable:
             words[i] = 0
         return KernelPlan(
             self.library,
             self.sources,
             np.array([int(word) for word in words], np.int64),
-            np.array(places, np.int64),
+            np.array(variable, np.int64),
             [self.readers[symbol] for symbol in used],
             sympy.lambdify(used, numbers, "math"),
             out.dtype if out else None,

@@ -1,4 +1,4 @@
-"""Exit branches: decoder layers of their own behind an exit."""
+"""Exit branches: decoder layers of their own after an exit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BranchHead(DepthHead):
 
     A branch at depth d attends to the states after d layers at all positions.  The backbone stays
     frozen.  The layers start as copies of the model's layers d + 1, d + 2, ..., and the norm starts
-    as a copy of the final norm.  BranchyNet (arXiv 1709.01686) has layers behind its exits too;
+    as a copy of the final norm.  BranchyNet (arXiv 1709.01686) has layers after its exits too;
     here they are transformer layers with keys and values.
 
     Decoding runs the layers with a KV cache, as further layers of the model.  `logits` therefore

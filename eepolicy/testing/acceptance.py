@@ -182,7 +182,7 @@ def check_verified(rule: Acceptance, bound: Acceptance, model: HookedModel, outp
         torch.zeros(int(verified.sum())),
         bound.begin(),
     )
-    # a joint rule decided in blocks, and the trace does not tell where they began
+    # a joint rule decides in blocks, and the trace does not contain where they began
     accepted = bound.accepts(drafts)
     require(
         bool(accepted.all()) or rule.is_joint,

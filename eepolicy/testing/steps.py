@@ -53,7 +53,7 @@ def steps(policy: ExitPolicy) -> Iterator[Step]:
 def _random_step(
     policy: ExitPolicy, rows: int, full_depth: int, generator: torch.Generator
 ) -> Step:
-    """A random step with what the policy asks for, without a state."""
+    """A random step with what the policy needs, without a state."""
     columns = torch.randint(0, 50, (4, rows), generator=generator)
     modality = torch.randint(0, 2, (rows,), generator=generator)
     chunk, phase, position, ordinal = columns

@@ -115,8 +115,8 @@ def test_word_errors_are_those_of_single_clips(pocket):
     errors = words = 0
     for reply in replies:
         text = pocket.tokenizer.decode(pocket.layout.text_ids(reply.reply)).strip()
-        heard = asr.transcribe(pocket.vocoder.decode(pocket.layout.units(reply.reply)))
-        wrong, total = word_errors(text, heard)
+        transcript = asr.transcribe(pocket.vocoder.decode(pocket.layout.units(reply.reply)))
+        wrong, total = word_errors(text, transcript)
         errors, words = errors + wrong, words + total
     assert reply_word_errors(pocket, replies) == {"wer": errors / words, "words": words}
     assert torch.get_num_threads() == 1

@@ -40,7 +40,7 @@ def token_law(rule: Acceptance, p: Tensor, q: Tensor) -> Tensor:
 def pass_probabilities(rule: Acceptance, drafts: Drafts) -> list[float]:
     """Probability that each prefix of a block passes, by bisection over its random number."""
     count = len(drafts.tokens)
-    found = []
+    parts = []
     for index in range(count):
         low, high = 0.0, 1.0
         for _ in range(24):
@@ -51,5 +51,5 @@ def pass_probabilities(rule: Acceptance, drafts: Drafts) -> list[float]:
                 Drafts(drafts.tokens, drafts.target_scores, drafts.draft_scores, True, uniforms)
             )
             low, high = (middle, high) if bool(accepted[index]) else (low, middle)
-        found.append(low)
-    return found
+        parts.append(low)
+    return parts

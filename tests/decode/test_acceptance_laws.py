@@ -55,7 +55,7 @@ LENGTH = 3
 
 
 def tables(seed: int) -> dict[tuple[int, ...], torch.Tensor]:
-    """p and q, (2, vocab), behind each prefix."""
+    """p and q, (2, vocab), after each prefix."""
     prefixes = [x for n in range(LENGTH + 1) for x in product(range(VOCAB), repeat=n)]
     return {prefix: two_laws(seed + 7 * i, VOCAB) for i, prefix in enumerate(prefixes)}
 
@@ -168,7 +168,7 @@ def explicit_groups(distance: float) -> list[list[int]]:
 @settings(max_examples=25)
 @given(seed=seeds, distance=st.sampled_from([0.0, 0.7, 1.5, 4.0, 20.0]))
 def test_groups_have_the_full_models_distribution(seed, distance):
-    """Against loops over drafts, over the groups that each stands for, and over replacements."""
+    """Against loops over drafts, over the groups that each represents, and over replacements."""
     p, q = two_laws(seed, 8)
     groups = explicit_groups(distance)
     of = [[k for k, ids in enumerate(groups) if x in ids] for x in range(8)]
@@ -189,7 +189,7 @@ def test_groups_have_the_full_models_distribution(seed, distance):
             within = float(p[x]) / len(of[x]) / mass[k]
             law[x] += rejected * residual[k] / sum(residual) * within
     close(token_law(rule, p, q), law)
-    # the group that a draft, or its replacement, stands for
+    # the group that a draft, or its replacement, represents
     close(by_group, torch.tensor(mass), 1e-6)
     if distance == 0:
         close(law, p, 1e-6)

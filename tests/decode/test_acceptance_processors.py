@@ -27,7 +27,7 @@ DRAFTS = "both=static@2"
 
 
 def processed(logits: Tensor, ids: Tensor, history: Tensor | None = None) -> Tensor:
-    """Scores (rows, vocab) that the stock model samples from behind ids (rows, tokens)."""
+    """Scores (rows, vocab) that the stock model samples from after ids (rows, tokens)."""
     stock = [RepetitionPenaltyLogitsProcessor(PENALTY), TemperatureLogitsWarper(TEMPERATURE)]
     return LogitsProcessorList(stock)(ids if history is None else history, logits)
 
@@ -61,13 +61,13 @@ def test_each_draft_is_scored_behind_the_drafts_before_it(max_pending):
         before = ids[None, :i]
         targets.append(processed(result.logits[:, i - 1].float(), before)[0])
         drafts.append(processed(early[None, i - 1].float(), before)[0])
-    found = {
+    ours = {
         name: torch.cat([getattr(d, name) for d in rule.seen])
         for name in ("tokens", "target_scores", "draft_scores")
     }
-    assert found["tokens"].tolist() == out.tokens.tolist()
-    torch.testing.assert_close(found["target_scores"], torch.stack(targets), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found["draft_scores"], torch.stack(drafts), rtol=0, atol=1e-5)
+    assert ours["tokens"].tolist() == out.tokens.tolist()
+    torch.testing.assert_close(ours["target_scores"], torch.stack(targets), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours["draft_scores"], torch.stack(drafts), rtol=0, atol=1e-5)
     assert len(rule.seen) > 1
     assert LAYERS not in out.trace.depth
 
@@ -100,10 +100,10 @@ def fits(counts: np.ndarray, law: np.ndarray) -> float:
     """p of counts being drawn from a law, rare categories together."""
     expected = statistics(law) * counts.sum()
     common = expected >= 8
-    found, wanted = (
+    counts, wanted = (
         np.array([*x[common], x[~common].sum()]) for x in (statistics(counts), expected)
     )
-    return float(chisquare(found, wanted * found.sum() / wanted.sum()).pvalue)
+    return float(chisquare(counts, wanted * counts.sum() / wanted.sum()).pvalue)
 
 
 @pytest.mark.parametrize("accept", ["sampling", "block", "tolerance:0"])

@@ -66,7 +66,7 @@ def test_regret_by_hand():
 
 @dataclass(frozen=True)
 class Watched(AcceptRegret):
-    """Keeps what the verifier asked."""
+    """Keeps what the verifier passed."""
 
     seen: list[tuple[float, list[float], int]] = field(default_factory=list)
 
@@ -202,9 +202,9 @@ def test_rules_that_are_exact_in_greedy_decoding(family, seed, accept):
     codebook = torch.randn(40, 320, generator=torch.Generator().manual_seed(0))
     hooked = HookedModel(model, layout=LAYOUT, vocoder=Units(codebook))
     options = dict(max_pending=3, max_new_tokens=20)
-    found = hooked.generate(PROMPTS, RandomDepths(seed), accept=accept, **options)
+    ours = hooked.generate(PROMPTS, RandomDepths(seed), accept=accept, **options)
     expected = hooked.generate(PROMPTS, RandomDepths(seed), accept="exact", **options)
-    for out, exact in zip(found, expected, strict=True):
+    for out, exact in zip(ours, expected, strict=True):
         assert out.tokens.tolist() == exact.tokens.tolist()
         assert np.array_equal(out.trace.draft_status, exact.trace.draft_status)
         assert np.array_equal(out.trace.layer_calls, exact.trace.layer_calls)

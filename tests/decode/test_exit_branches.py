@@ -121,7 +121,7 @@ def test_a_threshold_reads_branches_and_other_heads():
             expected = expected_tokens(hooked, ids, depth)[len(out.prompt) - 1 : -1]
             of_depth = torch.from_numpy(out.trace.depth == depth)
             assert out.tokens[of_depth].tolist() == expected[of_depth].tolist()
-        # a branch that was read is paid for, whether the position exits there or not
+        # a branch that was read counts, whether the position exits there or not
         at_2, past_2, past_4 = 2, 2, 3
         calls = {2: at_2, 3: past_2, 4: past_4, LAYERS: past_4}
         assert out.trace.branch_calls.tolist() == [calls[d] for d in out.trace.depth.tolist()]

@@ -363,7 +363,7 @@ def test_the_learning_rate_rises_and_falls():
 @pytest.mark.parametrize("kind", ["branch", "tuned"])
 @pytest.mark.parametrize("from_heads", [False, True])
 def test_the_estimate_of_the_size_is_that_of_the_files(kind, from_heads, tmp_path):
-    """Told before anything but the held-out replies is written."""
+    """The first line, before anything but the held-out replies is written."""
     lines: list[str] = []
     seen: list[int] = []
 
@@ -376,10 +376,10 @@ def test_the_estimate_of_the_size_is_that_of_the_files(kind, from_heads, tmp_pat
     config = dataclasses.replace(CONFIG, kind=kind, mix=0.5)
     some, reports = Questions(prompts(60, 1), prompts(30, 2)), Reports(line)
     fit_rounds(model, some, config, tmp_path, start=start, generation=GENERATION, reports=reports)
-    [told] = [text for text in lines if "estimate" in text]
-    assert lines[0] == told
+    [estimate] = [text for text in lines if "estimate" in text]
+    assert lines[0] == estimate
     assert seen[0] == 0
-    assert "replies less than a minute" in told
+    assert "replies less than a minute" in estimate
     held_out = StateStore(tmp_path / "depth-2/held-out", 2, "speech", kind == "branch")
     batches = [held_out.read(f, torch.device("cpu"), torch.float32) for f in held_out.files]
     documents = full_depth(model, some.held_out)
@@ -391,7 +391,7 @@ def test_the_estimate_of_the_size_is_that_of_the_files(kind, from_heads, tmp_pat
         for batch in [load_file(f)] for name in ("states", "last")
     )  # fmt: skip
     assert work.bytes == pytest.approx(stored, rel=0.2)
-    assert f"{work.bytes / 1e9:.2f} GB" in told
+    assert f"{work.bytes / 1e9:.2f} GB" in estimate
 
 
 def test_a_question_returns_after_all_others():

@@ -1,4 +1,4 @@
-"""What a policy is told of a reply, and the state that it keeps, against plain loops."""
+"""The history that a policy reads, and the state that it keeps, against plain loops."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def model() -> HookedModel:
 
 @dataclass(frozen=True)
 class Told(PolicyState):
-    """A hash of the tokens that the policy was told of, and the number of verified drafts."""
+    """A hash of the tokens in the policy's history, and the number of verified drafts."""
 
     tokens: Tensor
     verified: Tensor
@@ -53,7 +53,7 @@ class Told(PolicyState):
 
 @dataclass(frozen=True)
 class Listening(ExitPolicy):
-    """Depth 2 with a full-depth position now and then; writes down what it is told."""
+    """Depth 2 with a full-depth position now and then; logs its history."""
 
     period: int = 4
     log: list[dict] = field(default_factory=list, compare=False)
@@ -109,20 +109,20 @@ def test_the_history_is_that_of_the_reply(model, accept):
         model.generate([prompt], policy, TOKENS, accept=accept)
         tokens, depths, drafts = [], [], 0  # the reply, replayed
         expected = {"num_drafts": 0, "num_accepted": 0, "just_verified": False}
-        for told in policy.log:
-            assert told["position"] == [len(tokens)]
-            assert told["token"] == [tokens[-1] if tokens else -1]
-            assert told["depth"] == [depths[-1] if depths else 0]
-            assert {name: told[name][0] for name in expected} == expected
+        for seen in policy.log:
+            assert seen["position"] == [len(tokens)]
+            assert seen["token"] == [tokens[-1] if tokens else -1]
+            assert seen["depth"] == [depths[-1] if depths else 0]
+            assert {name: seen[name][0] for name in expected} == expected
             if tokens:
                 ids = torch.cat([prompt, torch.tensor(tokens[:-1], dtype=torch.long)])
                 p = logits_at(model, ids, depths[-1]).softmax(-1)
-                assert told["confidence"].item() == pytest.approx(p.max().item(), abs=1e-5)
+                assert seen["confidence"].item() == pytest.approx(p.max().item(), abs=1e-5)
                 entropy = -(p * p.log()).sum().item()
-                assert told["entropy"].item() == pytest.approx(entropy, abs=1e-5)
+                assert seen["entropy"].item() == pytest.approx(entropy, abs=1e-5)
             else:
-                assert told["confidence"].isnan().all()
-                assert told["entropy"].isnan().all()
+                assert seen["confidence"].isnan().all()
+                assert seen["entropy"].isnan().all()
             # the same decision from the reply alone, then the token of the stock model
             is_full = (len(tokens) + hash_of(tokens)) % policy.period == 0
             depth = DEPTH if is_full else 2
@@ -165,19 +165,19 @@ def test_the_history_is_that_of_the_reply(model, accept):
 
 
 def test_the_state_of_a_token_is_that_of_the_reply_before_it(model):
-    """A state that rejected drafts left behind would hash other tokens."""
+    """A state that keeps rejected drafts would hash other tokens."""
     for prompt in PROMPTS:
         policy = Listening()
         [output] = model.generate([prompt], policy, TOKENS, accept="exact")
         tokens = output.tokens.tolist()
-        last = {told["position"][0]: told["tokens"][0] for told in policy.log}
+        last = {seen["position"][0]: seen["tokens"][0] for seen in policy.log}
         assert (output.trace.draft_status == DraftStatus.REPLACEMENT).any()
         assert (output.trace.draft_status == DraftStatus.ACCEPTED).any()
         # the reply's last positions may have been rejected drafts, which nothing decided again
         final = range(1, len(tokens) - 8)
-        asked = [position for position in final if position in last]
-        assert len(asked) > 5
-        for position in asked:
+        checked = [position for position in final if position in last]
+        assert len(checked) > 5
+        for position in checked:
             assert last[position] == hash_of(tokens[:position])
 
 
@@ -228,7 +228,7 @@ def test_rollback_against_a_plain_stack(moves, data):
 
 
 def test_the_history_is_made_only_on_request(model, monkeypatch):
-    """Without `needs_history` nothing is told, and layers start before the host knows the token."""
+    """Without `needs_history` there is none, and layers start before the host knows the token."""
     monkeypatch.setattr(overlap, "is_async", lambda device: True)
     launched = []
     launch = overlap.launch_next_step

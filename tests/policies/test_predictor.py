@@ -78,9 +78,9 @@ def test_a_whole_decode_against_a_plain_loop(model):
             used.add(depth)
         assert output.trace.readouts.tolist() == [1] * len(output.tokens)
     assert used == {2, 3, DEPTH}
-    # a policy that asks the head reads out at each candidate depth
-    asked = model.generate(PROMPTS, "both=confidence>0.5@[2,3]", 24)
-    assert any((out.trace.readouts > 1).any() for out in asked)
+    # a policy that uses the head reads out at each candidate depth
+    by_head = model.generate(PROMPTS, "both=confidence>0.5@[2,3]", 24)
+    assert any((out.trace.readouts > 1).any() for out in by_head)
 
 
 def test_the_policy_acts_on_its_modality_only(model):
@@ -207,13 +207,13 @@ def test_the_pocket_model_end_to_end(tmp_path, run):
     """The command writes a file; the policy then exits more often at a lower threshold."""
     file = tmp_path / "predictor.safetensors"
     questions = tmp_path / "questions.txt"
-    asked = [q["question"] for q in eepolicy.held_out("dev")[:10]]
-    questions.write_text("\n".join(asked))
+    texts = [q["question"] for q in eepolicy.held_out("dev")[:10]]
+    questions.write_text("\n".join(texts))
     run(
         *("fit-predictor", "pocket", "--depths", "8,12,16", "--out", str(file)),
         *("--prompts", str(questions), "--epochs", "3", "--max-new-tokens", "80"),
     )
-    arguments = ("generate", asked[0], "--policy", "predictor>0.5@[8,12,16]", "--json")
+    arguments = ("generate", texts[0], "--policy", "predictor>0.5@[8,12,16]", "--json")
     _, err = run(*arguments, code=2)
     assert "this model has none: fit one with" in err
     out, _ = run(*arguments, "--predictor", str(file))
@@ -221,7 +221,7 @@ def test_the_pocket_model_end_to_end(tmp_path, run):
     model = eepolicy.load("pocket")
     model.predictor = load_predictor(file, model.model)
     strict, loose = (
-        model.generate(asked[:4], f"predictor>{threshold}@[8,12,16]") for threshold in (0.9, 0.5)
+        model.generate(texts[:4], f"predictor>{threshold}@[8,12,16]") for threshold in (0.9, 0.5)
     )
     depths = [np.concatenate([o.trace.depth for o in each]).mean() for each in (strict, loose)]
     assert depths[1] < depths[0] <= model.depth
