@@ -111,19 +111,28 @@ class Workers(Generic[Item, Result]):
 
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Hold an interrupt back until the end of the block, where the system can.
+    """Delay an interrupt to the end of the block, where the system can.
 
     A process whose start is interrupted prints a traceback.  Processes that start in the block
     never see an interrupt: the calling process ends them.
     """
-    if not hasattr(signal, "pthread_sigmask"):
+    handler = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or handler is None or not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    received: list[int] = []
+    # the mask is for the new processes; another thread of this one can still take the signal, and
+    # Python then calls the handler here
+    signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if received:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
