@@ -197,11 +197,12 @@ def stock_self_speculation(model: eepolicy.HookedModel, config: BenchConfig) -> 
 def default_policies(model: eepolicy.HookedModel) -> list[str]:
     """Spec strings of the policies that a bench times by default, at depths of the model.
 
-    The last one reads out three depths and never exits: it shows the cost of the readouts.
+    The first ones exit at the branches of the model, if it has some.  The last one reads out three depths and never exits: it shows the cost of the readouts.
     """
     prefix = "" if model.layout.has_speech else "text="
     depths = ",".join(str(round(share * model.depth)) for share in PROBED_DEPTHS)
     return [
+        *(f"{prefix}static@{depth}" for depth in sorted(model.branches, reverse=True) if depth),
         *(f"{prefix}{name}@{round(share * model.depth)}" for name, share in DEFAULT_POLICIES),
         f"{prefix}confidence>1.0@[{depths}]",
     ]
