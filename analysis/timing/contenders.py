@@ -197,7 +197,8 @@ def stock_self_speculation(model: eepolicy.HookedModel, config: BenchConfig) -> 
 def default_policies(model: eepolicy.HookedModel) -> list[str]:
     """Spec strings of the policies that a bench times by default, at depths of the model.
 
-    The first ones exit at the branches of the model, if it has some.  The last one reads out three depths and never exits: it shows the cost of the readouts.
+    The first ones exit at the branches of the model, if it has some. The last one reads out three
+    depths and never exits: it shows the cost of the readouts.
     """
     prefix = "" if model.layout.has_speech else "text="
     depths = ",".join(str(round(share * model.depth)) for share in PROBED_DEPTHS)
