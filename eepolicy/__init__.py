@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from eepolicy.decode.output import Output
     from eepolicy.errors import EepolicyError
     from eepolicy.heads import ExitHead, ExitPredictor
-    from eepolicy.hooked import HookedModel, probe, wrap
+    from eepolicy.hooked import HookedModel, wrap
+    from eepolicy.layerwise import probe
     from eepolicy.loading import held_out, load
     from eepolicy.modality import ChunkClock, Modality, TokenLayout
     from eepolicy.model.families import DecoderParts
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         parse_policy,
     )
     from eepolicy.probing import Document, ProbeResult, Statistic
+    from eepolicy.stock import custom_generate, early_exit
     from eepolicy.trace import DraftStatus, Trace
 
 __version__ = "0.1.0"
@@ -54,14 +56,14 @@ _MODULES = {
     "decode.output": ("Output",),
     "errors": ("EepolicyError",),
     "heads": ("ExitHead", "ExitPredictor"),
-    "hooked": ("HookedModel", "probe", "wrap"),
+    "hooked": ("HookedModel", "wrap"),
+    "layerwise": ("probe",),
     "loading": ("held_out", "load"),
     "modality": ("ChunkClock", "Modality", "TokenLayout"),
     "model.families": ("DecoderParts",),
     "policies": (
         "ByModality",
         "Confidence",
-        "Draft",
         "Draft",
         "DynamicDraft",
         "Entropy",
@@ -81,6 +83,7 @@ _MODULES = {
         "parse_policy",
     ),
     "probing": ("Document", "ProbeResult", "Statistic"),
+    "stock": ("custom_generate", "early_exit"),
     "trace": ("DraftStatus", "Trace"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -121,6 +124,8 @@ __all__ = [
     "Step",
     "TokenLayout",
     "Trace",
+    "custom_generate",
+    "early_exit",
     "held_out",
     "load",
     "parse_acceptance",

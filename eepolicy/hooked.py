@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from eepolicy.compile.cuda_graphs import CudaGraphExecutor
 from eepolicy.compile.executor import CompiledExecutor
@@ -18,26 +23,20 @@ from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.decode.fills import KVFill
 from eepolicy.decode.measure import measure_layers
 from eepolicy.decode.output import Output
+from eepolicy.decode.outputs import outputs_of
 from eepolicy.decode.parity import check_stock_logits
 from eepolicy.decode.prompt_encoder import PromptEncoder
 from eepolicy.decode.rebatch import LayerCosts
 from eepolicy.decode.recorder import Recorder
-from eepolicy.decode.reply import Reply
 from eepolicy.decode.request import Request, RequestDefaults, prepare_request
 from eepolicy.decode.session import DecodeSession, Runtime
-from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.families import DecoderParts
 from eepolicy.policies import ExitPolicy
-from eepolicy.probing.documents import Document, Inputs, to_documents
-from eepolicy.probing.plan import Depths, ProbeConfig, ProbePlan
 from eepolicy.probing.recorded import record_plan, recorded_result
-from eepolicy.probing.result import ProbeResult
-from eepolicy.probing.run import run_probe
-from eepolicy.probing.statistics import Statistic
-from eepolicy.prompts import Prompt, PromptFormat
+from eepolicy.prompts import Messages, Prompt, PromptFormat
 from eepolicy.speech.audio_prompt import AudioPrompt
 from eepolicy.speech.model_card import ModelCard
 from eepolicy.speech.vocoders import Vocoder
@@ -92,6 +91,51 @@ class HookedModel(Backbone):
             f"vocabulary {config.vocab_size}, heads {self.heads!r})"
         )
 
+    @classmethod
+    def from_pretrained(cls, name: str, **options: Any) -> HookedModel:
+        """Load a model; the same as `eepolicy.load`.
+
+        Args:
+            name: `"pocket"`, a folder, or an id on the Hugging Face Hub.
+            **options: options of `eepolicy.load`.
+
+        Raises:
+            EepolicyError: see `eepolicy.load`.
+        """
+        from eepolicy.loading import load
+
+        return load(name, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model, its tokenizer, its heads and what it speaks with; `load` reads it.
+
+        Args:
+            folder: a new or empty folder.
+
+        Raises:
+            EepolicyError: the folder is not empty, or heads or vocoder cannot be saved.
+        """
+        from eepolicy.loading.save import save_pretrained
+
+        save_pretrained(self, folder)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub.
+
+        Args:
+            repo_id: repository, which is created if it does not exist.
+            **options: `private` and `token`.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            EepolicyError: the model cannot be saved, or the upload fails.
+        """
+        from eepolicy.loading.save import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
     @property
     def prompt_format(self) -> PromptFormat:
         """How a question becomes ids."""
@@ -100,14 +144,36 @@ class HookedModel(Backbone):
             affixes = self.card.affixes
         return PromptFormat(self.vocab_size, self.layout, self.tokenizer, affixes)
 
-    def encode(self, prompt: str | Tensor) -> Tensor:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """Config of the stock model."""
+        return self.model.config
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """Defaults of `generate`, those of the stock model."""
+        config: GenerationConfig = self.model.generation_config
+        return config
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass of the stock model, at full depth."""
+        return self.model(*args, **kwargs)
+
+    def encode(self, prompt: str | Messages | Tensor) -> Tensor:
         """The ids of a prompt: (tokens,).
 
         Args:
-            prompt: a question in text, or ids (tokens,) or (1, tokens).
+            prompt: a question in text, turns of a chat, or ids (tokens,) or (1, tokens).
 
         Raises:
-            EepolicyError: text without a tokenizer, several rows, or ids outside the vocabulary.
+            EepolicyError: text without a tokenizer, turns without a chat template, several rows, or
+                ids outside the vocabulary.
         """
         return self.prompt_format.encode(prompt)
 
@@ -123,7 +189,7 @@ class HookedModel(Backbone):
     @overload
     def generate(
         self,
-        prompt: Prompt | None = None,
+        prompt: Prompt | Mapping[str, Any] | None = None,
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int | None = None,
         fill: KVFill | str | None = None,
@@ -144,7 +210,7 @@ class HookedModel(Backbone):
 
     def generate(
         self,
-        prompt: Prompt | Sequence[Prompt] | None = None,
+        prompt: Prompt | Mapping[str, Any] | Sequence[Prompt] | None = None,
         policy: ExitPolicy | str | None = None,
         max_new_tokens: int | None = None,
         fill: KVFill | str | None = None,
@@ -163,9 +229,11 @@ class HookedModel(Backbone):
         """Answer one prompt or a batch, and run each position as deep as the policy says.
 
         Args:
-            prompt: a question in text, or ids (tokens,).  For a model with an audio encoder also
-                audio: the path of a sound file, or a waveform (samples,) at 16 kHz.  A list is
-                decoded as one batch, as are ids (rows, tokens) that are padded on the left.
+            prompt: a question in text, turns of a chat (dicts with `role` and `content`), or ids
+                (tokens,).  For a model with an audio encoder also audio: the path of a sound file,
+                or a waveform (samples,) at 16 kHz.  A list is decoded as one batch, as are ids
+                (rows, tokens) that are padded on the left, and the output of a tokenizer.  The
+                stock names `input_ids`, `inputs` and `inputs_embeds` are understood too.
             policy: exit policy or its spec string; default: full depth.
             max_new_tokens: largest number of new tokens of a reply, the end token included;
                 default: the generation config's, else 400.
@@ -188,9 +256,11 @@ class HookedModel(Backbone):
                 reason and the layers run uncompiled.  Afterwards, change weights in place only.
             record: store in `Output.record` the hidden states of every layer that runs and their
                 statistics; True, or the options of `eepolicy.probe` as a dict.
-            seed: seed of sampling; default 0.  On a CPU the stock `generate` samples the same
-                tokens after `torch.manual_seed(seed)`.
-            attention_mask: (rows, tokens), 0 at padding, for prompts given as ids or embeddings.
+            seed: seed of sampling; by default the global generator of PyTorch goes on, as in the
+                stock `generate`.  On a CPU that samples the same tokens after
+                `torch.manual_seed(seed)`.
+            attention_mask: (rows, tokens), 0 at padding, for prompts given as ids or embeddings;
+                by default found from the pad id where that ends no reply, as in transformers.
             **options: options of the stock `generate`, with its defaults: `do_sample`,
                 `temperature`, `top_p`, `top_k`, `repetition_penalty`, `num_return_sequences`,
                 `inputs_embeds`, `generation_config`, `logits_processor`, `stopping_criteria`,
@@ -229,19 +299,25 @@ class HookedModel(Backbone):
         ends = self.layout.ends if self.layout.has_speech else ()
         defaults = RequestDefaults(ends, max_new_tokens, self.tokenizer)
         request = prepare_request(self.model, prompts, options, defaults)
-        outputs = self._decode(request, config)
-        if prompts.ids is not None and any(prompts.is_audio):  # rows in text keep their prompt
-            times = len(outputs) // len(prompts.is_audio)
+        outputs = self.decode(request, config)
+        if any(prompts.is_audio):  # rows in text keep their ids
+            rows = prompts.text_prompts(len(outputs))
             outputs = [
-                out
-                if prompts.is_audio[i // times]
-                else replace(out, prompt=prompts.text_prompt(i // times))
-                for i, out in enumerate(outputs)
+                out if ids is None else replace(out, prompt=ids)
+                for out, ids in zip(outputs, rows, strict=True)
             ]
         return outputs[0] if prompts.is_single and len(outputs) == 1 else outputs
 
-    def _decode(self, request: Request, config: EarlyExitConfig) -> list[Output]:
-        """Decode a request and attach records."""
+    def decode(self, request: Request, config: EarlyExitConfig) -> list[Output]:
+        """Decode a request that `prepare_request` made, and attach records.
+
+        Args:
+            request: prompts and options of the stock `generate`.
+            config: options of early exit.
+
+        Raises:
+            EepolicyError: an option does not fit the model.
+        """
         config = config.validate(self.depth, self.layout, self.vocoder)
         plan = record_plan(self, config.record)  # checked before any work
         executor = self.compiled_executor() if config.compile else None
@@ -251,14 +327,7 @@ class HookedModel(Backbone):
         runtime = Runtime(executor, costs, recorder)
         session = DecodeSession(self, self.layout, request, config, runtime)
         replies = session.run()
-        seconds = session.seconds
-        prompts = [ids[n:].cpu() for ids, n in zip(request.ids, request.padding, strict=True)]
-        if request.prompt.is_floating_point():  # ids do not describe embeddings
-            prompts = [ids[:0] for ids in prompts]
-        outputs = [
-            self._output(prompt, reply, session, seconds)
-            for prompt, reply in zip(prompts, replies, strict=True)
-        ]
+        outputs = outputs_of(session, replies, self.tokenizer, self.vocoder)
         if recorder is None or plan is None:
             return outputs
         results = [
@@ -269,26 +338,6 @@ class HookedModel(Backbone):
             replace(out, record=replace(result, tokenizer=self.tokenizer))
             for out, result in zip(outputs, results, strict=True)
         ]
-
-    def _output(
-        self, prompt: Tensor, reply: Reply, session: DecodeSession, seconds: float
-    ) -> Output:
-        """The output of one row."""
-        ids, text = torch.tensor(reply.tokens), None
-        if self.tokenizer is not None:
-            text_ids = self.layout.text_ids(ids[:-1] if reply.ended else ids)
-            text = self.tokenizer.decode(text_ids).strip()
-        return Output(
-            prompt=prompt,
-            tokens=ids,
-            text=text,
-            units=self.layout.units(ids),
-            ended=reply.ended,
-            trace=session.trace(reply),
-            seconds=seconds,
-            ttft=session.ttft,
-            vocoder=self.vocoder,
-        )
 
     def to(self, device: str | torch.device) -> HookedModel:
         """Move the model, its exit heads and its audio encoder to a device."""
@@ -328,73 +377,3 @@ class HookedModel(Backbone):
 
 #: hook a loaded model; `HookedModel.unwrap` returns it
 wrap = HookedModel
-
-
-def probe(
-    model: HookedModel | PreTrainedModel,
-    inputs: Inputs,
-    *,
-    depths: Depths = None,
-    heads: ExitHead | None = None,
-    statistics: Iterable[str | Statistic] | None = None,
-    top_k: int = 0,
-    hidden_states: Depths = None,
-    distributions: Depths = None,
-    dtype: torch.dtype = torch.float32,
-    attention_mask: Tensor | None = None,
-    save: str | Path | None = None,
-    compile: bool = False,
-    progress: Callable[[Iterator[Document]], Iterable[Document]] = iter,
-) -> ProbeResult:
-    """Read out every layer at every token of some documents, in one pass for each document.
-
-    Memory contains the keys and values of one document, the logits of a few positions, and the
-    statistics.  With `save` the statistics go to disk, and a stopped run resumes from there.
-
-    Args:
-        model: model to probe; a stock model is wrapped first.
-        inputs: text, ids (tokens,) or (rows, tokens), the output of a tokenizer or of `generate`,
-            a `Document`, or any iterable of these.  In a generated reply, each token is read out
-            at the position that predicts it.  Other inputs are read out at every position.
-        depths: depths to read out, or `"all"`.  By default all, or those at which the heads were
-            fitted.  Full depth is always added.
-        heads: exit heads; by default the model's own.  `model.lens` is the logit lens.
-        statistics: names from `eepolicy.probing.STATISTICS` and `Statistic` objects; by default
-            all names.
-        top_k: number of most probable tokens to keep.
-        hidden_states: depths whose hidden states are kept, or `"all"`.
-        distributions: depths whose log-probabilities over the vocabulary are kept, or `"all"`.
-        dtype: type in which hidden states and distributions are kept: float16 (up to 65,504),
-            float32 or float64.
-        attention_mask: (rows, tokens) of padded ids, 0 for padding.
-        save: folder to write to; the result is then memory-mapped from there.
-        compile: run the layers and statistics by `torch.compile`.  Compiling takes seconds at the
-            first call.  The numbers are the same up to rounding.  Your own statistics run
-            uncompiled, as do branches that are not the model's own.
-        progress: wraps the iterator of documents, to show a progress bar.
-
-    Returns:
-        Labelled statistics, (depths, tokens) each.
-
-    Raises:
-        EepolicyError: inputs, depths or names that do not fit the model, no document, or a folder
-            that contains something else.
-
-    Examples:
-        >>> model = eepolicy.load("pocket")
-        >>> out = model.generate("What color is snow?")
-        >>> result = eepolicy.probe(model, out, statistics=["entropy", "top1"])
-        >>> result.entropy.shape == (20, len(out.tokens))
-        True
-    """
-    if isinstance(model, PreTrainedModel):
-        model = HookedModel(model)
-    if not isinstance(model, HookedModel):
-        raise EepolicyError(f"probe takes a HookedModel or a transformers model; got {model!r}")
-    config = ProbeConfig(depths, heads, statistics, top_k, hidden_states, distributions, dtype)
-    backbone = model.with_heads(heads)
-    plan = ProbePlan.of(backbone, config)
-    documents = progress(to_documents(model.encode, inputs, attention_mask))
-    executor = model.compiled_executor() if compile and backbone is model else None
-    result = run_probe(backbone, documents, plan, model.layout, save, executor)
-    return replace(result, tokenizer=model.tokenizer)

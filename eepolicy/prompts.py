@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from eepolicy.errors import EepolicyError
 from eepolicy.modality import TokenLayout
 
-#: a question in text; ids (tokens,); a sound file; or a waveform (samples,) at 16 kHz
-Prompt: TypeAlias = "str | Tensor | Path"
+#: turns of a chat, as the chat templates of transformers take them: `role` and `content` each
+Messages: TypeAlias = "list[dict[str, Any]]"
+#: a question in text; turns of a chat; ids (tokens,); a sound file; or a waveform (samples,) at
+#: 16 kHz
+Prompt: TypeAlias = "str | Messages | Tensor | Path"
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,18 @@ class PromptFormat:
     tokenizer: PreTrainedTokenizerBase | None = None
     affixes: Affixes | None = None
 
-    def encode(self, prompt: str | Tensor) -> Tensor:
+    def encode(self, prompt: str | Messages | Tensor) -> Tensor:
         """The ids of a prompt: (tokens,).
 
         Args:
-            prompt: a question in text, or ids (tokens,) or (1, tokens).
+            prompt: a question in text, turns of a chat, or ids (tokens,) or (1, tokens).
 
         Raises:
-            EepolicyError: text without a tokenizer, several rows, or ids outside the vocabulary.
+            EepolicyError: text without a tokenizer, turns without a chat template, several rows, or
+                ids outside the vocabulary.
         """
+        if is_messages(prompt):
+            prompt = self._render(prompt)  # type: ignore[arg-type]
         if isinstance(prompt, str):
             prompt = torch.tensor(self._encode_question(prompt), dtype=torch.long)
         if not isinstance(prompt, Tensor) or prompt.is_floating_point():
@@ -101,8 +108,28 @@ class PromptFormat:
         if self.layout.has_speech:
             first, last = self.encode_affixes()
             return [*first, *self._encode_plain(question), *last]
-        ids: list[int] = self.tokenizer(question).input_ids
+        # a rendered chat template begins with the token that the tokenizer would add
+        bos = self.tokenizer.bos_token
+        is_rendered = bool(bos) and question.startswith(bos)
+        ids: list[int] = self.tokenizer(question, add_special_tokens=not is_rendered).input_ids
         return ids
+
+    def _render(self, messages: Messages) -> str:
+        """Turns of a chat as one text, which the model continues."""
+        if self.affixes is not None or self.layout.has_speech:
+            return _only_question(messages)
+        if self.tokenizer is None or not self.tokenizer.chat_template:
+            raise EepolicyError(
+                "turns of a chat need a tokenizer with a chat template, and this model has none: "
+                "give the prompt as text"
+            )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(turn) for turn in messages], add_generation_prompt=True, tokenize=False
+            )
+        except (TypeError, ValueError, TemplateError) as error:
+            raise EepolicyError(f"the chat template refuses these turns: {error}") from error
+        return str(text)
 
     def _encode_plain(self, text: str) -> list[int]:
         """The ids of a text without special tokens."""
@@ -117,28 +144,62 @@ class PromptBatch:
 
     Attributes:
         ids: (rows, tokens), padded on the left; None if only embeddings are given.
-        mask: (rows, tokens), 0 at padding.
+        mask: (rows, tokens), 0 at padding; None lets the stock `generate` find the padding.
         embeddings: (rows, tokens, width), in place of ids in the layers; None for ids.
         is_single: whether the caller gave one prompt, and gets one output.
         is_audio: of each row, whether its prompt is audio; empty if unknown.
     """
 
     ids: Tensor | None
-    mask: Tensor
+    mask: Tensor | None = None
     embeddings: Tensor | None = None
     is_single: bool = False
     is_audio: tuple[bool, ...] = ()
 
-    def text_prompt(self, row: int) -> Tensor:
-        """The ids of a row without padding, on the host: (tokens,)."""
+    def text_prompts(self, rows: int) -> list[Tensor | None]:
+        """The ids of each returned row without padding, on the host.
+
+        Args:
+            rows: number of returned rows, a multiple of the number of prompts.
+
+        Returns:
+            (tokens,) each; None for audio.
+        """
         assert self.ids is not None
-        return self.ids[row][self.mask[row].bool()].cpu()
+        assert self.mask is not None
+        times = rows // len(self.is_audio)
+        texts = [
+            None if is_audio else ids[kept.bool()].cpu()
+            for ids, kept, is_audio in zip(self.ids, self.mask, self.is_audio, strict=True)
+        ]
+        return [ids for ids in texts for _ in range(times)]
 
 
 def is_audio(prompt: object) -> bool:
     """Whether a prompt is a sound file or a waveform."""
     is_wave = isinstance(prompt, Tensor) and prompt.ndim == 1 and prompt.is_floating_point()
     return is_wave or isinstance(prompt, Path)
+
+
+def is_messages(prompt: object) -> bool:
+    """Whether a prompt is turns of a chat."""
+    return (
+        isinstance(prompt, Sequence)
+        and len(prompt) > 0
+        and all(isinstance(turn, Mapping) and "role" in turn for turn in prompt)
+    )
+
+
+def _only_question(messages: Messages) -> str:
+    """The question of a chat of one turn, for a speech model, which has no chat template."""
+    content = messages[0].get("content")
+    if len(messages) != 1 or messages[0]["role"] != "user" or not isinstance(content, str):
+        turns = ", ".join(str(turn["role"]) for turn in messages)
+        raise EepolicyError(
+            "a speech model takes one turn of the role 'user' with a text as content; "
+            f"got the turns {turns}"
+        )
+    return content
 
 
 def pad_left(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:

@@ -24,8 +24,9 @@ from eepolicy.analysis.evaluation.records import Record, RunFolder
 from eepolicy.analysis.stats.bootstrap import Interval, paired_difference
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.fingerprint import fingerprint
-from eepolicy.hooked import HookedModel, probe
+from eepolicy.hooked import HookedModel
 from eepolicy.io import read_json, write_text
+from eepolicy.layerwise import probe
 from eepolicy.loading.pocket import held_out, load_spoken, pocket_folder
 from eepolicy.modality import Modality
 from pocket.closeness import bare, by_position, inside

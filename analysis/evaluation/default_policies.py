@@ -11,7 +11,8 @@ from typing import Any
 
 from eepolicy.analysis.evaluation.config import RunConfig
 from eepolicy.analysis.evaluation.threshold_matching import matched_policy
-from eepolicy.hooked import HookedModel, probe
+from eepolicy.hooked import HookedModel
+from eepolicy.layerwise import probe
 from eepolicy.policies import Confidence, Entropy
 
 #: spec string of the baseline

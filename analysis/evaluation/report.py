@@ -20,8 +20,9 @@ from eepolicy.analysis.evaluation.records import FILES, Record
 from eepolicy.analysis.evaluation.results_files import write_results
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.style import figures
-from eepolicy.hooked import HookedModel, probe
+from eepolicy.hooked import HookedModel
 from eepolicy.io import read_json, write_text
+from eepolicy.layerwise import probe
 from eepolicy.modality import Modality
 from eepolicy.probing import ProbeResult
 

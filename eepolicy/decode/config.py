@@ -38,7 +38,7 @@ class EarlyExitConfig:
         compile: run the layers with code made by `torch.compile`.
         record: record hidden states and statistics of the layers that run; True, or the options of
             `eepolicy.probe`.
-        seed: seed of sampling.
+        seed: seed of sampling; None for the global generator of PyTorch.
 
     Raises:
         EepolicyError: a value has the wrong type or is out of range.
@@ -59,7 +59,7 @@ class EarlyExitConfig:
     restrict_vocab: bool = False
     compile: bool = False
     record: bool | Mapping[str, Any] = False
-    seed: int = 0
+    seed: int | None = None
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class EarlyExitConfig:
         restrict_vocab: bool = False,
         compile: bool = False,
         record: bool | Mapping[str, Any] = False,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         values = {
             "policy": _parsed(policy, ExitPolicy, FullDepth, parse_policy, "policy"),

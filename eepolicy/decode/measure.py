@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from eepolicy.decode.batch import Batch
 from eepolicy.decode.block import Block
@@ -33,12 +34,18 @@ def measure_layers(backbone: Backbone, executor: LayerExecutor | None = None) ->
         executor: runs the layers; default: the backbone.
     """
     model, layers = backbone.model, min(MEASURED_LAYERS, backbone.depth)
+    # not the global one: a measurement changes no tokens that are sampled later
+    generator = torch.Generator().manual_seed(0)
+
+    def states(*shape: int) -> Tensor:
+        """Random hidden states: (*shape, width)."""
+        like = torch.randn(*shape, model.config.hidden_size, generator=generator)
+        return like.to(model.device, model.dtype)
 
     def time_block(batch: Batch, rows: list[int], columns: int) -> float:
         """Seconds of a layer call on new columns of some rows."""
-        hidden = torch.randn(len(rows), columns, model.config.hidden_size)
         batch.columns += columns
-        block = Block(rows, hidden.to(model.device, model.dtype), [columns] * len(rows))
+        block = Block(rows, states(len(rows), columns), [columns] * len(rows))
         start = time.perf_counter()
         batch.run(block, layers)
         block.hidden.sum().item()  # waits for an asynchronous device
@@ -56,7 +63,7 @@ def measure_layers(backbone: Backbone, executor: LayerExecutor | None = None) ->
     def readout_seconds() -> float:
         """Median seconds of a full-depth readout of one position."""
         batch, times = Batch(backbone, [0], 1, executor=executor), []
-        hidden = torch.randn(1, model.config.hidden_size).to(model.device, model.dtype)
+        hidden = states(1)
         for _ in range(ROUNDS + 1):
             start = time.perf_counter()
             batch.read(hidden, backbone.depth).sum().item()

@@ -7,6 +7,7 @@ import html
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
@@ -58,6 +59,11 @@ class Output:
         else:
             player = ""
         return f"<div><p>{parts[0]}</p>{player}<p><small>{parts[1]}</small></p></div>"
+
+    @property
+    def sequences(self) -> Tensor:
+        """Ids of the prompt and the reply, as the stock `generate` returns them: (1, tokens)."""
+        return torch.cat([self.prompt, self.tokens])[None]
 
     @property
     def has_audio(self) -> bool:

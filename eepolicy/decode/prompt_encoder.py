@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eepolicy.decode.prompt_inputs import read_prompt
 from eepolicy.errors import EepolicyError
 from eepolicy.model.backbone import Backbone
-from eepolicy.prompts import Prompt, PromptBatch, PromptFormat, is_audio, pad_left
+from eepolicy.prompts import (
+    Prompt,
+    PromptBatch,
+    PromptFormat,
+    is_audio,
+    is_messages,
+    pad_left,
+)
 from eepolicy.speech.audio import read_wave
 from eepolicy.speech.audio_prompt import AudioPrompt
 
@@ -37,7 +45,7 @@ class PromptEncoder:
 
     def batch(
         self,
-        prompt: Prompt | Sequence[Prompt] | None,
+        prompt: Prompt | Mapping[str, Any] | Sequence[Prompt] | None,
         mask: Tensor | None,
         options: dict[str, Any],
     ) -> PromptBatch:
@@ -51,6 +59,7 @@ class PromptEncoder:
         Raises:
             EepolicyError: no prompt, two kinds of prompts, or one that does not fit the model.
         """
+        prompt, mask = read_prompt(prompt, mask, options)
         embeddings: Tensor | None = options.pop("inputs_embeds", None)
         if (prompt is None) == (embeddings is None):
             raise EepolicyError("give a prompt, or inputs_embeds in its place")
@@ -59,17 +68,21 @@ class PromptEncoder:
         if isinstance(prompt, Tensor) and prompt.ndim == 2 and len(prompt):
             rows = [self.format.encode(row) for row in prompt]
             ids = torch.stack(rows).to(self.backbone.device)
-            return PromptBatch(ids, _mask_or_ones(mask, ids), is_single=len(ids) == 1)
+            return PromptBatch(ids, _on_device(mask, ids), is_single=len(ids) == 1)
         if mask is not None:
             raise EepolicyError(
                 "an attention mask goes with ids (rows, tokens); other prompts are padded here"
             )
-        is_single = isinstance(prompt, (str, Tensor, Path))
-        prompts = [prompt] if isinstance(prompt, (str, Tensor, Path)) else list(prompt or ())
+        is_single = isinstance(prompt, (str, Tensor, Path)) or is_messages(prompt)
+        prompts: list[Any] = [prompt] if is_single else _prompts(prompt)
         if not prompts:
             raise EepolicyError("the list of prompts is empty")
-        given = options.get("pad_token_id")
-        return self._pad(prompts, is_single, self.pad_id if given is None else given)
+        return self._pad(prompts, is_single, self._pad_id(options.get("pad_token_id")))
+
+    def _pad_id(self, given: int | None) -> int:
+        """An id of the vocabulary that pads prompts; the layers never see it."""
+        pad = self.pad_id if given is None else given
+        return pad if 0 <= pad < self.format.vocab_size else 0
 
     def _from_embeddings(self, embeddings: Tensor, mask: Tensor | None) -> PromptBatch:
         """Check embeddings and move them to the model."""
@@ -79,7 +92,7 @@ class PromptEncoder:
                 f"inputs_embeds is (rows, tokens, {width}); got {tuple(embeddings.shape)}"
             )
         embeddings = embeddings.to(self.backbone.device)
-        mask = _mask_or_ones(mask, embeddings)
+        mask = _on_device(mask, embeddings)
         return PromptBatch(None, mask, embeddings, is_single=len(embeddings) == 1)
 
     def _pad(self, prompts: list[Prompt], is_single: bool, pad: int) -> PromptBatch:
@@ -105,7 +118,7 @@ class PromptEncoder:
         """
         device = self.backbone.device
         if not is_audio(prompt):
-            assert isinstance(prompt, (str, Tensor))
+            assert not isinstance(prompt, Path)
             ids = self.format.encode(prompt).to(device)
             return ids, self.backbone.parts.embed(ids[None])[0]
         if self.audio_encoder is None or self.format.affixes is None:
@@ -131,8 +144,21 @@ def _describe(prompt: Prompt) -> str:
     return f"{tuple(prompt.shape)} samples" if isinstance(prompt, Tensor) else repr(str(prompt))
 
 
-def _mask_or_ones(mask: Tensor | None, prompt: Tensor) -> Tensor:
-    """The mask on the device of the prompt, or ones: (rows, tokens)."""
-    if mask is None:
-        return torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-    return mask.to(prompt.device)
+def _on_device(mask: Tensor | None, prompt: Tensor) -> Tensor | None:
+    """The mask on the device of the prompt: (rows, tokens); None stays None."""
+    return None if mask is None else mask.to(prompt.device)
+
+
+def _prompts(prompt: Any) -> list[Any]:
+    """The prompts of a list.
+
+    Raises:
+        EepolicyError: it is no list of prompts.
+    """
+    try:
+        return list(prompt)
+    except TypeError as error:
+        raise EepolicyError(
+            "a prompt is text, turns of a chat, ids, the output of a tokenizer, or a list of "
+            f"these; got {prompt!r}"
+        ) from error

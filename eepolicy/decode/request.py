@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -20,64 +21,16 @@ from transformers import (
 from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
 from transformers.generation.streamers import BaseStreamer
 
+from eepolicy.decode.stock_options import (
+    CHANGES_TOKENS,
+    IGNORED_ARGUMENTS,
+    MAX_NEW_TOKENS,
+    NEUTRAL,
+    REFUSED,
+    SAMPLING,
+)
 from eepolicy.errors import EepolicyError
 from eepolicy.prompts import PromptBatch, padding_of
-
-#: new tokens of a reply if neither the call nor a generation config sets a length
-MAX_NEW_TOKENS = 400
-#: options that have no effect in greedy decoding; one of them turns sampling on
-SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "top_h",
-    "min_p",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-)
-#: options of the stock `generate` that are not supported, with the reason or what to use instead
-REFUSED = {
-    "assistant_model": "the model drafts with its own exits: use policy= and accept='exact'",
-    "assistant_early_exit": "use policy='static@DEPTH' and accept='exact'",
-    "prompt_lookup_num_tokens": "drafts come from the policy's early exits",
-    "prefix_allowed_tokens_fn": "it counts rows that may have ended: use a logits processor",
-    "penalty_alpha": "contrastive search runs the model on many candidates",
-    "dola_layers": "exits are read out by the policy and the exit heads",
-    "encoder_repetition_penalty": "use repetition_penalty",
-    "encoder_no_repeat_ngram_size": "use no_repeat_ngram_size",
-    "watermarking_config": "its state cannot be rolled back with a rejected draft",
-    "guidance_scale": "it needs a second prompt beside each",
-    "negative_prompt_ids": "it needs a second prompt beside each",
-    "negative_prompt_attention_mask": "it needs a second prompt beside each",
-    "custom_generate": "this library decodes",
-    "past_key_values": "this library has its own cache: pass the whole prompt",
-    "cache_implementation": "this library has its own cache",
-    "use_cache": "pending positions need the cache",
-    "position_ids": "positions follow from the attention mask",
-    "token_healing": "the prompt is not changed",
-    "return_dict_in_generate": "generate returns an Output with its trace",
-    "output_scores": "see eepolicy.probe for the distributions at every depth",
-    "output_logits": "see eepolicy.probe for the distributions at every depth",
-    "output_hidden_states": "see HookedModel.hidden_states, or record=True",
-    "output_attentions": "attention weights are not stored",
-}
-#: values of these options that have no effect
-NEUTRAL = {
-    "use_cache": True,
-    "guidance_scale": 1,
-    "encoder_repetition_penalty": 1,
-}
-#: arguments of the stock decoding method that are used here or can be ignored
-KNOWN = {
-    "attention_mask",
-    "inputs_embeds",
-    "logits_to_keep",
-    "past_key_values",
-    "position_ids",
-    "synced_gpus",
-    "use_cache",
-}
 
 
 @dataclass(frozen=True)
@@ -96,6 +49,7 @@ class Request:
         criteria: stopping criteria from the caller and from the options, except `ends` and
             `max_new_tokens`.
         streamer: receives accepted tokens.
+        pad_id: id that the stock `generate` puts behind the replies that end early.
     """
 
     prompt: Tensor
@@ -107,6 +61,7 @@ class Request:
     processors: list[LogitsProcessorList]
     criteria: StoppingCriteriaList
     streamer: BaseStreamer | None
+    pad_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,8 +81,16 @@ class RequestDefaults:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """What the stock `generate` passes to a decoding method."""
+class Prepared:
+    """What the stock `generate` passes to a decoding method.
+
+    Attributes:
+        ids: (rows, tokens), a row for each returned reply.
+        processors: logits processors.
+        criteria: stopping criteria.
+        config: generation config with all defaults filled in.
+        arguments: arguments of the model, such as `attention_mask` and `inputs_embeds`.
+    """
 
     ids: Tensor
     processors: LogitsProcessorList
@@ -135,17 +98,78 @@ class _Prepared:
     config: GenerationConfig
     arguments: dict[str, Any]
 
+    def request(self, streamer: BaseStreamer | None = None) -> Request:
+        """The request for these arguments.
 
-def _capture(
+        Args:
+            streamer: receives accepted tokens.
+
+        Raises:
+            EepolicyError: an option is not supported, or rows are not padded on the left.
+        """
+        self._check()
+        embeddings: Tensor | None = self.arguments.get("inputs_embeds")
+        prompt = self.ids if embeddings is None else embeddings
+        if streamer is not None and len(prompt) != 1:
+            raise EepolicyError(f"a streamer follows one reply; got {len(prompt)} rows")
+        mask = self.arguments.get("attention_mask")
+        if mask is None:  # the stock generate drops a mask of ones
+            mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+        _check_positions(self.arguments.get("position_ids"), mask)
+        ends = [c.eos_token_id.flatten().tolist() for c in self.criteria if _is_end(c)]
+        return Request(
+            prompt=prompt,
+            ids=self.ids,
+            padding=padding_of(mask, prompt),
+            max_new_tokens=max(1, self.criteria.max_length - self.ids.shape[1]),
+            ends=frozenset(token for tokens in ends for token in tokens),
+            do_sample=bool(self.config.do_sample),
+            processors=[_of_row(self.processors, row) for row in range(len(prompt))],
+            criteria=StoppingCriteriaList(
+                c for c in self.criteria if not _is_end(c) and type(c) is not MaxLengthCriteria
+            ),
+            streamer=streamer,
+            pad_id=self._pad_id(),
+        )
+
+    def _check(self) -> None:
+        """Refuse what this library does not decode."""
+        _refuse_unsupported(self.config, {}, CHANGES_TOKENS)
+        mode = self.config.get_generation_mode(None)
+        if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+            raise EepolicyError(
+                f"{mode.value.replace('_', ' ')} is not supported: a row is one reply, decoded "
+                "greedily or by sampling"
+            )
+        cache = self.arguments.get("past_key_values")
+        if cache is not None and cache.get_seq_length():
+            raise EepolicyError(f"past_key_values is not supported: {REFUSED['past_key_values']}")
+        given = {name: value for name, value in self.arguments.items() if _is_given(value)}
+        unused = sorted(given.keys() - IGNORED_ARGUMENTS)
+        if unused:
+            raise EepolicyError(
+                f"{', '.join(unused)} cannot be used: the layers take ids or embeddings only; "
+                "give what the model makes of them as inputs_embeds"
+            )
+
+    def _pad_id(self) -> int:
+        """The id behind a reply that ends early."""
+        pad = getattr(self.config, "_pad_token_tensor", None)
+        if pad is None:
+            pad = self.config.pad_token_id
+        return 0 if pad is None else int(pad)
+
+
+def capture(
     model: PreTrainedModel,
     input_ids: Tensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     **arguments: Any,
-) -> _Prepared:
+) -> Prepared:
     """A decoding method for the stock `generate` that returns its arguments."""
-    return _Prepared(input_ids, logits_processor, stopping_criteria, generation_config, arguments)
+    return Prepared(input_ids, logits_processor, stopping_criteria, generation_config, arguments)
 
 
 def prepare_request(
@@ -168,38 +192,57 @@ def prepare_request(
     """
     defaults = defaults or RequestDefaults()
     config, rest = _generation_config(options)
-    streamer, tokenizer = rest.pop("streamer", None), rest.pop("tokenizer", None)
     _refuse_unsupported(config, rest)
     _set_defaults(model, config, options, defaults)
-    _move_stop_strings(config, rest, tokenizer or defaults.tokenizer)
+    rest["generation_config"] = config
+    return _call_stock(model, prompts, rest, defaults.tokenizer)
+
+
+def prepare_stock_request(
+    model: PreTrainedModel, prompts: PromptBatch, options: dict[str, Any], ends: tuple[int, ...]
+) -> Request:
+    """Let the stock `generate` read its own options, with its own defaults.
+
+    Args:
+        model: the stock model.
+        prompts: with ids, embeddings, or both.
+        options: options of the stock `generate`.
+        ends: ids that end a reply where the options name none; empty for the model's own.
+
+    Raises:
+        EepolicyError: an option is not supported, or the stock `generate` refuses it.
+    """
+    rest, config = dict(options), options.get("generation_config")
+    _refuse_unsupported(config, rest)
+    if ends and getattr(config, "eos_token_id", None) is None:
+        rest.setdefault("eos_token_id", list(ends))
+    return _call_stock(model, prompts, rest, None)
+
+
+def _call_stock(
+    model: PreTrainedModel,
+    prompts: PromptBatch,
+    options: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Request:
+    """Call the stock `generate` with a decoding method that returns its arguments."""
+    streamer, own_tokenizer = options.pop("streamer", None), options.pop("tokenizer", None)
+    model = _move_stop_strings(model, options, own_tokenizer or tokenizer)
     if prompts.embeddings is not None:
-        rest["inputs_embeds"] = prompts.embeddings
-    prompt = prompts.ids if prompts.embeddings is None else prompts.embeddings
-    assert prompt is not None
-    padding = padding_of(prompts.mask, prompt)
-    if streamer is not None and len(prompt) != 1:
-        raise EepolicyError(f"a streamer follows one reply; got {len(prompt)} rows")
-    prepared = _prepare(model, prompts, config, rest)
-    config = prepared.config
-    padding = [columns for columns in padding for _ in range(config.num_return_sequences)]
-    ends = [c.eos_token_id.flatten().tolist() for c in prepared.criteria if _is_end(c)]
-    max_length = prepared.criteria.max_length
-    prompt = prepared.ids
-    if prompts.embeddings is not None:
-        prompt = prepared.arguments["inputs_embeds"]  # one row for each returned reply
-    return Request(
-        prompt=prompt,
-        ids=prepared.ids,
-        padding=padding,
-        max_new_tokens=max(1, max_length - prepared.ids.shape[1]),
-        ends=frozenset(token for tokens in ends for token in tokens),
-        do_sample=bool(config.do_sample),
-        processors=[_of_row(prepared.processors, row) for row in range(len(padding))],
-        criteria=StoppingCriteriaList(
-            c for c in prepared.criteria if not _is_end(c) and type(c) is not MaxLengthCriteria
-        ),
-        streamer=streamer,
-    )
+        options["inputs_embeds"] = prompts.embeddings
+    if prompts.mask is not None:
+        prompt = prompts.ids if prompts.embeddings is None else prompts.embeddings
+        assert prompt is not None
+        padding_of(prompts.mask, prompt)  # its message is clearer than the stock one
+        options["attention_mask"] = prompts.mask
+    try:
+        # the method of the class: `eepolicy.early_exit` replaces that of the instance
+        prepared: Prepared = type(model).generate(
+            model, prompts.ids, custom_generate=capture, **options
+        )
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise EepolicyError(f"the stock generate refuses this: {error}") from error
+    return prepared.request(streamer)
 
 
 def _generation_config(options: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
@@ -213,12 +256,16 @@ def _generation_config(options: dict[str, Any]) -> tuple[GenerationConfig, dict[
         raise EepolicyError(f"the stock generate refuses this: {error}") from error
 
 
-def _refuse_unsupported(config: GenerationConfig, rest: dict[str, Any]) -> None:
+def _refuse_unsupported(
+    config: GenerationConfig | None,
+    rest: dict[str, Any],
+    names: frozenset[str] = frozenset(REFUSED),
+) -> None:
     """Refuse options of `REFUSED` that have an effect."""
     for name, advice in REFUSED.items():
         value = rest.get(name, getattr(config, name, None))
         is_plain = value is None or isinstance(value, (bool, int, float))
-        if not is_plain or value not in (None, NEUTRAL.get(name, False)):
+        if name in names and (not is_plain or value not in (None, NEUTRAL.get(name, False))):
             raise EepolicyError(f"{name} is not supported: {advice}")
 
 
@@ -229,7 +276,8 @@ def _set_defaults(
     defaults: RequestDefaults,
 ) -> None:
     """Fill in options that the caller leaves open."""
-    if config.do_sample is None and any(options.get(name) is not None for name in SAMPLING):
+    samples = any(options.get(name) is not None for name in SAMPLING)
+    if config.do_sample is None and samples:
         config.do_sample = True
     if config.eos_token_id is None and defaults.ends:
         config.eos_token_id = list(defaults.ends)
@@ -244,46 +292,68 @@ def _set_defaults(
 
 
 def _move_stop_strings(
-    config: GenerationConfig, rest: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None
-) -> None:
-    """Turn stop strings into a stopping criterion."""
-    if config.stop_strings is None:
-        return
+    model: PreTrainedModel, options: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None
+) -> PreTrainedModel:
+    """Turn stop strings into a stopping criterion: the stock hook gets no tokenizer.
+
+    Args:
+        model: the stock model.
+        options: options of its `generate`, which are changed.
+        tokenizer: tokenizer for the stop strings.
+
+    Returns:
+        The model, or a shallow copy without the stop strings of its own generation config.
+    """
+    config = options.get("generation_config")
+    own = model.generation_config.stop_strings
+    strings = options.pop("stop_strings", None)
+    strings = getattr(config, "stop_strings", None) if strings is None else strings
+    strings = own if strings is None else strings
+    if strings is None:
+        return model
     if tokenizer is None:
         raise EepolicyError("stop_strings need a model with a tokenizer, or tokenizer=")
-    criterion = StopStringCriteria(tokenizer, config.stop_strings)
-    rest["stopping_criteria"] = StoppingCriteriaList(
-        [*(rest.get("stopping_criteria") or ()), criterion]
-    )
-    config.stop_strings = None
-
-
-def _prepare(
-    model: PreTrainedModel, prompts: PromptBatch, config: GenerationConfig, rest: dict[str, Any]
-) -> _Prepared:
-    """Call the stock `generate` with a decoding method that returns its arguments."""
     try:
-        prepared: _Prepared = model.generate(
-            prompts.ids,
-            generation_config=config,
-            attention_mask=prompts.mask,
-            custom_generate=_capture,
-            **rest,
-        )
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise EepolicyError(f"the stock generate refuses this: {error}") from error
-    mode = prepared.config.get_generation_mode(None)
-    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        criterion = StopStringCriteria(tokenizer, strings)
+    except (IndexError, TypeError, ValueError) as error:
         raise EepolicyError(
-            f"{mode.value.replace('_', ' ')} is not supported: a row is one reply, decoded "
-            "greedily or by sampling"
-        )
-    unused = sorted(k for k, v in prepared.arguments.items() if v is not None and k not in KNOWN)
-    if unused:
-        raise EepolicyError(
-            f"{', '.join(unused)} cannot be used: the layers take ids or embeddings only"
-        )
-    return prepared
+            f"stop_strings are strings that the tokenizer can build; got {strings!r}: {error}"
+        ) from error
+    options["stopping_criteria"] = StoppingCriteriaList(
+        [*(options.get("stopping_criteria") or ()), criterion]
+    )
+    if config is not None:
+        options["generation_config"] = _without_stop_strings(config)
+    if own is not None:
+        model = copy.copy(model)
+        model.generation_config = _without_stop_strings(model.generation_config)
+    return model
+
+
+def _without_stop_strings(config: GenerationConfig) -> GenerationConfig:
+    """A copy of a generation config without its stop strings."""
+    config = copy.deepcopy(config)
+    config.stop_strings = None
+    return config
+
+
+def _check_positions(positions: Tensor | None, mask: Tensor) -> None:
+    """Refuse positions that do not follow from the attention mask.
+
+    Args:
+        positions: (rows, tokens), or (axes, rows, tokens) of a multimodal model; None for none.
+        mask: (rows, tokens), 0 at padding.
+    """
+    if positions is None:
+        return
+    expected = (mask.cumsum(-1) - 1).expand(positions.shape)
+    if bool(((positions != expected) & mask.bool()).any()):
+        raise EepolicyError(f"position_ids is not supported: {REFUSED['position_ids']}")
+
+
+def _is_given(value: Any) -> bool:
+    """Whether an argument of the model has a value; an empty dict has none."""
+    return value is not None and not (isinstance(value, dict) and not value)
 
 
 def _is_end(criterion: StoppingCriteria) -> bool:

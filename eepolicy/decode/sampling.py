@@ -33,17 +33,19 @@ class Sampler:
     Args:
         processors: processors of each row of the batch, in order.
         do_sample: sample tokens; otherwise take the most likely one.
-        seed: seed of the random numbers.
+        seed: seed of the random numbers; None for the global generator of PyTorch.
 
     Attributes:
         needs_history: whether `process` needs the earlier tokens.
     """
 
     def __init__(
-        self, processors: Sequence[LogitsProcessorList], do_sample: bool, seed: int
+        self, processors: Sequence[LogitsProcessorList], do_sample: bool, seed: int | None
     ) -> None:
         self.processors, self.do_sample = processors, do_sample
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.default_generator
+        if seed is not None:
+            self.generator = torch.Generator().manual_seed(seed)
         self.needs_history = any(type(p) not in _WITHOUT_HISTORY for p in processors[0])
 
     def process(
@@ -95,14 +97,14 @@ class Sampler:
         """
         if not self.do_sample:
             return scores.argmax(-1)
-        probabilities = torch.ones(num_rows, scores.shape[1])
+        probabilities = torch.ones(num_rows, scores.shape[1], dtype=scores.dtype)
         probabilities[rows] = scores.softmax(-1).cpu()
         tokens = torch.multinomial(probabilities, 1, generator=self.generator)[rows, 0]
         return tokens.to(scores.device)
 
     def uniforms(self, count: int) -> Tensor:
         """Random numbers in [0, 1): (count,)."""
-        return torch.rand(count, generator=self.generator)
+        return torch.rand(count, generator=self.generator, dtype=torch.float32)
 
 
 def _processed(processors: LogitsProcessorList, ids: Tensor, scores: Tensor) -> Tensor:

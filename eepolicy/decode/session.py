@@ -36,6 +36,9 @@ from eepolicy.policies.history import CallCosts
 from eepolicy.policies.state import check_state
 from eepolicy.trace import Trace
 
+#: columns that a batch has room for at first; it grows beyond them
+INITIAL_COLUMNS = 512
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -90,7 +93,7 @@ class DecodeSession:
         self.batch = Batch(
             backbone,
             request.padding,
-            request.prompt.shape[1] + request.max_new_tokens,
+            request.prompt.shape[1] + min(request.max_new_tokens, INITIAL_COLUMNS),
             _batch_options(config, backbone, layout, request, runtime.layer_costs),
             executor=runtime.executor,
             recorder=runtime.recorder,

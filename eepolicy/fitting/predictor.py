@@ -17,7 +17,8 @@ from torch.nn import functional
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.predictor_config import PredictorConfig, PredictorResult
 from eepolicy.heads.predictor import ExitPredictor
-from eepolicy.hooked import HookedModel, probe
+from eepolicy.hooked import HookedModel
+from eepolicy.layerwise import probe
 from eepolicy.modality import Modality
 from eepolicy.probing import Document
 

@@ -24,7 +24,8 @@ from eepolicy.fitting.result import FitResult
 from eepolicy.heads.branch import BranchHead
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fitted import KINDS
-from eepolicy.hooked import HookedModel, probe
+from eepolicy.hooked import HookedModel
+from eepolicy.layerwise import probe
 from eepolicy.modality import Modality
 from eepolicy.probing import Document
 

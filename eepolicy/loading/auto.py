@@ -11,7 +11,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
 from eepolicy.loading.cards import card_named, shipped_cards
 from eepolicy.loading.convert import CARD, load_converted, load_with_card
-from eepolicy.loading.hub import fetch, fetch_config
+from eepolicy.loading.hub import fetch, fetch_config, hub_options
 from eepolicy.loading.huggingface import heads_named, load_text, read_config
 from eepolicy.loading.pocket import load_spoken, pocket_folder
 from eepolicy.loading.threads import set_threads
@@ -47,10 +47,10 @@ def load(
             nothing: PyTorch takes all cores, and a small model then waits for its own threads
             whenever the machine is busy.
         heads: exit heads: a kind such as `"branch"` or `"tuned"` of those in the model's folder,
-            `"lens"` for the logit lens, or a file that `eepolicy fit` wrote.  By default the
-            preferred head of each depth in the folder, or the logit lens if the folder has none.
-        **options: options of `from_pretrained`, such as `device_map`, `attn_implementation` and
-            `quantization_config`.
+            `"lens"` for the logit lens, a file that `eepolicy fit` wrote, or an id on the Hub.  By
+            default the preferred head of each depth of the model, or the logit lens if it has none.
+        **options: options of `from_pretrained`, such as `device_map`, `attn_implementation`,
+            `quantization_config` and `revision`.
 
     Returns:
         The model with its tokenizer and its exit heads.
@@ -64,10 +64,14 @@ def load(
         >>> eepolicy.load("pocket", threads="auto").depth
         20
     """
+    source = pocket_folder() if name == "pocket" else Path(name)
+    if source.is_dir():  # where the files are is then known
+        source /= options.pop("subfolder", "")
+        name = str(source)
+        options = {k: v for k, v in options.items() if k not in hub_options(options)}
     model = _load(name, dtype, card, options)
     if heads is not None:
-        folder = pocket_folder() if name == "pocket" else Path(name)
-        model.heads = heads_named(heads, model, folder)
+        model.heads = heads_named(heads, model, name, **hub_options(options))
     if threads is not None:
         set_threads(model.model, threads)
     return model
@@ -78,29 +82,31 @@ def _load(
 ) -> HookedModel:
     """Load a model as `load` does, without setting threads."""
     given = None if card is None else card_named(card)
-    folder = pocket_folder() if name == "pocket" else Path(name)
+    folder, hub = Path(name), hub_options(options)
     is_local = folder.exists()
     if is_local and not (folder / "config.json").is_file():
         raise EepolicyError(f"{folder} has no config.json: give the folder of a model")
-    config = read_config(folder / "config.json" if is_local else fetch_config(name))
+    config = read_config(folder / "config.json" if is_local else fetch_config(name, **hub))
     if config.get("model_type") in UPSTREAM:
-        if options:
+        unsupported = sorted(options.keys() - hub.keys())
+        if unsupported:
             raise EepolicyError(
                 f"{name} is in its authors' layout, and its loader does not support "
-                f"{', '.join(sorted(options))}: run 'eepolicy convert {name} FOLDER' and load the "
-                "new folder"
+                f"{', '.join(unsupported)}: run 'eepolicy convert {name} FOLDER' and load the new "
+                "folder"
             )
         module, own_card = UPSTREAM[config["model_type"]]
         model: HookedModel = module.load(
-            folder if is_local else fetch(name), dtype, given or card_named(own_card)
+            folder if is_local else fetch(name, **hub), dtype, given or card_named(own_card)
         )
         return model
     if given is not None:
         return load_with_card(folder if is_local else name, dtype, given, **options)
     if "speech_layout" in config:
-        return load_spoken(folder if is_local else fetch(name), dtype)
+        return load_spoken(folder if is_local else fetch(name, **hub), dtype)
     if CARD in config:
-        return load_converted(folder if is_local else fetch(name), dtype, **options)
+        rest = {k: v for k, v in options.items() if k not in hub}  # the files are fetched
+        return load_converted(folder if is_local else fetch(name, **hub), dtype, **rest)
     shipped = next((c for c in shipped_cards().values() if c.source == name), None)
     if shipped is not None:
         return load_with_card(name, dtype, shipped, **options)

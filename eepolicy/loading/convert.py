@@ -12,6 +12,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.formats import AudioEncoderEntry, parse
 from eepolicy.hooked import HookedModel
 from eepolicy.io import write_atomically
+from eepolicy.loading.hub import hub_options
 from eepolicy.loading.huggingface import read_config, read_model, read_tokenizer, with_heads
 from eepolicy.loading.upstream.checkpoint import NativeModel, load_native
 from eepolicy.speech.audio_prompt import AudioPrompt
@@ -38,8 +39,8 @@ def load_with_card(
     Raises:
         EepolicyError: the checkpoint is incomplete, or the card belongs to another model.
     """
-    model = read_model(name, dtype, **options)
-    tokenizer = read_tokenizer(name)
+    model, hub = read_model(name, dtype, **options), hub_options(options)
+    tokenizer = read_tokenizer(name, **hub)
     layout = card.layout(tokenizer, model.config.vocab_size)
     entry = getattr(model.config, AUDIO_ENCODER, None)
     audio_encoder = None
@@ -49,7 +50,7 @@ def load_with_card(
         audio_encoder = _load_encoder(folder, dtype, parse(AudioEncoderEntry, entry, where))
         audio_encoder.encoder.to(model.device)  # type: ignore[attr-defined]
     hooked = HookedModel(model, layout, tokenizer, card=card, audio_encoder=audio_encoder)
-    return with_heads(hooked, Path(name))
+    return with_heads(hooked, name, **hub)
 
 
 def load_converted(folder: Path, dtype: torch.dtype, **options: Any) -> HookedModel:

@@ -18,7 +18,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.heads import KINDS, ExitHead, load_heads, load_predictor
 from eepolicy.hooked import HookedModel
 from eepolicy.io import read_json
-from eepolicy.loading.hub import first_line
+from eepolicy.loading.hub import fetch_optional, first_line, hub_options
 
 #: errors that transformers and safetensors raise for damaged or unsuitable files
 READ_ERRORS = (
@@ -96,10 +96,10 @@ def load_text(name: str | Path, dtype: torch.dtype = torch.float32, **options: A
     Raises:
         EepolicyError: the checkpoint does not exist or is incomplete, or its family has no adapter.
     """
-    model, tokenizer = read_model(name, dtype, **options), None
+    model, tokenizer, hub = read_model(name, dtype, **options), None, hub_options(options)
     if not Path(name).is_dir() or has_tokenizer(Path(name)):
-        tokenizer = read_tokenizer(name)
-    return with_heads(HookedModel(model, tokenizer=tokenizer), Path(name))
+        tokenizer = read_tokenizer(name, **hub)
+    return with_heads(HookedModel(model, tokenizer=tokenizer), name, **hub)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -107,54 +107,83 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / file).is_file() for file in TOKENIZER_FILES)
 
 
-def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a checkpoint, without running code from it.
 
     Args:
         name: a folder, or an id on the Hugging Face Hub.
+        **hub: options of `eepolicy.loading.hub.HUB_OPTIONS`.
 
     Raises:
         EepolicyError: the tokenizer is missing or damaged.
     """
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **hub)
     except READ_ERRORS as error:
         raise EepolicyError(f"the tokenizer of {name} cannot be loaded: {error}") from error
 
 
-def with_heads(hooked: HookedModel, folder: Path) -> HookedModel:
-    """Attach the exit heads and the exit predictor in the model's folder, if it has some."""
-    if (folder / HEADS).is_file():
-        hooked.heads = load_heads(folder / HEADS, hooked.lens, hooked.model)
-    if (folder / PREDICTOR).is_file():
-        hooked.predictor = load_predictor(folder / PREDICTOR, hooked.model)
+def file_of(name: str | Path, file: str, **hub: Any) -> Path | None:
+    """A file of a model; None if the model has none.
+
+    Args:
+        name: a folder, or an id on the Hugging Face Hub.
+        file: name of the file.
+        **hub: options of `eepolicy.loading.hub.HUB_OPTIONS`.
+    """
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    return fetch_optional(str(name), file, **hub)
+
+
+def with_heads(hooked: HookedModel, name: str | Path, **hub: Any) -> HookedModel:
+    """Attach the exit heads and the exit predictor of a model, if it has some.
+
+    Args:
+        hooked: the model.
+        name: its folder, or its id on the Hugging Face Hub.
+        **hub: options of `eepolicy.loading.hub.HUB_OPTIONS`.
+    """
+    heads, predictor = file_of(name, HEADS, **hub), file_of(name, PREDICTOR, **hub)
+    if heads is not None:
+        hooked.heads = load_heads(heads, hooked.lens, hooked.model)
+    if predictor is not None:
+        hooked.predictor = load_predictor(predictor, hooked.model)
     return hooked
 
 
-def heads_named(heads: str | Path, hooked: HookedModel, folder: Path) -> ExitHead:
-    """Exit heads by their name or file, for `load`.
+def heads_named(heads: str | Path, hooked: HookedModel, name: str | Path, **hub: Any) -> ExitHead:
+    """Exit heads by their name, file or repository, for `load`.
 
     Args:
-        heads: `"lens"`, a kind of head in the model's folder, or a file of heads.
+        heads: `"lens"`, a kind of head of the model, a file of heads, or an id on the Hugging Face
+            Hub.
         hooked: the model.
-        folder: folder of the model.
+        name: folder of the model, or its id on the Hugging Face Hub.
+        **hub: options of `eepolicy.loading.hub.HUB_OPTIONS`, for the files of the model.
 
     Raises:
-        EepolicyError: the folder has no heads of the kind, or the file is none of heads.
+        EepolicyError: the model has no heads of the kind, or there are no heads there.
     """
     if heads == "lens":
         return hooked.lens
-    own = folder / HEADS
     if isinstance(heads, str) and heads in KINDS:
-        if not own.is_file():
+        own = file_of(name, HEADS, **hub)
+        if own is None:
             raise EepolicyError(
-                f"{folder} has no {HEADS}, so there are no heads of the kind {heads!r}: give a "
+                f"{name} has no {HEADS}, so there are no heads of the kind {heads!r}: give a "
                 "file that 'eepolicy fit' wrote"
             )
         return load_heads(own, hooked.lens, hooked.model, heads)
-    if not Path(heads).is_file():
+    if Path(heads).is_file():
+        return load_heads(heads, hooked.lens, hooked.model)
+    is_repository = isinstance(heads, str) and heads.count("/") == 1 and heads[0] not in "./~"
+    fetched = fetch_optional(str(heads), HEADS) if is_repository else None
+    if fetched is None:
         raise EepolicyError(
-            f"heads are 'lens', a kind ({', '.join(KINDS.names())}) or a file; got {str(heads)!r}, "
-            "which is no file"
+            f"heads are 'lens', a kind ({', '.join(KINDS.names())}), a file, or an id on the "
+            f"Hugging Face Hub; got {str(heads)!r}, which is no file"
+            + (f", and no repository with {HEADS} that can be reached" if is_repository else "")
         )
-    return load_heads(heads, hooked.lens, hooked.model)
+    return load_heads(fetched, hooked.lens, hooked.model)

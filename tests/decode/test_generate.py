@@ -282,7 +282,6 @@ BAD = [
     ({"past_key_values": object()}, "pass the whole prompt"),
     ({"use_cache": False}, "pending positions need the cache"),
     ({"output_scores": True}, "eepolicy.probe"),
-    ({"return_dict_in_generate": True}, "an Output with its trace"),
     ({"prefix_allowed_tokens_fn": lambda i, ids: [1]}, "use a logits processor"),
     ({"max_new_tokens": 0}, "max_new_tokens is at least 1"),
     ({"temprature": 0.5}, "temprature"),

@@ -1,0 +1,97 @@
+"""`save_pretrained`: write a hooked model to a folder that `load` reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from eepolicy.errors import EepolicyError
+from eepolicy.heads import FittedHead, LogitLens, save_predictor
+from eepolicy.hooked import HookedModel
+from eepolicy.loading.convert import check_new_folder, save_converted
+from eepolicy.loading.hub import push_folder
+from eepolicy.loading.huggingface import HEADS, PREDICTOR
+from eepolicy.speech.units import Units
+
+#: file of the speech units in a folder of the pocket model's format
+UNITS = "units.safetensors"
+#: key of `config.json` with the layout of a speech model without card
+LAYOUT = "speech_layout"
+#: notes in the files of heads and of the exit predictor
+NOTES = {"saved_by": "HookedModel.save_pretrained"}
+
+
+def save_pretrained(model: HookedModel, folder: str | Path) -> None:
+    """Write the stock model, its tokenizer, its exit heads and what it speaks with.
+
+    Args:
+        model: a hooked model.  Its heads are the logit lens, or were fitted by `eepolicy fit`.
+        folder: a new or empty folder.
+
+    Raises:
+        EepolicyError: the folder is not empty, or the heads or the vocoder cannot be saved.
+    """
+    folder = Path(folder)
+    heads = model.heads
+    if not isinstance(heads, (FittedHead, LogitLens)):
+        raise EepolicyError(
+            f"heads that 'eepolicy fit' fitted can be saved; these are {heads!r}: set "
+            "model.heads = model.lens and save yours yourself"
+        )
+    check_new_folder(folder)
+    if model.card is not None:
+        save_converted(model, folder)
+    elif model.layout.has_speech:
+        _save_spoken(model, folder)
+    else:
+        _save_stock(model, folder)
+    if isinstance(heads, FittedHead):
+        heads.save(folder / HEADS, model.model, NOTES)
+    if model.predictor is not None:
+        save_predictor(model.predictor, folder / PREDICTOR, model.model, NOTES)
+
+
+def push_to_hub(model: HookedModel, repo_id: str, **options: Any) -> str:
+    """Upload what `save_pretrained` writes to the Hugging Face Hub.
+
+    Args:
+        model: see `save_pretrained`.
+        repo_id: repository, which is created if it does not exist.
+        **options: `private` and `token`.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        EepolicyError: the model cannot be saved, or the upload fails.
+    """
+    with TemporaryDirectory() as folder:
+        save_pretrained(model, folder)
+        return push_folder(Path(folder), repo_id, **options)
+
+
+def _save_stock(model: HookedModel, folder: Path) -> None:
+    """The stock model and its tokenizer."""
+    model.model.save_pretrained(folder)
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(folder)
+
+
+def _save_spoken(model: HookedModel, folder: Path) -> None:
+    """A speech model in the pocket model's format: layout in the config, and its units."""
+    if not isinstance(model.vocoder, Units) or model.tokenizer is None:
+        raise EepolicyError(
+            "a speech model without a card is saved with its tokenizer and with speech units as "
+            f"vocoder; this one has {model.vocoder!r} and {model.tokenizer!r:.60}"
+        )
+    config, own = model.model.config, getattr(model.model.config, LAYOUT, None)
+    setattr(config, LAYOUT, model.layout.to_dict())
+    try:
+        _save_stock(model, folder)
+    finally:
+        if own is None:
+            delattr(config, LAYOUT)
+        else:
+            setattr(config, LAYOUT, own)
+    model.vocoder.save(folder / UNITS)
