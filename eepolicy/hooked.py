@@ -177,6 +177,11 @@ class HookedModel(Backbone):
         """
         return self.prompt_format.encode(prompt)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether turns of a chat can be prompts: a text model whose tokenizer has a template."""
+        return not self.layout.has_speech and bool(getattr(self.tokenizer, "chat_template", None))
+
     def _prompt_encoder(self) -> PromptEncoder:
         """Encodes prompts for this model."""
         pad_ids = (

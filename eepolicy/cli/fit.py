@@ -41,7 +41,10 @@ def fit(
     ],
     prompts: Annotated[
         Path | None,
-        typer.Option(help="file with a prompt per line; the model's dev questions by default"),
+        typer.Option(
+            help="file with a prompt per line, or .jsonl with a text or chat turns per line; the "
+            "model's dev questions by default"
+        ),
     ] = None,
     heads: Annotated[
         str, typer.Option(help="kind of the heads: tuned, linear, low-rank, branch or drafter")

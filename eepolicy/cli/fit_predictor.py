@@ -33,7 +33,10 @@ def fit_predictor(
     heads: HeadsOption = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="file with a prompt per line; the model's dev questions by default"),
+        typer.Option(
+            help="file with a prompt per line, or .jsonl with a text or chat turns per line; the "
+            "model's dev questions by default"
+        ),
     ] = None,
     hidden: Annotated[
         int, typer.Option(help="width of the layer in between; 0 for a linear map", min=0)

@@ -6,11 +6,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eepolicy.cli.options import held_out_questions
 from eepolicy.errors import EepolicyError
-from eepolicy.io import read_lines
+from eepolicy.io import read_lines, read_numbered_jsonl
+from eepolicy.prompts import Messages, is_messages
 
 if TYPE_CHECKING:
     from eepolicy.probing import Document
@@ -27,28 +28,45 @@ class Prompts:
             last ones.
     """
 
-    train: list[str]
-    held_out: list[str]
+    train: list[str | Messages]
+    held_out: list[str | Messages]
     share: float | None
 
 
-def read_questions(model: str, file: Path | None) -> list[str]:
+def read_questions(model: str, file: Path | None) -> list[str | Messages]:
     """Read the prompts of a file, or the model's dev questions.
 
     Args:
         model: see `eepolicy.load`.
-        file: file with a prompt per line, or None.
+        file: text file with a prompt per line; a `.jsonl` file with a text or the turns of a chat
+            per line; or None.
 
     Raises:
-        EepolicyError: there are fewer than two.
+        EepolicyError: there are fewer than two, or a line is no prompt.
     """
+    questions: list[str | Messages]
     if file is None:
         questions = [q["question"] for q in held_out_questions(model, "dev")]
+    elif file.suffix == ".jsonl":
+        questions = [_prompt(value, f"{file}, line {n}") for n, value in read_numbered_jsonl(file)]
     else:
-        questions = read_lines(file)
+        questions = [*read_lines(file)]
     if len(questions) < 2:
         raise EepolicyError(f"fitting takes at least two prompts; got {len(questions)}")
     return questions
+
+
+def _prompt(value: Any, where: str) -> str | Messages:
+    """A prompt from a line of a `.jsonl` file."""
+    if isinstance(value, dict):  # as data sets of chats have it
+        value = value.get("messages", value.get("prompt"))
+    if not (isinstance(value, str) and value) and not is_messages(value):
+        raise EepolicyError(
+            f"{where}: a prompt is a text, or turns of a chat with role and content, alone or "
+            f"under the key 'messages' or 'prompt'; got {value!r:.60}"
+        )
+    prompt: str | Messages = value
+    return prompt
 
 
 def spread_over(replies: Sequence[Document], share: float) -> list[bool]:
@@ -73,7 +91,7 @@ def prompts_to_fit_on(
 
     Args:
         model: see `eepolicy.load`.
-        file: file with a prompt per line.
+        file: see `read_questions`.
         number: number of prompts to draw; None for all.
         held_out: share of the prompts for evaluation, or `dev`.
         seed: seed of the order.
@@ -91,7 +109,7 @@ def prompts_to_fit_on(
         if file is None:
             raise EepolicyError("--held-out dev needs other prompts to fit on: give --prompts")
         dev = [q["question"] for q in held_out_questions(model, "dev")]
-        return Prompts(questions, dev, None)
+        return Prompts(questions, [*dev], None)
     try:
         share = float(held_out)
     except ValueError:

@@ -45,6 +45,15 @@ def generate(
         bool,
         typer.Option("--spoken", help="the question is a sound file (wav, flac, ogg or mp3)"),
     ] = False,
+    is_chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--raw",
+            help="send the question through the model's chat template, or as it is; by default "
+            "through the template if there is one",
+            show_default=False,
+        ),
+    ] = None,
     model: ModelOption = "pocket",
     heads: HeadsOption = None,
     predictor: PredictorOption = None,
@@ -74,8 +83,11 @@ def generate(
     if out_file and out_file.suffix != ".wav":
         raise EepolicyError(f"speech is written as .wav; got --out {out_file}")
     spoken = load_model(model, dtype, device, threads, heads, predictor)
+    prompt: Any = Path(question) if is_spoken else question
+    if not is_spoken and (spoken.has_chat_template if is_chat is None else is_chat):
+        prompt = [{"role": "user", "content": question}]
     output = spoken.generate(
-        Path(question) if is_spoken else question,
+        prompt,
         policy,
         max_new_tokens,
         fill=fill,

@@ -19,6 +19,7 @@ from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.hooked import HookedModel
 from eepolicy.io import append_lines, read_numbered_jsonl, write_text
 from eepolicy.probing.documents import Document
+from eepolicy.prompts import Messages
 from eepolicy.workers import Workers
 
 
@@ -65,7 +66,7 @@ _Replies = dict[tuple[int, ...], list[int]]
 
 def generate_replies(
     model: HookedModel,
-    questions: Sequence[str | Tensor],
+    questions: Sequence[str | Messages | Tensor],
     *,
     max_new_tokens: int = 300,
     batch: int = 32,
@@ -76,7 +77,7 @@ def generate_replies(
 
     Args:
         model: model with a tokenizer, for questions in text.
-        questions: questions in text, or ids (tokens,).
+        questions: questions in text, turns of a chat, or ids (tokens,).
         max_new_tokens: maximum number of tokens in a reply.
         batch: number of prompts in a batch.
         save: file for the replies, one JSON line each; a later call reads the replies that it has

@@ -71,11 +71,20 @@ def push_to_hub(model: HookedModel, repo_id: str, **options: Any) -> str:
         return push_folder(Path(folder), repo_id, **options)
 
 
-def _save_stock(model: HookedModel, folder: Path) -> None:
-    """The stock model and its tokenizer."""
-    model.model.save_pretrained(folder)
-    if model.tokenizer is not None:
-        model.tokenizer.save_pretrained(folder)
+def _save_stock(model: HookedModel, folder: Path, layout: dict[str, Any] | None = None) -> None:
+    """The stock model and its tokenizer, with a layout in the config or with none."""
+    config = model.model.config
+    own = vars(config).pop(LAYOUT, None)
+    if layout is not None:
+        setattr(config, LAYOUT, layout)
+    try:
+        model.model.save_pretrained(folder)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(folder)
+    finally:
+        vars(config).pop(LAYOUT, None)
+        if own is not None:
+            setattr(config, LAYOUT, own)
 
 
 def _save_spoken(model: HookedModel, folder: Path) -> None:
@@ -85,13 +94,5 @@ def _save_spoken(model: HookedModel, folder: Path) -> None:
             "a speech model without a card is saved with its tokenizer and with speech units as "
             f"vocoder; this one has {model.vocoder!r} and {model.tokenizer!r:.60}"
         )
-    config, own = model.model.config, getattr(model.model.config, LAYOUT, None)
-    setattr(config, LAYOUT, model.layout.to_dict())
-    try:
-        _save_stock(model, folder)
-    finally:
-        if own is None:
-            delattr(config, LAYOUT)
-        else:
-            setattr(config, LAYOUT, own)
+    _save_stock(model, folder, model.layout.to_dict())
     model.vocoder.save(folder / UNITS)

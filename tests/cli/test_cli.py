@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 import eepolicy
 from eepolicy import (
     Confidence,
+    EepolicyError,
     Entropy,
     FullDepth,
+    HookedModel,
     Margin,
     Oracle,
     Patience,
@@ -31,6 +33,7 @@ from eepolicy.analysis.studies.policy_search import PolicyEvaluator
 from eepolicy.analysis.timing import reference
 from eepolicy.analysis.timing.reference import ReferenceTime
 from eepolicy.cli import main
+from eepolicy.cli.fit_prompts import read_questions
 from eepolicy.heads import load_heads, read_notes
 from eepolicy.speech import asr, mos
 
@@ -286,6 +289,33 @@ def test_generate_samples(run):
     )
     assert tokens[0] == tokens[1] == sampled.tokens.tolist()
     assert tokens[2] != tokens[0]
+
+
+def test_questions_go_through_the_chat_template(run, tmp_path):
+    """By default where there is one; `--raw` sends the text, and speech models get it as ever."""
+    pocket = eepolicy.load("pocket")
+    pocket.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}?{% endfor %}"
+    text = HookedModel(pocket.model, tokenizer=pocket.tokenizer)
+    text.save_pretrained(tmp_path / "model")
+    options = ["--model", str(tmp_path / "model"), "--max-new-tokens", "4", "--json"]
+    replies = {}
+    for flags in ([], ["--chat"], ["--raw"]):
+        replies[tuple(flags)] = json.loads(run("generate", "Hi", *flags, *options)[0])["tokens"]
+    expected = {flags: "Hi" if flags == ("--raw",) else "Hi?" for flags in replies}
+    for flags, prompt in expected.items():
+        assert replies[flags] == text.generate(prompt, max_new_tokens=4).tokens.tolist()
+    assert replies[()] != replies[("--raw",)]
+
+
+def test_prompts_to_fit_on_may_be_chats(tmp_path):
+    file = tmp_path / "chats.jsonl"
+    turns = [{"role": "user", "content": "Hi"}]
+    lines = ["Hello", turns, {"messages": turns}, {"prompt": "Hello"}]
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert read_questions("pocket", file) == ["Hello", turns, turns, "Hello"]
+    file.write_text('"Hello"\n7\n"Hi"\n', encoding="utf-8")
+    with pytest.raises(EepolicyError, match=r"chats.jsonl, line 2: a prompt is a text"):
+        read_questions("pocket", file)
 
 
 def test_small_models_run_on_one_thread(run):
