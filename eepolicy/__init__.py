@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eepolicy.loading import held_out, load
     from eepolicy.modality import ChunkClock, Modality, TokenLayout
     from eepolicy.model.families import DecoderParts
+    from eepolicy.pipelines import EarlyExitPipeline, register_pipeline
     from eepolicy.policies import (
         ByModality,
         Confidence,
@@ -61,6 +62,7 @@ _MODULES = {
     "loading": ("held_out", "load"),
     "modality": ("ChunkClock", "Modality", "TokenLayout"),
     "model.families": ("DecoderParts",),
+    "pipelines": ("EarlyExitPipeline", "register_pipeline"),
     "policies": (
         "ByModality",
         "Confidence",
@@ -99,6 +101,7 @@ __all__ = [
     "DraftStatus",
     "DynamicDraft",
     "EarlyExitConfig",
+    "EarlyExitPipeline",
     "EepolicyError",
     "Entropy",
     "ExitHead",
@@ -132,6 +135,7 @@ __all__ = [
     "parse_fill",
     "parse_policy",
     "probe",
+    "register_pipeline",
     "wrap",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -75,6 +75,16 @@ class CustomGenerate:
         if self._hooked is None or self._hooked.model is not model:
             self._hooked = HookedModel(model, self.layout, heads=self.heads)
         return self._hooked
+
+    def inside(self, model: PreTrainedModel) -> AbstractContextManager[HookedModel]:
+        """Let the `generate` of a stock model exit early inside a `with` block.
+
+        See `eepolicy.early_exit`, which makes an object for one block.
+
+        Args:
+            model: model of transformers.
+        """
+        return _replace_generate(model, self)
 
     @torch.no_grad()
     def __call__(
@@ -206,6 +216,14 @@ def early_exit(
         >>> out.traces[0].depth
         array([16, 16, 16, 16])
     """
+    method = custom_generate(policy, heads=heads, layout=layout, config=config, **options)
+    with method.inside(model) as hooked:
+        yield hooked
+
+
+@contextmanager
+def _replace_generate(model: PreTrainedModel, method: CustomGenerate) -> Iterator[HookedModel]:
+    """Let the `generate` of a stock model decode by a method."""
     if isinstance(model, HookedModel):
         raise EepolicyError(
             "early_exit is for a model of transformers; this one is hooked already: give the "
@@ -216,7 +234,6 @@ def early_exit(
             "this model exits early already: early_exit blocks cannot be nested; leave the outer "
             "one first"
         )
-    method = custom_generate(policy, heads=heads, layout=layout, config=config, **options)
     hooked = method.hooked(model)
     method.config.validate(hooked.depth, hooked.layout)  # before the first call of generate
     had_own = vars(model).get("generate")

@@ -34,6 +34,7 @@ FLOORS = [
     {"probing"},
     {"hooked"},
     {"layerwise", "stock"},
+    {"pipelines"},
     {"fitting", "loading"},
     {""},
     {"analysis"},

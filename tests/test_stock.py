@@ -7,7 +7,12 @@ import torch
 from conftest import LAYOUT, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast, TextGenerationPipeline, TextIteratorStreamer
+from transformers import (
+    PreTrainedTokenizerFast,
+    TextGenerationPipeline,
+    TextIteratorStreamer,
+    pipeline,
+)
 
 import eepolicy
 from eepolicy import EepolicyError, HookedModel, TokenLayout
@@ -245,6 +250,28 @@ def test_a_pipeline_exits_early(stock, words):
         early = pipe(text, **options)
     out = HookedModel(stock).generate(torch.tensor(ROWS[0]), POLICY, 9)
     assert early[0]["generated_text"].strip() == words.decode(out.tokens, skip_special_tokens=True)
+
+
+def test_the_pipeline_of_the_task(stock, words, tmp_path):
+    """Options of the pipeline and of a call; the model is hooked once for the same options."""
+    stock.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    eepolicy.register_pipeline()
+    pipe = pipeline("early-exit-text-generation", model=str(tmp_path), policy=POLICY)
+    text = " ".join(f"w{i}" for i in ROWS[0])
+    options = {"do_sample": False, "max_new_tokens": 9, "return_full_text": False}
+    plain = TextGenerationPipeline(model=stock, tokenizer=words)
+    assert pipe(text, policy="full", **options) == plain(text, **options)
+    assert pipe(text, accept="exact", **options) == plain(text, **options)
+    early = pipe([text, "w9"], **options)
+    hooked = pipe._method[1].hooked(pipe.model)
+    for prompt, out in zip((ROWS[0], [9]), early, strict=True):
+        tokens = hooked.generate(torch.tensor(prompt), POLICY, 9).tokens
+        text = words.decode(tokens, skip_special_tokens=True)
+        assert out[0]["generated_text"].strip() == text
+    pipe("w9", **options)
+    assert pipe._method[1].hooked(pipe.model) is hooked
+    assert "generate" not in vars(pipe.model)
 
 
 @settings(max_examples=15)

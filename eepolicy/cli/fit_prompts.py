@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from eepolicy.cli.options import held_out_questions
 from eepolicy.errors import EepolicyError
 from eepolicy.io import read_lines, read_numbered_jsonl
-from eepolicy.prompts import Messages, is_messages
 
 if TYPE_CHECKING:
     from eepolicy.probing import Document
+    from eepolicy.prompts import Messages
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def read_questions(model: str, file: Path | None) -> list[str | Messages]:
 
 def _prompt(value: Any, where: str) -> str | Messages:
     """A prompt from a line of a `.jsonl` file."""
+    from eepolicy.prompts import is_messages
+
     if isinstance(value, dict):  # as data sets of chats have it
         value = value.get("messages", value.get("prompt"))
     if not (isinstance(value, str) and value) and not is_messages(value):
