@@ -245,8 +245,9 @@ class HookedModel(Backbone):
             fill: what becomes of the keys and values above an exit: a `KVFill` or its spec string,
                 `"catch_up"` (exact, default), `"propagate"` or `"mask"`.
             accept: which tokens of early exits stay once the full model has verified them: an
-                `Acceptance` or its spec string, `"all"` (SPAR-K, default), `"exact"` (lossless,
-                greedy), `"sampling"` or `"block"` (lossless), `"top:5+ratio:0.3"`, and others; see
+                `Acceptance` or its spec string, `"all"` (SPAR-K, default), `"exact"` (lossless
+                up to rounding, greedy), `"sampling"` or `"block"` (likewise, for sampling),
+                `"top:5+ratio:0.3"`, and others; see
                 `eepolicy.decode.acceptance`.
             config: all options of early exit; the arguments override it.
             max_pending: largest number of pending positions, or of unverified drafts, of a row.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,7 @@ def outputs_of(
         vocoder: turns units into sound; None for a model without one.
     """
     request, seconds = session.request, session.seconds
+    _warn_of_length(session, replies)
     prompts = [ids[n:].cpu() for ids, n in zip(request.ids, request.padding, strict=True)]
     if request.prompt.is_floating_point():  # ids do not describe embeddings
         prompts = [ids[:0] for ids in prompts]
@@ -50,3 +52,17 @@ def outputs_of(
         )
         outputs.append(output)
     return outputs
+
+
+def _warn_of_length(session: DecodeSession, replies: Sequence[Reply]) -> None:
+    """Warn if a row is longer than the model was made for, as transformers does."""
+    config = session.batch.backbone.model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    width, padding = session.request.prompt.shape[1], session.request.padding
+    lengths = [width - n + len(reply) for n, reply in zip(padding, replies, strict=True)]
+    if isinstance(limit, int) and max(lengths) > limit:
+        warnings.warn(
+            f"a row has {max(lengths)} tokens, and the model was made for {limit} "
+            "(max_position_embeddings): the end of the reply may be wrong",
+            stacklevel=5,
+        )

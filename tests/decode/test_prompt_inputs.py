@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -198,6 +200,20 @@ def test_a_large_max_new_tokens_costs_no_memory(model):
         del model.open_cache
     assert many.tolist() == few.tolist()[: len(many)]
     assert max(shapes) < 1000
+
+
+def test_rows_beyond_the_positions_of_the_model(model):
+    """A warning as in transformers, and none at the limit."""
+    config = model.config
+    before, config.max_position_embeddings = config.max_position_embeddings, len(IDS) + 3
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.generate(IDS, max_new_tokens=3)
+        with pytest.warns(UserWarning, match="a row has 9 tokens, and the model was made for 8"):
+            model.generate([OTHER, IDS], max_new_tokens=4)
+    finally:
+        config.max_position_embeddings = before
 
 
 BAD = [
