@@ -151,6 +151,7 @@ def markdown(results: Rows, columns: Sequence[Column] = COLUMNS) -> str:
         markdown_table(["policy", VERDICT], sentences),
         "95 % intervals are in brackets. The verdict is on all rows together (Holm).",
         markdown_table(headings, short),
+        *_upper_ends(names, results),
         "All columns:",
         *_blocks(names, shown, estimates),
         "Difference from full depth on the same questions:",
@@ -173,6 +174,22 @@ def _blocks(
         lines = [[name, *line[part]] for name, line in zip(names, cells, strict=True)]
         tables.append(markdown_table(["policy", *(c.heading for c in columns[part])], lines))
     return tables
+
+
+def _upper_ends(names: Sequence[str], results: Rows) -> list[str]:
+    """A table of the largest losses of the WER that the questions leave possible."""
+    lines = [
+        [name, f"{100 * row['wer_upper']:+.1f}"]
+        for name, row in zip(names, results, strict=True)
+        if row.get("wer_upper") is not None
+    ]
+    if not lines:
+        return []
+    heading = "WER over full depth is at most, points"
+    return [
+        "The upper ends of one-sided 95 % intervals, each policy by itself:",
+        markdown_table(["policy", heading], lines),
+    ]
 
 
 def _test(row: Mapping[str, Any], column: Column) -> str:

@@ -76,6 +76,10 @@ def tables_of(text):
 
 def test_markdown_has_the_verdicts_first_and_at_most_six_columns():
     tables = tables_of(markdown(rows()))
+    upper = tables.pop(2)
+    known = [row for row in rows() if row.get("wer_upper") is not None]
+    assert upper[0] == ["policy", "WER over full depth is at most, points"]
+    assert [row[1] for row in upper[1:]] == [f"{100 * row['wer_upper']:+.1f}" for row in known]
     verdicts = tables[0]
     assert verdicts[0] == ["policy", "verdict"]
     assert [row[0] for row in verdicts[1:]] == [p.replace("\n", " ") for p in POLICIES]
