@@ -138,7 +138,7 @@ class CudaGraphExecutor(CompiledExecutor):
 
     def _capture(self, inputs: GraphInputs, cache: KVCache) -> _GraphReplay | None:
         """Capture a span as a graph; where that fails, warn, make no more graphs, return None."""
-        device = self.model.model.device
+        device = self.model.device
         with torch.inference_mode(False):  # the graph outlives the inference mode of the caller
             static = [t.clone() for t in inputs.tensors]
         try:

@@ -132,7 +132,7 @@ class Trainer:
         width = model.model.config.hidden_size
         heads = kind.untrained(model.lens, depths, width=width, rank=config.rank, seed=config.seed)
         self.rate = config.learning_rate or 1e-3
-        self.heads = heads.to(model.model.device).requires_grad_()
+        self.heads = heads.to(model.device).requires_grad_()
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=self.rate)
         self.best = {name: _halved(p) for name, p in self.heads.named_parameters()}
         self.before = self.evaluate()
@@ -208,7 +208,7 @@ class Trainer:
         """Hidden states of the positions to fit on: by depth, (positions, width)."""
         states: dict[int, list[Tensor]] = {d: [] for d in (*self.heads.depths, self.model.depth)}
         for document in batch:
-            ids = document.tokens.to(self.model.model.device)
+            ids = document.tokens.to(self.model.device)
             span, chosen = slice(*document.span), None
             if self.config.on != "both":
                 labels = document.labels(self.model.layout, self.model.depth)

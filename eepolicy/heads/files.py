@@ -13,6 +13,7 @@ from eepolicy.formats import HeadsHeader, parse
 from eepolicy.heads.fingerprint import check_fingerprint
 from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead
 from eepolicy.heads.lens import LogitLens
+from eepolicy.heads.weights import device_of
 from eepolicy.io import open_tensors
 
 
@@ -74,4 +75,4 @@ def load_heads(
                 if name.startswith(prefix)
             }
             heads[depth] = KINDS.get(own).restore(lens, depth, weights)
-    return FittedHead(heads).to(model.device, model.dtype)
+    return FittedHead(heads).to(device_of(model), model.dtype)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eepolicy.heads.base import ExitHead
+from eepolicy.heads.weights import is_readable
 
 
 class LogitLens(ExitHead):
@@ -40,6 +42,16 @@ class LogitLens(ExitHead):
         layers: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
+        self.refer_to(norm, head, logit_softcap, layers)
+
+    def refer_to(
+        self,
+        norm: Callable[[Tensor], Tensor],
+        head: Callable[[Tensor], Tensor],
+        logit_softcap: Callable[[Tensor], Tensor] | None,
+        layers: Sequence[nn.Module],
+    ) -> None:
+        """Refer to other modules, which have replaced those of the model; arguments as above."""
         parts = {"norm": norm, "head": head, "logit_softcap": logit_softcap, "layers": layers}
         for name, part in parts.items():
             object.__setattr__(self, name, part)  # nn.Module.__setattr__ would register it
@@ -56,13 +68,32 @@ class LogitLens(ExitHead):
         return "LogitLens"
 
     def logits(self, hidden: Tensor, depth: int) -> Tensor:
-        return self.softcap(self.head(self.norm(hidden)))
+        return self.softcap(self.head(self.norm(hidden))).to(hidden.device)
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
-        if not isinstance(self.head, nn.Linear):
-            return super().logits_over(hidden, depth, ids)
-        bias = None if self.head.bias is None else self.head.bias[ids]
-        return self.softcap(F.linear(self.norm(hidden), self.head.weight[ids], bias))
+        return self.softcap(self.product(self.norm(hidden), ids)).to(hidden.device)
+
+    def product(self, normed: Tensor, ids: slice) -> Tensor:
+        """The output embedding of normed states for a range of ids, without the soft cap.
+
+        The rows of other ids are skipped where the output embedding is a plain `torch.nn.Linear`.
+        One that is wrapped, quantised or offloaded, or has hooks, is called as a whole.
+
+        Args:
+            normed: (..., width).
+            ids: range of ids, without a step.
+
+        Returns:
+            (..., ids).
+        """
+        head: Any = self.head
+        if ids == slice(None):
+            return self.head(normed)
+        # before compiling it was examined what the head is
+        if type(head) is not nn.Linear or not (torch.compiler.is_compiling() or is_readable(head)):
+            return self.head(normed)[..., ids]
+        bias = None if head.bias is None else head.bias[ids]
+        return F.linear(normed, head.weight[ids], bias)
 
     def softcap(self, logits: Tensor) -> Tensor:
         """Apply the soft cap of the model to products with an output embedding; shape kept."""

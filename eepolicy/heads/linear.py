@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eepolicy.errors import EepolicyError
 from eepolicy.heads.fitted import KINDS, DepthHead, HeadSize
 from eepolicy.heads.lens import LogitLens
+from eepolicy.heads.weights import output_bias, output_weight
 
 
 @KINDS.register
@@ -39,7 +39,8 @@ class LinearHead(DepthHead):
     def initial(
         cls, lens: LogitLens, depth: int, size: HeadSize, generator: torch.Generator
     ) -> LinearHead:
-        return cls(lens, output_embedding(lens).weight.detach().float().clone())
+        weight = output_weight(lens.head, lens.norm, size.width)
+        return cls(lens, weight.detach().float().clone())
 
     @staticmethod
     def count(size: HeadSize) -> int:
@@ -49,9 +50,9 @@ class LinearHead(DepthHead):
         return self.logits_over(hidden, depth, slice(None))
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
-        weight, shared = self.weight[ids], output_embedding(self.lens).bias
-        normed = self.lens.norm(hidden).to(weight.dtype)
-        bias = None if shared is None else shared[ids].to(weight.dtype)
+        weight, shared = self.weight[ids], output_bias(self.lens.head)
+        normed = self.lens.norm(hidden).to(weight)
+        bias = None if shared is None else shared[ids].to(weight)
         return self.lens.softcap(F.linear(normed, weight, bias))
 
 
@@ -80,7 +81,7 @@ class LowRankHead(DepthHead):
     def initial(
         cls, lens: LogitLens, depth: int, size: HeadSize, generator: torch.Generator
     ) -> LowRankHead:
-        vocabulary, width = output_embedding(lens).weight.shape
+        vocabulary, width = output_weight(lens.head, lens.norm, size.width).shape
         down = torch.randn(size.rank, width, generator=generator) / width**0.5
         return cls(lens, torch.zeros(vocabulary, size.rank), down)
 
@@ -92,23 +93,6 @@ class LowRankHead(DepthHead):
         return self.logits_over(hidden, depth, slice(None))
 
     def logits_over(self, hidden: Tensor, depth: int, ids: slice) -> Tensor:
-        head = output_embedding(self.lens)
         normed = self.lens.norm(hidden)
-        bias = None if head.bias is None else head.bias[ids]
-        base = F.linear(normed, head.weight[ids], bias)
-        update = F.linear(F.linear(normed.to(self.down.dtype), self.down), self.up[ids])
-        return self.lens.softcap(base + update)
-
-
-def output_embedding(lens: LogitLens) -> nn.Linear:
-    """The output embedding of the model.
-
-    Raises:
-        EepolicyError: it is not a `torch.nn.Linear`, from which a linear head could start.
-    """
-    if not isinstance(lens.head, nn.Linear):
-        raise EepolicyError(
-            "a linear head starts from an output embedding that is a torch.nn.Linear; the output "
-            f"embedding of this model is {lens.head!r}: fit a tuned lens"
-        )
-    return lens.head
+        update = F.linear(F.linear(normed.to(self.down), self.down), self.up[ids])
+        return self.lens.softcap(self.lens.product(normed, ids).to(update.device) + update)

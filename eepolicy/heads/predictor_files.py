@@ -13,6 +13,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.formats import PredictorHeader, parse
 from eepolicy.heads.fingerprint import check_fingerprint, fingerprint
 from eepolicy.heads.predictor import ExitPredictor
+from eepolicy.heads.weights import device_of
 from eepolicy.io import open_tensors, write_atomically
 
 
@@ -66,4 +67,4 @@ def load_predictor(path: str | Path, model: PreTrainedModel) -> ExitPredictor:
         predictor.load_state_dict(tensors)
     except RuntimeError as error:
         raise EepolicyError(f"{path} is not a file of an exit predictor: {error}") from error
-    return predictor.requires_grad_(False).to(model.device)
+    return predictor.requires_grad_(False).to(device_of(model))

@@ -14,6 +14,8 @@ from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.predictor import ExitPredictor, check_predicted
+from eepolicy.heads.weights import device_of
+from eepolicy.model.changes import PartPlaces, lens_of, stock_model, update_lenses
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import SLIDING, DecoderParts, Rotation, check_parts, parts_of
 from eepolicy.model.kv_cache import KVCache, LayerKV, StoreOnly
@@ -31,8 +33,6 @@ class Backbone(LayerExecutor):
 
     Attributes:
         model: the stock model.
-        parts: its parts, as the layer loop uses them.
-        lens: its final norm and output embedding.
         layers: the decoder layers of the model, then those that the heads own.
         attention: kind of attention of each of them.
         predictor: predicts whether the heads agree with the full model, for policies that read
@@ -48,19 +48,44 @@ class Backbone(LayerExecutor):
         heads: ExitHead | None = None,
         parts: DecoderParts | None = None,
     ) -> None:
-        self.model = model.eval()
-        self.parts = parts or parts_of(model)
-        check_parts(model, self.parts)
-        self._depth = len(self.parts.layers)  # a ModuleList takes a microsecond to count itself
-        self.lens = LogitLens(
-            self.parts.norm, self.parts.head, self.parts.logit_softcap, self.parts.layers
-        )
-        self.heads = heads or self.lens
+        self.model = stock_model(model, parts is not None).eval()
+        self._has_own_parts = parts is not None
+        self._take_parts(parts or parts_of(self.model))
+        self._lens = lens_of(self._parts)
+        self.heads = heads or self._lens
         self.predictor: ExitPredictor | None = None
+
+    def _take_parts(self, parts: DecoderParts) -> None:
+        check_parts(self.model, parts)
+        self._parts, self._places = parts, PartPlaces(self.model, parts)
+        self._depth = len(parts.layers)  # a ModuleList takes a microsecond to count itself
+
+    def _update(self) -> None:
+        """Take the modules of the model anew where others have taken their places."""
+        if self._places.are_current():
+            return
+        before = self._parts
+        own = self._places.resolve(before) if self._has_own_parts else parts_of(self.model)
+        self._take_parts(own)
+        update_lenses((self._lens, self._heads), before, own)
+        self.heads = self._heads
+
+    @property
+    def parts(self) -> DecoderParts:
+        """The parts of the model, as the layer loop uses them."""
+        self._update()
+        return self._parts
+
+    @property
+    def lens(self) -> LogitLens:
+        """The final norm and output embedding of the model."""
+        self._update()
+        return self._lens
 
     @property
     def heads(self) -> ExitHead:
         """Exit heads for depths below full depth."""
+        self._update()
         return self._heads
 
     @heads.setter
@@ -106,8 +131,7 @@ class Backbone(LayerExecutor):
     @property
     def device(self) -> torch.device:
         """Device of the model."""
-        device: torch.device = self.model.device
-        return device
+        return device_of(self.model)
 
     @property
     def vocab_size(self) -> int:
@@ -137,8 +161,8 @@ class Backbone(LayerExecutor):
         """
         if self.parts.rotary is None:
             return {}
-        positions = torch.arange(tokens, device=self.model.device)[None]
-        like = torch.empty(0, dtype=self.model.dtype, device=self.model.device)
+        positions = torch.arange(tokens, device=self.device)[None]
+        like = torch.empty(0, dtype=self.model.dtype, device=self.device)
         kinds = set(self.parts.attention)
         return {kind: self.parts.rotary(like, positions, kind) for kind in kinds}
 
@@ -187,7 +211,7 @@ class Backbone(LayerExecutor):
         causal_without_mask = tokens == 1 or (start == 0 and not eager)
         if causal_without_mask and valid is None and (window is None or stop <= window):
             return None
-        device = self.model.device
+        device = self.device
         visible = torch.ones((tokens, stop), dtype=torch.bool, device=device).tril(start)
         if window is not None and positions is None:
             visible = visible.triu(start - window + 1)
@@ -350,4 +374,5 @@ def _call_layer(
         use_cache=cache is not None,
         **arguments,
     )
-    return output[0] if isinstance(output, tuple) else output
+    out = output[0] if isinstance(output, tuple) else output
+    return out.to(hidden.device)  # where layers are on several devices

@@ -40,7 +40,7 @@ class StateReader:
         self.backbone = backbone
         self.plan = plan
         # a GPU's allocator keeps its memory by itself
-        buffers = BufferPool() if backbone.model.device.type == "cpu" else None
+        buffers = BufferPool() if backbone.device.type == "cpu" else None
         self._statistics = LogitStatistics(plan.of_logits, run, buffers)
 
     def read(

@@ -69,7 +69,7 @@ def recorded_result(
     """
     states, branch_states = recorder.states[number], recorder.branch_states[number]
     fed = states[: len(output.tokens)]
-    following = output.tokens.to(backbone.model.device)
+    following = output.tokens.to(backbone.device)
     # tokens with states at the same depths are read out together
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for index, entry in enumerate(fed):

@@ -75,7 +75,7 @@ def _read_document(
     """The readouts of one document, (readouts, ...) each."""
     backbone, (start, end) = reader.backbone, document.span
     depths = reader.plan.state_depths(backbone.depth)
-    ids = document.tokens.to(backbone.model.device)
+    ids = document.tokens.to(backbone.device)
     following = torch.cat([ids[1:], ids.new_tensor([-1])])
     branches = tuple(d for d in reader.plan.heads.branch_depths if d in reader.plan.depths)
     options = BatchOptions(branch_depths=branches)
