@@ -362,8 +362,8 @@ class HookedModel(Backbone):
             on_cuda = self.model.device.type == "cuda"
             executor = (CudaGraphExecutor if on_cuda else CompiledExecutor)(self)
             self._executor = executor, executor.check()
-        executor, is_correct = self._executor
-        return executor if is_correct else None
+        executor, _ = self._executor
+        return executor if executor.check() else None
 
     def layer_costs(self, executor: CompiledExecutor | None = None) -> LayerCosts:
         """Seconds of a layer call on this machine, measured at the first call.

@@ -61,7 +61,7 @@ class CudaGraphExecutor(CompiledExecutor):
         """Run a span of layers; see `LayerExecutor.run_layers`."""
         rows, start, _, _ = cache.slots
         prompt, wide = start == 0, hidden[..., 0].numel() > MAX_CAPTURED_ROWS
-        off = self._broken or self._unavailable
+        off = self._broken or self._unavailable or None in self.table.templates[first:stop]
         if off or prompt or wide or not isinstance(rows, slice):
             return super().run_layers(first, stop, hidden, rotations, masks, cache)
         inputs = self._graph_inputs(first, stop, hidden, rotations, masks, cache)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eepolicy.compile.functional import first_same_structure, tensors_of
 from eepolicy.compile.gemv import ONE_SHAPE, Products, library, product_of
 from eepolicy.compile.head_module import HeadModule, head_module
 from eepolicy.compile.kernel_cache import KernelCache, KernelCall
@@ -23,8 +22,10 @@ from eepolicy.compile.layer_functions import (
     layer_function,
     optional,
     readout_function,
+    unrolled_columns,
 )
-from eepolicy.compile.native import MAX_ROWS, Integers, serves
+from eepolicy.compile.layer_table import LayerTable
+from eepolicy.compile.native import MAX_ROWS, serves
 from eepolicy.compile.parity import (
     TOLERANCE,
     UncompiledKernels,
@@ -35,15 +36,10 @@ from eepolicy.compile.parity import (
 from eepolicy.compile.spans import Span, span_table, with_own_columns
 from eepolicy.heads.base import ExitHead
 from eepolicy.model.backbone import Backbone
+from eepolicy.model.changes import Snapshot
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import Rotation
 from eepolicy.model.kv_cache import KVCache
-
-#: columns of a block, on a CPU, up to which attention is written out for many rows too: a refresh
-#: has so many
-MAX_UNROLLED_COLUMNS = 4
-#: instead of a number of columns: attention is written out for any number of them
-ANY_COLUMNS = 0
 
 
 class CompiledExecutor(LayerExecutor):
@@ -63,12 +59,18 @@ class CompiledExecutor(LayerExecutor):
     def __init__(self, model: Backbone) -> None:
         self.model = model
         self._kernels = KernelCache()
+        #: numbers of the structures of layers
+        self._structures: dict[Hashable, int] = {}
+        #: structures in which a layer was compared with the stock layer
+        self._compared: WeakKeyDictionary[nn.Module, set[int]] = WeakKeyDictionary()
+        self._snapshot: Snapshot | None = None
         self._use_layers(model.layers)
         #: by depth and ranges of ids, the head and its readout
         self._readouts: dict[Hashable, tuple[ExitHead, HeadModule | None]] = {}
         #: by template, keys and values of the shape that it makes, (1, heads, 1, d) each
-        self._sample_kv: dict[int, tuple[Tensor, Tensor]] = {}
+        self._sample_kv: dict[int | None, tuple[Tensor, Tensor]] = {}
         self._broken = False
+        self._warned: set[str] = set()
 
     def __repr__(self) -> str:
         return f"CompiledExecutor({self.kernels} kernels for {self.depth} layers)"
@@ -79,30 +81,18 @@ class CompiledExecutor(LayerExecutor):
 
     @property
     def num_layers(self) -> int:
-        if self._layers is not self.model.layers:  # other heads own other layers
+        if self.table.layers is not self.model.layers:  # other heads own other layers
             self._use_layers(self.model.layers)
-        return len(self._layers)
+        return len(self.table.layers)
 
     def _use_layers(self, layers: Sequence[nn.Module]) -> None:
-        """Take the tensors of all layers."""
-        self._layers = layers
-        self._tensors = [tuple(tensors_of(layer).values()) for layer in layers]
-        #: for each layer, the first layer of the same structure
-        self._templates = [first_same_structure(layers, i) for i in range(len(layers))]
-        self._read_addresses()
-
-    def _read_addresses(self) -> None:
-        """Take the addresses of all tensors of all layers: (layers, tensors)."""
-        self._addresses: Integers = np.zeros(
-            (len(self._tensors), max(map(len, self._tensors))), np.int64
-        )
-        for line, tensors in zip(self._addresses, self._tensors, strict=True):
-            line[: len(tensors)] = [tensor.data_ptr() for tensor in tensors]
+        """Take the tensors and structures of all layers."""
+        self.table = LayerTable(layers, self.depth, self.model.device, self._structures)
 
     def open_cache(self, rows: int, capacity: int) -> KVCache:
         """Create a cache; see `LayerExecutor.open_cache`."""
         cache = super().open_cache(rows, capacity)
-        self._read_addresses()  # another dtype moves the weights
+        self.table.read_addresses()
         return cache
 
     @property
@@ -141,7 +131,7 @@ class CompiledExecutor(LayerExecutor):
     ) -> Tensor:
         """Run consecutive layers; see `LayerExecutor.run_layers`."""
         while first < stop:
-            end = self._span_end(first, stop)
+            end = self.table.span_end(first, stop, self.model.attention)
             out = None
             if end - first > 1:
                 out = self._run_plan(first, end, hidden, rotations, masks, cache)
@@ -150,11 +140,6 @@ class CompiledExecutor(LayerExecutor):
                 out = self.run_layer(first, hidden, rotations, masks, cache)
             hidden, first = out, end
         return hidden
-
-    def _span_end(self, first: int, stop: int) -> int:
-        """First layer after `first` that has another structure or kind of attention."""
-        kinds = [*zip(self._templates[first:stop], self.model.attention[first:stop], strict=True)]
-        return first + next((i for i, kind in enumerate(kinds) if kind != kinds[0]), len(kinds))
 
     def _run_plan(
         self,
@@ -166,17 +151,17 @@ class CompiledExecutor(LayerExecutor):
         cache: KVCache,
     ) -> Tensor | None:
         """Run layers of one structure in one native call; None where there is no plan for them."""
-        sample = self._sample_kv.get(self._templates[first])
+        sample = self._sample_kv.get(self.table.templates[first])
         view = self._view(first, cache)
         if view is None or sample is None or isinstance(cache.slots[0], Tensor):
             return None
         view, kind = with_own_columns(view, hidden), self.model.attention[first]
         call = self._prepared(layer_function, first, hidden, rotations.get(kind), masks[kind], view)
-        plan, count = self._kernels.plan(call.guard), len(self._tensors[first])
+        plan, count = self._kernels.plan(call.guard), len(self.table.tensors[first])
         if plan is None:
             return None
         span = Span(first, stop, call.args, count, len(view), sample)
-        table = span_table(plan, span, cache, self._addresses)
+        table = span_table(plan, span, cache, self.table.addresses)
         out = plan.run(call.args, table, chained=count)
         return None if out is None else out[0]
 
@@ -194,10 +179,9 @@ class CompiledExecutor(LayerExecutor):
 
     def _view(self, index: int, cache: KVCache, columns: int = 0) -> tuple[Tensor, ...] | None:
         """`KVCache.view` of a layer; None where nothing is compiled or stored."""
-        # `check` compares stock layers only, so layers of another structure are not compiled
-        if self._broken or self._templates[index] >= self.depth:
+        if self._broken or self.table.templates[index] is None:
             return None
-        sample = self._sample_kv.get(self._templates[index])
+        sample = self._sample_kv.get(self.table.templates[index])
         if sample is not None:
             cache.open(index, *sample)
         return cache.view(index, columns)
@@ -248,16 +232,10 @@ class CompiledExecutor(LayerExecutor):
         view: tuple[Tensor, ...],
     ) -> KernelCall:
         """The call of a layer's kernel; arguments as in `_call_layer`."""
-        template, columns = self._templates[index], hidden.shape[1]
-        native = serves(hidden)
-        product = None if native else product_of(hidden)
+        template, columns = self.table.templates[index], hidden.shape[1]
+        product = None if serves(hidden) else product_of(hidden)
         exact = hidden.shape if product in ONE_SHAPE else None
-        unrolled = None
-        if hidden.device.type == "cpu" and product is None:
-            # attention has one sum for each of a few columns, so their number is fixed
-            unrolled = columns if columns <= MAX_UNROLLED_COLUMNS else None
-            if unrolled is None and native and columns <= MAX_ROWS:
-                unrolled = ANY_COLUMNS
+        unrolled = unrolled_columns(hidden) if product is None else None
         if mask is None and columns > 1 and (product or unrolled is not None):
             # a short prompt shares the kernel of a refresh, which has a mask
             mask = causal_mask(hidden)
@@ -273,13 +251,13 @@ class CompiledExecutor(LayerExecutor):
         )
         # a part of a wider block has strides of its own, and would need another kernel
         hidden = hidden.contiguous()
-        args = (*self._tensors[index], hidden, *(rotation or ()), *optional(mask), *view)
+        args = (*self.table.tensors[index], hidden, *(rotation or ()), *optional(mask), *view)
         written_out = None if unrolled is None else F.linear if unrolled else library
         return KernelCall(
             key,
             guard,
             lambda: make(
-                self._layers[template],
+                self.table.layers[index],
                 product or written_out,
                 rotation is not None,
                 mask is not None,
@@ -359,41 +337,64 @@ class CompiledExecutor(LayerExecutor):
 
     @torch.no_grad()
     def check(self) -> bool:
-        """Compare each compiled layer with the stock one.
+        """Compare each compiled layer with the stock one, at the first call and after changes.
+
+        Changes are hooks, adapters, replaced modules and moved weights.  Weights that are changed
+        in place are read anyway.  A kernel is made again only for a structure that is new.
 
         A single column is compiled.  The two wider blocks before it run the function that would be
         compiled, without the compiler.
 
         Returns:
-            Whether the layers agree.  Otherwise, or where nothing can be compiled, a warning gives
-            the reason, and the stock layers run.
+            Whether compiled layers can be used now.  If they differ, or if nothing can be compiled,
+            a warning gives the reason.
         """
+        model, lens = self.model, self.model.lens
+        roots = (*model.layers, lens.norm, lens.head, model.heads)
+        if self._snapshot is None or not self._snapshot.is_current(roots):
+            self._snapshot, self._broken = Snapshot(roots), False
+            self._readouts.clear()
+            self._use_layers(model.layers)
+            self._compare_layers()
+            if not self._broken and (reason := self.table.describe_obstacles()):
+                self._warn(f"compile=True: {reason}")
+        return not self._broken and any(t is not None for t in self.table.templates[: self.depth])
+
+    def _compare_layers(self) -> None:
+        """Compare those layers that were not compared in their structure before."""
         model, kernels = self.model, self._kernels
         blocks = check_blocks(model)
         columns = sum(block.hidden.shape[1] for block in blocks)
         stock, ours = (KVCache(model.depth, 1, columns) for _ in range(2))
-        for index in range(model.depth):
+        for index, template in enumerate(self.table.templates[: model.depth]):
+            compared = self._compared.setdefault(self.table.layers[index], set())
+            if template is None or template in compared:
+                continue
             for block in blocks:
                 expected = run_block(model, model.run_layer, index, block, stock)
-                if index not in self._sample_kv:
+                if template not in self._sample_kv:
                     keys, values = stock.layer(index, 1)
-                    self._sample_kv[index] = keys.clone(), values.clone()
+                    self._sample_kv[template] = keys.clone(), values.clone()
                 if block.hidden.shape[1] > 1:
                     self._kernels = UncompiledKernels()
                 out = run_block(model, self.run_layer, index, block, ours)
                 self._kernels = kernels
                 if self._broken:
-                    return False
+                    return
                 error = relative_error(out, expected)
                 if not error <= TOLERANCE.get(model.model.dtype, 0.0):
                     self._turn_off(f"layer {index + 1} differs by {error:.1e} when it is compiled")
-                    return False
-        return True
+                    return
+            compared.add(template)
 
     def _turn_off(self, reason: object) -> None:
         self._broken = True
         lines = str(reason).strip().splitlines()
-        warnings.warn(
-            f"compile=True has no effect, the stock layers run: {lines[0] if lines else reason!r}",
-            stacklevel=2,
-        )
+        first = lines[0] if lines else repr(reason)
+        self._warn(f"compile=True has no effect, the stock layers run: {first}")
+
+    def _warn(self, message: str) -> None:
+        """Warn once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, stacklevel=2)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-#: module of transformers whose hooks record the outputs of layers
-OUTPUT_CAPTURING = "transformers.utils.output_capturing"
+from eepolicy.heads.weights import OUTPUT_CAPTURING
+from eepolicy.model.changes import MODULE_ATTRIBUTES
+
+#: types of settings that are part of a structure by value
+PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
+#: containers of settings
+CONTAINERS = (dict, list, set, tuple)
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -36,12 +42,6 @@ def function_of(module: nn.Module) -> Callable[..., Any]:
     return call
 
 
-def first_same_structure(modules: Sequence[nn.Module], index: int) -> int:
-    """Index of the first module that has the same structure as the one at `index`."""
-    own = structure_of(modules[index])
-    return next(i for i in range(index + 1) if structure_of(modules[i]) == own)
-
-
 def _to_meta(module: nn.Module) -> nn.Module:
     """A copy of a module on the meta device, without the hooks of transformers.
 
@@ -61,22 +61,38 @@ def _to_meta(module: nn.Module) -> nn.Module:
     return on_meta
 
 
-def structure_of(module: nn.Module) -> tuple[object, ...]:
-    """Types, plain settings and tensor layouts of a module; not its weights, not its index."""
-    plain = (bool, int, float, str, type(None))
+def structure_of(module: nn.Module) -> tuple[Hashable, ...]:
+    """Types, settings and tensor layouts of a module; not its weights, not its index.
+
+    Settings are plain values, functions, and containers of them, such as the active adapters of a
+    layer of PEFT.
+    """
     tensors = tuple((name, t.shape, t.stride(), t.dtype) for name, t in tensors_of(module).items())
     settings = tuple(
         (
             name,
             type(part),
             tuple(
-                sorted(
-                    (k, v)
-                    for k, v in vars(part).items()
-                    if isinstance(v, plain) and k != "layer_idx"
-                )
+                (key, _setting(value))
+                for key, value in sorted(vars(part).items())
+                if key not in MODULE_ATTRIBUTES and key != "layer_idx"
             ),
+            part.training,
         )
         for name, part in module.named_modules()
     )
     return tensors, settings
+
+
+def _setting(value: object) -> Hashable:
+    """A setting as a key; other objects by their type, since each layer may have its own."""
+    if isinstance(value, PLAIN):
+        return type(value), value  # True is not 1
+    if isinstance(value, dict):
+        return dict, tuple((repr(key), _setting(item)) for key, item in value.items())
+    if isinstance(value, CONTAINERS):
+        items = sorted(value, key=repr) if isinstance(value, set) else value
+        return type(value), tuple(map(_setting, items))
+    if isinstance(value, (FunctionType, BuiltinFunctionType)):
+        return value
+    return cast(Hashable, type(value))

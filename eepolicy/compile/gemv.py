@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from eepolicy.heads.weights import PLAIN_TENSORS
+
 #: replacement of `F.linear`: rows (..., width), weight (out, width) and a bias (out,) or None ->
 #: (..., out)
 Product: TypeAlias = Callable[..., Tensor]
@@ -145,8 +147,10 @@ class Products(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is F.linear and not kwargs and len(args[1]) >= MIN_GEMV_OUT_FEATURES:
-            return self.product(*args)
+        # a quantised weight has a type of its own, which says how it is multiplied
+        if func is F.linear and not kwargs and type(args[1]) in PLAIN_TENSORS:
+            long = len(args[1]) >= MIN_GEMV_OUT_FEATURES
+            return self.product(*args) if long else func(*args)
         if func is F.scaled_dot_product_attention and self.attention is not None:
             return self.attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

@@ -14,6 +14,7 @@ from eepolicy.heads.fitted import FittedHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
 from eepolicy.heads.tuned import TunedLens
+from eepolicy.heads.weights import obstacle
 
 #: heads that compute the same at every depth, apart from their weights
 SAME_AT_ALL_DEPTHS = (LogitLens, TunedLens, LinearHead, LowRankHead)
@@ -37,6 +38,7 @@ class HeadModule(nn.Module):
     ) -> None:
         super().__init__()
         assert isinstance(lens.norm, nn.Module)
+        assert isinstance(lens.head, nn.Module)
         self.norm, self.embedding = lens.norm, lens.head
         self.head = head
         self.ranges, self.vocabulary = ranges, vocabulary
@@ -52,8 +54,8 @@ class HeadModule(nn.Module):
     def structure(self) -> tuple[object, ...]:
         """Key that is equal for modules which differ in the values of their tensors alone."""
         layouts = tuple((t.shape, t.stride(), t.dtype) for t in self.tensors)
-        norm = structure_of(self.norm)
-        return type(self.head), norm, self.embedding, self.softcap, self.ranges, layouts
+        norm, embedding = structure_of(self.norm), structure_of(self.embedding)
+        return type(self.head), norm, embedding, self.softcap, self.ranges, layouts
 
     def is_current(self) -> bool:
         """Whether no tensor has another dtype than before: `half()` changes it in place."""
@@ -71,6 +73,8 @@ def head_module(
 ) -> HeadModule | None:
     """The readout of a head at a depth; None for a head that is not known to compile.
 
+    This includes heads, norms and output embeddings with hooks, quantised or offloaded weights.
+
     Args:
         head: head of the model.
         depth: depth of the readout.
@@ -87,5 +91,7 @@ def head_module(
     if type(lens) is not LogitLens:
         return None
     if not isinstance(lens.norm, nn.Module) or not isinstance(lens.head, nn.Module):
+        return None
+    if any(obstacle(part) is not None for part in (lens.norm, lens.head, head)):
         return None
     return HeadModule(head, lens, ranges, vocabulary)

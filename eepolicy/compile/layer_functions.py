@@ -14,8 +14,15 @@ from eepolicy.compile.functional import function_of, tensors_of
 from eepolicy.compile.gemv import Product, Products, library, padded_gemv
 from eepolicy.compile.head_module import HeadModule
 from eepolicy.compile.kernel_cache import DynamicDims
+from eepolicy.compile.native import MAX_ROWS, serves
 from eepolicy.compile.sdpa import attention
 from eepolicy.model.families import Rotation
+
+#: columns of a block, on a CPU, up to which attention is written out for many rows too: a refresh
+#: has so many
+MAX_UNROLLED_COLUMNS = 4
+#: instead of a number of columns: attention is written out for any number of them
+ANY_COLUMNS = 0
 
 #: makes the function that is compiled, see `layer_function`
 MakeFunction: TypeAlias = Callable[[nn.Module, Product | None, bool, bool], Callable[..., Any]]
@@ -130,6 +137,26 @@ def readout_function(readout: HeadModule, product: Product) -> Callable[..., Ten
         return out
 
     return read
+
+
+def unrolled_columns(hidden: Tensor) -> int | None:
+    """Number of columns for which attention is written out, on a CPU.
+
+    Attention then has one sum for each column, so their number is fixed, unless it is
+    `ANY_COLUMNS`.
+
+    Args:
+        hidden: (rows, columns, width).
+
+    Returns:
+        The number, or `ANY_COLUMNS`; None where attention is not written out.
+    """
+    columns = hidden.shape[1]
+    if hidden.device.type != "cpu":
+        return None
+    if columns <= MAX_UNROLLED_COLUMNS:
+        return columns
+    return ANY_COLUMNS if serves(hidden) and columns <= MAX_ROWS else None
 
 
 def causal_mask(hidden: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eepolicy.compile.gemv import Products
+from eepolicy.heads.weights import PLAIN_TENSORS
 
 #: rows of a weight, (out,), from which oneDNN is faster: output embeddings, not the projections of
 #: a layer
@@ -31,7 +32,8 @@ def wide_products() -> AbstractContextManager[object]:
 def _product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., width) with (out, width): (..., out)."""
     supported = (
-        len(weight) >= MIN_ONEDNN_OUT_FEATURES
+        type(weight) in PLAIN_TENSORS
+        and len(weight) >= MIN_ONEDNN_OUT_FEATURES
         and vectors.numel()
         and {vectors.device.type, weight.device.type} == {"cpu"}
         and vectors.dtype == weight.dtype == torch.float32

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from itertools import chain
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any
 
 from torch import nn
@@ -133,7 +133,7 @@ class Snapshot:
 
     It notices replaced modules and tensors, moved tensors, hooks, and attributes, such as the
     active adapters of a layer of PEFT.  It does not notice weights that are changed in place,
-    which compiled code reads anyway.  A check of 270 modules takes about 0.15 ms.
+    which compiled code reads anyway.  A check of 270 modules takes 0.2 ms, measured on one CPU core.
 
     Args:
         roots: modules to watch, with all modules in them.
@@ -151,9 +151,13 @@ class Snapshot:
         containers = [*chain.from_iterable(map(_containers, own))]
         keyed = [container for container in containers if isinstance(container, dict)]
         parts = [d[name] for d in own for name in ("_parameters", "_buffers", "_modules")]
-        self._dicts = [*own, *parts, *keyed]
+        self._dicts = [part for part in (*parts, *keyed) if part]
+        # reading some attributes takes a third of the time of reading all twenty of each module
+        self._own, self._getters = own, [*map(_getter, own)]
         self._listed = containers  # of a dict, the keys
-        self._hooks = [d[name] for d in own for name in ("_forward_hooks", "_forward_pre_hooks")]
+        hooks = [d[name] for d in own for name in ("_forward_hooks", "_forward_pre_hooks")]
+        # of many dictionaries only the number of entries matters, or they are empty
+        self._counted = [*own, *hooks, *(part for part in (*parts, *keyed) if not part)]
         self._values = self._values_now()
         self._plain = [t for t in self._values if type(t) in PLAIN_TENSORS and not t.is_meta]
         self._numbers = self._numbers_now()
@@ -164,22 +168,32 @@ class Snapshot:
         Args:
             roots: modules to watch; others than at first are a change.
         """
-        for now, then in (([*roots], self.roots), (self._values_now(), self._values)):
-            if len(now) != len(then) or not all(map(is_, now, then)):
-                return False
+        try:
+            for now, then in (([*roots], self.roots), (self._values_now(), self._values)):
+                if len(now) != len(then) or not all(map(is_, now, then)):
+                    return False
+        except KeyError:  # an attribute was deleted
+            return False
         return self._numbers_now() == self._numbers
 
     def _values_now(self) -> list[Any]:
         """Tensors, modules and other values of attributes, which are compared by identity."""
-        values = [*chain.from_iterable(map(dict.values, self._dicts))]
+        values: list[Any] = [*chain.from_iterable(map(dict.values, self._dicts))]
+        values += chain.from_iterable(map(itemgetter.__call__, self._getters, self._own))
         for container in self._listed:
             values += container
         return values
 
     def _numbers_now(self) -> list[object]:
-        """Numbers of hooks, and addresses of tensors."""
-        hooks: list[object] = [_has_any_global_hook(), *map(len, self._hooks)]
-        return hooks + [tensor.data_ptr() for tensor in self._plain]
+        """Numbers of hooks and attributes, and addresses of tensors."""
+        counts: list[object] = [_has_any_global_hook(), *map(len, self._counted)]
+        return counts + [tensor.data_ptr() for tensor in self._plain]
+
+
+def _getter(attributes: dict[str, Any]) -> itemgetter[Any]:
+    """Reads those attributes of a module that say how it computes."""
+    own = [name for name in attributes if name not in MODULE_ATTRIBUTES]
+    return itemgetter("training", "_modules", *own)
 
 
 def _containers(attributes: dict[str, Any]) -> list[Any]:

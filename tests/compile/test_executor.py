@@ -7,11 +7,11 @@ import random
 import shutil
 import subprocess
 import sys
-import types
 
 import pytest
 import torch
 from conftest import DECODINGS, FAMILIES, LAYERS, LAYOUT, assert_same_replies, tiny
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from eepolicy import EepolicyError, ExitPolicy, HookedModel
 from eepolicy.decode.batch import Batch
@@ -268,7 +268,7 @@ def test_a_layer_of_another_structure_gets_its_own_kernel():
     model = HookedModel(stock, layout=LAYOUT)
     ours, plain = (model.generate(QUESTION, "full", 20, compile=on) for on in (True, False))
     assert ours.tokens.tolist() == plain.tokens.tolist()
-    assert len({*model.compiled_executor()._templates}) == 2
+    assert len({*model.compiled_executor().table.templates}) == 2
 
 
 def test_a_stock_model_that_has_returned_hidden_states_compiles():
@@ -281,12 +281,23 @@ def test_a_stock_model_that_has_returned_hidden_states_compiles():
     assert not model.compiled_executor()._broken
 
 
-def test_a_layer_with_another_forward_is_detected():
-    """Its settings and tensors are those of the other layers."""
+class Scale:
+    """A setting that the structure of a layer does not describe: an object of a user's class."""
+
+    factor = 1.0
+
+
+class ScaledMLP(LlamaMLP):
+    def forward(self, x):
+        return self.scale.factor * super().forward(x)
+
+
+def test_a_layer_that_computes_something_else_is_detected():
+    """Its types, settings and tensors are those of the other layers."""
     stock = tiny("llama", 3)
-    mlp = stock.model.layers[4].mlp
-    forward = type(mlp).forward
-    mlp.forward = types.MethodType(lambda self, x: 2 * forward(self, x), mlp)
+    for layer in stock.model.layers:
+        layer.mlp.__class__, layer.mlp.scale = ScaledMLP, Scale()
+    stock.model.layers[4].mlp.scale.factor = 2.0
     model = HookedModel(stock, layout=LAYOUT)
     with pytest.warns(UserWarning, match="layer 5 differs by"):
         ours = model.generate(QUESTION, "full", 20, compile=True)
