@@ -257,6 +257,7 @@ class _Recorder:
         self.sources: list[int] = []
         self.readers: dict[sympy.Symbol, Source] = {}
         self.buffers: list[Any] = []  # bytes of each
+        self.counts: list[Any] = []  # numbers in each
         self.calls: list[tuple[int, list[Any]]] = []
         self.rows: list[Any] = []  # of each product
 
@@ -300,7 +301,8 @@ class _Recorder:
 
     def _empty(self, size: Any, strides: Any, dtype: torch.dtype) -> Memory:
         last = sum((n - 1) * stride for n, stride in zip(size, strides, strict=True))
-        lines = sympy.floor((sympy.sympify(1 + last) * dtype.itemsize + LINE - 1) / LINE)
+        self.counts.append(sympy.sympify(1 + last))
+        lines = sympy.floor((self.counts[-1] * dtype.itemsize + LINE - 1) / LINE)
         self.buffers.append(LINE * lines)
         return Memory(-len(self.buffers), tuple(size), tuple(strides), dtype)
 
@@ -331,6 +333,9 @@ class _Recorder:
             raise CannotRecord("outputs that are not one buffer")
         if out and not _is_contiguous(out):
             raise CannotRecord("an output that is not contiguous")
+        # kernels write the whole buffer, such as rows that were padded
+        if out and sympy.expand(sympy.prod(out.sizes) - self.counts[-1 - out.entry]) != 0:
+            raise CannotRecord("an output that is a part of a buffer")
         starts: list[Any] = [sympy.Integer(0)]
         for size in self.buffers:
             starts.append(starts[-1] + size)

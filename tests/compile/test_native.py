@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eepolicy.compile.gemv import library
+from eepolicy.compile.gemv import library, padded_gemv
 from eepolicy.compile.kernel_cache import DynamicDims, KernelCache
 from eepolicy.compile.native import MAX_ROWS, native_library
 
@@ -62,6 +62,19 @@ def test_a_plan_serves_all_sizes_and_writes_into_its_arguments():
         torch.testing.assert_close(out[0], wanted, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(stored, expected, rtol=1e-5, atol=1e-5)
     assert cache.num_kernels == 1
+
+
+def test_an_output_that_is_a_part_of_a_buffer_has_no_plan():
+    """Kernels write eight rows, of which the function returns five: a plan would overflow."""
+    cache, generator = KernelCache(), torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(rows, 16, generator=generator) for rows in (24, 5))
+    with torch.no_grad():
+        for _ in range(2):
+            out = cache.run(
+                "key", "guard", lambda: padded_gemv, (x, weight), lambda: [DynamicDims(x, [0])]
+            )
+    assert cache.plan("guard") is None
+    torch.testing.assert_close(out[0], F.linear(x, weight), rtol=0, atol=1e-5)
 
 
 def test_other_operations_have_no_plan_and_run():
