@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from eepolicy.decode.batch import Batch
+from eepolicy.decode.block_dependence import block_dependence
 from eepolicy.errors import EepolicyError
 from eepolicy.model.backbone import Backbone
 
@@ -41,10 +43,17 @@ def check_stock_logits(backbone: Backbone) -> None:
         (torch.cat(blocks, 1), TWO_BLOCK_FACTOR * tolerance),
     ):
         logits = backbone.lens.logits(states, backbone.depth)
-        error = ((logits - stock).abs().max() / stock.std()).item()
+        error = _share(logits, stock)
         if not error <= allowed:
+            reason = block_dependence(backbone.model, ids, _share, TWO_BLOCK_FACTOR * tolerance)
             raise EepolicyError(
-                f"the layer loop differs from the stock {type(backbone.model).__name__} by "
+                reason
+                or f"the layer loop differs from the stock {type(backbone.model).__name__} by "
                 f"{error:.1e} of its logits' standard deviation (tolerance {allowed:.0e}): "
                 "the adapter of its family does not fit"
             )
+
+
+def _share(logits: Tensor, stock: Tensor) -> float:
+    """Largest difference as a share of the standard deviation of stock logits; shapes are equal."""
+    return ((logits - stock).abs().max() / stock.std()).item()

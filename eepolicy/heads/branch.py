@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.fitted import KINDS, DepthHead, HeadSize
 from eepolicy.heads.lens import LogitLens
+from eepolicy.heads.weights import weights_obstacle
 
 
 @KINDS.register
@@ -89,7 +90,16 @@ class BranchHead(DepthHead):
 
 
 def copy_module(module: nn.Module) -> nn.Module:
-    """A copy in float32 with weights of its own, without hooks and without gradients."""
+    """A copy in float32 with weights of its own, without hooks and without gradients.
+
+    Raises:
+        EepolicyError: the weights are quantised or offloaded.
+    """
+    if (reason := weights_obstacle(module)) is not None:
+        raise EepolicyError(
+            f"a branch and a drafter copy {type(module).__name__}, which has {reason}; load the "
+            "model unquantised on one device, or fit a tuned lens"
+        )
     # hooks belong to the model: transformers and users record its layers with them
     own = copy.deepcopy(module).float().requires_grad_(False)
     for part in own.modules():

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
+from eepolicy.heads.weights import offloaded_weights
 
 #: numbers of each weight that are hashed
 SAMPLED = 256
@@ -21,14 +23,25 @@ FIELDS = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size")
 def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
     """The architecture of a model, and a hash over a sample of each of its weights.
 
-    The sample is hashed in bfloat16: a model has one fingerprint in float32 and in bfloat16.
+    The sample is hashed in bfloat16: a model has one fingerprint in float32 and in bfloat16, and
+    with offloaded weights.  Quantised weights give another one.
     """
     weights = hashlib.sha256()
+    offloaded = offloaded_weights(model)
     for name, parameter in model.named_parameters():
         weights.update(name.encode())
-        sample = parameter.detach().flatten()[-SAMPLED:].to("cpu", torch.bfloat16)
-        weights.update(sample.view(torch.int16).numpy().tobytes())
+        for tensor in _stored(offloaded(name) if parameter.is_meta else parameter):
+            sample = tensor.detach().flatten()[-SAMPLED:].to("cpu", torch.bfloat16)
+            weights.update(sample.view(torch.int16).numpy().tobytes())
     return {f: getattr(model.config, f) for f in FIELDS} | {"weights": weights.hexdigest()[:16]}
+
+
+def _stored(tensor: Tensor) -> list[Tensor]:
+    """The tensors in a quantised weight; otherwise the weight itself."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in _stored(getattr(tensor, name))]
 
 
 def describe(model: dict[str, Any]) -> str:

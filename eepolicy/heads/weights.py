@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,11 +35,27 @@ def obstacle(module: nn.Module) -> str | None:
     """
     if _has_any_global_hook():
         return "a global hook of torch.nn.Module"
-    return next(filter(None, map(_own_obstacle, module.modules())), None)
+    for part in module.modules():
+        reason = _weights_obstacle(part) or _call_obstacle(part)
+        if reason is not None:
+            return reason
+    return None
 
 
-def _own_obstacle(module: nn.Module) -> str | None:
-    """As `obstacle`, without the modules in the module."""
+def weights_obstacle(module: nn.Module) -> str | None:
+    """Why the weights of a module cannot be copied: they are quantised or offloaded.
+
+    Args:
+        module: module to examine, with all modules in it.
+
+    Returns:
+        The first reason in words; None where all weights are plain tensors with values.
+    """
+    return next(filter(None, map(_weights_obstacle, module.modules())), None)
+
+
+def _weights_obstacle(module: nn.Module) -> str | None:
+    """As `weights_obstacle`, without the modules in the module."""
     own = vars(module)
     tensors = [
         t for t in (*own["_parameters"].values(), *own["_buffers"].values()) if t is not None
@@ -48,8 +65,12 @@ def _own_obstacle(module: nn.Module) -> str | None:
             return f"quantised weights ({type(tensor).__name__})"
     if any(tensor.is_meta for tensor in tensors):
         return "weights on the meta device, as offloaded ones are"
-    if "_hf_hook" in own:
-        return "a hook of accelerate"
+    return "a hook of accelerate" if "_hf_hook" in own else None
+
+
+def _call_obstacle(module: nn.Module) -> str | None:
+    """What changes the output of a module, without the modules in the module."""
+    own = vars(module)
     for hooks in (own["_forward_pre_hooks"], own["_forward_hooks"]):
         for hook in hooks.values():
             if getattr(hook, "__module__", "") != OUTPUT_CAPTURING:
@@ -61,6 +82,16 @@ def _own_obstacle(module: nn.Module) -> str | None:
     if any(isinstance(value, Tensor) for value in own.values()):
         return "a tensor that is neither a parameter nor a buffer"
     return None
+
+
+def quantised_types(model: nn.Module) -> list[str]:
+    """Names of the types of modules and weights in a model that are quantised, sorted."""
+    types = {type(t).__name__ for t in model.parameters() if type(t) not in PLAIN_TENSORS}
+    for module in model.modules():
+        # a layer that keeps packed weights has neither a parameter nor a torch.nn.Linear's type
+        if "quantized" in type(module).__module__:
+            types.add(f"{type(module).__module__}.{type(module).__name__}")
+    return sorted(types)
 
 
 def is_readable(module: object) -> bool:
@@ -153,6 +184,37 @@ def execution_device(modules: Iterable[nn.Module], tensors: Iterable[Tensor] = (
         "the weights of the model are on the meta device, without values; load them, for example "
         "with from_pretrained(..., device_map='cpu')"
     )
+
+
+def offloaded_weights(model: nn.Module) -> Callable[[str], Tensor]:
+    """Reads weights that accelerate has offloaded.
+
+    Args:
+        model: model with hooks of accelerate.
+
+    Returns:
+        A function from the name of a weight to its values.  It raises `EepolicyError` for a weight
+        without values.
+    """
+    modules = dict(model.named_modules())
+
+    def read(name: str) -> Tensor:
+        owner = name.rpartition(".")[0]
+        while True:
+            local = name[len(owner) :].removeprefix(".")
+            values = getattr(vars(modules[owner]).get("_hf_hook"), "weights_map", None)
+            with suppress(KeyError):
+                if values is not None:
+                    value: Tensor = values[local]
+                    return value
+            if not owner:
+                raise EepolicyError(
+                    f"the weight {name} is on the meta device, without values; load the model "
+                    "without device_map='meta'"
+                )
+            owner = owner.rpartition(".")[0]
+
+    return read
 
 
 def device_of(model: PreTrainedModel) -> torch.device:

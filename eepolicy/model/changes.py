@@ -192,8 +192,8 @@ class Snapshot:
 
 def _getter(attributes: dict[str, Any]) -> itemgetter[Any]:
     """Reads those attributes of a module that say how it computes."""
-    own = [name for name in attributes if name not in MODULE_ATTRIBUTES]
-    return itemgetter("training", "_modules", *own)
+    own = [name for name in attributes if name not in MODULE_ATTRIBUTES or name == "training"]
+    return itemgetter("_modules", "_parameters", *own)
 
 
 def _containers(attributes: dict[str, Any]) -> list[Any]:
