@@ -35,6 +35,7 @@ from eepolicy.compile.parity import (
 )
 from eepolicy.compile.spans import Span, span_table, with_own_columns
 from eepolicy.heads.base import ExitHead
+from eepolicy.heads.weights import obstacle
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.changes import Snapshot
 from eepolicy.model.executor import LayerExecutor
@@ -65,11 +66,10 @@ class CompiledExecutor(LayerExecutor):
         self._compared: WeakKeyDictionary[nn.Module, set[int]] = WeakKeyDictionary()
         self._snapshot: Snapshot | None = None
         self._use_layers(model.layers)
-        #: by depth and ranges of ids, the head and its readout
-        self._readouts: dict[Hashable, tuple[ExitHead, HeadModule | None]] = {}
+        self._readouts: dict[Hashable, tuple[ExitHead, HeadModule | None]] = {}  # see `_read`
         #: by template, keys and values of the shape that it makes, (1, heads, 1, d) each
         self._sample_kv: dict[int | None, tuple[Tensor, Tensor]] = {}
-        self._broken = False
+        self._broken, self._compiles_heads = False, True
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
@@ -272,7 +272,7 @@ class CompiledExecutor(LayerExecutor):
         self, hidden: Tensor, depth: int, vocab_ranges: Sequence[tuple[int, int]] = ()
     ) -> Tensor:
         """Read out hidden states at a depth; see `Backbone.logits`."""
-        if self._broken:
+        if self._broken or not self._compiles_heads:
             return self.model.logits(hidden, depth, vocab_ranges)
         out = self._read(hidden, depth, tuple(vocab_ranges))
         # the backbone refuses a head that reads out other ids
@@ -354,6 +354,7 @@ class CompiledExecutor(LayerExecutor):
         if self._snapshot is None or not self._snapshot.is_current(roots):
             self._snapshot, self._broken = Snapshot(roots), False
             self._readouts.clear()
+            self._compiles_heads = obstacle(lens.norm, lens.head, model.heads) is None
             self._use_layers(model.layers)
             self._compare_layers()
             if not self._broken and (reason := self.table.describe_obstacles()):
@@ -389,9 +390,8 @@ class CompiledExecutor(LayerExecutor):
 
     def _turn_off(self, reason: object) -> None:
         self._broken = True
-        lines = str(reason).strip().splitlines()
-        first = lines[0] if lines else repr(reason)
-        self._warn(f"compile=True has no effect, the stock layers run: {first}")
+        lines = str(reason).strip().splitlines() or [repr(reason)]
+        self._warn(f"compile=True has no effect, the stock layers run: {lines[0]}")
 
     def _warn(self, message: str) -> None:
         """Warn once."""

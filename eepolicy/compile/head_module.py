@@ -92,6 +92,6 @@ def head_module(
         return None
     if not isinstance(lens.norm, nn.Module) or not isinstance(lens.head, nn.Module):
         return None
-    if any(obstacle(part) is not None for part in (lens.norm, lens.head, head)):
+    if obstacle(lens.norm, lens.head, head) is not None:
         return None
     return HeadModule(head, lens, ranges, vocabulary)

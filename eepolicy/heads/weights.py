@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,21 +22,22 @@ PLAIN_TENSORS = (Tensor, nn.Parameter)
 COMPILED_MODULE = "OptimizedModule"
 
 
-def obstacle(module: nn.Module) -> str | None:
+def obstacle(*modules: object) -> str | None:
     """What makes a module compute something else than its type and its tensors say.
 
     Code that reads the tensors of a module instead of calling it, such as a compiled kernel, leaves
     such things out.
 
     Args:
-        module: module to examine, with all modules in it.
+        *modules: modules to examine, with all modules in them; other objects are skipped.
 
     Returns:
         The first such thing in words, such as `"a forward hook"`; None where there is none.
     """
     if _has_any_global_hook():
         return "a global hook of torch.nn.Module"
-    for part in module.modules():
+    parts = chain.from_iterable(m.modules() for m in modules if isinstance(m, nn.Module))
+    for part in parts:
         reason = _weights_obstacle(part) or _call_obstacle(part)
         if reason is not None:
             return reason

@@ -116,7 +116,7 @@ class StateReader:
         """Logits of hidden states (rows, width), in float32 at least: (rows, vocabulary)."""
         head = self.backbone.lens if depth == self.backbone.depth else self.plan.heads
         vocabulary = self.backbone.model.config.vocab_size
-        with wide_products():
+        with wide_products(self.backbone.lens.head):
             logits = head.logits(states, depth)
         if logits.shape[-1] != vocabulary:
             raise EepolicyError(
