@@ -36,7 +36,7 @@ def block_dependence(
         cache = out.past_key_values
         parts.append(out.logits)
     difference = error(torch.cat(parts, 1), whole)
-    if difference <= allowed:
+    if not difference > allowed:  # also where logits are NaN
         return None
     kinds = quantised_types(model)
     named = f"; its quantised modules are {', '.join(kinds)}" if kinds else ""
