@@ -74,7 +74,7 @@ class HookedModel(Backbone):
         audio_encoder: AudioPrompt | None = None,
     ) -> None:
         super().__init__(model, heads, parts)
-        self.layout = layout or TokenLayout.text_only(model.config.vocab_size)
+        self.layout = layout or TokenLayout.text_only(self.vocab_size)
         self.tokenizer = tokenizer
         self.vocoder = vocoder
         self.card = card
@@ -85,7 +85,7 @@ class HookedModel(Backbone):
         check_stock_logits(self)
 
     def __repr__(self) -> str:
-        config = self.model.config
+        config = self.text_config
         return (
             f"HookedModel({config.model_type}, {self.depth} layers, width {config.hidden_size}, "
             f"vocabulary {config.vocab_size}, heads {self.heads!r})"

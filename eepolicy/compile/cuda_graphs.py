@@ -103,7 +103,7 @@ class CudaGraphExecutor(CompiledExecutor):
                 hide = 0.0 if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
                 tensors.append(F.pad(mask, (0, bucket - end), value=hide))
                 masked.append(kind)
-        rotated = [kind for kind in kinds if kind in rotations]
+        rotated = {kind: len(rotations[kind]) for kind in kinds if kind in rotations}
         return GraphInputs(first, stop, bucket, fresh is not None, rotated, masked, tensors)
 
     def _run_span(
@@ -113,8 +113,8 @@ class CudaGraphExecutor(CompiledExecutor):
         hidden, *rest = tensors
         slots, rest = rest[: 1 + inputs.ragged], rest[1 + inputs.ragged :]
         rotations: dict[str, Rotation] = {}
-        for kind in inputs.rotated:
-            rotations[kind], rest = (rest[0], rest[1]), rest[2:]
+        for kind, count in inputs.rotated.items():
+            rotations[kind], rest = tuple(rest[:count]), rest[count:]
         masks = dict(zip(inputs.masked, rest, strict=True))
         causal = self._causal_mask(slots[0], inputs.bucket, hidden.dtype)
         for index in range(inputs.first, inputs.stop):
@@ -131,7 +131,7 @@ class CudaGraphExecutor(CompiledExecutor):
     def _causal_mask(self, indices: Tensor, bucket: int, dtype: torch.dtype) -> Tensor:
         """The mask of columns that see all columns up to their own: (1, 1, columns, bucket)."""
         seen = (torch.arange(bucket, device=indices.device) <= indices[:, None])[None, None]
-        if self.model.model.config._attn_implementation != "eager":
+        if self.model.text_config._attn_implementation != "eager":
             return seen
         zeros = torch.zeros(seen.shape, dtype=dtype, device=indices.device)
         return zeros.masked_fill(~seen, torch.finfo(dtype).min)
@@ -183,7 +183,7 @@ class GraphInputs(NamedTuple):
         stop: end of the span, exclusive.
         bucket: number of columns that the span attends to, unfilled ones included.
         ragged: whether some of the new columns do not belong to a row.
-        rotated: kinds of attention with cosines and sines.
+        rotated: number of tensors about positions, mostly cosines and sines, by kind of attention.
         masked: kinds of attention with a mask; the others are causal.
         tensors: hidden states, indices of the new columns, where `ragged` which of them to store,
             cosines and sines of each kind, mask of each kind.
@@ -193,7 +193,7 @@ class GraphInputs(NamedTuple):
     stop: int
     bucket: int
     ragged: bool
-    rotated: list[str]
+    rotated: dict[str, int]
     masked: list[str]
     tensors: list[Tensor]
 

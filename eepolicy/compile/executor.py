@@ -239,7 +239,7 @@ class CompiledExecutor(LayerExecutor):
         if mask is None and columns > 1 and (product or unrolled is not None):
             # a short prompt shares the kernel of a refresh, which has a mask
             mask = causal_mask(hidden)
-        key = (make, template, product, exact, unrolled, rotation is None, mask is None, len(view))
+        key = (make, template, product, exact, unrolled, len(rotation or ()), mask is None, len(view))
         guard = (
             key,
             hidden.shape,
@@ -259,7 +259,7 @@ class CompiledExecutor(LayerExecutor):
             lambda: make(
                 self.table.layers[index],
                 product or written_out,
-                rotation is not None,
+                len(rotation or ()),
                 mask is not None,
             ),
             args,
@@ -276,7 +276,7 @@ class CompiledExecutor(LayerExecutor):
             return self.model.logits(hidden, depth, vocab_ranges)
         out = self._read(hidden, depth, tuple(vocab_ranges))
         # the backbone refuses a head that reads out other ids
-        if out is None or out[0].shape[-1] != self.model.model.config.vocab_size:
+        if out is None or out[0].shape[-1] != self.model.vocab_size:
             with Products(self._head_product):
                 return self.model.logits(hidden, depth, vocab_ranges)
         return out[0]
@@ -289,7 +289,7 @@ class CompiledExecutor(LayerExecutor):
         key: Hashable = depth, ranges
         stored, readout = self._readouts.get(key, (None, None))
         if stored is not head or (readout is not None and not readout.is_current()):
-            readout = head_module(head, depth, ranges, self.model.model.config.vocab_size)
+            readout = head_module(head, depth, ranges, self.model.vocab_size)
             self._readouts[key] = head, readout
         product = (
             library

@@ -25,7 +25,7 @@ MAX_UNROLLED_COLUMNS = 4
 ANY_COLUMNS = 0
 
 #: makes the function that is compiled, see `layer_function`
-MakeFunction: TypeAlias = Callable[[nn.Module, Product | None, bool, bool], Callable[..., Any]]
+MakeFunction: TypeAlias = Callable[[nn.Module, Product | None, int, bool], Callable[..., Any]]
 
 
 class KVColumns:
@@ -78,7 +78,7 @@ class KVColumns:
 
 
 def layer_function(
-    layer: nn.Module, product: Product | None, rotated: bool, masked: bool
+    layer: nn.Module, product: Product | None, rotated: int, masked: bool
 ) -> Callable[..., Tensor]:
     """A layer as a function of its tensors and of the inputs of `run_layer`.
 
@@ -86,7 +86,7 @@ def layer_function(
         layer: decoder layer.
         product: replacement of `F.linear`, which also replaces attention; `F.linear` replaces
             attention alone, None replaces neither.
-        rotated: whether the layer takes cosines and sines.
+        rotated: number of tensors that the layer reads about positions: cosines and sines, or 0.
         masked: whether the layer takes a mask.
 
     Returns:
@@ -99,7 +99,7 @@ def layer_function(
         hidden, *rest = args[count:]
         options: dict[str, Any] = {"attention_mask": None, "use_cache": True}
         if rotated:
-            options["position_embeddings"], rest = (rest[0], rest[1]), rest[2:]
+            options["position_embeddings"], rest = tuple(rest[:rotated]), rest[rotated:]
         if masked:
             options["attention_mask"], rest = rest[0], rest[1:]
         options["past_key_values"] = columns = KVColumns(*rest)
@@ -112,7 +112,7 @@ def layer_function(
 
 
 def fill_function(
-    layer: nn.Module, product: Product | None, rotated: bool, masked: bool
+    layer: nn.Module, product: Product | None, rotated: int, masked: bool
 ) -> Callable[..., tuple[()]]:
     """As `layer_function`, for the keys and values that the layer stores.
 

@@ -50,7 +50,7 @@ class UncompiledKernels(KernelCache):
 def check_blocks(model: Backbone) -> list[Block]:
     """Random hidden states of `BLOCKS`."""
     generator = torch.Generator().manual_seed(0)
-    width, like = model.model.config.hidden_size, model.model
+    width, like = model.width, model.model
     blocks, start = [], 0
     for columns in BLOCKS:
         hidden = torch.randn(1, columns, width, generator=generator)
@@ -73,8 +73,8 @@ def run_block(
     """
     columns, start = block.hidden.shape[1], block.start
     rotations = {
-        kind: (cos[0, start:][None], sin[0, start:][None])
-        for kind, (cos, sin) in model.rotations(start + columns).items()
+        kind: tuple(part[0, start:][None] for part in rotation)
+        for kind, rotation in model.rotations(start + columns).items()
     }
     masks = model.block_masks(columns, start)
     cache.set_slots(slice(None), start, start + columns)

@@ -39,7 +39,7 @@ def measure_layers(backbone: Backbone, executor: LayerExecutor | None = None) ->
 
     def states(*shape: int) -> Tensor:
         """Random hidden states: (*shape, width)."""
-        like = torch.randn(*shape, model.config.hidden_size, generator=generator)
+        like = torch.randn(*shape, backbone.width, generator=generator)
         return like.to(backbone.device, model.dtype)
 
     def time_block(batch: Batch, rows: list[int], columns: int) -> float:

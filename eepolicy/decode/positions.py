@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eepolicy.model.backbone import Backbone
-from eepolicy.model.families import SLIDING, Rotation
+from eepolicy.model.families import CHUNKED, FULL, Rotation
 from eepolicy.model.kv_cache import Rows
 
 
@@ -39,7 +39,8 @@ class Positions:
         self._device = backbone.device  # the property costs as much as a small product
         self._rotations = backbone.rotations(capacity)
         self._columns = torch.arange(capacity, device=self._device)
-        self._sliding = SLIDING in backbone.parts.attention
+        kinds = set(backbone.parts.attention)
+        self._limited, self._chunked = kinds != {FULL}, CHUNKED in kinds
         self._unmasked: dict[str, Tensor | None] = dict.fromkeys(backbone.parts.attention)
         #: exit depth of each column, (rows, capacity), once columns are masked out
         self._visible_depth: Tensor | None = None
@@ -115,6 +116,8 @@ class Positions:
 
     def positions(self, rows: list[int], start: int, stop: int) -> Tensor:
         """Positions of columns: (rows, columns), or (1, columns) where no row is shifted."""
+        if self.backbone.parts.max_positions is not None:
+            self._check_length(rows, stop)
         columns = self._columns[None, start:stop]
         if not self._any_shift():
             return columns
@@ -142,17 +145,21 @@ class Positions:
         return before[:, columns]
 
     def rotations(self, rows: list[int], start: int, stop: int) -> dict[str, Rotation]:
-        """Cosines and sines of columns, (rows or 1, columns, d) each, by kind of attention."""
+        """What layers read about the positions of columns, by kind of attention.
+
+        Returns:
+            Cosines and sines in most families, (rows or 1, columns, d) each.
+        """
         if not self._any_shift():
             columns = slice(start, stop)
             return {
-                kind: (cos[0, columns][None], sin[0, columns][None])
-                for kind, (cos, sin) in self._rotations.items()
+                kind: tuple(part[0, columns][None] for part in rotation)
+                for kind, rotation in self._rotations.items()
             }
         positions = self.positions(rows, start, stop)
         return {
-            kind: (cos[0][positions], sin[0][positions])
-            for kind, (cos, sin) in self._rotations.items()
+            kind: tuple(part[0][positions] for part in rotation)
+            for kind, rotation in self._rotations.items()
         }
 
     def masks(self, rows: list[int], start: int, stop: int, layer: int) -> dict[str, Tensor | None]:
@@ -161,16 +168,26 @@ class Positions:
         if any(self.padding[row] for row in self.stored_rows):
             padding = self.tensor([self.padding[row] for row in rows])
             valid = self._columns[:stop] >= padding[:, None]
+            if self._chunked:  # chunks start at the first position, not at the first column
+                positions = self._columns[:stop] - padding[:, None]
         if self._dropped is not None:
             kept = ~self._dropped[self.slots(rows), :stop]
             valid = kept if valid is None else valid & kept
-            positions = valid.cumsum(1)
+            positions = valid.cumsum(1) - 1
         if self._visible_depth is not None and min(self.mask_depths) <= layer:
             visible = self._visible_depth[self.slots(rows), :stop] > layer
             valid = visible if valid is None else valid & visible
-        if valid is None and stop - start == 1 and not self._sliding:
+        if valid is None and stop - start == 1 and not self._limited:
             return self._unmasked  # a single column that sees all others
         return self.backbone.block_masks(stop - start, start, valid, positions)
+
+    def _check_length(self, rows: list[int], stop: int) -> None:
+        """Refuse more positions than the model has."""
+        if self._dropped is None:
+            tokens = stop - min(self.padding[row] for row in rows)
+        else:
+            tokens = int(self._own(rows, stop).sum(1).max())
+        self.backbone.check_length(tokens)
 
     def _any_shift(self) -> bool:
         """Whether some row's columns differ from its positions."""

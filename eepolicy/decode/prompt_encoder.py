@@ -86,7 +86,7 @@ class PromptEncoder:
 
     def _from_embeddings(self, embeddings: Tensor, mask: Tensor | None) -> PromptBatch:
         """Check embeddings and move them to the model."""
-        width = self.backbone.model.config.hidden_size
+        width = self.backbone.width
         if embeddings.ndim != 3 or embeddings.shape[2] != width or not embeddings.shape[1]:
             raise EepolicyError(
                 f"inputs_embeds is (rows, tokens, {width}); got {tuple(embeddings.shape)}"

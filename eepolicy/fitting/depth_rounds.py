@@ -62,7 +62,7 @@ class DepthRounds:
             len(plan.questions.train),
             replies,
             sum(len(batch.last) for batch in batches),
-            width=model.model.config.hidden_size,
+            width=model.width,
             has_base=plan.has_base,
         )
         first = batches[0]
@@ -105,7 +105,7 @@ class DepthRounds:
             .untrained(
                 model.lens,
                 (self.depth,),
-                width=model.model.config.hidden_size,
+                width=model.width,
                 rank=config.rank,
                 num_layers=config.num_layers,
                 seed=config.seed,

@@ -78,7 +78,7 @@ def fit_predictor(
             f"a predictor is fitted at depths from 1 to {model.depth - 1}; got {config.depths}"
         )
     examples = _examples(model, train, config), _examples(model, held_out, config)
-    width = model.model.config.hidden_size
+    width = model.width
     predictor = ExitPredictor(
         config.depths, width, config.hidden, heads=repr(model.heads), seed=config.seed
     )

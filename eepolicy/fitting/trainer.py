@@ -129,7 +129,7 @@ class Trainer:
                 f"heads are fitted at rising depths from 1 to {model.depth - 1}; got {depths}"
             )
         self.model, self.config, self.train, self.held_out = model, config, train, held_out
-        width = model.model.config.hidden_size
+        width = model.width
         heads = kind.untrained(model.lens, depths, width=width, rank=config.rank, seed=config.seed)
         self.rate = config.learning_rate or 1e-3
         self.heads = heads.to(model.device).requires_grad_()

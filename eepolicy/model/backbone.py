@@ -17,7 +17,16 @@ from eepolicy.heads.predictor import ExitPredictor, check_predicted
 from eepolicy.heads.weights import device_of
 from eepolicy.model.changes import PartPlaces, lens_of, stock_model, update_lenses
 from eepolicy.model.executor import LayerExecutor
-from eepolicy.model.families import SLIDING, DecoderParts, Rotation, check_parts, parts_of
+from eepolicy.model.families import (
+    CHUNKED,
+    SLIDING,
+    DecoderParts,
+    Rotation,
+    check_parts,
+    check_weights,
+    parts_of,
+    text_config,
+)
 from eepolicy.model.kv_cache import KVCache, LayerKV, StoreOnly
 
 
@@ -33,13 +42,14 @@ class Backbone(LayerExecutor):
 
     Attributes:
         model: the stock model.
+        text_config: config of the decoder, which is a part of a multimodal model's config.
         layers: the decoder layers of the model, then those that the heads own.
         attention: kind of attention of each of them.
         predictor: predicts whether the heads agree with the full model, for policies that read
             `Readout.exit_probability`; None for none.
 
     Raises:
-        EepolicyError: the family has no adapter.
+        EepolicyError: the family has no adapter, or the model has no weights.
     """
 
     def __init__(
@@ -49,6 +59,8 @@ class Backbone(LayerExecutor):
         parts: DecoderParts | None = None,
     ) -> None:
         self.model = stock_model(model, parts is not None).eval()
+        check_weights(self.model)
+        self.text_config = text_config(self.model)
         self._has_own_parts = parts is not None
         self._take_parts(parts or parts_of(self.model))
         self._lens = lens_of(self._parts)
@@ -136,7 +148,12 @@ class Backbone(LayerExecutor):
     @property
     def vocab_size(self) -> int:
         """Size of the vocabulary."""
-        return int(self.model.config.vocab_size)
+        return int(self.text_config.vocab_size)
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return int(self.text_config.hidden_size)
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Input of the first layer.
@@ -149,15 +166,31 @@ class Backbone(LayerExecutor):
             (rows, tokens, width).
         """
         hidden = tokens if tokens.is_floating_point() else self.parts.embed(tokens)
+        if self.parts.scale_input is not None:
+            hidden = self.parts.scale_input(hidden)
         if self.parts.position_embedding is None:
             return hidden
         return hidden + self.parts.position_embedding(positions)
 
+    def check_length(self, tokens: int) -> None:
+        """Refuse a text with more tokens than the model has positions.
+
+        Raises:
+            EepolicyError: with both numbers.
+        """
+        limit = self.parts.max_positions
+        if limit is not None and tokens > limit:
+            raise EepolicyError(
+                f"the model has positions for {limit} tokens, and prompt and reply need {tokens}: "
+                "give a shorter prompt or a lower max_new_tokens"
+            )
+
     def rotations(self, tokens: int) -> dict[str, Rotation]:
-        """Cosines and sines of positions 0 to `tokens` - 1, by kind of attention.
+        """What layers read about positions 0 to `tokens` - 1, by kind of attention.
 
         Returns:
-            (1, tokens, d) each; empty for a model with learned positions.
+            Cosines and sines in most families, (1, tokens, d) each; empty for a model with learned
+            positions.
         """
         if self.parts.rotary is None:
             return {}
@@ -184,40 +217,40 @@ class Backbone(LayerExecutor):
             tokens: number of columns in the block.
             start: first column of the block.
             valid: (rows, start + tokens) of bool, columns that may be attended to; None for all.
-            positions: (rows, start + tokens), true positions for the windows where columns were
-                dropped; None where columns are consecutive positions.
+            positions: (rows, start + tokens), true positions for windows and chunks; None where
+                columns are positions.
 
         Returns:
             (rows or 1, 1, tokens, start + tokens) each: bool for sdpa, additive for eager
             attention.  None where no mask is needed.
         """
         return {
-            kind: self._block_mask(
-                self.parts.window if kind == SLIDING else None, tokens, start, valid, positions
-            )
+            kind: self._block_mask(kind, tokens, start, valid, positions)
             for kind in set(self.parts.attention)
         }
 
     def _block_mask(
         self,
-        window: int | None,
+        kind: str,
         tokens: int,
         start: int,
         valid: Tensor | None,
         positions: Tensor | None,
     ) -> Tensor | None:
         stop = start + tokens
-        eager = self.model.config._attn_implementation == "eager"
+        reach = {SLIDING: self.parts.window, CHUNKED: self.parts.chunk}.get(kind)
+        eager = self.text_config._attn_implementation == "eager"
         causal_without_mask = tokens == 1 or (start == 0 and not eager)
-        if causal_without_mask and valid is None and (window is None or stop <= window):
+        if causal_without_mask and valid is None and (reach is None or stop <= reach):
             return None
         device = self.device
-        visible = torch.ones((tokens, stop), dtype=torch.bool, device=device).tril(start)
-        if window is not None and positions is None:
-            visible = visible.triu(start - window + 1)
-        visible = visible[None]
-        if window is not None and positions is not None:
-            visible = visible & (positions[:, start:, None] - positions[:, None] < window)
+        visible = torch.ones((tokens, stop), dtype=torch.bool, device=device).tril(start)[None]
+        if reach is not None:
+            if positions is None:
+                positions = torch.arange(stop, device=device)[None]
+            new, old = positions[:, start:, None], positions[:, None]
+            near = new // reach == old // reach if kind == CHUNKED else new - old < reach
+            visible = visible & near
         if valid is not None:
             columns = torch.arange(stop, device=device)
             visible = (visible & valid[:, None]) | (columns == columns[start:, None])
@@ -300,6 +333,7 @@ class Backbone(LayerExecutor):
         Yields:
             (1, tokens, width), depth 1 first.
         """
+        self.check_length(ids.shape[1])
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
         hidden, rotations = self.embed(ids, positions), self.rotations(ids.shape[1])
         masks = self.block_masks(ids.shape[1], 0)

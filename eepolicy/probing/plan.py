@@ -76,7 +76,7 @@ class ProbePlan:
         """
         if config.dtype not in DTYPES:
             raise EepolicyError(f"dtype is float16, float32 or float64; got {config.dtype}")
-        vocabulary = backbone.model.config.vocab_size
+        vocabulary = backbone.vocab_size
         if not 0 <= config.top_k <= vocabulary:
             raise EepolicyError(
                 f"top_k is 0 to {vocabulary}, the size of the vocabulary; got {config.top_k}"

@@ -97,7 +97,7 @@ class StateReader:
             columns["top_tokens"] = torch.full(shape, -1)
             columns["top_probabilities"] = torch.full(shape, torch.nan)
         if plan.distributions:
-            shape = (rows, len(plan.distributions), self.backbone.model.config.vocab_size)
+            shape = (rows, len(plan.distributions), self.backbone.vocab_size)
             columns["distributions"] = torch.full(shape, torch.nan, dtype=plan.dtype)
         return columns
 
@@ -115,7 +115,7 @@ class StateReader:
     def _logits(self, states: Tensor, depth: int) -> Tensor:
         """Logits of hidden states (rows, width), in float32 at least: (rows, vocabulary)."""
         head = self.backbone.lens if depth == self.backbone.depth else self.plan.heads
-        vocabulary = self.backbone.model.config.vocab_size
+        vocabulary = self.backbone.vocab_size
         with wide_products(self.backbone.lens.head):
             logits = head.logits(states, depth)
         if logits.shape[-1] != vocabulary:
@@ -178,7 +178,7 @@ class StateReader:
 
         All are of about one size, since a small product uses a processor badly.
         """
-        most = max(1, MAX_LOGIT_BYTES // (4 * self.backbone.model.config.vocab_size))
+        most = max(1, MAX_LOGIT_BYTES // (4 * self.backbone.vocab_size))
         count = -(-readouts // most)
         return _slices(0, readouts, -(-readouts // count))
 

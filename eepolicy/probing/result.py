@@ -82,7 +82,7 @@ class ProbeResult:
             np.array(plan.depths),
             columns,
             backbone.depth,
-            backbone.model.config.vocab_size,
+            backbone.vocab_size,
             plan.hidden_states,
             plan.distributions,
             definitions=_of_users(plan.statistics),

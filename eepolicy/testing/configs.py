@@ -1,4 +1,4 @@
-"""Configs of small models of every family that has an adapter in the package."""
+"""Configs of small models of the families whose combinations with plug-ins are tested."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from transformers import (
-    AutoConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GlmConfig,
@@ -21,16 +20,7 @@ from transformers import (
 )
 
 from eepolicy.errors import EepolicyError
-
-#: number of ids
-VOCAB = 60
-#: width of the hidden states
-WIDTH = 32
-#: positions that sliding layers attend to: fewer than the prompts of the checks have
-WINDOW = 5
-
-_SPECIAL = dict(bos_token_id=1, eos_token_id=4, pad_token_id=0)
-
+from eepolicy.testing.sizes import SPECIAL, VOCAB, WIDTH, WINDOW, sized_config
 
 def _shape(layers: int) -> dict[str, Any]:
     return dict(
@@ -42,7 +32,7 @@ def _shape(layers: int) -> dict[str, Any]:
         num_key_value_heads=2,
         max_position_embeddings=256,
         initializer_range=0.2,
-        **_SPECIAL,
+        **SPECIAL,
     )
 
 
@@ -67,7 +57,7 @@ def _gpt2(layers: int) -> PreTrainedConfig:
         n_head=4,
         n_positions=256,
         initializer_range=0.2,
-        **_SPECIAL,
+        **SPECIAL,
     )
 
 
@@ -107,11 +97,11 @@ def small_config(model_type: str, layers: int) -> PreTrainedConfig:
     if model_type in CONFIGS:
         return CONFIGS[model_type](layers)
     try:
-        config = AutoConfig.for_model(model_type, **_shape(layers))
-    except ValueError as error:
+        return sized_config(model_type, layers)
+    except KeyError as error:
         raise EepolicyError(
             f"transformers has no model type {model_type!r}; pass a config instead"
         ) from error
-    if hasattr(config, "sliding_window"):
-        config.sliding_window = WINDOW
-    return config
+
+
+__all__ = ["CONFIGS", "VOCAB", "WIDTH", "WINDOW", "small_config"]

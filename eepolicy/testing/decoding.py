@@ -151,7 +151,7 @@ def check_cache(
     """
     padding, rows = [3, 0, 1], [0, 1, 2]
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.model.config.vocab_size, (3, columns), generator=generator)
+    ids = torch.randint(model.vocab_size, (3, columns), generator=generator)
     batch = Batch(model, padding, columns, BatchOptions(fill=fill))
     zero = torch.zeros(3, dtype=torch.long)
     with torch.no_grad():

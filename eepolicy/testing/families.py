@@ -5,14 +5,22 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedConfig
 
+from eepolicy.decode.acceptance import AcceptAll, AcceptExact
 from eepolicy.decode.fills import CatchUp
 from eepolicy.hooked import HookedModel
 from eepolicy.model.families import SLIDING, Adapter, parts_of
 from eepolicy.policies import FullDepth
+from eepolicy.prompts import pad_left
 from eepolicy.registry import add_line
 from eepolicy.testing.configs import small_config
-from eepolicy.testing.decoding import TOLERANCE, ScatteredDepths, check_cache, check_decoding
-from eepolicy.testing.models import random_model
+from eepolicy.testing.decoding import (
+    NEW_TOKENS,
+    TOLERANCE,
+    ScatteredDepths,
+    check_cache,
+    check_decoding,
+)
+from eepolicy.testing.models import PROMPTS, random_model
 from eepolicy.testing.report import require
 
 #: windows of the checked config are at most this long, so that texts beyond them stay short
@@ -61,6 +69,7 @@ def check_family(config: PreTrainedConfig | str, adapter: Adapter | None = None)
         check_cache(family, "check_catch_up", hooked, CatchUp(), columns=length)
         for policy in (FullDepth(), ScatteredDepths()):
             check_decoding(family, hooked, policy=policy)
+        _check_generate(family, hooked)
     except AssertionError:
         raise
     except Exception as error:
@@ -71,7 +80,7 @@ def check_family(config: PreTrainedConfig | str, adapter: Adapter | None = None)
 def _check_logits(family: str, hooked: HookedModel, length: int) -> None:
     """Logits of the layer loop are the stock model's."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(hooked.model.config.vocab_size, (1, length), generator=generator)
+    ids = torch.randint(hooked.vocab_size, (1, length), generator=generator)
     with torch.no_grad():
         *_, last = hooked.hidden_states(ids)
         ours, stock = hooked.logits(last, hooked.depth), hooked.model(ids).logits
@@ -83,3 +92,22 @@ def _check_logits(family: str, hooked: HookedModel, length: int) -> None:
         f"logits of {length} tokens differ from the stock model's by {error:.1e} (tolerance "
         f"{TOLERANCE:.0e})",
     )
+
+
+def _check_generate(family: str, hooked: HookedModel) -> None:
+    """Replies at full depth and verified replies are those of the stock `generate`."""
+    ids, mask = pad_left(PROMPTS, 0)
+    options = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": NEW_TOKENS}
+    with torch.no_grad():
+        stock = hooked.model.generate(ids, attention_mask=mask, **options)[:, ids.shape[1] :]
+    for accept, policy in ((AcceptAll(), FullDepth()), (AcceptExact(), ScatteredDepths())):
+        replies = hooked.generate(PROMPTS, policy, NEW_TOKENS, accept=accept)
+        for row, reply in enumerate(replies):
+            tokens, expected = reply.tokens.tolist(), stock[row].tolist()
+            require(
+                tokens + [0] * (len(expected) - len(tokens)) == expected,
+                family,
+                "check_generate",
+                f"the reply to prompt {row} with {accept!r} is {tokens}, the stock model's "
+                f"{expected}",
+            )

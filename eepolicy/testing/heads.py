@@ -77,7 +77,7 @@ def check_module(head: ExitHead, model: HookedModel) -> None:
 
 def check_logits(head: ExitHead, model: HookedModel) -> None:
     """`logits` maps (..., width) to (..., vocab), row by row, without NaN."""
-    check, vocab = "check_logits", model.model.config.vocab_size
+    check, vocab = "check_logits", model.vocab_size
     for depth in _depths(head):
         hidden = _hidden(depth)
         logits = head.logits(hidden, depth)
@@ -102,7 +102,7 @@ def check_logits(head: ExitHead, model: HookedModel) -> None:
 
 def check_ranges(head: ExitHead, model: HookedModel) -> None:
     """Readouts over some ids are those columns of all logits."""
-    check, vocab = "check_ranges", model.model.config.vocab_size
+    check, vocab = "check_ranges", model.vocab_size
     first, stop = LAYOUT.speech
     for depth in _depths(head):
         hidden = _hidden(depth)

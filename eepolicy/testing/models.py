@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from eepolicy.heads import ExitHead
 from eepolicy.hooked import HookedModel
@@ -35,13 +35,20 @@ def random_model(
         dtype: precision; float64 by default, so that no comparison depends on rounding.
     """
     torch.manual_seed(seed)
-    # sdpa has no soft-capped attention
+    # sdpa has no soft-capped attention, and some families have no sdpa
     capped = getattr(config, "attn_logit_softcapping", None)
-    model = AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager" if capped else "sdpa"
-    )
+    cls = model_class(config)
+    attention = "sdpa" if cls._supports_sdpa and not capped else "eager"
+    # kernels for all experts at once have no float64
+    model = cls._from_config(config, attn_implementation=attention, experts_implementation="eager")
     randomise(model)
     return model.to(dtype).eval()
+
+
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of causal language models of a config."""
+    cls: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return cls
 
 
 @torch.no_grad()

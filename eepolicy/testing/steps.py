@@ -90,10 +90,10 @@ def equip(model: HookedModel, policy: ExitPolicy) -> None:
         policy: exit policy.
     """
     if least_depth(policy, model.depth) == 0:
-        width = model.model.config.hidden_size
+        width = model.width
         heads = DrafterHead.untrained(model.lens, (0,), width=width)
         model.heads = heads.to(model.model.dtype)
-    predictor = ExitPredictor(range(1, model.depth), model.model.config.hidden_size)
+    predictor = ExitPredictor(range(1, model.depth), model.width)
     generator = torch.Generator().manual_seed(0)
     for parameter in predictor.parameters():  # probabilities above and below a half
         torch.nn.init.normal_(parameter, generator=generator)

@@ -15,6 +15,7 @@ from transformers import MptConfig, MptForCausalLM
 import eepolicy
 from eepolicy import EepolicyError, HookedModel, registry
 from eepolicy.model import families as adapters
+from eepolicy.model.families import resolve
 from eepolicy.registry import NameTable
 from eepolicy.testing.configs import WINDOW
 
@@ -80,7 +81,7 @@ def test_an_adapter_by_entry_point(stock, family, monkeypatch):
     model_type = stock.config.model_type
     own = adapters.FAMILIES.get(model_type)
     table = NameTable(kind="model family", group="eepolicy.families")
-    monkeypatch.setattr(adapters, "FAMILIES", table)
+    monkeypatch.setattr(resolve, "FAMILIES", table)
     with pytest.raises(EepolicyError, match="no adapter"):
         eepolicy.wrap(stock)
     point = EntryPoint(model_type, f"{__name__}:offered", table.group)
@@ -97,9 +98,9 @@ def test_an_adapter_by_entry_point(stock, family, monkeypatch):
 
 def test_an_adapter_that_does_not_fit_is_refused(stock):
     parts = adapters.parts_of(stock)
-    chunked = dataclasses.replace(parts, attention=("chunked_attention",) * LAYERS)
-    with pytest.raises(EepolicyError, match="the model has chunked_attention"):
-        eepolicy.wrap(stock, parts=chunked)
+    linear = dataclasses.replace(parts, attention=("linear_attention",) * LAYERS)
+    with pytest.raises(EepolicyError, match="the model has linear_attention"):
+        eepolicy.wrap(stock, parts=linear)
     for wrong in (
         dataclasses.replace(parts, layers=parts.layers[:-1]),
         dataclasses.replace(parts, norm=torch.nn.Identity()),

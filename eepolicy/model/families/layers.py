@@ -1,0 +1,126 @@
+"""Stock layers whose arguments differ from Llama's, with the arguments of the layer loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eepolicy.model.families.base import Rotation
+
+
+class AdaptedLayer(nn.Module):
+    """A stock decoder layer that is called with the arguments of the layer loop.
+
+    Subclasses override `translate`.  The stock layer is not changed.
+
+    Args:
+        stock: the stock layer.
+    """
+
+    def __init__(self, stock: nn.Module) -> None:
+        super().__init__()
+        self.stock = stock
+
+    @classmethod
+    def all(cls, layers: Sequence[nn.Module]) -> tuple[AdaptedLayer, ...]:
+        """Adapt all layers of a model."""
+        return tuple(cls(layer) for layer in layers)
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        """Call the stock layer.
+
+        Args:
+            hidden: (rows, tokens, width).
+            cache: KV cache; None without one.
+            position: what `DecoderParts.rotary` gives for the tokens.
+            options: `attention_mask` and `use_cache`.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool = False,
+        position_embeddings: Rotation | None = None,
+    ) -> Any:
+        """Call the stock layer with the arguments of the layer loop."""
+        options = {"attention_mask": attention_mask, "use_cache": use_cache}
+        return self.translate(hidden, past_key_values, position_embeddings, options)
+
+
+class LayerPast(AdaptedLayer):
+    """A layer that names the cache `layer_past`."""
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        if position is not None:
+            options["position_embeddings"] = position
+        return self.stock(hidden, layer_past=cache, **options)
+
+
+class FalconLayer(AdaptedLayer):
+    """A layer of Falcon, which has arguments for ALiBi too."""
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        return self.stock(
+            hidden, alibi=None, layer_past=cache, position_embeddings=position, **options
+        )
+
+
+class LayerPastWithPositions(AdaptedLayer):
+    """A layer that names the cache `layer_past` and rotates by `position_ids` itself."""
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        assert position is not None
+        [numbers] = position
+        return self.stock(hidden, layer_past=cache, position_ids=numbers[..., 0], **options)
+
+
+class LayerWithPositions(AdaptedLayer):
+    """A layer that takes the positions beside cosines and sines."""
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        assert position is not None
+        *rotation, numbers = position
+        return self.stock(
+            hidden,
+            past_key_values=cache,
+            position_ids=numbers[..., 0],
+            position_embeddings=tuple(rotation),
+            **options,
+        )
+
+
+class LayerWithoutRotation(AdaptedLayer):
+    """A layer that requires the argument `position_embeddings` and does not rotate."""
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        return self.stock(hidden, past_key_values=cache, position_embeddings=None, **options)
+
+
+class ComplexLayer(AdaptedLayer):
+    """A layer that rotates by complex numbers."""
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        assert position is not None
+        real, imaginary = position
+        turns = torch.complex(real, imaginary)
+        return self.stock(hidden, past_key_values=cache, position_embeddings=turns, **options)

@@ -1,0 +1,164 @@
+"""Families with learned positions, or whose layers take other arguments than Llama's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from eepolicy.model.families.base import FULL, DecoderParts, Rotation, register_family
+from eepolicy.model.families.decoder import Decoder, decoder_of
+from eepolicy.model.families.layers import (
+    AdaptedLayer,
+    ComplexLayer,
+    FalconLayer,
+    LayerPast,
+    LayerPastWithPositions,
+    LayerWithPositions,
+)
+from eepolicy.model.families.rotary import one_window, rotary_parts, with_layer_types
+
+
+def plain_parts(decoder: Decoder) -> DecoderParts:
+    """Parts of a decoder with full attention and without rotary positions."""
+    return DecoderParts(
+        embed=decoder.inner.get_input_embeddings(),
+        layers=decoder.layers,
+        norm=decoder.norm,
+        head=decoder.head,
+        attention=(FULL,) * len(decoder.layers),
+    )
+
+
+def adapted(parts: DecoderParts, kind: type[AdaptedLayer]) -> DecoderParts:
+    """The parts with adapted layers."""
+    return replace(parts, layers=kind.all(parts.layers))
+
+
+@register_family("gpt2", "gpt-sw3")
+def gpt2(model: PreTrainedModel) -> DecoderParts:
+    """GPT-2: learned positions instead of rotations."""
+    decoder = decoder_of(model)
+    table = decoder.inner.wpe
+    return replace(
+        plain_parts(decoder), position_embedding=table, max_positions=table.num_embeddings
+    )
+
+
+@register_family("gpt_bigcode")
+def gpt_bigcode(model: PreTrainedModel) -> DecoderParts:
+    """GPT-BigCode: as GPT-2, with another name for the cache."""
+    return adapted(gpt2(model), LayerPast)
+
+
+def offset_positions(table: Any) -> Callable[[Tensor], Tensor]:
+    """The learned positions of OPT, whose table starts at an offset."""
+
+    def embedding(positions: Tensor) -> Tensor:
+        mask = positions.new_ones(positions.shape)
+        result: Tensor = table(mask, 0, position_ids=positions)
+        return result
+
+    return embedding
+
+
+@register_family("opt")
+def opt(model: PreTrainedModel) -> DecoderParts:
+    """OPT: learned positions; small models project embeddings and final states."""
+    decoder = decoder_of(model)
+    inner, table = decoder.inner, decoder.inner.embed_positions
+
+    def norm(hidden: Tensor) -> Tensor:
+        for part in (inner.final_layer_norm, inner.project_out):
+            hidden = hidden if part is None else part(hidden)
+        return hidden
+
+    return replace(
+        plain_parts(decoder),
+        norm=norm,
+        scale_input=inner.project_in,
+        position_embedding=offset_positions(table),
+        max_positions=table.num_embeddings - table.offset,
+    )
+
+
+@register_family("biogpt")
+def biogpt(model: PreTrainedModel) -> DecoderParts:
+    """BioGPT: learned positions."""
+    decoder = decoder_of(model)
+    table = decoder.inner.embed_positions
+    return replace(
+        plain_parts(decoder),
+        position_embedding=offset_positions(table),
+        max_positions=table.num_embeddings - table.offset,
+    )
+
+
+@register_family("gpt_neox", "gpt_neox_japanese")
+def gpt_neox(model: PreTrainedModel) -> DecoderParts:
+    """GPT-NeoX and Pythia: another name for the cache."""
+    return adapted(rotary_parts(decoder_of(model)), LayerPast)
+
+
+@register_family("gptj", "codegen")
+def gptj(model: PreTrainedModel) -> DecoderParts:
+    """GPT-J and CodeGen: the layers rotate by the positions themselves."""
+
+    def numbers(like: Tensor, positions: Tensor, kind: str) -> Rotation:
+        return (positions[..., None],)
+
+    parts = replace(plain_parts(decoder_of(model)), rotary=numbers)
+    return adapted(parts, LayerPastWithPositions)
+
+
+@register_family("falcon")
+def falcon(model: PreTrainedModel) -> DecoderParts:
+    """Falcon with rotary positions."""
+    return adapted(rotary_parts(decoder_of(model)), FalconLayer)
+
+
+@register_family("ministral3")
+def ministral3(model: PreTrainedModel) -> DecoderParts:
+    """Ministral 3: queries are scaled by the position."""
+    parts = one_window(model)
+    assert parts.rotary is not None
+    return adapted(replace(parts, rotary=with_numbers(parts.rotary)), LayerWithPositions)
+
+
+def with_numbers(
+    rotary: Callable[[Tensor, Tensor, str], Rotation],
+) -> Callable[[Tensor, Tensor, str], Rotation]:
+    """A rotary embedding that also gives the positions themselves, (rows, tokens, 1)."""
+    return lambda like, positions, kind: (*rotary(like, positions, kind), positions[..., None])
+
+
+@register_family("deepseek_v2")
+def deepseek_v2(model: PreTrainedModel) -> DecoderParts:
+    """DeepSeek-V2: rotations are complex numbers."""
+    return adapted(complex_rotary(rotary_parts(decoder_of(model))), ComplexLayer)
+
+
+def complex_rotary(parts: DecoderParts) -> DecoderParts:
+    """The parts with real and imaginary parts of rotations, which batches can index and pad."""
+    rotary = parts.rotary
+    assert rotary is not None
+
+    def real(like: Tensor, positions: Tensor, kind: str) -> Rotation:
+        turns: Any = rotary(like, positions, kind)
+        return turns.real, turns.imag
+
+    return replace(parts, rotary=real)
+
+
+@register_family("llama4_text")
+def llama4(model: PreTrainedModel) -> DecoderParts:
+    """Llama 4: complex rotations, chunks in some layers, no rotation in the others."""
+    decoder = decoder_of(model)
+    parts = with_layer_types(complex_rotary(rotary_parts(decoder)), decoder.config)
+    limit = decoder.config.floor_scale - 1 if decoder.config.attn_temperature_tuning else None
+    return adapted(replace(parts, max_positions=limit), ComplexLayer)
+
+

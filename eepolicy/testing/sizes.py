@@ -1,0 +1,64 @@
+"""Sizes of small configs, by the names that transformers uses for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+#: number of ids
+VOCAB = 60
+#: width of the hidden states
+WIDTH = 32
+#: positions that sliding layers attend to: fewer than the prompts of the checks have
+WINDOW = 5
+
+#: tokens with a meaning
+SPECIAL = dict(bos_token_id=1, eos_token_id=4, pad_token_id=0)
+
+_SIZES: dict[str, Any] = {
+    **SPECIAL,
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), WIDTH),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim"), 48),
+    **dict.fromkeys(("moe_intermediate_size", "shared_intermediate_size"), 24),
+    **dict.fromkeys(("shared_expert_intermediate_size", "expert_ffn_hidden_size"), 24),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads"), 4),
+    **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), 2),
+    **dict.fromkeys(("n_shared_experts", "n_group", "topk_group", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 256),
+    **dict.fromkeys(("initializer_range", "init_std"), 0.2),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+    **dict.fromkeys(("qk_nope_head_dim", "v_head_dim", "head_dim", "query_pre_attn_scalar"), 8),
+    "qk_rope_head_dim": 4,
+    "moe_num_experts": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB,
+    "sliding_window": WINDOW,
+    "attention_chunk_size": WINDOW,
+    "max_window_layers": 2,
+}
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+#: what single model types need beside
+_OTHER: dict[str, dict[str, Any]] = {}
+
+
+def sized_config(model_type: str, layers: int) -> PreTrainedConfig:
+    """A small config of any model type.
+
+    Args:
+        model_type: a model type of transformers.
+        layers: number of layers.
+
+    Raises:
+        KeyError: transformers has no such model type.
+    """
+    kind = CONFIG_MAPPING[model_type]
+    fields = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})}
+    sizes = {**_SIZES, **dict.fromkeys(_LAYERS, layers)}
+    own = {name: size for name, size in sizes.items() if name in fields}
+    if "qk_rope_head_dim" in own:  # latent attention: the width of a head follows from others
+        own.pop("head_dim", None)
+        own["num_key_value_heads"] = 4
+    return kind(**{**own, **_OTHER.get(model_type, {})})
