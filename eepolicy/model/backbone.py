@@ -197,7 +197,8 @@ class Backbone(LayerExecutor):
         positions = torch.arange(tokens, device=self.device)[None]
         like = torch.empty(0, dtype=self.model.dtype, device=self.device)
         kinds = set(self.parts.attention)
-        return {kind: self.parts.rotary(like, positions, kind) for kind in kinds}
+        every = {kind: self.parts.rotary(like, positions, kind) for kind in kinds}
+        return {kind: rotation for kind, rotation in every.items() if rotation}
 
     def block_masks(
         self,
@@ -400,7 +401,7 @@ def _call_layer(
     cache: KVCache | LayerKV | None = None,
 ) -> Tensor:
     """Call a decoder layer of transformers; arguments as in `Backbone.run_layer`."""
-    arguments: dict[str, Any] = {"position_embeddings": rotations[kind]} if rotations else {}
+    arguments: dict[str, Any] = {"position_embeddings": rotations[kind]} if kind in rotations else {}
     output: Tensor | tuple[Tensor, ...] = layer(
         hidden,
         attention_mask=masks[kind],

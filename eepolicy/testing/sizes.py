@@ -41,7 +41,28 @@ _SIZES: dict[str, Any] = {
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 #: what single model types need beside
-_OTHER: dict[str, dict[str, Any]] = {}
+_OTHER: dict[str, dict[str, Any]] = {
+    "codegen": {"rotary_dim": 4},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": None,
+        },
+        "logit_scale": 0.25,
+    },
+    "ctrl": {"dff": 48},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 3.0, "rope_theta": 1e4},
+        "ffn_config": {"hidden_size": WIDTH, "ffn_hidden_size": 24, "moe_top_k": 2},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    },
+    "gptj": {"rotary_dim": 4},
+    "granite_swa": {"layer_rope_theta": [0, 1e4, 1e4]},
+    "granitemoe_swa": {"layer_rope_theta": [0, 1e4, 1e4]},
+    "llama4_text": {"no_rope_layers": [1, 1, 0]},
+    "moshi": {"sliding_window": 3000},
+}
 
 
 def sized_config(model_type: str, layers: int) -> PreTrainedConfig:

@@ -12,9 +12,18 @@ from transformers import PreTrainedModel
 from eepolicy.errors import EepolicyError
 
 #: attributes of stock models that contain the decoder, outermost first
-_CONTAINERS = ("language_model", "text_model", "model", "transformer", "decoder", "gpt_neox")
+_CONTAINERS = ("language_model", "text_model", "model", "transformer", "decoder")
 _LAYERS = ("layers", "h", "blocks")
-_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "layer_norm")
+_NORMS = (
+    "norm",
+    "final_layernorm",
+    "final_layer_norm",
+    "final_norm",
+    "ln_f",
+    "norm_f",
+    "layer_norm",
+    "layernorm",
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ def _containers(model: nn.Module) -> Iterator[nn.Module]:
     """The model, and the modules inside it on the way to the one with the decoder layers."""
     yield model
     while _first(model, _LAYERS) is None:
-        inside = _first(model, _CONTAINERS)
+        inside = _first(model, (*_CONTAINERS, getattr(model, "base_model_prefix", "")))
         if inside is None:
             raise EepolicyError(
                 f"no decoder layers were found in {type(model).__name__}; pass "
@@ -83,5 +92,5 @@ def _output_embedding(module: nn.Module) -> nn.Module | None:
 
 def _first(module: nn.Module, names: Sequence[str]) -> Any:
     """The first submodule of some names; None where there is none."""
-    parts = (getattr(module, name, None) for name in names)
+    parts = (getattr(module, name, None) for name in names if name)
     return next((part for part in parts if isinstance(part, nn.Module)), None)

@@ -100,18 +100,9 @@ class LayerWithPositions(AdaptedLayer):
             hidden,
             past_key_values=cache,
             position_ids=numbers[..., 0],
-            position_embeddings=tuple(rotation),
+            **({"position_embeddings": tuple(rotation)} if rotation else {}),
             **options,
         )
-
-
-class LayerWithoutRotation(AdaptedLayer):
-    """A layer that requires the argument `position_embeddings` and does not rotate."""
-
-    def translate(
-        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
-    ) -> Any:
-        return self.stock(hidden, past_key_values=cache, position_embeddings=None, **options)
 
 
 class ComplexLayer(AdaptedLayer):
@@ -124,3 +115,26 @@ class ComplexLayer(AdaptedLayer):
         real, imaginary = position
         turns = torch.complex(real, imaginary)
         return self.stock(hidden, past_key_values=cache, position_embeddings=turns, **options)
+
+
+class Llama4Layer(ComplexLayer):
+    """A layer of Llama 4, which takes the number of earlier positions from the cache.
+
+    It scales queries by it from `floor_scale` positions on; the adapter allows fewer positions.
+    """
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        cache = None if cache is None else _WithoutLength(cache)
+        return super().translate(hidden, cache, position, options)
+
+
+class _WithoutLength:
+    """A KV cache that says it has no earlier positions."""
+
+    def __init__(self, cache: Any) -> None:
+        self.update = cache.update
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eepolicy.model.families.base import FULL, DecoderParts, Rotation, register_family
-from eepolicy.model.families.decoder import Decoder, decoder_of
+from eepolicy.model.families.base import DecoderParts, Rotation, register_family
+from eepolicy.model.families.decoder import decoder_of
 from eepolicy.model.families.layers import (
     AdaptedLayer,
     ComplexLayer,
@@ -18,19 +18,10 @@ from eepolicy.model.families.layers import (
     LayerPast,
     LayerPastWithPositions,
     LayerWithPositions,
+    Llama4Layer,
 )
-from eepolicy.model.families.rotary import one_window, rotary_parts, with_layer_types
-
-
-def plain_parts(decoder: Decoder) -> DecoderParts:
-    """Parts of a decoder with full attention and without rotary positions."""
-    return DecoderParts(
-        embed=decoder.inner.get_input_embeddings(),
-        layers=decoder.layers,
-        norm=decoder.norm,
-        head=decoder.head,
-        attention=(FULL,) * len(decoder.layers),
-    )
+from eepolicy.model.families.scale import times
+from eepolicy.model.families.rotary import one_window, plain_parts, rotary_parts, with_layer_types
 
 
 def adapted(parts: DecoderParts, kind: type[AdaptedLayer]) -> DecoderParts:
@@ -103,12 +94,14 @@ def gpt_neox(model: PreTrainedModel) -> DecoderParts:
     return adapted(rotary_parts(decoder_of(model)), LayerPast)
 
 
+def numbers(like: Tensor, positions: Tensor, kind: str) -> Rotation:
+    """The positions themselves, (rows, tokens, 1), in the place of a rotation."""
+    return (positions[..., None],)
+
+
 @register_family("gptj", "codegen")
 def gptj(model: PreTrainedModel) -> DecoderParts:
     """GPT-J and CodeGen: the layers rotate by the positions themselves."""
-
-    def numbers(like: Tensor, positions: Tensor, kind: str) -> Rotation:
-        return (positions[..., None],)
 
     parts = replace(plain_parts(decoder_of(model)), rotary=numbers)
     return adapted(parts, LayerPastWithPositions)
@@ -159,6 +152,43 @@ def llama4(model: PreTrainedModel) -> DecoderParts:
     decoder = decoder_of(model)
     parts = with_layer_types(complex_rotary(rotary_parts(decoder)), decoder.config)
     limit = decoder.config.floor_scale - 1 if decoder.config.attn_temperature_tuning else None
-    return adapted(replace(parts, max_positions=limit), ComplexLayer)
+    return adapted(replace(parts, max_positions=limit), Llama4Layer)
 
 
+
+
+@register_family("moshi")
+def moshi(model: PreTrainedModel) -> DecoderParts:
+    """Moshi's decoder: the layers rotate by the positions themselves."""
+    parts = replace(plain_parts(decoder_of(model)), rotary=numbers)
+    return adapted(parts, LayerWithPositions)
+
+
+@register_family("ctrl")
+def ctrl(model: PreTrainedModel) -> DecoderParts:
+    """CTRL: sinusoidal positions, scaled embeddings."""
+    decoder = decoder_of(model)
+    inner, table = decoder.inner, decoder.inner.pos_encoding
+
+    def embedding(positions: Tensor) -> Tensor:
+        like = decoder.head.weight
+        rows: Tensor = inner.pos_encoding.to(like.device, like.dtype)[positions]
+        return rows
+
+    return adapted(
+        replace(
+            plain_parts(decoder),
+            scale_input=times(decoder.config.n_embd**0.5),
+            position_embedding=embedding,
+            max_positions=len(table),
+        ),
+        LayerPast,
+    )
+
+
+@register_family("xglm")
+def xglm(model: PreTrainedModel) -> DecoderParts:
+    """XGLM: sinusoidal positions."""
+    decoder = decoder_of(model)
+    table = decoder.inner.embed_positions
+    return replace(plain_parts(decoder), position_embedding=lambda at: table(at, 0))

@@ -29,16 +29,20 @@ def by_kind(rotary: nn.Module) -> Callable[[Tensor, Tensor, str], Rotation]:
     return lambda like, positions, kind: rotary(like, positions)  # type: ignore[no-any-return]
 
 
-def rotary_parts(decoder: Decoder) -> DecoderParts:
-    """Parts of a decoder with full attention in all layers."""
+def plain_parts(decoder: Decoder) -> DecoderParts:
+    """Parts of a decoder with full attention and without rotary positions."""
     return DecoderParts(
         embed=decoder.inner.get_input_embeddings(),
         layers=decoder.layers,
         norm=decoder.norm,
         head=decoder.head,
         attention=(FULL,) * len(decoder.layers),
-        rotary=by_kind(decoder.inner.rotary_emb),
     )
+
+
+def rotary_parts(decoder: Decoder) -> DecoderParts:
+    """Parts of a decoder with full attention and rotary positions."""
+    return replace(plain_parts(decoder), rotary=by_kind(decoder.inner.rotary_emb))
 
 
 @register_family(
@@ -47,6 +51,7 @@ def rotary_parts(decoder: Decoder) -> DecoderParts:
     "aria_text",
     "axk1",
     "bitnet",
+    "dbrx",
     "deepseek_v3",
     "diffllama",
     "emu3_text_model",
@@ -65,6 +70,7 @@ def rotary_parts(decoder: Decoder) -> DecoderParts:
     "internlm3",
     "iquestcoder",
     "jais2",
+    "jetmoe",
     "llama",
     "minimax_m2",
     "nemotron",
@@ -86,7 +92,7 @@ def llama(model: PreTrainedModel) -> DecoderParts:
     return rotary_parts(decoder_of(model))
 
 
-@register_family("mistral", "mixtral", "phi3", "phimoe", "qwen3_moe", "starcoder2")
+@register_family("doge", "mistral", "mixtral", "phi3", "phimoe", "qwen3_moe", "starcoder2")
 def one_window(model: PreTrainedModel) -> DecoderParts:
     """Families with one window for all layers, if their config has one."""
     decoder = decoder_of(model)
@@ -138,3 +144,15 @@ def gemma(model: PreTrainedModel) -> DecoderParts:
     decoder = decoder_of(model)
     parts = with_layer_types(rotary_parts(decoder), decoder.config)
     return replace(parts, logit_softcap=softcap(decoder.config.final_logit_softcapping))
+
+
+@register_family("modernbert-decoder")
+def modernbert(model: PreTrainedModel) -> DecoderParts:
+    """ModernBERT's decoder: normed embeddings, windows in some layers, a head of two modules."""
+    decoder = decoder_of(model)
+    embeddings, transform, norm = decoder.inner.embeddings, model.lm_head, decoder.norm
+    return replace(
+        with_layer_types(rotary_parts(decoder), decoder.config),
+        scale_input=lambda hidden: embeddings(inputs_embeds=hidden),
+        norm=lambda hidden: transform(norm(hidden)),
+    )
