@@ -144,7 +144,7 @@ class Prepared:
         cache = self.arguments.get("past_key_values")
         if cache is not None and cache.get_seq_length():
             raise EepolicyError(f"past_key_values is not supported: {REFUSED['past_key_values']}")
-        given = {name: value for name, value in self.arguments.items() if _is_given(value)}
+        given = {name: value for name, value in self.arguments.items() if _is_set(value)}
         unused = sorted(given.keys() - IGNORED_ARGUMENTS)
         if unused:
             raise EepolicyError(
@@ -351,9 +351,10 @@ def _check_positions(positions: Tensor | None, mask: Tensor) -> None:
         raise EepolicyError(f"position_ids is not supported: {REFUSED['position_ids']}")
 
 
-def _is_given(value: Any) -> bool:
-    """Whether an argument of the model has a value; an empty dict has none."""
-    return value is not None and not (isinstance(value, dict) and not value)
+def _is_set(value: object) -> bool:
+    """Whether an argument has a value; multimodal models pass a dict without one for text."""
+    values = value.values() if isinstance(value, dict) else (value,)
+    return any(value is not None for value in values)
 
 
 def _is_end(criterion: StoppingCriteria) -> bool:
