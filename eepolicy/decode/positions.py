@@ -40,7 +40,9 @@ class Positions:
         self._rotations = backbone.rotations(capacity)
         self._columns = torch.arange(capacity, device=self._device)
         kinds = set(backbone.parts.attention)
-        self._limited, self._chunked = kinds != {FULL}, CHUNKED in kinds
+        biased = backbone.parts.key_bias is not None
+        self._always_masked = biased or kinds != {FULL}
+        self._reads_positions = biased or CHUNKED in kinds
         self._unmasked: dict[str, Tensor | None] = dict.fromkeys(backbone.parts.attention)
         #: exit depth of each column, (rows, capacity), once columns are masked out
         self._visible_depth: Tensor | None = None
@@ -168,16 +170,16 @@ class Positions:
         if any(self.padding[row] for row in self.stored_rows):
             padding = self.tensor([self.padding[row] for row in rows])
             valid = self._columns[:stop] >= padding[:, None]
-            if self._chunked:  # chunks start at the first position, not at the first column
-                positions = self._columns[:stop] - padding[:, None]
+            if self._reads_positions:  # these count from the first position of a row
+                positions = (self._columns[:stop] - padding[:, None]).clamp(min=0)
         if self._dropped is not None:
             kept = ~self._dropped[self.slots(rows), :stop]
             valid = kept if valid is None else valid & kept
-            positions = valid.cumsum(1) - 1
+            positions = (valid.cumsum(1) - 1).clamp(min=0)
         if self._visible_depth is not None and min(self.mask_depths) <= layer:
             visible = self._visible_depth[self.slots(rows), :stop] > layer
             valid = visible if valid is None else valid & visible
-        if valid is None and stop - start == 1 and not self._limited:
+        if valid is None and stop - start == 1 and not self._always_masked:
             return self._unmasked  # a single column that sees all others
         return self.backbone.block_masks(stop - start, start, valid, positions)
 

@@ -222,8 +222,8 @@ class Backbone(LayerExecutor):
                 columns are positions.
 
         Returns:
-            (rows or 1, 1, tokens, start + tokens) each: bool for sdpa, additive for eager
-            attention.  None where no mask is needed.
+            (rows or 1, 1 or heads, tokens, start + tokens) each: bool for sdpa, additive for eager
+            attention and with a bias of the keys.  None where no mask is needed.
         """
         return {
             kind: self._block_mask(kind, tokens, start, valid, positions)
@@ -241,25 +241,29 @@ class Backbone(LayerExecutor):
         stop = start + tokens
         reach = {SLIDING: self.parts.window, CHUNKED: self.parts.chunk}.get(kind)
         eager = self.text_config._attn_implementation == "eager"
-        causal_without_mask = tokens == 1 or (start == 0 and not eager)
+        bias = self.parts.key_bias
+        causal_without_mask = bias is None and (tokens == 1 or (start == 0 and not eager))
         if causal_without_mask and valid is None and (reach is None or stop <= reach):
             return None
         device = self.device
         visible = torch.ones((tokens, stop), dtype=torch.bool, device=device).tril(start)[None]
+        if positions is None:
+            positions = torch.arange(stop, device=device)[None]
         if reach is not None:
-            if positions is None:
-                positions = torch.arange(stop, device=device)[None]
             new, old = positions[:, start:, None], positions[:, None]
             near = new // reach == old // reach if kind == CHUNKED else new - old < reach
             visible = visible & near
         if valid is not None:
             columns = torch.arange(stop, device=device)
             visible = (visible & valid[:, None]) | (columns == columns[start:, None])
-        if eager:
-            lowest = torch.finfo(self.model.dtype).min
-            zeros = torch.zeros(visible.shape, dtype=self.model.dtype, device=device)
-            return zeros.masked_fill(~visible, lowest)[:, None]
-        return visible[:, None]
+        visible = visible[:, None]
+        if bias is not None:
+            summand = bias(positions)[:, :, None].to(self.model.dtype)
+        elif eager:
+            summand = torch.zeros((), dtype=self.model.dtype, device=device)
+        else:
+            return visible
+        return torch.where(visible, summand, torch.finfo(self.model.dtype).min)
 
     def run_layer(
         self,

@@ -57,6 +57,13 @@ _OTHER: dict[str, dict[str, Any]] = {
         "ffn_config": {"hidden_size": WIDTH, "ffn_hidden_size": 24, "moe_top_k": 2},
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
     },
+    "gemma4_text": {
+        "hidden_size_per_layer_input": 0,
+        "vocab_size_per_layer_input": VOCAB,
+        "enable_moe_block": True,
+        "top_k_experts": 2,
+    },
+    "gemma4_unified_text": {"num_kv_shared_layers": 0},
     "gptj": {"rotary_dim": 4},
     "granite_swa": {"layer_rope_theta": [0, 1e4, 1e4]},
     "granitemoe_swa": {"layer_rope_theta": [0, 1e4, 1e4]},

@@ -41,6 +41,8 @@ class DecoderParts:
         scale_input: function of the embeddings, of ids or given as `inputs_embeds`, before the
             first layer, (..., width) -> (..., width), such as Granite's scale; None for the
             identity.
+        key_bias: positions (rows, tokens) -> summand of the attention scores of keys at these
+            positions, (rows, heads, tokens), such as ALiBi's; None for none.
         chunk: number of positions of a chunk, for layers that attend to their own chunk only.
         max_positions: number of positions that the model has, or that the adapter supports; None
             for no limit.
@@ -56,6 +58,7 @@ class DecoderParts:
     position_embedding: Callable[[Tensor], Tensor] | None = None
     logit_softcap: Callable[[Tensor], Tensor] | None = None
     scale_input: Callable[[Tensor], Tensor] | None = None
+    key_bias: Callable[[Tensor], Tensor] | None = None
     chunk: int | None = None
     max_positions: int | None = None
 

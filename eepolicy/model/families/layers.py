@@ -66,14 +66,42 @@ class LayerPast(AdaptedLayer):
         return self.stock(hidden, layer_past=cache, **options)
 
 
+class BloomLayer(AdaptedLayer):
+    """A layer of Bloom, or of Falcon with ALiBi, which is a part of the mask here."""
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        heads = self.stock.self_attention.num_heads
+        mask = options["attention_mask"]
+        columns = 1 if mask is None else mask.shape[-1]
+        zeros = hidden.new_zeros(()).expand(hidden.shape[0] * heads, 1, columns)
+        return self.stock(hidden, alibi=zeros, layer_past=cache, **options)
+
+
 class FalconLayer(AdaptedLayer):
-    """A layer of Falcon, which has arguments for ALiBi too."""
+    """A layer of Falcon with rotary positions, which requires the argument `alibi`."""
 
     def translate(
         self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
     ) -> Any:
         return self.stock(
             hidden, alibi=None, layer_past=cache, position_embeddings=position, **options
+        )
+
+
+class SharedStatesLayer(AdaptedLayer):
+    """A layer of Gemma 4, in models whose layers share neither keys nor values."""
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        return self.stock(
+            hidden,
+            past_key_values=cache,
+            position_embeddings=position,
+            shared_kv_states={},
+            **options,
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -13,6 +15,7 @@ from eepolicy.model.families.base import DecoderParts, Rotation, register_family
 from eepolicy.model.families.decoder import decoder_of
 from eepolicy.model.families.layers import (
     AdaptedLayer,
+    BloomLayer,
     ComplexLayer,
     FalconLayer,
     LayerPast,
@@ -107,10 +110,39 @@ def gptj(model: PreTrainedModel) -> DecoderParts:
     return adapted(parts, LayerPastWithPositions)
 
 
+def alibi(model: PreTrainedModel, heads: int) -> Callable[[Tensor], Tensor]:
+    """ALiBi with the slopes of a stock model, as `DecoderParts.key_bias`."""
+    build = vars(sys.modules[type(model).__module__])["build_alibi_tensor"]
+    slopes: Tensor = build(torch.ones(1, 2, dtype=torch.long), heads, torch.float32)[:, 0, 1]
+
+    def bias(positions: Tensor) -> Tensor:
+        return slopes.to(positions.device)[:, None] * positions[:, None]
+
+    return bias
+
+
+@register_family("bloom")
+def bloom(model: PreTrainedModel) -> DecoderParts:
+    """Bloom: ALiBi, normed embeddings."""
+    decoder = decoder_of(model)
+    parts = replace(
+        plain_parts(decoder),
+        scale_input=decoder.inner.word_embeddings_layernorm,
+        key_bias=alibi(model, decoder.config.n_head),
+    )
+    return adapted(parts, BloomLayer)
+
+
 @register_family("falcon")
 def falcon(model: PreTrainedModel) -> DecoderParts:
-    """Falcon with rotary positions."""
-    return adapted(rotary_parts(decoder_of(model)), FalconLayer)
+    """Falcon: rotary positions or ALiBi."""
+    decoder = decoder_of(model)
+    if not decoder.config.alibi:
+        return adapted(rotary_parts(decoder), FalconLayer)
+    heads = decoder.config.num_attention_heads
+    bias, scale = alibi(model, heads), (decoder.config.hidden_size // heads) ** 0.5
+    parts = replace(plain_parts(decoder), key_bias=lambda positions: bias(positions) / scale)
+    return adapted(parts, BloomLayer)
 
 
 @register_family("ministral3")

@@ -18,7 +18,9 @@ from eepolicy.model.families.base import (
     Rotation,
     register_family,
 )
+from eepolicy.errors import EepolicyError
 from eepolicy.model.families.decoder import Decoder, decoder_of
+from eepolicy.model.families.layers import SharedStatesLayer
 from eepolicy.model.families.scale import softcap
 
 
@@ -156,3 +158,20 @@ def modernbert(model: PreTrainedModel) -> DecoderParts:
         scale_input=lambda hidden: embeddings(inputs_embeds=hidden),
         norm=lambda hidden: transform(norm(hidden)),
     )
+
+
+@register_family("gemma4_text", "gemma4_unified_text")
+def gemma4(model: PreTrainedModel) -> DecoderParts:
+    """Gemma 4, as far as its layers read the states of the layer before only.
+
+    Raises:
+        EepolicyError: the model has per-layer inputs, or layers that share keys and values.
+    """
+    parts, config = gemma(model), decoder_of(model).config
+    for name in ("hidden_size_per_layer_input", "num_kv_shared_layers"):
+        if getattr(config, name, 0):
+            raise EepolicyError(
+                f"the config has {name}={getattr(config, name)}: a layer would need more than the "
+                "states of the layer before, which a catch-up does not store"
+            )
+    return replace(parts, layers=SharedStatesLayer.all(parts.layers))
