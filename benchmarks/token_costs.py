@@ -135,11 +135,11 @@ def measure_blocks(
 
     def run(start: int, width: int) -> float:
         own = {
-            kind: (cos[:, start : start + width], sin[:, start : start + width])
-            for kind, (cos, sin) in rotations.items()
+            kind: tuple(part[:, start : start + width] for part in rotation)
+            for kind, rotation in rotations.items()
         }
         masks = model.block_masks(width, start)
-        hidden = torch.randn(1, width, model.model.config.hidden_size)
+        hidden = torch.randn(1, width, model.width)
         cache.set_slots(slice(0, 1), start, start + width)
         began = now()
         executor.run_layers(0, model.depth, hidden, own, masks, cache)

@@ -239,7 +239,16 @@ class CompiledExecutor(LayerExecutor):
         if mask is None and columns > 1 and (product or unrolled is not None):
             # a short prompt shares the kernel of a refresh, which has a mask
             mask = causal_mask(hidden)
-        key = (make, template, product, exact, unrolled, len(rotation or ()), mask is None, len(view))
+        key = (
+            make,
+            template,
+            product,
+            exact,
+            unrolled,
+            len(rotation or ()),
+            mask is None,
+            len(view),
+        )
         guard = (
             key,
             hidden.shape,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,13 +27,18 @@ _FEATURES = (
 )
 
 
+def limits_of(backbone: Backbone) -> list[int]:
+    """The windows and other limits up to `MAX_POSITION` that the config names."""
+    return [value for value in _limits(vars(backbone.text_config)) if value <= MAX_POSITION]
+
+
 def far_position(backbone: Backbone) -> int | None:
     """A position beyond every window and other limit that the config names.
 
     Returns:
-        None where the config names no limit below `MAX_POSITION`.
+        None where the config names no limit up to `MAX_POSITION`.
     """
-    limits = [value for value in _limits(vars(backbone.text_config)) if value <= MAX_POSITION]
+    limits = limits_of(backbone)
     if not limits:
         return None
     most = backbone.parts.max_positions
@@ -50,19 +55,24 @@ def _limits(values: dict[str, Any]) -> Iterator[int]:
             yield int(value)
 
 
-class FarCache(DynamicCache):
+class FarCache(DynamicCache):  # type: ignore[misc]
     """A cache whose earlier positions have equal scores and values that depend on the position.
 
-    Attention over them is a mean, so every position that a mask hides changes the result.  Only
-    the layer that runs has memory.
+    Attention over them is a mean, so every position that a mask hides changes the result, and
+    those at the ends of windows change it most.  Only the layer that runs has memory.
 
     Args:
         length: number of earlier positions.
+        windows: numbers of positions that a layer may attend to.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, windows: Sequence[int] = ()) -> None:
         super().__init__()
         self.length = length
+        self._scale = torch.full((length,), length**0.5)
+        for window in windows:
+            first = max(0, length - window - 1)
+            self._scale[first : first + 4] = length / 2
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of earlier positions."""
@@ -77,7 +87,7 @@ class FarCache(DynamicCache):
     ) -> tuple[Tensor, Tensor]:
         """Put new keys and values behind the earlier ones, (rows, heads, tokens, d) each."""
         generator = torch.Generator().manual_seed(layer_idx)
-        column = torch.randn(self.length, generator=generator) * self.length**0.5
+        column = torch.randn(self.length, generator=generator) * self._scale
         shape = (*values.shape[:2], self.length, values.shape[3])
         earlier = column.to(values)[:, None].expand(shape)
         empty = keys.new_zeros(()).expand(*keys.shape[:2], self.length, keys.shape[3])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from eepolicy.decode.batch import Batch
-from eepolicy.decode.far_cache import FarCache, far_position
+from eepolicy.decode.far_cache import FarCache, far_position, limits_of
 from eepolicy.errors import EepolicyError
 from eepolicy.model.backbone import Backbone
-from eepolicy.model.families import AdaptedLayer
+from eepolicy.model.families import FULL, AdaptedLayer
 
 #: Largest difference from the stock logits of a position, as a share of their norm, at which the
 #: layer loop counts as equal.  Measured on all families on a CPU: 0.0, because the loop makes the
@@ -56,6 +57,7 @@ def check_stock_logits(backbone: Backbone) -> None:
         ours, far_stock = far_logits(backbone, ids[:, :1], position)
         what = f"layer loop at position {position}"
         _require(backbone, what, _errors(ours, far_stock).max().item())
+    _warn_of_unused_window(backbone)
 
 
 def far_logits(backbone: Backbone, token: Tensor, position: int) -> tuple[Tensor, Tensor]:
@@ -69,8 +71,9 @@ def far_logits(backbone: Backbone, token: Tensor, position: int) -> tuple[Tensor
     Returns:
         (1, 1, vocab) each.
     """
-    stock = backbone.model(token, past_key_values=FarCache(position), use_cache=True).logits
-    cache: Any = FarCache(position)
+    windows = limits_of(backbone)
+    stock_cache, cache = FarCache(position, windows), cast(Any, FarCache(position, windows))
+    stock = backbone.model(token, past_key_values=stock_cache, use_cache=True).logits
     hidden = backbone.embed(token, torch.tensor([[position]], device=token.device))
     rotations = {
         kind: tuple(part[:, position:] for part in rotation)
@@ -82,6 +85,25 @@ def far_logits(backbone: Backbone, token: Tensor, position: int) -> tuple[Tensor
     return _read(backbone, hidden), stock
 
 
+def _warn_of_unused_window(backbone: Backbone) -> None:
+    """Warn of a window in the config that the stock model ignores and its cache does not."""
+    config = backbone.text_config
+    window = getattr(config, "sliding_window", None)
+    if window and set(backbone.parts.attention) == {FULL} and not _names_layers(config):
+        warnings.warn(
+            f"the config names sliding_window={window}, and {type(backbone.model).__name__} "
+            "attends to all positions, so this library does too. The cache of the stock generate "
+            f"drops keys beyond {window} positions nevertheless; set sliding_window = None in the "
+            "config for equal tokens",
+            stacklevel=4,
+        )
+
+
+def _names_layers(config: Any) -> bool:
+    """Whether the config names the attention of each layer, which the stock cache then follows."""
+    return getattr(config, "layer_types", None) is not None
+
+
 def _read(backbone: Backbone, hidden: Tensor) -> Tensor:
     return backbone.lens.logits(hidden, backbone.depth)
 
@@ -89,7 +111,8 @@ def _read(backbone: Backbone, hidden: Tensor) -> Tensor:
 def _errors(ours: Tensor, stock: Tensor) -> Tensor:
     """Difference at each position, as a share of the norm of the stock logits: (rows, tokens)."""
     ours, stock = ours.float(), stock.float()
-    return (ours - stock).norm(dim=-1) / stock.norm(dim=-1)
+    errors: Tensor = (ours - stock).norm(dim=-1) / stock.norm(dim=-1)
+    return errors
 
 
 def _require(backbone: Backbone, what: str, error: float, factor: int = 1) -> None:

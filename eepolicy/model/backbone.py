@@ -405,7 +405,9 @@ def _call_layer(
     cache: KVCache | LayerKV | None = None,
 ) -> Tensor:
     """Call a decoder layer of transformers; arguments as in `Backbone.run_layer`."""
-    arguments: dict[str, Any] = {"position_embeddings": rotations[kind]} if kind in rotations else {}
+    arguments: dict[str, Any] = (
+        {"position_embeddings": rotations[kind]} if kind in rotations else {}
+    )
     output: Tensor | tuple[Tensor, ...] = layer(
         hidden,
         attention_mask=masks[kind],

@@ -11,6 +11,9 @@ from transformers import PreTrainedModel
 from eepolicy.errors import EepolicyError
 from eepolicy.model.families.decoder import decoder_of
 
+#: arguments of decoders that the layer loop replaces
+_USED = {"attention_mask", "cache_position", "inputs_embeds", "position_ids"}
+
 
 class _Reached(Exception):
     """Raised when the stock model calls its decoder."""
@@ -53,6 +56,14 @@ def prompt_embeddings(model: PreTrainedModel, **inputs: Any) -> Tensor:
     if not isinstance(embeddings, Tensor):
         raise EepolicyError(
             f"{type(model).__name__} gives its decoder no embeddings; pass ids instead"
+        )
+    unused = sorted(
+        k for k, v in reached.items() if isinstance(v, (Tensor, list)) and k not in _USED
+    )
+    if unused:
+        raise EepolicyError(
+            f"the decoder of {type(model).__name__} also reads {', '.join(unused)}, which the "
+            "layer loop does not have: use prompts in text"
         )
     mask = inputs.get("attention_mask")
     _check_positions(reached.get("position_ids"), mask, embeddings)

@@ -22,6 +22,7 @@ from transformers import (
 from eepolicy.errors import EepolicyError
 from eepolicy.testing.sizes import SPECIAL, VOCAB, WIDTH, WINDOW, sized_config
 
+
 def _shape(layers: int) -> dict[str, Any]:
     return dict(
         vocab_size=VOCAB,

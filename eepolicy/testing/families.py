@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from eepolicy.decode.acceptance import AcceptAll, AcceptExact
 from eepolicy.decode.fills import CatchUp
 from eepolicy.hooked import HookedModel
-from eepolicy.model.families import SLIDING, Adapter, parts_of
+from eepolicy.model.families import FAMILIES, SLIDING, Adapter, parts_of
 from eepolicy.policies import FullDepth
 from eepolicy.prompts import pad_left
 from eepolicy.registry import add_line
@@ -74,7 +75,7 @@ def check_family(config: PreTrainedConfig | str, adapter: Adapter | None = None)
             check_decoding(family, hooked, policy=policy)
         if model.config._attn_implementation == "eager":
             model.float()  # the stock model's masks of padding overflow in float64
-        _check_generate(family, hooked)
+        check_generate(family, hooked)
     except AssertionError:
         raise
     except Exception as error:
@@ -99,7 +100,7 @@ def _check_logits(family: str, hooked: HookedModel, length: int) -> None:
     )
 
 
-def _check_generate(family: str, hooked: HookedModel) -> None:
+def check_generate(family: str, hooked: HookedModel) -> None:
     """Replies at full depth and verified replies are those of the stock `generate`."""
     ids, mask = pad_left(PROMPTS, 0)
     options = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": NEW_TOKENS}
@@ -116,3 +117,9 @@ def _check_generate(family: str, hooked: HookedModel) -> None:
                 f"the reply to prompt {row} with {accept!r} is {tokens}, the stock model's "
                 f"{expected}",
             )
+
+
+def text_families() -> list[str]:
+    """Model types with an adapter that transformers has as causal language models."""
+    named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return [name for name in FAMILIES.names() if name in named]

@@ -65,15 +65,39 @@ def test_wrapping_does_not_change_the_model(stock):
     assert [layer.forward for layer in layers_of(stock)] == forwards
 
 
-@pytest.fixture
-def unknown():
-    torch.manual_seed(0)
-    return MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=60)).eval()
+def test_an_unknown_family_gets_what_an_adapter_needs():
+    stock = tiny("llama")
+    stock.config.model_type = "unknown"
+    with pytest.raises(EepolicyError, match=r"no adapter for model type 'unknown'.*families\.md"):
+        eepolicy.wrap(stock)
 
 
-def test_an_unknown_family_gets_what_an_adapter_needs(unknown):
-    with pytest.raises(EepolicyError, match=r"no adapter for model type 'mpt'.*docs/families\.md"):
-        eepolicy.wrap(unknown)
+def test_a_refused_family_gets_the_reason():
+    config = MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=60)
+    with pytest.raises(EepolicyError, match="'mpt' is refused: its attention counts columns"):
+        eepolicy.wrap(MptForCausalLM(config))
+
+
+def test_a_model_without_an_output_head_is_refused():
+    with pytest.raises(EepolicyError, match=r"LlamaModel has no output head.*ForCausalLM"):
+        eepolicy.wrap(tiny("llama").model)
+
+
+def test_a_model_without_weights_is_refused():
+    with pytest.raises(EepolicyError, match="weights of LlamaForCausalLM are on the device 'meta'"):
+        eepolicy.wrap(tiny("llama").to("meta"))
+
+
+def test_more_tokens_than_learned_positions_are_refused():
+    model = eepolicy.wrap(tiny("gpt2"))
+    limit = model.model.config.n_positions
+    prompt = torch.full((limit - 2,), 5)
+    assert len(model.generate(prompt, max_new_tokens=3, eos_token_id=[]).tokens) == 3
+    sentence = f"positions for {limit} tokens, and prompt and reply need {limit + 1}"
+    with pytest.raises(EepolicyError, match=sentence):
+        model.generate(prompt, max_new_tokens=4, eos_token_id=[])
+    with pytest.raises(EepolicyError, match=f"need {limit + 10}"):
+        eepolicy.probe(model, torch.full((limit + 10,), 5))
 
 
 def test_an_adapter_by_entry_point(stock, family, monkeypatch):
@@ -153,3 +177,47 @@ def test_unsupported_attention_and_rotations_are_refused():
     model.config.rope_parameters["rope_type"] = "dynamic"
     with pytest.raises(EepolicyError, match="'dynamic' change with the length"):
         eepolicy.wrap(model)
+
+
+LEFTOVER = "the config names sliding_window=16, and {} attends to all positions"
+
+
+@pytest.mark.parametrize("family", ["llama", "olmo2", "glm"])
+def test_a_window_that_the_family_ignores(family):
+    """A window left over in the config of a family that does not slide."""
+    stock = tiny(family)
+    stock.config.sliding_window = 16
+    ids = torch.randint(5, 60, (1, 40), generator=torch.Generator().manual_seed(2))
+    with pytest.warns(UserWarning, match=LEFTOVER.format(type(stock).__name__)):
+        model = eepolicy.wrap(stock)
+    options = dict(do_sample=False, max_new_tokens=12, eos_token_id=None)
+    tokens = model.generate(ids, max_new_tokens=12, eos_token_id=[]).tokens.tolist()
+    assert tokens == stock.generate(ids, use_cache=False, **options)[0, 40:].tolist()
+    stock.config.sliding_window = None  # the stock cache drops keys beyond a window otherwise
+    assert tokens == stock.generate(ids, **options)[0, 40:].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_readout_that_differs_a_little_is_refused(dtype):
+    stock = tiny("gemma2", 0, dtype)
+    parts = adapters.parts_of(stock)
+    eepolicy.wrap(stock, parts=parts)
+    for wrong in (
+        dataclasses.replace(parts, logit_softcap=None),
+        dataclasses.replace(parts, logit_softcap=lambda x: 1.03 * parts.logit_softcap(x)),
+    ):
+        with pytest.raises(EepolicyError, match="the readout differs from the stock Gemma2"):
+            eepolicy.wrap(stock, parts=wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [598, None, 600])
+def test_a_wrong_window_is_refused_however_long_it_is(dtype, window):
+    stock = tiny("mistral", 0, dtype)
+    stock.config.sliding_window = 599
+    parts = adapters.parts_of(stock)
+    kinds = parts.attention if window else ("full_attention",) * LAYERS
+    eepolicy.wrap(stock, parts=parts)
+    wrong = dataclasses.replace(parts, window=window, attention=kinds)
+    with pytest.raises(EepolicyError, match="layer loop at position 607 differs from the stock"):
+        eepolicy.wrap(stock, parts=wrong)

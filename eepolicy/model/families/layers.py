@@ -72,7 +72,8 @@ class BloomLayer(AdaptedLayer):
     def translate(
         self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
     ) -> Any:
-        heads = self.stock.self_attention.num_heads
+        attention: Any = self.stock.self_attention
+        heads = attention.num_heads
         mask = options["attention_mask"]
         columns = 1 if mask is None else mask.shape[-1]
         zeros = hidden.new_zeros(()).expand(hidden.shape[0] * heads, 1, columns)

@@ -23,8 +23,8 @@ from eepolicy.model.families.layers import (
     LayerWithPositions,
     Llama4Layer,
 )
-from eepolicy.model.families.scale import times
 from eepolicy.model.families.rotary import one_window, plain_parts, rotary_parts, with_layer_types
+from eepolicy.model.families.scale import times
 
 
 def adapted(parts: DecoderParts, kind: type[AdaptedLayer]) -> DecoderParts:
@@ -105,7 +105,6 @@ def numbers(like: Tensor, positions: Tensor, kind: str) -> Rotation:
 @register_family("gptj", "codegen")
 def gptj(model: PreTrainedModel) -> DecoderParts:
     """GPT-J and CodeGen: the layers rotate by the positions themselves."""
-
     parts = replace(plain_parts(decoder_of(model)), rotary=numbers)
     return adapted(parts, LayerPastWithPositions)
 
@@ -160,6 +159,14 @@ def with_numbers(
     return lambda like, positions, kind: (*rotary(like, positions, kind), positions[..., None])
 
 
+@register_family("mistral4")
+def mistral4(model: PreTrainedModel) -> DecoderParts:
+    """Mistral 4: queries are scaled by the position."""
+    parts = rotary_parts(decoder_of(model))
+    assert parts.rotary is not None
+    return adapted(replace(parts, rotary=with_numbers(parts.rotary)), LayerWithPositions)
+
+
 @register_family("deepseek_v2")
 def deepseek_v2(model: PreTrainedModel) -> DecoderParts:
     """DeepSeek-V2: rotations are complex numbers."""
@@ -185,8 +192,6 @@ def llama4(model: PreTrainedModel) -> DecoderParts:
     parts = with_layer_types(complex_rotary(rotary_parts(decoder)), decoder.config)
     limit = decoder.config.floor_scale - 1 if decoder.config.attn_temperature_tuning else None
     return adapted(replace(parts, max_positions=limit), Llama4Layer)
-
-
 
 
 @register_family("moshi")

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from eepolicy.errors import EepolicyError
 from eepolicy.model.families.base import (
     CHUNKED,
     FULL,
@@ -18,7 +19,6 @@ from eepolicy.model.families.base import (
     Rotation,
     register_family,
 )
-from eepolicy.errors import EepolicyError
 from eepolicy.model.families.decoder import Decoder, decoder_of
 from eepolicy.model.families.layers import SharedStatesLayer
 from eepolicy.model.families.scale import softcap
@@ -27,8 +27,8 @@ from eepolicy.model.families.scale import softcap
 def by_kind(rotary: nn.Module) -> Callable[[Tensor, Tensor, str], Rotation]:
     """A rotary embedding as `DecoderParts.rotary`; some have a base for each kind of attention."""
     if "layer_type" in inspect.signature(rotary.forward).parameters:
-        return lambda like, positions, kind: rotary(like, positions, kind)  # type: ignore[no-any-return]
-    return lambda like, positions, kind: rotary(like, positions)  # type: ignore[no-any-return]
+        return lambda like, positions, kind: rotary(like, positions, kind)
+    return lambda like, positions, kind: rotary(like, positions)
 
 
 def plain_parts(decoder: Decoder) -> DecoderParts:
@@ -70,6 +70,7 @@ def rotary_parts(decoder: Decoder) -> DecoderParts:
     "hunyuan_v1_moe",
     "hy_v3",
     "internlm3",
+    "glm4v_text",
     "iquestcoder",
     "jais2",
     "jetmoe",
@@ -81,6 +82,9 @@ def rotary_parts(decoder: Decoder) -> DecoderParts:
     "olmoe",
     "persimmon",
     "phi",
+    "qwen3_omni_moe_text",
+    "qwen3_vl_moe_text",
+    "qwen3_vl_text",
     "seed_oss",
     "solar_open",
     "stablelm",
@@ -94,7 +98,7 @@ def llama(model: PreTrainedModel) -> DecoderParts:
     return rotary_parts(decoder_of(model))
 
 
-@register_family("doge", "mistral", "mixtral", "phi3", "phimoe", "qwen3_moe", "starcoder2")
+@register_family("mistral", "mixtral", "phi3", "phimoe", "qwen3_moe", "starcoder2")
 def one_window(model: PreTrainedModel) -> DecoderParts:
     """Families with one window for all layers, if their config has one."""
     decoder = decoder_of(model)
