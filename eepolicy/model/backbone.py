@@ -26,6 +26,7 @@ from eepolicy.model.families import (
     check_weights,
     parts_of,
     text_config,
+    with_stable_rotations,
 )
 from eepolicy.model.kv_cache import KVCache, LayerKV, StoreOnly
 
@@ -62,7 +63,7 @@ class Backbone(LayerExecutor):
         check_weights(self.model)
         self.text_config = text_config(self.model)
         self._has_own_parts = parts is not None
-        self._take_parts(parts or parts_of(self.model))
+        self._take_parts(with_stable_rotations(self.model, parts or parts_of(self.model)))
         self._lens = lens_of(self._parts)
         self.heads = heads or self._lens
         self.predictor: ExitPredictor | None = None
@@ -77,7 +78,10 @@ class Backbone(LayerExecutor):
         if self._places.are_current():
             return
         before = self._parts
-        own = self._places.resolve(before) if self._has_own_parts else parts_of(self.model)
+        if self._has_own_parts:
+            own = self._places.resolve(before)
+        else:
+            own = with_stable_rotations(self.model, parts_of(self.model))
         self._take_parts(own)
         update_lenses((self._lens, self._heads), before, own)
         self.heads = self._heads
@@ -181,8 +185,8 @@ class Backbone(LayerExecutor):
         limit = self.parts.max_positions
         if limit is not None and tokens > limit:
             raise EepolicyError(
-                f"the model has positions for {limit} tokens, and prompt and reply need {tokens}: "
-                "give a shorter prompt or a lower max_new_tokens"
+                f"the model has positions for {limit} tokens here, and prompt and reply need "
+                f"{tokens}: give a shorter prompt or a lower max_new_tokens"
             )
 
     def rotations(self, tokens: int) -> dict[str, Rotation]:

@@ -7,10 +7,10 @@ from importlib.metadata import EntryPoint
 
 import pytest
 import torch
-from conftest import FAMILIES, LAYERS, LAYOUT, layers_of, tiny
+from conftest import CONFIGS, FAMILIES, LAYERS, LAYOUT, layers_of, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MptConfig, MptForCausalLM
+from transformers import LlamaForCausalLM, MptConfig, MptForCausalLM
 
 import eepolicy
 from eepolicy import EepolicyError, HookedModel, registry
@@ -93,7 +93,7 @@ def test_more_tokens_than_learned_positions_are_refused():
     limit = model.model.config.n_positions
     prompt = torch.full((limit - 2,), 5)
     assert len(model.generate(prompt, max_new_tokens=3, eos_token_id=[]).tokens) == 3
-    sentence = f"positions for {limit} tokens, and prompt and reply need {limit + 1}"
+    sentence = f"positions for {limit} tokens here, and prompt and reply need {limit + 1}"
     with pytest.raises(EepolicyError, match=sentence):
         model.generate(prompt, max_new_tokens=4, eos_token_id=[])
     with pytest.raises(EepolicyError, match=f"need {limit + 10}"):
@@ -168,15 +168,43 @@ def test_masks_are_made_if_causal_order_is_not_enough():
     assert None not in model.block_masks(window, 0).values()
 
 
-def test_unsupported_attention_and_rotations_are_refused():
+def test_unsupported_attention_is_refused():
     model = tiny("llama")
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(EepolicyError, match="load it with attn_implementation='sdpa'"):
         eepolicy.wrap(model)
-    model = tiny("llama")
-    model.config.rope_parameters["rope_type"] = "dynamic"
-    with pytest.raises(EepolicyError, match="'dynamic' change with the length"):
-        eepolicy.wrap(model)
+
+
+CHANGING = {
+    "dynamic": dict(rope_type="dynamic", factor=4.0, rope_theta=1e4),
+    "longrope": dict(
+        rope_type="longrope",
+        rope_theta=1e4,
+        short_factor=[1.0, 1.5, 2.0, 2.5],
+        long_factor=[4.0, 5.0, 6.0, 7.0],
+        original_max_position_embeddings=24,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+def test_rotations_that_change_with_the_length(kind):
+    """They are exact up to the length at which they change, and refused beyond it."""
+    config = CONFIGS["llama"]()
+    config.rope_parameters = CHANGING[kind]
+    config.max_position_embeddings = 24 if kind == "dynamic" else 96
+    torch.manual_seed(0)
+    stock = LlamaForCausalLM(config).eval()
+    model = eepolicy.wrap(stock)
+    ids = torch.randint(5, 60, (1, 12), generator=torch.Generator().manual_seed(3))
+    options = dict(max_new_tokens=13, do_sample=False)
+    expected = stock.generate(ids, eos_token_id=None, **options)[0, 12:].tolist()
+    for policy, accept in (("full", "all"), ("text=static@2", "exact")):
+        reply = model.generate(ids, policy, 13, accept=accept, eos_token_id=[])
+        assert reply.tokens.tolist() == expected
+    with pytest.raises(EepolicyError, match="positions for 24 tokens here"):
+        model.generate(ids, max_new_tokens=14, eos_token_id=[])
+    assert stock.generate(ids, eos_token_id=None, **options)[0, 12:].tolist() == expected
 
 
 LEFTOVER = "the config names sliding_window=16, and {} attends to all positions"

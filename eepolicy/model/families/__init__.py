@@ -13,7 +13,12 @@ from eepolicy.model.families.base import (
 )
 from eepolicy.model.families.decoder import text_config
 from eepolicy.model.families.layers import AdaptedLayer
-from eepolicy.model.families.resolve import check_parts, check_weights, parts_of
+from eepolicy.model.families.resolve import (
+    check_parts,
+    check_weights,
+    parts_of,
+    with_stable_rotations,
+)
 
 __all__ = [
     "CHUNKED",
@@ -29,4 +34,5 @@ __all__ = [
     "parts_of",
     "register_family",
     "text_config",
+    "with_stable_rotations",
 ]

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
-from eepolicy.model.families.base import CHUNKED, FAMILIES, FULL, SLIDING, DecoderParts
+from eepolicy.model.families.base import (
+    CHUNKED,
+    FAMILIES,
+    FULL,
+    SLIDING,
+    DecoderParts,
+    Rotation,
+)
 from eepolicy.model.families.decoder import text_config
 from eepolicy.model.families.refused import reason_to_refuse
 
@@ -55,7 +64,7 @@ def check_weights(model: PreTrainedModel) -> None:
 
 
 def check_parts(model: PreTrainedModel, parts: DecoderParts) -> None:
-    """Refuse attention and rotations that the layer loop does not support.
+    """Refuse attention that the layer loop does not support.
 
     Raises:
         EepolicyError: with what the model has and how to load it instead.
@@ -73,15 +82,45 @@ def check_parts(model: PreTrainedModel, parts: DecoderParts) -> None:
             f"attention is {FULL}, {SLIDING} or {CHUNKED}; the model has "
             f"{', '.join(sorted(unsupported))}"
         )
+    if CHUNKED in parts.attention and not parts.chunk:
+        raise EepolicyError(f"{CHUNKED} needs the size of a chunk; give DecoderParts(chunk=...)")
+
+
+def with_stable_rotations(model: PreTrainedModel, parts: DecoderParts) -> DecoderParts:
+    """Limit texts to the positions up to which rotations are the same in texts of all lengths.
+
+    Rotations of the types `dynamic` and `longrope` change when a text gets longer than a limit.
+    Keys that are caught up later would then differ from the stock model's.
+
+    Args:
+        model: the stock model.
+        parts: its parts.
+
+    Returns:
+        The parts; with other types of rotations, unchanged.
+    """
+    config, rotary = text_config(model), parts.rotary
     scaling = getattr(config, "rope_parameters", None) or {}
-    for kind in {scaling.get("rope_type"), *(v.get("rope_type") for v in _dicts(scaling))}:
-        if kind in ("dynamic", "longrope"):
-            raise EepolicyError(
-                f"rotations of type {kind!r} change with the length of the text, so keys that are "
-                "caught up later would differ from the stock model's; load the model with other "
-                "rope_parameters"
-            )
+    kinds = [scaling, *(v for v in scaling.values() if isinstance(v, dict))]
+    limits = [_limit(kind, config) for kind in kinds if kind.get("rope_type") in _CHANGING]
+    if not limits or rotary is None:
+        return parts
+    limit = min(limits)
+
+    def stable(like: Tensor, positions: Tensor, kind: str) -> Rotation:
+        return rotary(like, positions.clamp(max=limit - 1), kind)
+
+    most = limit if parts.max_positions is None else min(limit, parts.max_positions)
+    return replace(parts, rotary=stable, max_positions=most)
 
 
-def _dicts(values: dict[str, Any]) -> list[dict[str, Any]]:
-    return [v for v in values.values() if isinstance(v, dict)]
+#: types of rotations that depend on the length of the text
+_CHANGING = ("dynamic", "longrope")
+
+
+def _limit(scaling: dict[str, Any], config: Any) -> int:
+    """Length of text from which rotations change."""
+    if scaling["rope_type"] == "dynamic":
+        return int(config.max_position_embeddings)
+    own = scaling.get("original_max_position_embeddings")
+    return int(own or config.original_max_position_embeddings)
