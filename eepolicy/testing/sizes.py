@@ -33,11 +33,21 @@ _SIZES: dict[str, Any] = {
     "qk_rope_head_dim": 4,
     "moe_num_experts": 4,
     "num_key_value_heads": 2,
+    "word_embed_proj_dim": 16,
+    # factors whose default is 1 would hide a factor that is left out
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 4.0,
+    "residual_multiplier": 0.7,
+    "attention_multiplier": 0.4,
+    "final_logit_softcapping": 3.0,
+    "mup_enabled": True,
     "vocab_size": VOCAB,
     "sliding_window": WINDOW,
     "attention_chunk_size": WINDOW,
     "max_window_layers": 2,
 }
+_ALTERNATING = ("sliding_attention", "full_attention")
+_KINDS = set(_ALTERNATING)
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 #: what single model types need beside
@@ -65,9 +75,10 @@ _OTHER: dict[str, dict[str, Any]] = {
     },
     "gemma4_unified_text": {"num_kv_shared_layers": 0},
     "gptj": {"rotary_dim": 4},
-    "granite_swa": {"layer_rope_theta": [0, 1e4, 1e4]},
-    "granitemoe_swa": {"layer_rope_theta": [0, 1e4, 1e4]},
+    "granite_swa": {"layer_rope_theta": [1e4, 0, 1e4]},
+    "granitemoe_swa": {"layer_rope_theta": [1e4, 0, 1e4]},
     "llama4_text": {"no_rope_layers": [1, 1, 0]},
+    "smollm3": {"no_rope_layer_interval": 2},
     "moshi": {"sliding_window": 3000},
 }
 
@@ -89,4 +100,12 @@ def sized_config(model_type: str, layers: int) -> PreTrainedConfig:
     if "qk_rope_head_dim" in own:  # latent attention: the width of a head follows from others
         own.pop("head_dim", None)
         own["num_key_value_heads"] = 4
-    return kind(**{**own, **_OTHER.get(model_type, {})})
+    if "use_sliding_window" in fields:
+        own["use_sliding_window"] = True
+    own |= _OTHER.get(model_type, {})
+    config = kind(**own)
+    named = getattr(config, "layer_types", None)
+    if "layer_types" in fields and "layer_types" not in own and set(named) <= _KINDS:
+        # the defaults alternate after more layers than small models have
+        config = kind(**own, layer_types=[*_ALTERNATING * layers][:layers])
+    return config
