@@ -15,7 +15,6 @@ from pathlib import Path
 from eepolicy.decode.acceptance import ACCEPTANCE_RULES
 from eepolicy.decode.fills import FILLS
 from eepolicy.heads import KINDS
-from eepolicy.model.families import FAMILIES
 from eepolicy.policies import POLICIES
 from eepolicy.policies.spec import policy_entries
 from eepolicy.registry import Entry
@@ -48,7 +47,6 @@ LISTS: dict[str, Callable[[], str]] = {
     "policy-names": lambda: names(dict.fromkeys(entry.name for entry in POLICIES.entries())),
     "fill-names": lambda: names(FILLS.names()),
     "acceptance-names": lambda: names(ACCEPTANCE_RULES.names()),
-    "family-names": lambda: names(FAMILIES.names()),
 }
 
 

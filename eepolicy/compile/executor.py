@@ -239,16 +239,8 @@ class CompiledExecutor(LayerExecutor):
         if mask is None and columns > 1 and (product or unrolled is not None):
             # a short prompt shares the kernel of a refresh, which has a mask
             mask = causal_mask(hidden)
-        key = (
-            make,
-            template,
-            product,
-            exact,
-            unrolled,
-            len(rotation or ()),
-            mask is None,
-            len(view),
-        )
+        rotated = len(rotation or ())
+        key = (make, template, product, exact, unrolled, rotated, mask is None, len(view))
         guard = (
             key,
             hidden.shape,
@@ -268,7 +260,7 @@ class CompiledExecutor(LayerExecutor):
             lambda: make(
                 self.table.layers[index],
                 product or written_out,
-                len(rotation or ()),
+                rotated,
                 mask is not None,
             ),
             args,

@@ -104,8 +104,8 @@ def sized_config(model_type: str, layers: int) -> PreTrainedConfig:
         own["use_sliding_window"] = True
     own |= _OTHER.get(model_type, {})
     config = kind(**own)
-    named = getattr(config, "layer_types", None)
-    if "layer_types" in fields and "layer_types" not in own and set(named) <= _KINDS:
+    named = set(getattr(config, "layer_types", None) or ())
+    if "layer_types" in fields and "layer_types" not in own and named and named <= _KINDS:
         # the defaults alternate after more layers than small models have
         config = kind(**own, layer_types=[*_ALTERNATING * layers][:layers])
     return config

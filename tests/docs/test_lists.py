@@ -26,9 +26,9 @@ def test_docs_have_lists():
 
 
 def test_a_list_is_written_between_its_marks():
-    page = "before <!-- list: family-names -->old<!-- end of list --> after"
+    page = "before <!-- list: fill-names -->old<!-- end of list --> after"
     new = lists.updated(page)
-    assert new.startswith("before <!-- list: family-names -->`llama`, `qwen2`")
+    assert new.startswith("before <!-- list: fill-names -->`catch_up`, `mask`")
     assert new.endswith("<!-- end of list --> after")
     assert lists.updated(new) == new
 
