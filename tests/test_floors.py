@@ -36,6 +36,7 @@ FLOORS = [
     {"layerwise", "stock"},
     {"pipelines"},
     {"fitting", "loading"},
+    {"harness"},
     {""},
     {"analysis"},
     {"testing"},

@@ -1,0 +1,1 @@
+"""Adapters to evaluation harnesses; each module imports its harness, an optional package."""
