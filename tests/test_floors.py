@@ -18,6 +18,7 @@ FLOORS = [
         "errors",
         "io",
         "formats",
+        "html",
         "registry",
         "plugin_files",
         "modality",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,3 +234,20 @@ def check_columns(columns: Sequence[Column]) -> None:
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
             raise EepolicyError(f"two columns have the {field} {twice!r}: give another one")
+
+
+def shown_columns(
+    results: Sequence[Mapping[str, Any]], columns: Sequence[Column] = COLUMNS
+) -> list[Column]:
+    """List the columns to show: all but optional ones without a measurement.
+
+    Args:
+        results: rows of `Comparison.table`.
+        columns: columns of the comparison.
+    """
+    return [c for c in columns if not c.optional or is_measured(results, c)]
+
+
+def is_measured(results: Sequence[Mapping[str, Any]], column: Column) -> bool:
+    """Check whether any row has a value in a column."""
+    return any(row.get(column.name) is not None for row in results)

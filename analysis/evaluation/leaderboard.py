@@ -9,12 +9,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from eepolicy.analysis.evaluation.columns import shown_columns
 from eepolicy.analysis.evaluation.leaderboard_runs import COLUMNS, BoardRun
 from eepolicy.analysis.evaluation.page import column_entries, finite, row_entries
 from eepolicy.analysis.evaluation.page_template import TEMPLATES, render_leaderboard
 from eepolicy.analysis.evaluation.records import FILES
 from eepolicy.analysis.evaluation.results_files import NOT_MEASURED, cell
-from eepolicy.analysis.evaluation.table import shown_columns
 from eepolicy.analysis.tables import MISSING, markdown_code, markdown_table
 
 #: order of the verdicts; full depth is not worse than itself

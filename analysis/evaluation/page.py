@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eepolicy.analysis.evaluation.columns import Column
+from eepolicy.analysis.evaluation.columns import Column, shown_columns
 from eepolicy.analysis.evaluation.page_plot import axes, markers
 from eepolicy.analysis.evaluation.page_questions import (
     by_difference,
@@ -21,7 +21,6 @@ from eepolicy.analysis.evaluation.page_questions import (
 from eepolicy.analysis.evaluation.page_sound import Sound, data_url, read_sound
 from eepolicy.analysis.evaluation.records import Record
 from eepolicy.analysis.evaluation.results_files import cell
-from eepolicy.analysis.evaluation.table import shown_columns
 
 #: rows of `Comparison.table`
 Rows = Sequence[Mapping[str, Any]]

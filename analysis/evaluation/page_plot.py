@@ -12,8 +12,7 @@ from bokeh.models import ColumnDataSource, HoverTool, Range1d
 from bokeh.models.annotations.geometry import BoxAnnotation
 from bokeh.plotting import figure
 
-from eepolicy.analysis.evaluation.columns import Column
-from eepolicy.analysis.evaluation.table import is_measured
+from eepolicy.analysis.evaluation.columns import Column, is_measured
 from eepolicy.analysis.style import families
 
 #: rows of `Comparison.table`

@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eepolicy.analysis.evaluation.columns import COLUMNS, Column
+from eepolicy.analysis.evaluation.columns import COLUMNS, Column, is_measured
 from eepolicy.analysis.evaluation.records import Record
-from eepolicy.analysis.evaluation.table import is_measured
 from eepolicy.analysis.style import COLOURS, families, plain_legend
 from eepolicy.errors import EepolicyError
 from eepolicy.io import write_atomically

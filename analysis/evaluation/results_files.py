@@ -7,8 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from eepolicy.analysis.evaluation.columns import COLUMNS, Column
-from eepolicy.analysis.evaluation.table import is_measured, shown_columns
+from eepolicy.analysis.evaluation.columns import COLUMNS, Column, is_measured, shown_columns
 from eepolicy.analysis.evaluation.verdict import MOST_QUESTIONS, p_value
 from eepolicy.analysis.tables import (
     MISSING,

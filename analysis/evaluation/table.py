@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from eepolicy.analysis.evaluation.columns import COLUMNS, Column, check_columns
 from eepolicy.analysis.evaluation.estimates import ColumnSums
 from eepolicy.analysis.evaluation.records import Record, RunFolder
+from eepolicy.analysis.evaluation.results_files import short_table
 from eepolicy.analysis.evaluation.verdict import Margins, Rules, Verdict, verdicts
 from eepolicy.analysis.stats.sequential import UntilDecided
 from eepolicy.errors import EepolicyError
+from eepolicy.html import sortable_table
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class Comparison:
             }
         return rows
 
+    def _repr_html_(self) -> str:
+        """The short table in a notebook; a click on a heading sorts it."""
+        headings, *rows = short_table(self.table(), self.columns)
+        return sortable_table(headings, rows)
+
     def verdicts(self) -> list[Verdict]:
         """Reach a verdict on every policy, with the decisions on each quality.
 
@@ -121,20 +128,3 @@ class Comparison:
             for policy, cells in zip(self.policies, sums.cells(), strict=True)
         ]
         return rows, sums
-
-
-def shown_columns(
-    results: Sequence[Mapping[str, Any]], columns: Sequence[Column] = COLUMNS
-) -> list[Column]:
-    """List the columns to show: all but optional ones without a measurement.
-
-    Args:
-        results: rows of `Comparison.table`.
-        columns: columns of the comparison.
-    """
-    return [c for c in columns if not c.optional or is_measured(results, c)]
-
-
-def is_measured(results: Sequence[Mapping[str, Any]], column: Column) -> bool:
-    """Check whether any row has a value in a column."""
-    return any(row.get(column.name) is not None for row in results)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eepolicy.decode.output_html import reply_html
 from eepolicy.errors import EepolicyError
-from eepolicy.speech.audio import wav_bytes
 from eepolicy.speech.mel import SAMPLE_RATE
 from eepolicy.speech.vocoders import Vocoder
 from eepolicy.trace import Trace
@@ -51,14 +49,9 @@ class Output:
         )
 
     def _repr_html_(self) -> str:
-        """The reply in a notebook: its text, its cost, and a player of its speech."""
-        parts = [html.escape(part) for part in (self.text or "(no text)", repr(self.trace))]
-        if self.vocoder is not None and len(self.units):
-            sound = base64.b64encode(wav_bytes(self.audio.detach().float().cpu())).decode()
-            player = f'<audio controls src="data:audio/wav;base64,{sound}"></audio>'
-        else:
-            player = ""
-        return f"<div><p>{parts[0]}</p>{player}<p><small>{parts[1]}</small></p></div>"
+        """The reply in a notebook: its text, a player of its speech, and the depths."""
+        speaks = self.vocoder is not None and len(self.units)
+        return reply_html(self.text, self.audio if speaks else None, self.trace)
 
     @property
     def sequences(self) -> Tensor:

@@ -249,11 +249,12 @@ def _shown_in_notebooks(figure: Figure) -> Figure:
     Figures are made without pyplot, so that none stay open.  Notebooks ask an object for
     `_repr_png_` if no extension displays its type.
     """
-    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
+    figure._repr_png_ = partial(png_of, figure)  # type: ignore[attr-defined]
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()

@@ -17,6 +17,7 @@ from eepolicy.model.backbone import Backbone
 from eepolicy.probing.documents import LABELS
 from eepolicy.probing.plan import ProbePlan
 from eepolicy.probing.plot import Plots
+from eepolicy.probing.result_html import result_html
 from eepolicy.probing.statistics import STATISTICS, Statistic
 from eepolicy.probing.store import read_columns, read_progress
 
@@ -151,12 +152,11 @@ class ProbeResult:
         )
 
     def __str__(self) -> str:
-        table = self.by_modality()
-        names = ("agreement", "entropy", "confidence", "rank_last", "kl")
-        shown = [name for name in names if name in table]
-        some = np.unique(np.linspace(0, len(self.depths) - 1, 8).round().astype(int))
-        rows = table[shown].loc[(slice(None), self.depths[some]), :]
-        return f"{self!r}\n{rows.round(3).to_string()}"
+        return f"{self!r}\n{self.summary().round(3).to_string()}"
+
+    def _repr_html_(self) -> str:
+        """The result in a notebook: averages by depth, and a heatmap of the first document."""
+        return result_html(self)
 
     def __getitem__(self, which: slice | NDArray[Any]) -> ProbeResult:
         """The result of some tokens.
@@ -249,6 +249,14 @@ class ProbeResult:
             index = pd.MultiIndex.from_tuples(keys, names=["modality", "depth"])
             parts.append(pd.DataFrame(values, index))
         return pd.concat(parts)
+
+    def summary(self) -> pd.DataFrame:
+        """The main averages of `by_modality`, at up to eight depths."""
+        table = self.by_modality()
+        names = ("agreement", "entropy", "confidence", "rank_last", "kl")
+        shown = [name for name in names if name in table]
+        some = np.unique(np.linspace(0, len(self.depths) - 1, 8).round().astype(int))
+        return table.loc[table.index.isin(self.depths[some], level="depth"), shown]
 
     @cached_property
     def words(self) -> list[str]:

@@ -12,7 +12,9 @@ import soundfile
 import torch
 from conftest import LAYOUT, tiny
 
-from eepolicy import HookedModel
+from eepolicy import DraftStatus, HookedModel, Trace
+from eepolicy.decode.output_html import HEIGHT, MAX_TOKENS, depth_strip
+from eepolicy.html import SPEECH_COLOUR, TEXT_COLOUR
 
 
 class Voice:
@@ -48,3 +50,28 @@ def test_without_speech_there_is_no_player(output):
     assert "<audio" not in replace(output, vocoder=None)._repr_html_()
     assert "<audio" not in replace(output, units=output.units[:0])._repr_html_()
     assert "(no text)" in replace(output, text=None)._repr_html_()
+
+
+def test_bars_are_as_high_as_depths(output):
+    trace, strip = output.trace, depth_strip(output.trace)
+    heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', strip)]
+    assert heights == pytest.approx((HEIGHT * trace.depth / 6).tolist(), abs=0.05)
+    colours = re.findall(r'<rect [^>]*fill="(#\w+)"', strip)
+    assert colours == [(TEXT_COLOUR, SPEECH_COLOUR)[m] for m in trace.modality.tolist()]
+    assert "token 0: text, depth 6 of 6" in strip
+    assert "<circle" not in strip
+
+
+def test_replacements_and_long_replies_are_marked(output):
+    trace = output.trace
+    status = trace.draft_status.copy()
+    status[3] = DraftStatus.REPLACEMENT
+    strip = depth_strip(replace(trace, draft_status=status))
+    assert strip.count("<circle") == 1
+    assert "dot: replaces a rejected draft" in strip
+    plain = {k: v * 40 if isinstance(v, list) else v for k, v in trace.to_dict().items()}
+    long = Trace.from_dict(plain)
+    assert len(long) > MAX_TOKENS
+    assert depth_strip(long).count("<rect") == MAX_TOKENS
+    assert f"the first {MAX_TOKENS} of {len(long)} tokens" in depth_strip(long)
+    assert depth_strip(trace[:0]) == ""

@@ -174,7 +174,9 @@ def test_full_depth_equals_the_harness_own_class(folder, monkeypatch):
     assert exits["mean_depth"] == exits["mean_scored_depth"] == exits["full_depth"] == 6
     # a lossless rule gives the same replies and scores
     options = {"policy": "text=static@5", "accept": "exact"}
-    exact, exact_replies = run(folder, monkeypatch, EarlyExitLM(model, device="cpu", batch_size=2, **options))
+    exact, exact_replies = run(
+        folder, monkeypatch, EarlyExitLM(model, device="cpu", batch_size=2, **options)
+    )
     assert exact_replies == stock_replies
     assert metrics(exact) == metrics(stock)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
+from conftest import tiny
 from matplotlib.figure import Figure
 
-from eepolicy import EepolicyError, probe
+from eepolicy import EepolicyError, HookedModel, probe
 
 
 class Names:
@@ -68,3 +71,23 @@ def test_a_notebook_displays_figures_without_an_extension(result):
         again = pickle.loads(pickle.dumps(figure))
         for each in (figure, again):
             assert each._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_a_notebook_shows_averages_and_a_heatmap(result):
+    shown = result._repr_html_()
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", shown)
+    rows = [cells[i : i + 7] for i in range(0, len(cells), 7)]
+    table = result.by_modality()
+    assert [row[:2] for row in rows] == [["text", str(d)] for d in range(1, 7)]
+    assert [row[3] for row in rows] == [f"{value:.3f}" for value in table.entropy]
+    [picture] = re.findall(r'src="data:image/png;base64,([^"]*)"', shown)
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert "entropy of document 0" in shown
+
+
+def test_a_notebook_shows_a_probe_without_statistics_to_draw():
+    model = HookedModel(tiny("llama"))
+    shown = probe(model, torch.arange(9), statistics=("top1",))._repr_html_()
+    assert "ProbeResult(6 of 6 depths, 9 tokens" in shown
+    assert "<img" not in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from html import escape
 from time import process_time
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from eepolicy import EepolicyError
 from eepolicy.analysis.evaluation.columns import COLUMNS, Column
 from eepolicy.analysis.evaluation.records import RunFolder
-from eepolicy.analysis.evaluation.results_files import latex, markdown
+from eepolicy.analysis.evaluation.results_files import latex, markdown, short_table
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.stats.bootstrap import influences
 from eepolicy.analysis.stats.sequential import UntilDecided
@@ -50,6 +51,18 @@ def test_table_is_arithmetic(tmp_path):
     assert static["seconds_p"] == pytest.approx(2 / 16, abs=0.015)
     assert static["seconds_needed"] == 6
     assert static["mos_p"] is None
+
+
+def test_a_notebook_shows_the_short_table(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.open({})
+    store(folder, [RECORD, replace(RECORD, policy="<b>@10")])
+    comparison = Comparison(("full", "<b>@10"), ({"question": RECORD.question},), folder)
+    shown = comparison._repr_html_()
+    headings, *lines = short_table(comparison.table())
+    for text in (*headings, *(cell for line in lines for cell in line)):
+        assert f">{escape(text)}</t" in shown
+    assert "<b>@10" not in shown
 
 
 @given(st.integers(0, 100))

@@ -1,0 +1,103 @@
+"""A reply in a notebook: its text, a player of its speech, and the depth of each token."""
+
+from __future__ import annotations
+
+from html import escape
+
+from torch import Tensor
+
+from eepolicy.html import SPEECH_COLOUR, TEXT_COLOUR, audio_player, paragraph
+from eepolicy.modality import Modality
+from eepolicy.speech.audio import wav_bytes
+from eepolicy.trace import DraftStatus, Trace
+
+COLOURS = {Modality.TEXT: TEXT_COLOUR, Modality.SPEECH: SPEECH_COLOUR}
+#: tokens in one row of the strip, and tokens that it shows at most
+ROW_TOKENS, MAX_TOKENS = 96, 960
+#: width of a token, height at full depth, and distance of the rows, in pixels
+CELL, HEIGHT, GAP = 7, 40, 12
+
+
+def reply_html(text: str | None, audio: Tensor | None, trace: Trace) -> str:
+    """A reply as HTML that needs no other file.
+
+    Args:
+        text: text of the reply.
+        audio: its speech, (samples,) at 16 kHz; None for none.
+        trace: its trace.
+    """
+    parts = [paragraph(text or "(no text)")]
+    if audio is not None:
+        parts.append(audio_player(wav_bytes(audio.detach().float().cpu())))
+    parts += [depth_strip(trace), paragraph(repr(trace), small=True)]
+    return f"<div>{''.join(parts)}</div>"
+
+
+def depth_strip(trace: Trace) -> str:
+    """Draw a bar for each token, as high as its depth, in the colour of its modality.
+
+    A dot above a bar marks a token that replaced a rejected draft.
+
+    Args:
+        trace: trace of the reply.
+
+    Returns:
+        An SVG drawing with a legend below; empty for a trace without tokens.
+    """
+    shown = trace[:MAX_TOKENS]
+    if not len(shown):
+        return ""
+    rows = [shown[i : i + ROW_TOKENS] for i in range(0, len(shown), ROW_TOKENS)]
+    width = CELL * min(len(shown), ROW_TOKENS)
+    height = len(rows) * (HEIGHT + GAP)
+    drawn = "".join(
+        _row(row, number * ROW_TOKENS, GAP + number * (HEIGHT + GAP))
+        for number, row in enumerate(rows)
+    )
+    return (
+        f'<svg role="img" aria-label="depth of each token" viewBox="0 0 {width} {height}" '
+        f'width="{width}" style="max-width:100%;height:auto;display:block">{drawn}</svg>'
+        + _legend(trace)
+    )
+
+
+def _row(row: Trace, first: int, top: int) -> str:
+    """Bars of some tokens, and a line at full depth.
+
+    Args:
+        row: the tokens.
+        first: number of the first one in the reply.
+        top: position of full depth.
+    """
+    line = (
+        f'<line x1="0" x2="{CELL * len(row)}" y1="{top}" y2="{top}" stroke="currentColor" '
+        'stroke-opacity=".35" stroke-dasharray="2 3"/>'
+    )
+    bars = []
+    columns = (row.depth, row.modality, row.draft_status)
+    for i, (depth, modality, status) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        high = max(HEIGHT * depth / row.full_depth, 1)
+        kind = Modality(modality)
+        title = f"token {first + i}: {kind.name.lower()}, depth {depth} of {row.full_depth}"
+        bars.append(
+            f'<rect x="{CELL * i}" y="{top + HEIGHT - high:.1f}" width="{CELL - 1}" '
+            f'height="{high:.1f}" fill="{COLOURS[kind]}"><title>{title}</title></rect>'
+        )
+        if status == DraftStatus.REPLACEMENT:
+            bars.append(f'<circle cx="{CELL * i + 3}" cy="{top - 5}" r="2" fill="currentColor"/>')
+    return line + "".join(bars)
+
+
+def _legend(trace: Trace) -> str:
+    """What colours, heights and marks stand for."""
+    parts = [
+        f'<span style="color:{colour}">&#9632;</span> {kind.name.lower()}'
+        for kind, colour in COLOURS.items()
+        if (trace.modality == kind).any()
+    ]
+    parts.append(f"height: depth, dashed line: full depth ({trace.full_depth} layers)")
+    if (trace.draft_status == DraftStatus.REPLACEMENT).any():
+        parts.append("dot: replaces a rejected draft")
+    if len(trace) > MAX_TOKENS:
+        parts.append(escape(f"the first {MAX_TOKENS} of {len(trace)} tokens"))
+    return f'<div style="font-size:85%">{" &nbsp; ".join(parts)}</div>'

@@ -1,0 +1,62 @@
+"""A probe in a notebook: averages by depth, and a heatmap of the first document."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from eepolicy.html import paragraph, picture, sortable_table
+from eepolicy.probing.plot import MAX_LABELLED_COLUMNS, Plots, Readouts, png_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: statistics of the heatmap, the first one that was measured
+SHOWN = ("entropy", "confidence", "kl", "rank_last")
+
+
+class Summarised(Readouts, Protocol):
+    """The part of a `ProbeResult` that its HTML needs."""
+
+    @property
+    def plot(self) -> Plots: ...
+    def summary(self) -> pd.DataFrame: ...
+
+
+def result_html(result: Summarised) -> str:
+    """A probe as HTML that needs no other file.
+
+    Args:
+        result: the `ProbeResult`.
+    """
+    parts = [paragraph(repr(result))]
+    table = result.summary()
+    if len(table.columns):
+        rows = [
+            [str(cell) for cell in key] + [_number(value) for value in values]
+            for key, values in zip(table.index, table.to_numpy(), strict=True)
+        ]
+        parts.append(sortable_table(["modality", "depth", *table.columns], rows))
+    name = next((name for name in SHOWN if name in result.statistics), None)
+    if name is not None and len(result):
+        parts += _heatmap(result, name)
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _heatmap(result: Summarised, name: str) -> list[str]:
+    """The heatmap of the first tokens, and what it shows."""
+    document = result.document[0]
+    (tokens,) = np.nonzero(result.document == document)
+    shown = result[tokens[:MAX_LABELLED_COLUMNS]]
+    if not np.isfinite(np.asarray(getattr(shown, name), float)).any():
+        return []
+    caption = f"{name} of document {document}"
+    if len(tokens) > len(shown):
+        caption += f", its first {len(shown)} of {len(tokens)} tokens"
+    return [picture(png_of(shown.plot.heatmap(name)), caption), paragraph(caption, small=True)]
+
+
+def _number(value: Any) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
