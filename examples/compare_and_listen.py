@@ -22,8 +22,10 @@ questions = ee.held_out("test")[:4]
 # folder, and the same call continues a run that was stopped. `timed=2` times two questions, each reply alone.
 
 # %%
-config = RunConfig(policies=["spark:triple@14", "static@12"], timed=2)
-comparison = run(model, questions, RunFolder(Path(mkdtemp())), config)
+policies = ["spark:triple@14", "static@12"]
+config = RunConfig(policies=policies, timed=2)
+folder = RunFolder(Path(mkdtemp()))
+comparison = run(model, questions, folder, config)
 comparison
 
 # %% [markdown]
@@ -53,5 +55,5 @@ model.generate(question, "static@12")
 # %%
 import pandas as pd
 
-columns = ["policy", "speech_depth", "layer_calls", "layer_calls_diff", "status"]
+columns = ["policy", "speech_depth", "layer_calls", "status"]
 pd.DataFrame(comparison.table())[columns].round(2)

@@ -38,7 +38,8 @@ out
 # positions that had to catch up.
 
 # %%
-out.trace.to_pandas()[["modality", "chunk", "phase", "depth", "layer_calls"]].head(12)
+columns = ["modality", "chunk", "phase", "depth", "layer_calls"]
+out.trace.to_pandas()[columns].head(12)
 
 # %% [markdown]
 # ## A policy of your own
@@ -50,7 +51,7 @@ out.trace.to_pandas()[["modality", "chunk", "phase", "depth", "layer_calls"]].he
 # %%
 @dataclass(frozen=True)
 class Middle(ee.ExitPolicy):
-    """Full depth at both ends of a speech chunk, exits between them."""
+    """Full depth at both ends of a chunk, exits between them."""
 
     exit_depth: int
     chunk: int
@@ -59,8 +60,10 @@ class Middle(ee.ExitPolicy):
 
     def depths(self, step):  # (rows,)
         phase = step.phase % self.chunk
-        inside = (phase >= self.margin) & (phase < self.chunk - self.margin)
-        return torch.where(step.is_on(self.on) & inside, self.exit_depth, step.full_depth)
+        last = self.chunk - self.margin
+        inside = (phase >= self.margin) & (phase < last)
+        exits = step.is_on(self.on) & inside
+        return torch.where(exits, self.exit_depth, step.full_depth)
 
 
 middle = Middle(12, chunk=model.layout.speech_chunk)
@@ -74,7 +77,8 @@ model.generate(question, middle)
 
 # %%
 verified = model.generate(question, middle, accept="exact")
-assert verified.tokens.tolist() == model.generate(question).tokens.tolist()
+full = model.generate(question)
+assert verified.tokens.tolist() == full.tokens.tolist()
 verified
 
 # %% [markdown]
@@ -88,18 +92,19 @@ import pandas as pd
 from eepolicy.analysis.evaluation.scoring import is_right
 
 questions = ee.held_out("dev")[:6]
-rows = []
+rows = {}
 for policy in ("full", "spark:triple@14", middle):
     outs = model.generate([q["question"] for q in questions], policy)
-    tokens = sum(len(o.trace) for o in outs)
-    rows.append(
-        {
-            "policy": str(policy),
-            "layer calls a token": sum(o.trace.layer_calls.sum() for o in outs) / tokens,
-            "right": sum(is_right(o.text, q["keys"]) for o, q in zip(outs, questions, strict=True)),
-        }
-    )
-pd.DataFrame(rows).round(2)
+    calls = sum(o.trace.layer_calls.sum() for o in outs)
+    right = [
+        is_right(o.text, q["keys"])
+        for o, q in zip(outs, questions, strict=True)
+    ]
+    rows[str(policy)[:20]] = {
+        "layer calls a token": calls / sum(len(o.trace) for o in outs),
+        "right": f"{sum(right)} of {len(right)}",
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Six questions cannot separate policies. `eepolicy compare` asks 100 questions and gives each policy a verdict.

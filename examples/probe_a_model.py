@@ -45,7 +45,7 @@ figure
 for modality in ee.Modality:
     some = result[result.modality == modality]
     depth = some.saturation_depth
-    print(f"{modality.name.lower()}: {len(some)} tokens, saturation depth {depth.mean():.1f}")
+    print(f"{modality.name.lower()}: mean depth {depth.mean():.1f}")
 
 # %% [markdown]
 # ## One document as a heatmap
@@ -61,17 +61,20 @@ result[:30].plot.heatmap("kl")
 # The same statistics over three replies, as a pandas table.
 
 # %%
-replies = model.generate([q["question"] for q in ee.held_out("dev")[:3]])
+replies = model.generate(
+    [q["question"] for q in ee.held_out("dev")[:3]]
+)
 several = ee.probe(model, replies, statistics=("top1", "entropy", "kl"))
 several.by_modality().loc["speech"].iloc[3::4].round(3)
 
 # %% [markdown]
-# ## The depth at which a schedule would lose nothing
+# ## Agreement with the full model
 #
-# The share of speech tokens whose readout at a depth has the full model's token.
+# The share of speech tokens whose readout at a depth has the full model's token. A fixed exit at this depth would change
+# the other tokens.
 
 # %%
 speech = several[several.modality == ee.Modality.SPEECH]
 for depth in (8, 12, 16, 18):
     share = np.nanmean(speech.agreement[depth - 1])
-    print(f"depth {depth}: {share:.0%} of {len(speech)} speech tokens agree")
+    print(f"depth {depth}: {share:.0%} of {len(speech)} tokens")

@@ -98,7 +98,7 @@ class Plots:
         )
         if given is not None:
             legend.legend(frameon=False)
-        figure = cast("Figure", legend.figure)
+        figure = _shown_in_notebooks(cast("Figure", legend.figure))
         if given is None:
             handles, labels = legend.get_legend_handles_labels()
             location: Any = "outside upper center"
@@ -149,7 +149,7 @@ class Plots:
         axes.set_yticks(some, [str(depth) for depth in result.depths[some]])
         axes.set_ylabel("depth (layers)")
         axes.set_xlabel(_column_label(result))
-        figure = cast("Figure", axes.figure)
+        figure = _shown_in_notebooks(cast("Figure", axes.figure))
         bar = figure.colorbar(image, ax=axes, pad=0.01)
         bar.set_label(self._label(statistic), parse_math=False)
         if len(result) <= MAX_LABELLED_COLUMNS and "top1" in result.statistics:
@@ -227,7 +227,7 @@ def _panels(count: int) -> list[Axes]:
 
     columns = min(2, count)
     rows = -(-count // columns)
-    figure = _shown_in_notebooks(Figure(figsize=(4.6 * columns, 3.1 * rows), layout="constrained"))
+    figure = Figure(figsize=(4.6 * columns, 3.1 * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in panels[count:]:
         panel.set_axis_off()
@@ -240,7 +240,7 @@ def _heatmap_axes(shape: tuple[int, ...]) -> Axes:
 
     depths, tokens = shape
     size = (min(24.0, 2.4 + 0.30 * tokens), 1.6 + 0.19 * depths)
-    return _shown_in_notebooks(Figure(figsize=size, layout="constrained")).subplots()
+    return Figure(figsize=size, layout="constrained").subplots()
 
 
 def _shown_in_notebooks(figure: Figure) -> Figure:

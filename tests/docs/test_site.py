@@ -136,7 +136,9 @@ def address():
 
 @built
 @browser
-@pytest.mark.parametrize("page", ["", "findings/drift/", "api/policies/"])
+@pytest.mark.parametrize(
+    "page", ["", "findings/drift/", "api/policies/", "examples/probe_a_model/"]
+)
 def test_pages_open_without_complaint(page, address, tmp_path):
     document, messages = console(address + page, tmp_path)
     assert messages == []
@@ -145,7 +147,13 @@ def test_pages_open_without_complaint(page, address, tmp_path):
 
 @built
 @browser
-@pytest.mark.parametrize("page", ["", "recipes/", "api/policies/", "contributing/policy/"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("", "recipes/", "api/policies/", "contributing/policy/"),
+        *("examples/first_policy/", "examples/probe_a_model/", "examples/compare_and_listen/"),
+    ],
+)
 @pytest.mark.parametrize("width", [400, 1280])
 def test_pages_do_not_scroll_sideways(page, width, address, tmp_path):
     """Wide tables and code scroll in their own boxes; at 1280 pixels no code is cut off."""
@@ -195,6 +203,8 @@ def searched(word: str) -> set[str]:
         ("bibtex", "citing/"),
         ("latex", "recipes/"),
         ("notebook", "recipes/"),
+        ("notebook", "examples/first_policy/"),
+        ("harness", "recipes/"),
         ("jupyter", "recipes/"),
         ("parallel", "recipes/"),
         ("glossary", "glossary/"),

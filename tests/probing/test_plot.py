@@ -67,7 +67,9 @@ def test_what_cannot_be_drawn(result):
 
 @pytest.mark.parametrize("family", ["llama"])
 def test_a_notebook_displays_figures_without_an_extension(result):
-    for figure in (result.plot.layers(), result.plot.heatmap("kl")):
+    own = Figure()
+    assert result.plot.layers("kl", ax=own.subplots()) is own
+    for figure in (result.plot.layers(), result.plot.heatmap("kl"), own):
         again = pickle.loads(pickle.dumps(figure))
         for each in (figure, again):
             assert each._repr_png_().startswith(b"\x89PNG")
