@@ -93,15 +93,21 @@ from eepolicy.analysis.evaluation.scoring import is_right
 
 questions = ee.held_out("dev")[:6]
 rows = {}
-for policy in ("full", "spark:triple@14", middle):
+policies = {
+    "full": "full",
+    "spark": "spark:triple@14",
+    "middle": middle,
+}
+for name, policy in policies.items():
     outs = model.generate([q["question"] for q in questions], policy)
     calls = sum(o.trace.layer_calls.sum() for o in outs)
     right = [
         is_right(o.text, q["keys"])
         for o, q in zip(outs, questions, strict=True)
     ]
-    rows[str(policy)[:20]] = {
-        "layer calls a token": calls / sum(len(o.trace) for o in outs),
+    tokens = sum(len(o.trace) for o in outs)
+    rows[name] = {
+        "layer calls a token": f"{calls / tokens:.2f}",
         "right": f"{sum(right)} of {len(right)}",
     }
 pd.DataFrame(rows).T

@@ -82,6 +82,9 @@ def examine() -> dict[str, Any]:
                 "flow_inference", "clone github.com/zai-org/GLM-4-Voice, put it on PYTHONPATH"
             ),
             "Parquet files": _unless_installed("pyarrow", "pip install pyarrow"),
+            "lm-evaluation-harness": _unless_installed(
+                "lm_eval", "pip install 'eepolicy[lm-eval]'"
+            ),
             "models on several devices": _unless_installed("accelerate", "pip install accelerate"),
         },
     }

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from eepolicy.html import paragraph, picture, sortable_table
-from eepolicy.probing.plot import MAX_LABELLED_COLUMNS, Plots, Readouts, png_of
+from eepolicy.probing.plot import Plots, Readouts, png_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: statistics of the heatmap, the first one that was measured
 SHOWN = ("entropy", "confidence", "kl", "rank_last")
+#: tokens of the heatmap at most: more would be too small to read in a notebook
+MAX_TOKENS = 28
 
 
 class Summarised(Readouts, Protocol):
@@ -49,7 +51,7 @@ def _heatmap(result: Summarised, name: str) -> list[str]:
     """The heatmap of the first tokens, and what it shows."""
     document = result.document[0]
     (tokens,) = np.nonzero(result.document == document)
-    shown = result[tokens[:MAX_LABELLED_COLUMNS]]
+    shown = result[tokens[:MAX_TOKENS]]
     if not np.isfinite(np.asarray(getattr(shown, name), float)).any():
         return []
     caption = f"{name} of document {document}"
