@@ -42,7 +42,7 @@ def block_dependence(
     named = f"; its quantised modules are {', '.join(kinds)}" if kinds else ""
     return (
         f"the stock {type(model).__name__} itself gives other logits when the same text comes in "
-        f"two blocks ({difference:.1e} of their standard deviation, allowed {allowed:.0e}){named}. "
+        f"two blocks ({difference:.1e} of their norm, allowed {allowed:.0e}){named}. "
         "A position that is caught up in another block would not get the stock model's states. "
         "Load the model without quantised activations, for example with weight-only int8, nf4, or "
         "llm_int8_threshold=0.0 of bitsandbytes"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eepolicy.decode.batch import Batch
+from eepolicy.decode.block_dependence import block_dependence
 from eepolicy.decode.far_cache import FarCache, far_position, limits_of
 from eepolicy.errors import EepolicyError
 from eepolicy.model.backbone import Backbone
@@ -50,6 +51,10 @@ def check_stock_logits(backbone: Backbone) -> None:
         batch.run(block, backbone.depth)
     # the median, because the router of a mixture of experts may decide a tie by rounding
     second = _errors(_read(backbone, block.hidden), stock[:, half:]).median().item()
+    if not second <= _allowed(backbone, TWO_BLOCK_FACTOR):
+        reason = block_dependence(backbone.model, ids, _error, _allowed(backbone, TWO_BLOCK_FACTOR))
+        if reason is not None:
+            raise EepolicyError(reason)
     if states:  # empty where another package replaces the call of the layers
         _require(backbone, "readout", _errors(_read(backbone, states[0]), stock).max().item())
     _require(backbone, "layer loop", _errors(_read(backbone, one_block), stock).max().item())
@@ -117,8 +122,18 @@ def _errors(ours: Tensor, stock: Tensor) -> Tensor:
     return errors
 
 
+def _error(ours: Tensor, stock: Tensor) -> float:
+    """Median of the differences at the positions of the second half."""
+    half = stock.shape[1] // 2
+    return _errors(ours[:, half:], stock[:, half:]).median().item()
+
+
+def _allowed(backbone: Backbone, factor: int) -> float:
+    return factor * TOLERANCE.get(backbone.model.dtype, 0.0)
+
+
 def _require(backbone: Backbone, what: str, error: float, factor: int = 1) -> None:
-    allowed = factor * TOLERANCE.get(backbone.model.dtype, 0.0)
+    allowed = _allowed(backbone, factor)
     if not error <= allowed:
         raise EepolicyError(
             f"the {what} differs from the stock {type(backbone.model).__name__} by "
