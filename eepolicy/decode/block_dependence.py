@@ -15,7 +15,7 @@ from eepolicy.heads.weights import quantised_types
 def block_dependence(
     model: PreTrainedModel, ids: Tensor, error: Callable[[Tensor, Tensor], float], allowed: float
 ) -> str | None:
-    """Why a catch-up cannot be exact on a model; None where its logits do not depend on blocks.
+    """Why a catch-up cannot be exact on a quantised model; None where it can, or for other models.
 
     Some quantised layers have one scale for the activations of a whole call.  Their output at a
     position then depends on the positions that run in the same call.
@@ -29,6 +29,8 @@ def block_dependence(
     Returns:
         A sentence for an error.
     """
+    if not (kinds := quantised_types(model)):
+        return None
     whole = model(ids).logits
     parts, cache = [], None
     for tokens in ids.split(max(1, ids.shape[1] // 2), 1):
@@ -38,11 +40,10 @@ def block_dependence(
     difference = error(torch.cat(parts, 1), whole)
     if not difference > allowed:  # also where logits are NaN
         return None
-    kinds = quantised_types(model)
-    named = f"; its quantised modules are {', '.join(kinds)}" if kinds else ""
     return (
         f"the stock {type(model).__name__} itself gives other logits when the same text comes in "
-        f"two blocks ({difference:.1e} of their norm, allowed {allowed:.0e}){named}. "
+        f"two blocks ({difference:.1e} of their norm, allowed {allowed:.0e}); its quantised "
+        f"modules are {', '.join(kinds)}. "
         "A position that is caught up in another block would not get the stock model's states. "
         "Load the model without quantised activations, for example with weight-only int8, nf4, or "
         "llm_int8_threshold=0.0 of bitsandbytes"

@@ -20,6 +20,8 @@ OUTPUT_CAPTURING = "transformers.utils.output_capturing"
 PLAIN_TENSORS = (Tensor, nn.Parameter)
 #: class in which `torch.compile` wraps a module; torch imports it late
 COMPILED_MODULE = "OptimizedModule"
+#: words in the names of Python modules that define quantised layers
+QUANTISED_MODULES = ("quant", "fp8", "fp4", "bitnet", "bitsandbytes", "awq", "gptq", "torchao")
 
 
 def obstacle(*modules: object) -> str | None:
@@ -90,8 +92,9 @@ def quantised_types(model: nn.Module) -> list[str]:
     """Names of the types of modules and weights in a model that are quantised, sorted."""
     types = {type(t).__name__ for t in model.parameters() if type(t) not in PLAIN_TENSORS}
     for module in model.modules():
-        # a layer that keeps packed weights has neither a parameter nor a torch.nn.Linear's type
-        if "quantized" in type(module).__module__:
+        # a layer that keeps packed weights may have no parameter of a special type
+        source = type(module).__module__.lower()
+        if any(word in source for word in QUANTISED_MODULES):
             types.add(f"{type(module).__module__}.{type(module).__name__}")
     return sorted(types)
 
