@@ -20,7 +20,7 @@ def identity(model: HookedModel, max_new_tokens: int) -> dict[str, Any]:
     """
     return {
         "model": fingerprint(model.model),
-        "numbers": f"{model.model.dtype} on {model.model.device.type}",
+        "numbers": f"{model.model.dtype} on {model.device.type}",
         "card": model.card.name if model.card else None,
         "heads": digest(model.heads),
         "predictor": None if model.predictor is None else digest(model.predictor),

@@ -309,7 +309,7 @@ def state_drift(model: HookedModel, out: Output) -> pd.DataFrame:
     """
     assert out.record is not None
     full = probe(model, out, statistics=(), hidden_states="all", dtype=torch.float32)
-    device, depth = model.model.device, out.trace.depth
+    device, depth = model.device, out.trace.depth
     index = np.arange(len(depth))
     # hidden states (tokens, width): the run's, and the full model's at the same and at full depth
     own = torch.from_numpy(np.ascontiguousarray(out.record.hidden_states[depth - 1, index]))

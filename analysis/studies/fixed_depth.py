@@ -194,7 +194,7 @@ def _read_out(
     codebook, first = codebook_of(model.vocoder), model.layout.speech[0]
     assert codebook is not None
     head = model.lens if depth == model.depth else model.heads
-    logits = head.logits_over(states.to(model.model.device), depth, slice(*model.layout.speech))
+    logits = head.logits_over(states.to(model.device), depth, slice(*model.layout.speech))
     units = logits.argmax(-1).cpu()
     last = torch.from_numpy(tokens.next.copy()) - first
     argmax = torch.from_numpy(tokens.top1[list(tokens.depths).index(depth)].copy()) - first
@@ -208,6 +208,6 @@ def _read_out(
 @torch.no_grad()
 def _branch_states(model: HookedModel, reply: Output, depth: int) -> torch.Tensor:
     """States after a branch, at the positions that predict a reply: (tokens, width)."""
-    ids = torch.cat([reply.prompt, reply.tokens]).to(model.model.device)
+    ids = torch.cat([reply.prompt, reply.tokens]).to(model.device)
     hidden = next(islice(model.hidden_states(ids[None]), depth - 1, None))
     return model.branch_states(hidden, depth)[0, len(reply.prompt) - 1 : -1].cpu()

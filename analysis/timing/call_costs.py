@@ -76,18 +76,18 @@ def call_costs(
     """
     layer_seconds, head_seconds = [], []
     first, stop = model.layout.speech if model.layout.has_speech else model.layout.text
-    ids = torch.randint(first, stop, (rows, tokens + steps)).to(model.model.device)
+    ids = torch.randint(first, stop, (rows, tokens + steps)).to(model.device)
     batch = Batch(model, [0] * rows, ids.shape[1], executor=executor)
     batch.prefill(ids[:, :tokens])
     for column in range(tokens, ids.shape[1]):
         block = batch.begin_step(ids[:, column : column + 1], list(range(rows)))
         start = time.perf_counter()
         batch.run(block, model.depth)
-        synchronize(model.model.device)
+        synchronize(model.device)
         layer_seconds.append((time.perf_counter() - start) / model.depth)
         start = time.perf_counter()
         batch.read(block.hidden[:, -1], model.depth - 1).argmax(-1)
-        synchronize(model.model.device)
+        synchronize(model.device)
         head_seconds.append(time.perf_counter() - start)
     return float(np.median(layer_seconds)), float(np.median(head_seconds))
 
@@ -109,14 +109,14 @@ def prefill_seconds(
     """
     medians = []
     for prompts in batches:
-        ids, mask = pad_left([p.to(model.model.device) for p in prompts], 0)
+        ids, mask = pad_left([p.to(model.device) for p in prompts], 0)
         padding = (mask == 0).sum(1).tolist()
         times = []
         for _ in range(passes):
             batch = Batch(model, padding, ids.shape[1], executor=executor)
             start = time.perf_counter()
             batch.prefill(ids)
-            synchronize(model.model.device)
+            synchronize(model.device)
             times.append(time.perf_counter() - start)
         medians.append(float(np.median(times)))
     return float(np.mean(medians))

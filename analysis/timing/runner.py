@@ -118,7 +118,7 @@ class Bench:
         ]
 
     def _trial(self, contender: Contender, prompts: list[torch.Tensor]) -> Trial:
-        synchronize(self.model.model.device)  # unfinished work must not count for the next trial
+        synchronize(self.model.device)  # unfinished work must not count for the next trial
         trial, rows = contender.decode(prompts), len(prompts)
         remaining = rows * (trial.tokens - 1)
         if trial.traces:

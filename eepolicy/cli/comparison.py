@@ -180,7 +180,7 @@ def give_vocoder(model: HookedModel, vocoder: Path | None, voice: Path | None) -
         return
     name = model.card.name if model.card else None
     if name == "glm-4-voice":
-        model.vocoder = GlmVoice(vocoder, model.model.device.type)
+        model.vocoder = GlmVoice(vocoder, model.device.type)
     elif name == "step-audio-2-mini" and voice is not None:
         model.vocoder = StepVoice(vocoder, voice)
     else:

@@ -42,9 +42,8 @@ def block_dependence(
         return None
     return (
         f"the stock {type(model).__name__} itself gives other logits when the same text comes in "
-        f"two blocks ({difference:.1e} of their norm, allowed {allowed:.0e}); its quantised "
-        f"modules are {', '.join(kinds)}. "
-        "A position that is caught up in another block would not get the stock model's states. "
-        "Load the model without quantised activations, for example with weight-only int8, nf4, or "
-        "llm_int8_threshold=0.0 of bitsandbytes"
+        f"two blocks ({difference:.1e} of their norm, allowed {allowed:.0e}). Its "
+        f"quantised modules are {', '.join(kinds)}. A position that is caught up in another block "
+        "would not get the stock model's states. Load the model without quantised activations, for "
+        "example with weight-only int8, nf4, or llm_int8_threshold=0.0 of bitsandbytes"
     )
