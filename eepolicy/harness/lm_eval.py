@@ -84,7 +84,11 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         options = _chosen(arguments, LOAD_ARGUMENTS)
         self.hooked = load(pretrained, getattr(torch, dtype), **options)
         if "device_map" not in options:
-            self.hooked.to(device)
+            try:
+                self.hooked.to(device)
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).split("\n")[0]
+                raise EepolicyError(f"the device {device!r} cannot be used: {reason}") from error
         self.config_exit.validate(self.hooked.depth, self.hooked.layout, self.hooked.vocoder)
         self.tally = DepthTally()
         super().__init__(

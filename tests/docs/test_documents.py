@@ -16,7 +16,10 @@ import eepolicy
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: modules that import an optional package at the top, and the package
-OPTIONAL = {"eepolicy.harness.lm_eval": "lm_eval"}
+OPTIONAL = {
+    "eepolicy.harness.inspect_provider": "inspect_ai",
+    "eepolicy.harness.lm_eval": "lm_eval",
+}
 MODULES = [
     m.name
     for m in pkgutil.walk_packages(eepolicy.__path__, "eepolicy.")

@@ -212,6 +212,8 @@ def test_what_is_not_defined_is_refused(folder):
         EarlyExitLM(str(folder / "model"), peft="adapter")
     with pytest.raises(eepolicy.EepolicyError, match="acts on speech, and this model has none"):
         EarlyExitLM(str(folder / "model"), policy="static@2", device="cpu")
+    with pytest.raises(eepolicy.EepolicyError, match="the device 'zz' cannot be used"):
+        EarlyExitLM(str(folder / "model"), device="zz")
     speech = EarlyExitLM(str(pocket_folder()), device="cpu")
     with pytest.raises(eepolicy.EepolicyError, match="defined for text models"):
         speech._loglikelihood_tokens([(None, [1], [2])])

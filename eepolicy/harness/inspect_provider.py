@@ -1,0 +1,107 @@
+"""A model provider for Inspect that exits early: `inspect eval TASK --model eepolicy/FOLDER`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from anyio import to_thread
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageUser,
+    GenerateConfig,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+    modelapi,
+)
+from torch import Tensor
+
+from eepolicy.decode.config import EarlyExitConfig
+from eepolicy.errors import EepolicyError
+from eepolicy.hooked import HookedModel
+from eepolicy.loading.auto import load
+
+#: model arguments that go to `load`; all others go to `EarlyExitConfig`
+LOAD_ARGUMENTS = ("card", "threads", "heads")
+
+
+@modelapi(name="eepolicy")
+class EarlyExitAPI(ModelAPI):  # type: ignore[misc]  # the package is not always installed
+    """A model that decodes one reply at a time, with early exit.
+
+    A text model gets all messages through its chat template; without one it must get a single
+    message.  A speech model answers a single message as a question, with its text.
+
+    Args:
+        model_name: model for `eepolicy.load`.
+        base_url: unused, as the model runs here.
+        api_key: unused.
+        config: options of generation.
+        **arguments: arguments of `EarlyExitConfig` and those in `LOAD_ARGUMENTS`.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  # as in the base class
+        **arguments: Any,
+    ) -> None:
+        super().__init__(model_name, base_url, api_key, [], config)
+        options = {name: arguments.pop(name) for name in LOAD_ARGUMENTS if name in arguments}
+        self.exit_config = EarlyExitConfig(**arguments)
+        self.hooked = load(model_name, **options)
+
+    def max_connections(self) -> int:
+        """Number of replies at a time."""
+        return 1
+
+    async def generate(
+        self, input: list[ChatMessage], tools: list[Any], tool_choice: Any, config: GenerateConfig
+    ) -> ModelOutput:
+        """The reply to some messages, with its depths in the metadata.
+
+        Raises:
+            EepolicyError: tools are offered, or the messages do not fit the model.
+        """
+        if tools:
+            raise EepolicyError("the provider eepolicy calls no tools: use a task without them")
+        names = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "seed": "seed"}
+        names |= {"max_tokens": "max_new_tokens", "stop_seqs": "stop_strings"}
+        given = {ours: getattr(config, theirs) for theirs, ours in names.items()}
+        options = {name: value for name, value in given.items() if value is not None}
+        reply = partial(
+            self.hooked.generate, prompt_of(self.hooked, input), config=self.exit_config
+        )
+        output = await to_thread.run_sync(partial(reply, **options))
+        result = ModelOutput.from_content(self.model_name, output.text)
+        result.usage = ModelUsage(
+            input_tokens=len(output.prompt),
+            output_tokens=len(output.tokens),
+            total_tokens=len(output.prompt) + len(output.tokens),
+        )
+        depths, calls = output.trace.depth, output.trace.layer_calls
+        result.metadata = {"mean_depth": float(depths.mean()), "layer_calls": int(calls.sum())}
+        return result
+
+
+def prompt_of(model: HookedModel, messages: list[ChatMessage]) -> str | Tensor:
+    """The prompt of some messages: ids (tokens,) by the chat template, or a question.
+
+    Raises:
+        EepolicyError: several messages, and the model has no chat template.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is not None and tokenizer.chat_template and not model.layout.has_speech:
+        chat = [{"role": message.role, "content": message.text} for message in messages]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        ids: Tensor = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        return ids[0]
+    if len(messages) != 1 or not isinstance(messages[0], ChatMessageUser):
+        raise EepolicyError(
+            "a model without a chat template gets one message of the user; got "
+            f"{', '.join(message.role for message in messages)}"
+        )
+    return str(messages[0].text)
