@@ -83,12 +83,13 @@ _OTHER: dict[str, dict[str, Any]] = {
 }
 
 
-def sized_config(model_type: str, layers: int) -> PreTrainedConfig:
+def sized_config(model_type: str, layers: int, **changes: Any) -> PreTrainedConfig:
     """A small config of any model type.
 
     Args:
         model_type: a model type of transformers.
         layers: number of layers.
+        **changes: other values of the config.
 
     Raises:
         KeyError: transformers has no such model type.
@@ -102,7 +103,7 @@ def sized_config(model_type: str, layers: int) -> PreTrainedConfig:
         own["num_key_value_heads"] = 4
     if "use_sliding_window" in fields:
         own["use_sliding_window"] = True
-    own |= _OTHER.get(model_type, {})
+    own |= {**_OTHER.get(model_type, {}), **changes}
     config = kind(**own)
     named = set(getattr(config, "layer_types", None) or ())
     if "layer_types" in fields and "layer_types" not in own and named and named <= _KINDS:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from transformers import FalconConfig
+import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from eepolicy import EepolicyError
+from eepolicy import EepolicyError, HookedModel
+from eepolicy.heads.branch import BranchHead
 from eepolicy.model.families import FAMILIES
 from eepolicy.model.families.refused import reason_to_refuse, refused_types
 from eepolicy.testing import check_family
 from eepolicy.testing.configs import small_config
-from eepolicy.testing.families import text_families
+from eepolicy.testing.families import check_generate, text_families
+from eepolicy.testing.models import random_model
 from eepolicy.testing.sizes import sized_config
 from tools import families
 
@@ -33,6 +35,14 @@ SLOW = (
     "qwen2",
     "smollm3",
 )
+#: queries are scaled from 12 positions on
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 12,
+    "llama_4_scaling_beta": 0.3,
+}
 #: model types that contain the decoder of another type; see test_multimodal.py
 WRAPPERS = {
     "emu3",
@@ -69,22 +79,41 @@ def test_any_family(family):
     check(family)
 
 
+#: other structures of some families
+VARIANTS = (
+    ("cohere", dict(use_qk_norm=True)),
+    ("falcon", dict(alibi=True)),
+    ("falcon", dict(alibi=True, multi_query=False)),
+    ("falcon", dict(new_decoder_architecture=True, num_kv_heads=2)),
+    ("falcon", dict(multi_query=False, parallel_attn=False, bias=True)),
+    ("gemma4_text", dict(enable_moe_block=False, attention_k_eq_v=True)),
+    ("gpt_bigcode", dict(multi_query=False)),
+    ("gpt_neox", dict(use_parallel_residual=False)),
+    ("ministral3", dict(rope_parameters=YARN)),
+    ("olmo", dict(clip_qkv=2.0)),
+    ("opt", dict(do_layer_norm_before=False, word_embed_proj_dim=32)),
+    ("phi", dict(qk_layernorm=True)),
+    ("qwen2_moe", dict(mlp_only_layers=[1])),
+    ("stablelm", dict(use_parallel_residual=True, qk_layernorm=True)),
+)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("family", "changes"), VARIANTS)
+def test_variants(family, changes):
+    check_family(sized_config(family, layers=3, **changes))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("one_head", [True, False])
-def test_falcon_with_alibi(one_head):
-    config = FalconConfig(
-        vocab_size=60,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        alibi=True,
-        multi_query=one_head,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=4,
-        pad_token_id=0,
-    )
-    check_family(config)
+@pytest.mark.parametrize("family", ["gpt_neox", "bloom", "ministral3"])
+def test_branches_copy_adapted_layers(family):
+    """Drafts of an untrained branch are verified by the stock model's layers."""
+    config = small_config(family, layers=3)
+    model = HookedModel(random_model(config, dtype=torch.float32))
+    heads = BranchHead.untrained(model.lens, (1, 2), width=model.width)
+    model.heads = heads.to(model.model.dtype)
+    assert model.heads.branch_depths == (1, 2)
+    check_generate(family, model)
 
 
 def test_every_causal_model_has_an_adapter_or_a_reason():
