@@ -1,6 +1,6 @@
 """Adapters: the parts of a stock model that the layer loop uses, one function per family."""
 
-from eepolicy.model.families import learned, rotary, scaled  # noqa: F401  (registers adapters)
+from eepolicy.model.families import arguments, learned, rotary, scaled  # noqa: F401  (registers adapters)
 from eepolicy.model.families.base import (
     CHUNKED,
     FAMILIES,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eepolicy.model.families.base import Rotation
+from eepolicy.model.families.base import DecoderParts, Rotation
 
 
 class AdaptedLayer(nn.Module):
@@ -53,6 +54,11 @@ class AdaptedLayer(nn.Module):
         """Call the stock layer with the arguments of the layer loop."""
         options = {"attention_mask": attention_mask, "use_cache": use_cache}
         return self.translate(hidden, past_key_values, position_embeddings, options)
+
+
+def adapted(parts: DecoderParts, kind: type[AdaptedLayer]) -> DecoderParts:
+    """The parts with adapted layers."""
+    return replace(parts, layers=kind.all(parts.layers))
 
 
 class LayerPast(AdaptedLayer):
@@ -130,6 +136,23 @@ class LayerWithPositions(AdaptedLayer):
             past_key_values=cache,
             position_ids=numbers[..., 0],
             **({"position_embeddings": tuple(rotation)} if rotation else {}),
+            **options,
+        )
+
+
+class BeamLayer(AdaptedLayer):
+    """A layer of Beam, which rotates, or scales queries by the position."""
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        assert position is not None
+        rotates = len(position) == 2
+        return self.stock(
+            hidden,
+            past_key_values=cache,
+            position_embeddings=position if rotates else None,
+            attention_scaling=None if rotates else position[0][:, None],
             **options,
         )
 

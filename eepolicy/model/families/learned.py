@@ -1,4 +1,4 @@
-"""Families with learned positions, or whose layers take other arguments than Llama's."""
+"""Families with learned or sinusoidal positions, or with ALiBi."""
 
 from __future__ import annotations
 
@@ -11,25 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eepolicy.model.families.base import DecoderParts, Rotation, register_family
+from eepolicy.model.families.base import DecoderParts, register_family
 from eepolicy.model.families.decoder import decoder_of
-from eepolicy.model.families.layers import (
-    AdaptedLayer,
-    BloomLayer,
-    ComplexLayer,
-    FalconLayer,
-    LayerPast,
-    LayerPastWithPositions,
-    LayerWithPositions,
-    Llama4Layer,
-)
-from eepolicy.model.families.rotary import one_window, plain_parts, rotary_parts, with_layer_types
+from eepolicy.model.families.layers import BloomLayer, FalconLayer, LayerPast, adapted
+from eepolicy.model.families.rotary import plain_parts, rotary_parts
 from eepolicy.model.families.scale import times
-
-
-def adapted(parts: DecoderParts, kind: type[AdaptedLayer]) -> DecoderParts:
-    """The parts with adapted layers."""
-    return replace(parts, layers=kind.all(parts.layers))
 
 
 @register_family("gpt2", "gpt-sw3")
@@ -91,22 +77,34 @@ def biogpt(model: PreTrainedModel) -> DecoderParts:
     )
 
 
-@register_family("gpt_neox", "gpt_neox_japanese")
-def gpt_neox(model: PreTrainedModel) -> DecoderParts:
-    """GPT-NeoX and Pythia: another name for the cache."""
-    return adapted(rotary_parts(decoder_of(model)), LayerPast)
+@register_family("ctrl")
+def ctrl(model: PreTrainedModel) -> DecoderParts:
+    """CTRL: sinusoidal positions, scaled embeddings."""
+    decoder = decoder_of(model)
+    inner, table = decoder.inner, decoder.inner.pos_encoding
+
+    def embedding(positions: Tensor) -> Tensor:
+        like = decoder.head.weight
+        rows: Tensor = inner.pos_encoding.to(like.device, like.dtype)[positions]
+        return rows
+
+    return adapted(
+        replace(
+            plain_parts(decoder),
+            scale_input=times(decoder.config.n_embd**0.5),
+            position_embedding=embedding,
+            max_positions=len(table),
+        ),
+        LayerPast,
+    )
 
 
-def numbers(like: Tensor, positions: Tensor, kind: str) -> Rotation:
-    """The positions themselves, (rows, tokens, 1), in the place of a rotation."""
-    return (positions[..., None],)
-
-
-@register_family("gptj", "codegen")
-def gptj(model: PreTrainedModel) -> DecoderParts:
-    """GPT-J and CodeGen: the layers rotate by the positions themselves."""
-    parts = replace(plain_parts(decoder_of(model)), rotary=numbers)
-    return adapted(parts, LayerPastWithPositions)
+@register_family("xglm")
+def xglm(model: PreTrainedModel) -> DecoderParts:
+    """XGLM: sinusoidal positions."""
+    decoder = decoder_of(model)
+    table = decoder.inner.embed_positions
+    return replace(plain_parts(decoder), position_embedding=lambda at: table(at, 0))
 
 
 def alibi(model: PreTrainedModel, heads: int) -> Callable[[Tensor], Tensor]:
@@ -142,90 +140,3 @@ def falcon(model: PreTrainedModel) -> DecoderParts:
     bias, scale = alibi(model, heads), (decoder.config.hidden_size // heads) ** 0.5
     parts = replace(plain_parts(decoder), key_bias=lambda positions: bias(positions) / scale)
     return adapted(parts, BloomLayer)
-
-
-@register_family("ministral3")
-def ministral3(model: PreTrainedModel) -> DecoderParts:
-    """Ministral 3: queries are scaled by the position."""
-    parts = one_window(model)
-    assert parts.rotary is not None
-    return adapted(replace(parts, rotary=with_numbers(parts.rotary)), LayerWithPositions)
-
-
-def with_numbers(
-    rotary: Callable[[Tensor, Tensor, str], Rotation],
-) -> Callable[[Tensor, Tensor, str], Rotation]:
-    """A rotary embedding that also gives the positions themselves, (rows, tokens, 1)."""
-    return lambda like, positions, kind: (*rotary(like, positions, kind), positions[..., None])
-
-
-@register_family("mistral4")
-def mistral4(model: PreTrainedModel) -> DecoderParts:
-    """Mistral 4: queries are scaled by the position."""
-    parts = rotary_parts(decoder_of(model))
-    assert parts.rotary is not None
-    return adapted(replace(parts, rotary=with_numbers(parts.rotary)), LayerWithPositions)
-
-
-@register_family("deepseek_v2")
-def deepseek_v2(model: PreTrainedModel) -> DecoderParts:
-    """DeepSeek-V2: rotations are complex numbers."""
-    return adapted(complex_rotary(rotary_parts(decoder_of(model))), ComplexLayer)
-
-
-def complex_rotary(parts: DecoderParts) -> DecoderParts:
-    """The parts with real and imaginary parts of rotations, which batches can index and pad."""
-    rotary = parts.rotary
-    assert rotary is not None
-
-    def real(like: Tensor, positions: Tensor, kind: str) -> Rotation:
-        turns: Any = rotary(like, positions, kind)
-        return turns.real, turns.imag
-
-    return replace(parts, rotary=real)
-
-
-@register_family("llama4_text")
-def llama4(model: PreTrainedModel) -> DecoderParts:
-    """Llama 4: complex rotations, chunks in some layers, no rotation in the others."""
-    decoder = decoder_of(model)
-    parts = with_layer_types(complex_rotary(rotary_parts(decoder)), decoder.config)
-    limit = decoder.config.floor_scale - 1 if decoder.config.attn_temperature_tuning else None
-    return adapted(replace(parts, max_positions=limit), Llama4Layer)
-
-
-@register_family("moshi")
-def moshi(model: PreTrainedModel) -> DecoderParts:
-    """Moshi's decoder: the layers rotate by the positions themselves."""
-    parts = replace(plain_parts(decoder_of(model)), rotary=numbers)
-    return adapted(parts, LayerWithPositions)
-
-
-@register_family("ctrl")
-def ctrl(model: PreTrainedModel) -> DecoderParts:
-    """CTRL: sinusoidal positions, scaled embeddings."""
-    decoder = decoder_of(model)
-    inner, table = decoder.inner, decoder.inner.pos_encoding
-
-    def embedding(positions: Tensor) -> Tensor:
-        like = decoder.head.weight
-        rows: Tensor = inner.pos_encoding.to(like.device, like.dtype)[positions]
-        return rows
-
-    return adapted(
-        replace(
-            plain_parts(decoder),
-            scale_input=times(decoder.config.n_embd**0.5),
-            position_embedding=embedding,
-            max_positions=len(table),
-        ),
-        LayerPast,
-    )
-
-
-@register_family("xglm")
-def xglm(model: PreTrainedModel) -> DecoderParts:
-    """XGLM: sinusoidal positions."""
-    decoder = decoder_of(model)
-    table = decoder.inner.embed_positions
-    return replace(plain_parts(decoder), position_embedding=lambda at: table(at, 0))

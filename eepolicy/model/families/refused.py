@@ -28,7 +28,6 @@ _REASONS = {
     "it drafts for another model and reads that model's states": (
         "gemma4_assistant gemma4_unified_assistant"
     ),
-    "its full attention scales queries by the position in a way that no adapter covers": "beam",
     "its checkpoints have rotations that change with the length of the text": "phi4_multimodal",
 }
 
