@@ -18,8 +18,6 @@ from eepolicy.heads.weights import device_of
 from eepolicy.model.changes import PartPlaces, lens_of, stock_model, update_lenses
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import (
-    CHUNKED,
-    SLIDING,
     DecoderParts,
     Rotation,
     check_parts,
@@ -29,6 +27,7 @@ from eepolicy.model.families import (
     with_stable_rotations,
 )
 from eepolicy.model.kv_cache import KVCache, LayerKV, StoreOnly
+from eepolicy.model.masks import BlockColumns, MaskForm, block_mask
 
 
 class Backbone(LayerExecutor):
@@ -229,45 +228,13 @@ class Backbone(LayerExecutor):
             (rows or 1, 1 or heads, tokens, start + tokens) each: bool for sdpa, additive for eager
             attention and with a bias of the keys.  None where no mask is needed.
         """
+        form = MaskForm(
+            self.parts, self.model.dtype, self.device, self.text_config._attn_implementation
+        )
         return {
-            kind: self._block_mask(kind, tokens, start, valid, positions)
+            kind: block_mask(form, kind, BlockColumns(tokens, start, valid, positions))
             for kind in set(self.parts.attention)
         }
-
-    def _block_mask(
-        self,
-        kind: str,
-        tokens: int,
-        start: int,
-        valid: Tensor | None,
-        positions: Tensor | None,
-    ) -> Tensor | None:
-        stop = start + tokens
-        reach = {SLIDING: self.parts.window, CHUNKED: self.parts.chunk}.get(kind)
-        eager = self.text_config._attn_implementation == "eager"
-        bias = self.parts.key_bias
-        causal_without_mask = bias is None and (tokens == 1 or (start == 0 and not eager))
-        if causal_without_mask and valid is None and (reach is None or stop <= reach):
-            return None
-        device = self.device
-        visible = torch.ones((tokens, stop), dtype=torch.bool, device=device).tril(start)[None]
-        if positions is None:
-            positions = torch.arange(stop, device=device)[None]
-        if reach is not None:
-            new, old = positions[:, start:, None], positions[:, None]
-            near = new // reach == old // reach if kind == CHUNKED else new - old < reach
-            visible = visible & near
-        if valid is not None:
-            columns = torch.arange(stop, device=device)
-            visible = (visible & valid[:, None]) | (columns == columns[start:, None])
-        visible = visible[:, None]
-        if bias is not None:
-            summand = bias(positions)[:, :, None].to(self.model.dtype)
-        elif eager:
-            summand = torch.zeros((), dtype=self.model.dtype, device=device)
-        else:
-            return visible
-        return torch.where(visible, summand, torch.finfo(self.model.dtype).min)
 
     def run_layer(
         self,

@@ -1,0 +1,80 @@
+"""Attention masks of a block of new columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eepolicy.model.families import CHUNKED, SLIDING, DecoderParts
+
+
+@dataclass(frozen=True)
+class MaskForm:
+    """What the masks of a model depend on.
+
+    Attributes:
+        parts: parts of the model: its windows, and the bias of its keys.
+        dtype: dtype of additive masks.
+        device: device of the masks.
+        attention: `"sdpa"`, whose masks are of bool, or `"eager"`, whose masks are additive.
+    """
+
+    parts: DecoderParts
+    dtype: torch.dtype
+    device: torch.device
+    attention: str
+
+
+@dataclass(frozen=True, eq=False)
+class BlockColumns:
+    """The columns that a block of new columns sees; attributes as in `Backbone.block_masks`."""
+
+    tokens: int
+    start: int
+    valid: Tensor | None = None  # (rows, start + tokens)
+    positions: Tensor | None = None  # (rows, start + tokens)
+
+
+def block_mask(form: MaskForm, kind: str, columns: BlockColumns) -> Tensor | None:
+    """The mask of one kind of attention.
+
+    Args:
+        form: what masks of the model depend on.
+        kind: kind of attention.
+        columns: columns of the block, and those before it.
+
+    Returns:
+        (rows or 1, 1 or heads, tokens, start + tokens), or None; see `Backbone.block_masks`.
+    """
+    tokens, start, valid, positions = (
+        columns.tokens,
+        columns.start,
+        columns.valid,
+        columns.positions,
+    )
+    stop = start + tokens
+    reach = {SLIDING: form.parts.window, CHUNKED: form.parts.chunk}.get(kind)
+    is_eager, bias = form.attention == "eager", form.parts.key_bias
+    is_causal_without = bias is None and (tokens == 1 or (start == 0 and not is_eager))
+    if is_causal_without and valid is None and (reach is None or stop <= reach):
+        return None
+    visible = torch.ones((tokens, stop), dtype=torch.bool, device=form.device).tril(start)[None]
+    if positions is None:
+        positions = torch.arange(stop, device=form.device)[None]
+    if reach is not None:
+        new, old = positions[:, start:, None], positions[:, None]
+        near = new // reach == old // reach if kind == CHUNKED else new - old < reach
+        visible = visible & near
+    if valid is not None:
+        every = torch.arange(stop, device=form.device)
+        visible = (visible & valid[:, None]) | (every == every[start:, None])
+    visible = visible[:, None]
+    if bias is not None:
+        summand = bias(positions)[:, :, None].to(form.dtype)
+    elif is_eager:
+        summand = torch.zeros((), dtype=form.dtype, device=form.device)
+    else:
+        return visible
+    return torch.where(visible, summand, torch.finfo(form.dtype).min)
