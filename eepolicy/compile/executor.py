@@ -292,11 +292,8 @@ class CompiledExecutor(LayerExecutor):
         if stored is not head or (readout is not None and not readout.is_current()):
             readout = head_module(head, depth, ranges, self.model.vocab_size)
             self._readouts[key] = head, readout
-        product = (
-            library
-            if serves(hidden) and hidden.numel() <= MAX_ROWS * hidden.shape[-1]
-            else product_of(hidden)
-        )
+        is_small = serves(hidden) and hidden.numel() <= MAX_ROWS * hidden.shape[-1]
+        product = library if is_small else product_of(hidden)
         if readout is None or product is None:
             return None
         hidden, exact = hidden.contiguous(), product in ONE_SHAPE
