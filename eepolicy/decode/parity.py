@@ -18,9 +18,9 @@ from eepolicy.model.backbone import Backbone
 from eepolicy.model.families import FULL, AdaptedLayer
 
 #: Largest difference from the stock logits of a position, as a share of their norm, at which the
-#: layer loop counts as equal.  Measured on 94 families (all but Beam) on a CPU: 0.0, because the loop makes the
-#: same calls, and 7e-3 in bfloat16 for Bloom, whose ALiBi is a part of the mask here.  The
-#: tolerance is also for devices whose kernels are not deterministic.
+#: layer loop counts as equal.  Measured on a CPU on 94 families (not Beam): 0.0, because the loop
+#: makes the same calls, and 7e-3 in bfloat16 for Bloom, whose ALiBi is a part of the mask here.
+#: The tolerance is also for devices whose kernels are not deterministic.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 #: Factor on `TOLERANCE` for the check in two blocks.  The second block runs with a mask and reads
