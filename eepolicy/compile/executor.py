@@ -395,4 +395,4 @@ class CompiledExecutor(LayerExecutor):
         """Warn once."""
         if message not in self._warned:
             self._warned.add(message)
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(message, stacklevel=3)
