@@ -259,7 +259,7 @@ class HookedModel(Backbone):
             compile: run the layers with code made by `torch.compile`.  The first call compiles,
                 which takes seconds, or half a minute without a compile cache.  Tokens are the same,
                 except for ties within rounding.  Where compilation fails, a warning gives the
-                reason and the layers run uncompiled.  Afterwards, change weights in place only.
+                reason and the layers run uncompiled.
             record: store in `Output.record` the hidden states of every layer that runs and their
                 statistics; True, or the options of `eepolicy.probe` as a dict.
             seed: seed of sampling; by default the global generator of PyTorch goes on, as in the
@@ -350,7 +350,7 @@ class HookedModel(Backbone):
         self.model.to(device)
         self._executor = None
         self.measured_costs = {}
-        self.heads.to(self.model.device, self.model.dtype)
+        self.heads.to(self.device, self.model.dtype)
         for module in (self.predictor, getattr(self.audio_encoder, "encoder", None)):
             if isinstance(module, nn.Module):
                 module.to(device)
@@ -359,7 +359,7 @@ class HookedModel(Backbone):
     def compiled_executor(self) -> CompiledExecutor | None:
         """The executor of compiled layers; None where the model cannot be compiled."""
         if self._executor is None:
-            on_cuda = self.model.device.type == "cuda"
+            on_cuda = self.device.type == "cuda"
             executor = (CudaGraphExecutor if on_cuda else CompiledExecutor)(self)
             self._executor = executor, executor.check()
         executor, _ = self._executor

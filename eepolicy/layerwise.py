@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.hooked import HookedModel
 from eepolicy.probing.documents import Document, Inputs, to_documents
@@ -77,10 +76,8 @@ def probe(
         >>> result.entropy.shape == (20, len(out.tokens))
         True
     """
-    if isinstance(model, PreTrainedModel):
-        model = HookedModel(model)
     if not isinstance(model, HookedModel):
-        raise EepolicyError(f"probe takes a HookedModel or a transformers model; got {model!r}")
+        model = HookedModel(model)
     config = ProbeConfig(depths, heads, statistics, top_k, hidden_states, distributions, dtype)
     backbone = model.with_heads(heads)
     plan = ProbePlan.of(backbone, config)

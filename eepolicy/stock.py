@@ -61,7 +61,7 @@ class CustomGenerate:
         self, config: EarlyExitConfig, heads: ExitHead | None, layout: TokenLayout | None
     ) -> None:
         self.config, self.heads, self.layout = config, heads, layout
-        self._hooked: HookedModel | None = None
+        self._hooked: tuple[object, HookedModel] | None = None
 
     def __repr__(self) -> str:
         return f"CustomGenerate({self.config!r}, heads={self.heads!r}, layout={self.layout!r})"
@@ -72,9 +72,9 @@ class CustomGenerate:
         Raises:
             EepolicyError: the family of the model has no adapter, or heads or layout do not fit.
         """
-        if self._hooked is None or self._hooked.model is not model:
-            self._hooked = HookedModel(model, self.layout, heads=self.heads)
-        return self._hooked
+        if self._hooked is None or self._hooked[0] is not model:  # a PeftModel wraps another one
+            self._hooked = model, HookedModel(model, self.layout, heads=self.heads)
+        return self._hooked[1]
 
     def inside(self, model: PreTrainedModel) -> AbstractContextManager[HookedModel]:
         """Let the `generate` of a stock model exit early inside a `with` block.

@@ -7,6 +7,7 @@ import torch
 from conftest import LAYOUT, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from transformers import (
     PreTrainedTokenizerFast,
     TextGenerationPipeline,
@@ -153,6 +154,24 @@ def test_a_layout_ends_replies():
     expected = stock.generate(ids, max_new_tokens=40, eos_token_id=LAYOUT.end, pad_token_id=PAD)
     with eepolicy.early_exit("full", stock, layout=LAYOUT):
         assert stock.generate(ids, max_new_tokens=40).tolist() == expected.tolist()
+
+
+def test_a_peft_model_exits_early_with_its_adapter(stock):
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = get_peft_model(stock, config)
+    ids = torch.tensor([ROWS[0]])
+    with adapted.disable_adapter():
+        without = adapted.generate(input_ids=ids).tolist()
+    expected = adapted.generate(input_ids=ids).tolist()
+    assert expected != without
+    method = eepolicy.custom_generate(POLICY, accept="exact")
+    assert adapted.generate(input_ids=ids, custom_generate=method).tolist() == expected
+    with eepolicy.early_exit(POLICY, adapted, accept="exact"):
+        assert adapted.generate(input_ids=ids).tolist() == expected
+        with adapted.disable_adapter():
+            assert adapted.generate(input_ids=ids).tolist() == without
+    probed = eepolicy.probe(adapted, ids, statistics=["top1"])
+    assert probed.top1[-1].tolist() == adapted(ids).logits[0].argmax(-1).tolist()
 
 
 REFUSED = [

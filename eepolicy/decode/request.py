@@ -30,6 +30,8 @@ from eepolicy.decode.stock_options import (
     SAMPLING,
 )
 from eepolicy.errors import EepolicyError
+from eepolicy.model.families import text_config
+from eepolicy.model.multimodal import prompt_embeddings
 from eepolicy.prompts import PromptBatch, padding_of
 
 
@@ -85,6 +87,7 @@ class Prepared:
     """What the stock `generate` passes to a decoding method.
 
     Attributes:
+        model: the stock model.
         ids: (rows, tokens), a row for each returned reply.
         processors: logits processors.
         criteria: stopping criteria.
@@ -92,6 +95,7 @@ class Prepared:
         arguments: arguments of the model, such as `attention_mask` and `inputs_embeds`.
     """
 
+    model: PreTrainedModel
     ids: Tensor
     processors: LogitsProcessorList
     criteria: StoppingCriteriaList
@@ -108,7 +112,7 @@ class Prepared:
             EepolicyError: an option is not supported, or rows are not padded on the left.
         """
         self._check()
-        embeddings: Tensor | None = self.arguments.get("inputs_embeds")
+        embeddings = self._embeddings()
         prompt = self.ids if embeddings is None else embeddings
         if streamer is not None and len(prompt) != 1:
             raise EepolicyError(f"a streamer follows one reply; got {len(prompt)} rows")
@@ -144,13 +148,23 @@ class Prepared:
         cache = self.arguments.get("past_key_values")
         if cache is not None and cache.get_seq_length():
             raise EepolicyError(f"past_key_values is not supported: {REFUSED['past_key_values']}")
-        given = {name: value for name, value in self.arguments.items() if _is_set(value)}
-        unused = sorted(given.keys() - IGNORED_ARGUMENTS)
-        if unused:
+
+    def _embeddings(self) -> Tensor | None:
+        """Embeddings of the prompts, (rows, tokens, width); None where the layers get ids."""
+        given = {
+            name: value
+            for name, value in self.arguments.items()
+            if name not in IGNORED_ARGUMENTS and _is_set(value)
+        }
+        if not given:
+            embeddings: Tensor | None = self.arguments.get("inputs_embeds")
+            return embeddings
+        if text_config(self.model) is self.model.config:
             raise EepolicyError(
-                f"{', '.join(unused)} cannot be used: the layers take ids or embeddings only; "
-                "give what the model makes of them as inputs_embeds"
+                f"{', '.join(sorted(given))} cannot be used: the layers take ids or embeddings only"
             )
+        mask = self.arguments.get("attention_mask")
+        return prompt_embeddings(self.model, input_ids=self.ids, attention_mask=mask, **given)
 
     def _pad_id(self) -> int:
         """The id behind a reply that ends early."""
@@ -169,7 +183,9 @@ def capture(
     **arguments: Any,
 ) -> Prepared:
     """A decoding method for the stock `generate` that returns its arguments."""
-    return Prepared(input_ids, logits_processor, stopping_criteria, generation_config, arguments)
+    return Prepared(
+        model, input_ids, logits_processor, stopping_criteria, generation_config, arguments
+    )
 
 
 def prepare_request(
@@ -347,8 +363,14 @@ def _check_positions(positions: Tensor | None, mask: Tensor) -> None:
     if positions is None:
         return
     expected = (mask.cumsum(-1) - 1).expand(positions.shape)
-    if bool(((positions != expected) & mask.bool()).any()):
-        raise EepolicyError(f"position_ids is not supported: {REFUSED['position_ids']}")
+    if not bool(((positions != expected) & mask.bool()).any()):
+        return
+    if positions.ndim == 3:
+        raise EepolicyError(
+            "the model gives audio or images positions in several dimensions, and the layer loop "
+            "has one position for each token: use prompts in text"
+        )
+    raise EepolicyError(f"position_ids is not supported: {REFUSED['position_ids']}")
 
 
 def _is_set(value: object) -> bool:

@@ -243,7 +243,7 @@ def test_kernels_stay_few_and_silent_whatever_rows_do(capfd):
 def test_equal_numbers_of_rows_and_columns_need_no_kernel_of_their_own(rows):
     """The kernel is made where the numbers are equal, and used where they are not."""
     model = HookedModel(tiny("llama", 7), layout=LAYOUT)
-    prompts = torch.randint(60, (rows, rows), generator=torch.Generator().manual_seed(rows))
+    prompts = torch.randint(1, 60, (rows, rows), generator=torch.Generator().manual_seed(rows))
     plain, ours = (
         model.generate(prompts, "full", 12, min_new_tokens=12, compile=on) for on in (False, True)
     )

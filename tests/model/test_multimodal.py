@@ -65,6 +65,13 @@ def check_media(name):
     model = eepolicy.wrap(stock)
     options = dict(do_sample=False, max_new_tokens=8, pad_token_id=0)
     expected = stock.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :].tolist()
+    with eepolicy.early_exit("text=static@1", stock, accept="exact"):
+        inside = stock.generate(**inputs, **options)
+    method = eepolicy.custom_generate("full")
+    for rows in (inside, stock.generate(**inputs, **options, custom_generate=method)):
+        assert rows[:, inputs["input_ids"].shape[1] :].tolist() == expected
+    for reply, row in zip(model.generate(inputs, **options), expected, strict=True):
+        assert reply.tokens.tolist() == row[: len(reply.tokens)]
     embeddings = prompt_embeddings(stock, **inputs)
     # the embeddings are not those of the placeholders
     assert (embeddings != model.parts.embed(inputs["input_ids"])).any()
@@ -103,6 +110,8 @@ def test_images_with_positions_of_their_own_are_refused():
     inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).int()
     with pytest.raises(EepolicyError, match="positions in several dimensions"):
         prompt_embeddings(stock, **inputs)
+    with pytest.raises(EepolicyError, match="positions in several dimensions"):
+        eepolicy.wrap(stock).generate(**inputs, max_new_tokens=4)
 
 
 def test_images_that_attend_to_later_positions_are_refused():
