@@ -59,10 +59,11 @@ def _warn_of_length(session: DecodeSession, replies: Sequence[Reply]) -> None:
     config = session.batch.backbone.model.config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
     width, padding = session.request.prompt.shape[1], session.request.padding
-    lengths = [width - n + len(reply) for n, reply in zip(padding, replies, strict=True)]
+    # the last token of a reply has no position: no step reads it
+    lengths = [width - n + len(reply) - 1 for n, reply in zip(padding, replies, strict=True)]
     if isinstance(limit, int) and max(lengths) > limit:
         warnings.warn(
-            f"a row has {max(lengths)} tokens, and the model was made for {limit} "
+            f"a row has {max(lengths)} positions, and the model was made for {limit} "
             "(max_position_embeddings): the end of the reply may be wrong",
             stacklevel=5,
         )

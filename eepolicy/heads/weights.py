@@ -171,8 +171,8 @@ def execution_device(modules: Iterable[nn.Module], tensors: Iterable[Tensor] = (
         modules: the modules of the model; hooks of accelerate name the device.
         tensors: weights of the model; the first that is not on the meta device is on it.
 
-    Raises:
-        EepolicyError: all weights are on the meta device, and nothing names another.
+    Returns:
+        The meta device if all weights are on it, and nothing names another.
     """
     for module in modules:
         hook = vars(module).get("_hf_hook")
@@ -185,10 +185,7 @@ def execution_device(modules: Iterable[nn.Module], tensors: Iterable[Tensor] = (
     for tensor in tensors:
         if not tensor.is_meta:
             return tensor.device
-    raise EepolicyError(
-        "the weights of the model are on the meta device, without values; load them, for example "
-        "with from_pretrained(..., device_map='cpu')"
-    )
+    return torch.device("meta")
 
 
 def offloaded_weights(model: nn.Module) -> Callable[[str], Tensor]:
@@ -223,11 +220,7 @@ def offloaded_weights(model: nn.Module) -> Callable[[str], Tensor]:
 
 
 def device_of(model: PreTrainedModel) -> torch.device:
-    """The device on which a model runs: that of its first weight, unless this is offloaded.
-
-    Raises:
-        EepolicyError: the model has no values on any device.
-    """
+    """The device on which a model runs: that of its first weight, unless this is offloaded."""
     device: torch.device = model.device
     return (
         device if device.type != "meta" else execution_device(model.modules(), model.parameters())

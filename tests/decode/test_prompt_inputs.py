@@ -209,9 +209,9 @@ def test_rows_beyond_the_positions_of_the_model(model):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            model.generate(IDS, max_new_tokens=3)
-        with pytest.warns(UserWarning, match="a row has 9 tokens, and the model was made for 8"):
-            model.generate([OTHER, IDS], max_new_tokens=4)
+            model.generate(IDS, max_new_tokens=4)
+        with pytest.warns(UserWarning, match="a row has 9 positions, and the model was made for 8"):
+            model.generate([OTHER, IDS], max_new_tokens=5)
     finally:
         config.max_position_embeddings = before
 

@@ -126,7 +126,7 @@ def test_what_cannot_be_wrapped_is_refused():
         (get_peft_model(tiny("llama"), prefix), "only adapters inside the layers"),
         (tiny("llama").model, "LlamaModel has no output embedding"),
         (nn.Linear(2, 2), "expected a causal language model of transformers; got Linear"),
-        (tiny("llama").to("meta"), "are on the meta device, without values"),
+        (tiny("llama").to("meta"), "are on the device 'meta', which has no values"),
     ):
         with pytest.raises(EepolicyError, match=message):
             HookedModel(model)

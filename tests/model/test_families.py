@@ -79,7 +79,7 @@ def test_a_refused_family_gets_the_reason():
 
 
 def test_a_model_without_an_output_head_is_refused():
-    with pytest.raises(EepolicyError, match=r"LlamaModel has no output head.*ForCausalLM"):
+    with pytest.raises(EepolicyError, match=r"LlamaModel has no output embedding.*ForCausalLM"):
         eepolicy.wrap(tiny("llama").model)
 
 

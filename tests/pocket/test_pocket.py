@@ -235,7 +235,7 @@ def test_mistakes_in_python_get_a_sentence(pocket):
     for call, sentence in [
         (lambda: pocket.generate(torch.zeros(2, 3, 4, dtype=torch.long)), "one row of ids"),
         (lambda: pocket.generate(torch.tensor([99_999])), "ids are 0 to 5119"),
-        (lambda: pocket.generate([1, 7, 12]), "a question in text, or a row of ids; got 1"),
+        (lambda: pocket.generate([1.5, 7]), "a question in text, or a row of ids; got 1.5"),
         (lambda: pocket.generate(torch.tensor([[1.0]])), "a question in text, or a row of ids"),
         (lambda: pocket.generate(torch.tensor([1.0])), "this model has no audio encoder"),
         (lambda: pocket.generate([]), "the list of prompts is empty"),

@@ -53,7 +53,8 @@ def check_weights(model: PreTrainedModel) -> None:
     Raises:
         EepolicyError: parameters are on the device `meta`.
     """
-    if getattr(model, "hf_device_map", None):
+    is_offloaded = any("_hf_hook" in vars(module) for module in model.modules())
+    if is_offloaded or getattr(model, "hf_device_map", None):
         return
     empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if empty:

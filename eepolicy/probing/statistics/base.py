@@ -15,7 +15,7 @@ RESERVED = frozenset(
     "agreeing_depth agreement by_modality chunk columns definition definitions depth depth_used "
     "depths distribution_depths distributions document full_depth hidden_depths hidden_states load "
     "modality named next normalised_entropy of phase plot position saturation_depth statistics "
-    "to_pandas token tokenizer top_probabilities top_tokens vocabulary words".split()
+    "summary to_pandas token tokenizer top_probabilities top_tokens vocabulary words".split()
 )
 
 
