@@ -344,6 +344,7 @@ def test_debug_shows_where_an_error_is_from(run, monkeypatch):
         main()
 
 
+@pytest.mark.slow
 def test_report_writes_the_page_again(run, tmp_path, monkeypatch):
     for module, missing in ((asr, "missing_asr"), (mos, "missing_mos")):
         monkeypatch.setattr(module, missing, lambda *_: "not here")

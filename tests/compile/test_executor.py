@@ -53,7 +53,7 @@ def kernels(model: HookedModel) -> int:
 # without hypothesis, which traces every line, those of the compiler too
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 12))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))]
 )
 def test_blocks_equal_those_of_the_stock_layers(llama, seed):
     """Prompts with random padding, then blocks of random width, of all rows or some of them."""
@@ -225,6 +225,7 @@ class ByRow(ExitPolicy):
         return torch.tensor([draw.randint(1, LAYERS) for _ in step.position])
 
 
+@pytest.mark.slow
 def test_kernels_stay_few_and_silent_whatever_rows_do(capfd):
     model = HookedModel(tiny("llama", 5), layout=LAYOUT)
     for seed in range(3):

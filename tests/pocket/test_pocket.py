@@ -162,6 +162,7 @@ def test_without_ears_it_says_what_to_install(run, tmp_path, monkeypatch):
     assert json.loads((folder / "results.json").read_text())[1]["wer"] is None
 
 
+@pytest.mark.slow
 def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
     folder = str(tmp_path / "report")
     for split in ("test", "dev", "test"):
@@ -250,6 +251,7 @@ def test_mistakes_in_python_get_a_sentence(pocket):
             call()
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
     folder = tmp_path / "report"
     command = [sys.executable, "-m", "eepolicy.cli", "compare", "static@16"]

@@ -44,7 +44,7 @@ class OneWordPerSecond:
         return " ".join(["word"] * math.ceil(len(wave) / 16_000))
 
 
-@pytest.fixture(params=["llama", "gemma2"])
+@pytest.fixture(params=["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
 def family(request) -> str:
     return request.param
 

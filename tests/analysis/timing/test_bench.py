@@ -250,6 +250,7 @@ def test_the_figure_shows_measured_and_ideal_times_and_the_roofline():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["full", "static@2", "stock generate"]
 
 
+@pytest.mark.slow
 def test_bench_command(run, tmp_path):
     page = tmp_path / "page.md"
     arguments = ["--prompts", "2", "--rounds", "1", "--max-new-tokens", "12", "--context", "20"]
