@@ -133,7 +133,7 @@ class Snapshot:
 
     It notices replaced modules and tensors, moved tensors, hooks, and attributes, such as the
     active adapters of a layer of PEFT.  It does not notice weights that are changed in place,
-    which compiled code reads anyway.  A check of 270 modules was measured at 0.2 ms on one core.
+    which compiled code reads anyway.
 
     Args:
         roots: modules to watch, with all modules in them.
