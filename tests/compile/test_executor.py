@@ -182,6 +182,7 @@ def test_kernels_are_few_and_made_once():
     assert not model.compiled_executor()._kernels._refused
 
 
+@pytest.mark.slow
 def test_a_growing_reply_needs_no_further_calls_of_the_compiler():
     """The mask of each refresh has another width, and each prompt another storage offset."""
     model = HookedModel(tiny("llama", 11), layout=LAYOUT)
@@ -386,6 +387,7 @@ def test_a_head_whose_precision_changes_in_place_is_compiled_again():
         torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_one_line_gives_the_reason(tmp_path):
     command = [sys.executable, "-m", "eepolicy.cli", "generate", "What color is snow?"]
     hidden = os.environ | {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

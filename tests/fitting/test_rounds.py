@@ -361,7 +361,7 @@ def test_the_learning_rate_rises_and_falls():
 
 
 @pytest.mark.parametrize("kind", ["branch", "tuned"])
-@pytest.mark.parametrize("from_heads", [False, True])
+@pytest.mark.parametrize("from_heads", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_estimate_of_the_size_is_that_of_the_files(kind, from_heads, tmp_path):
     """The first line, before anything but the held-out replies is written."""
     lines: list[str] = []

@@ -59,6 +59,7 @@ def test_it_answers_and_speaks(pocket):
     assert all(1.0 < len(o.audio) / 16_000 < 8.0 for o in outputs)
 
 
+@pytest.mark.slow
 def test_depth_matters_and_speech_stays_uncertain(pocket):
     """Of the plain lens: without this the model could not test the paper's claims."""
     replies = (pocket.generate(q["question"]) for q in eepolicy.held_out("test")[:10])

@@ -280,5 +280,7 @@ def test_a_stock_model_is_wrapped():
     plain, wrapped = probe(stock, ids), probe(eepolicy.wrap(stock), ids)
     np.testing.assert_array_equal(plain.entropy, wrapped.entropy)
     assert len(plain.depths) == LAYERS
-    with pytest.raises(EepolicyError, match="takes a HookedModel or a transformers model"):
+    with pytest.raises(
+        EepolicyError, match="expected a causal language model of transformers; got str"
+    ):
         probe("llama", ids)
