@@ -228,9 +228,7 @@ class Backbone(LayerExecutor):
             (rows or 1, 1 or heads, tokens, start + tokens) each: bool for sdpa, additive for eager
             attention and with a bias of the keys.  None where no mask is needed.
         """
-        form = MaskForm(
-            self.parts, self.model.dtype, self.device, self.text_config._attn_implementation
-        )
+        form = MaskForm(self.parts, self.model, self.text_config._attn_implementation)
         return {
             kind: block_mask(form, kind, BlockColumns(tokens, start, valid, positions))
             for kind in set(self.parts.attention)

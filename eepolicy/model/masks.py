@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from eepolicy.heads.weights import device_of
 from eepolicy.model.families import CHUNKED, SLIDING, DecoderParts
 
 
@@ -16,14 +18,13 @@ class MaskForm:
 
     Attributes:
         parts: parts of the model: its windows, and the bias of its keys.
-        dtype: dtype of additive masks.
-        device: device of the masks.
+        model: the stock model.  Its dtype and its device are read where a mask is made: they take
+            longer than the check that none is needed.
         attention: `"sdpa"`, whose masks are of bool, or `"eager"`, whose masks are additive.
     """
 
     parts: DecoderParts
-    dtype: torch.dtype
-    device: torch.device
+    model: PreTrainedModel
     attention: str
 
 
@@ -60,21 +61,22 @@ def block_mask(form: MaskForm, kind: str, columns: BlockColumns) -> Tensor | Non
     is_causal_without = bias is None and (tokens == 1 or (start == 0 and not is_eager))
     if is_causal_without and valid is None and (reach is None or stop <= reach):
         return None
-    visible = torch.ones((tokens, stop), dtype=torch.bool, device=form.device).tril(start)[None]
+    device, dtype = device_of(form.model), form.model.dtype
+    visible = torch.ones((tokens, stop), dtype=torch.bool, device=device).tril(start)[None]
     if positions is None:
-        positions = torch.arange(stop, device=form.device)[None]
+        positions = torch.arange(stop, device=device)[None]
     if reach is not None:
         new, old = positions[:, start:, None], positions[:, None]
         near = new // reach == old // reach if kind == CHUNKED else new - old < reach
         visible = visible & near
     if valid is not None:
-        every = torch.arange(stop, device=form.device)
+        every = torch.arange(stop, device=device)
         visible = (visible & valid[:, None]) | (every == every[start:, None])
     visible = visible[:, None]
     if bias is not None:
-        summand = bias(positions)[:, :, None].to(form.dtype)
+        summand = bias(positions)[:, :, None].to(dtype)
     elif is_eager:
-        summand = torch.zeros((), dtype=form.dtype, device=form.device)
+        summand = torch.zeros((), dtype=dtype, device=device)
     else:
         return visible
-    return torch.where(visible, summand, torch.finfo(form.dtype).min)
+    return torch.where(visible, summand, torch.finfo(dtype).min)
