@@ -79,7 +79,7 @@ class HookedModel(Backbone):
         self.vocoder = vocoder
         self.card = card
         self.audio_encoder = audio_encoder
-        self._executor: tuple[CompiledExecutor, bool] | None = None
+        self._executor: CompiledExecutor | None = None
         #: costs measured so far, by whether layers are compiled; a continued run restores them
         self.measured_costs: dict[bool, LayerCosts] = {}
         check_stock_logits(self)
@@ -247,8 +247,7 @@ class HookedModel(Backbone):
             accept: which tokens of early exits stay once the full model has verified them: an
                 `Acceptance` or its spec string, `"all"` (SPAR-K, default), `"exact"` (lossless
                 up to rounding, greedy), `"sampling"` or `"block"` (likewise, for sampling),
-                `"top:5+ratio:0.3"`, and others; see
-                `eepolicy.decode.acceptance`.
+                `"top:5+ratio:0.3"`, and others; see `eepolicy.decode.acceptance`.
             config: all options of early exit; the arguments override it.
             max_pending: largest number of pending positions, or of unverified drafts, of a row.
             rebatch: whether exited rows of a batch run on: `"never"` (default), `"always"`,
@@ -360,10 +359,8 @@ class HookedModel(Backbone):
         """The executor of compiled layers; None where the model cannot be compiled."""
         if self._executor is None:
             on_cuda = self.device.type == "cuda"
-            executor = (CudaGraphExecutor if on_cuda else CompiledExecutor)(self)
-            self._executor = executor, executor.check()
-        executor, _ = self._executor
-        return executor if executor.check() else None
+            self._executor = (CudaGraphExecutor if on_cuda else CompiledExecutor)(self)
+        return self._executor if self._executor.check() else None
 
     def layer_costs(self, executor: CompiledExecutor | None = None) -> LayerCosts:
         """Seconds of a layer call on this machine, measured at the first call.

@@ -199,10 +199,10 @@ def _getter(attributes: dict[str, Any]) -> itemgetter[Any]:
 def _containers(attributes: dict[str, Any]) -> list[Any]:
     """Containers among the own attributes of a module, and in them."""
     waiting = [value for name, value in attributes.items() if name not in MODULE_ATTRIBUTES]
-    found: dict[int, Any] = {}
+    containers: dict[int, Any] = {}
     while waiting:
         value = waiting.pop()
-        if isinstance(value, CONTAINERS) and id(value) not in found:
-            found[id(value)] = value
+        if isinstance(value, CONTAINERS) and id(value) not in containers:
+            containers[id(value)] = value
             waiting += value.values() if isinstance(value, dict) else value
-    return [*found.values()]
+    return [*containers.values()]

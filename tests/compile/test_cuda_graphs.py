@@ -55,7 +55,7 @@ def spans(request, monkeypatch) -> HookedModel:
     """A model whose compiled layers run in spans and attend to unfilled columns too."""
     monkeypatch.setattr(captured, "KV_BUCKET", 16)
     model = HookedModel(tiny(request.param), layout=LAYOUT)
-    model._executor = Rerun(model), True
+    model._executor = Rerun(model)
     return model
 
 
@@ -69,7 +69,7 @@ def same(model: HookedModel, prompts, policy, options, plain=None) -> None:
 def test_replies_equal_those_of_the_stock_layers(spans, prompts):
     for policy, options in ALL:
         same(spans, prompts, policy, options)
-    assert spans._executor[0].replays > LAYERS
+    assert spans._executor.replays > LAYERS
 
 
 def test_graphs_are_few(spans):
@@ -77,7 +77,7 @@ def test_graphs_are_few(spans):
     counts = []
     for _ in range(3):
         spans.generate(ONE, "both=spark:triple@2", max_new_tokens=40, compile=True)
-        (buffer,) = spans._executor[0]._pool._spare
+        (buffer,) = spans._executor._pool._spare
         counts.append(len(buffer.replays))
     assert counts[1] == counts[2]
     # three spans (up to depth 2, after it, and all layers) and three buckets; beyond its window a
@@ -88,7 +88,7 @@ def test_graphs_are_few(spans):
 def test_the_oldest_graphs_are_dropped(spans, monkeypatch):
     monkeypatch.setattr(captured, "MAX_GRAPHS", 2)
     same(spans, ONE, "both=spark:triple@2", {})
-    (buffer,) = spans._executor[0]._pool._spare
+    (buffer,) = spans._executor._pool._spare
     assert len(buffer.replays) == 2
 
 
@@ -97,7 +97,7 @@ def test_layers_stay_compiled_where_capturing_fails():
     model = HookedModel(tiny("llama"), layout=LAYOUT)
     layers = CudaGraphExecutor(model)
     layers._kernels = UncompiledKernels()
-    model._executor = layers, True
+    model._executor = layers
     with pytest.warns(UserWarning, match="CUDA graphs are not used"):
         same(model, ONE, "spark:triple@2", {})
     with warnings.catch_warnings():
