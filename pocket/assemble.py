@@ -2,8 +2,8 @@
 
     python -m pocket.assemble WORK [--to FOLDER]
 
-It copies the model, its tokenizer, its units and the held-out questions. It writes the layout into
-`config.json`, and fits the exit heads on the model's own full-depth replies.
+It copies the model, its tokenizer, its units, its vocoder and the held-out questions. It writes the
+layout into `config.json`, and fits the exit heads on the model's own full-depth replies.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from eepolicy.fitting import FitConfig, fit, generate_replies
 from eepolicy.io import read_json, write_json
 from eepolicy.loading.pocket import load_spoken, pocket_folder
+from eepolicy.speech.units import VOCODER
 from pocket.sequences import LAYOUT
 
 TRAIN_REPLIES = 900  # replies to training questions
@@ -38,7 +39,8 @@ def copy_model(work: Path, to: Path) -> None:
     )
     for name in names:
         shutil.copy(work / "model" / name, to / name)
-    shutil.copy(work / "units.safetensors", to / "units.safetensors")
+    for name in ("units.safetensors", VOCODER):
+        shutil.copy(work / name, to / name)
     config = read_json(work / "model" / "config.json")
     config["speech_layout"] = LAYOUT.to_dict()
     write_json(to / "config.json", config, indent=2)

@@ -1,11 +1,11 @@
 """Write the pocket model's card from measured results.
 
-    eepolicy compare full --prompts 200 --mos distillmos --out WORK/full
-    python -m pocket.ceiling WORK --prompts 100
-    python -m pocket.card WORK FIRST
+    eepolicy compare full --prompts 300 --mos distillmos --out WORK/full
+    python -m pocket.ceiling WORK
+    python -m pocket.card WORK
 
 The card is `README.md` in the folder of the weights.  All measured numbers in it come from files.
-`FIRST` is the work folder of the first training, from which the second one started.
+`pocket/training.json` has what the logs of both trainings said.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from eepolicy.analysis.stats.bootstrap import Interval, paired_difference
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.hooked import HookedModel
-from eepolicy.io import read_json, write_text
+from eepolicy.io import read_json, read_jsonl, write_text
 from eepolicy.layerwise import probe
 from eepolicy.loading.pocket import held_out, load_spoken, pocket_folder
 from eepolicy.modality import Modality
-from pocket.closeness import bare, by_position, inside
+from eepolicy.speech.units import Units
+from pocket.closeness import by_position, inside
 
 PROBED = 60  # replies to probe
 
@@ -90,26 +91,25 @@ def above_ceiling(records: list[Record], errors: list[tuple[int, int]]) -> Inter
     return paired_difference((own_errors, true_errors), (own_words, true_words))
 
 
-def training(work: Path, first_work: Path) -> dict[str, Any]:
-    """Values of the card about the two trainings and their data.
-
-    Args:
-        work: work folder of the second training.
-        first_work: work folder of the first training.
-    """
-    log = read_json(work / "log.json")
-    splits, first = (read_json(folder / "pairs.json") for folder in (work, first_work))
-    first_dev = {bare(p["answer"]) for p in first["dev"]}
-    return {
-        "log": [*log[:-1][:: max(1, len(log) // 6)], log[-1]],
+def training(work: Path) -> dict[str, Any]:
+    """Values of the card about the trainings of model and vocoder, and their data."""
+    splits = read_json(work / "pairs.json")
+    vocoder = read_jsonl(work / "vocoder.jsonl")
+    trainings: dict[str, Any] = read_json(Path(__file__).with_name("training.json"))
+    return trainings | {
         "train": len(splits["train"]),
-        "first": len(first["train"]),
-        "first_log": read_json(first_work / "log.json")[-1],
-        "first_dev": sum(bare(p["answer"]) in first_dev for p in splits["test"]),
+        "vocoder_log": [*vocoder[:-1][:: max(1, len(vocoder) // 5)], vocoder[-1]],
         "in_answers": inside(splits["test"], splits["train"], "answer"),
         "in_questions": inside(splits["test"], splits["train"], "question"),
         "by_position": by_position(splits["test"]),
     }
+
+
+def vocoder_parameters(model: HookedModel) -> int:
+    """Number of parameters of the neural vocoder."""
+    assert isinstance(model.vocoder, Units)
+    assert model.vocoder.network is not None
+    return sum(p.numel() for p in model.vocoder.network.parameters())
 
 
 def render(values: dict[str, Any]) -> str:
@@ -123,7 +123,6 @@ def render(values: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
-    parser.add_argument("first", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(2)
     folder = pocket_folder()
@@ -134,7 +133,7 @@ def main() -> None:
         "lens": by_layer(model, records[:PROBED], model.lens),
         "heads": by_layer(model, records[:PROBED], model.heads),
     }
-    values = training(args.work, args.first) | {
+    values = training(args.work) | {
         "row": row,
         "ceiling": ceiling,
         "above": above_ceiling(records, ceiling["ceiling"]["errors"]),
@@ -156,6 +155,7 @@ def main() -> None:
             if (wrong := sum(not r.right_text for r in group))
         ],
         "parameters": sum(p.numel() for p in model.model.parameters()),
+        "vocoder_parameters": vocoder_parameters(model),
         "megabytes": (folder / "model.safetensors").stat().st_size / 1e6,
         "config": model.model.config,
     }

@@ -36,20 +36,35 @@ def trimmed(wave: NDArray[Any], floor: float = 0.01, margin: float = 0.05) -> ND
         floor: a sample below this share of the peak is silent.
         margin: seconds of silence to keep at each end.
     """
+    return wave[sounding(wave, floor, margin)]
+
+
+def sounding(wave: NDArray[Any], floor: float = 0.01, margin: float = 0.05) -> slice:
+    """The samples of a waveform without the silence at both ends; arguments as in `trimmed`."""
     loud = np.flatnonzero(np.abs(wave) > floor * np.abs(wave).max())
     keep = int(margin * SAMPLE_RATE)
-    return wave[max(loud[0] - keep, 0) : loud[-1] + keep]
+    return slice(max(loud[0] - keep, 0), loud[-1] + keep)
+
+
+def quoted(text: str) -> str:
+    """A text as a string of Scheme; quotation marks and backslashes are dropped."""
+    return '"' + text.replace('"', "").replace("\\", "") + '"'
+
+
+def run_festival(script: str, folder: str) -> str:
+    """Run a script of festival, written to a folder, and return what it prints."""
+    file = Path(folder, "say.scm")
+    file.write_text(script)
+    command = ["festival", "-b", str(file)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _speak_batch(batch: list[tuple[str, float]]) -> list[NDArray[Any]]:
     with tempfile.TemporaryDirectory() as folder:
         lines = [_SCRIPT.format(rate=SAMPLE_RATE)]
         for i, (text, rate) in enumerate(batch):
-            clean = text.replace('"', "").replace("\\", "")
-            lines.append(f'(say "{clean}" {rate} "{folder}/{i}.wav")')
-        script = Path(folder, "say.scm")
-        script.write_text("\n".join(lines))
-        subprocess.run(["festival", "-b", str(script)], check=True, capture_output=True)
+            lines.append(f'(say {quoted(text)} {rate} "{folder}/{i}.wav")')
+        run_festival("\n".join(lines), folder)
         return [trimmed(soundfile.read(f"{folder}/{i}.wav")[0]) for i in range(len(batch))]
 
 

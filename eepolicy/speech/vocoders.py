@@ -1,35 +1,41 @@
-"""Vocoders turn speech units into waveforms: the protocol, and those of the paper's two models.
-
-The latter call the authors' packages, which must be installed.  This package contains none of
-their code.
-"""
+"""Vocoders turn speech units into waveforms: the protocol, and what a vocoder can have."""
 
 from __future__ import annotations
 
-import importlib
-import io
-import uuid
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Protocol, runtime_checkable
 
-import soundfile
-import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
 from eepolicy.speech.audio import resampled
+from eepolicy.speech.mel import SAMPLE_RATE
 
 
+@runtime_checkable
 class Vocoder(Protocol):
     """Decodes units into a waveform.
+
+    A vocoder whose sound is not at 16 kHz has an attribute `sampling_rate`, in samples per second.
 
     A vocoder can also have a `codebook`, (units, features), with acoustic features of each unit.
     The acceptance rule `acoustic` and acoustic distances need it.
     """
 
     def decode(self, units: Tensor) -> Tensor:
-        """Decode units (units,), counted from 0, into (samples,) at 16 kHz; empty for none."""
+        """Decode units (units,), counted from 0, into (samples,); empty for none."""
+        ...
+
+
+@runtime_checkable
+class StreamingVocoder(Vocoder, Protocol):
+    """A vocoder that can also decode units while they arrive.
+
+    An attribute `stream_chunk` gives the number of units that it wants at once; 8 without one.
+    """
+
+    def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode chunks of units, (units,) each, into pieces (samples,)."""
         ...
 
 
@@ -38,99 +44,65 @@ def codebook_of(vocoder: Vocoder | None) -> Tensor | None:
     return getattr(vocoder, "codebook", None)
 
 
-def _authors(module: str, source: str, packages: str) -> Any:
-    """Import a module from a model's authors.
+def required_vocoder(vocoder: Vocoder | None) -> Vocoder:
+    """Return the vocoder of a model.
 
     Raises:
-        EepolicyError: the module or one of its packages is missing; the message says what to
-            install.
+        EepolicyError: the model has none.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
+    if vocoder is None:
+        raise EepolicyError("the model has no vocoder: pass one to HookedModel(vocoder=...)")
+    return vocoder
+
+
+def sampling_rate_of(vocoder: Vocoder | None) -> int:
+    """Samples per second of the sound of a vocoder; 16,000 unless it says otherwise."""
+    return int(getattr(vocoder, "sampling_rate", SAMPLE_RATE))
+
+
+def check_units(units: Tensor, num_codes: int) -> None:
+    """Refuse units that are not in a codebook.
+
+    Args:
+        units: (units,) of integers.
+        num_codes: number of units in the codebook.
+
+    Raises:
+        EepolicyError: with the smallest and the largest unit.
+    """
+    if len(units) and (units.min() < 0 or units.max() >= num_codes):
         raise EepolicyError(
-            f"no module {error.name!r}: clone {source}, add its folder to PYTHONPATH, and install "
-            f"the packages {packages}"
-        ) from error
-
-
-@dataclass(frozen=True)
-class StepVoice:
-    """The vocoder of Step-Audio-2-mini: its authors' `Token2wav`.
-
-    Attributes:
-        folder: the folder `token2wav` of the model's checkpoint.
-        voice: audio file with the voice to imitate.
-    """
-
-    folder: Path
-    voice: Path
-    _loaded: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_loaded": {}}  # another process loads the authors' model itself
-
-    def decode(self, units: Tensor) -> Tensor:
-        """Decode units (units,) into (samples,) at 16 kHz.
-
-        Raises:
-            EepolicyError: the authors' package is missing.
-        """
-        if not len(units):
-            return torch.zeros(0)
-        if not self._loaded:
-            module = _authors(
-                "token2wav",
-                "https://github.com/stepfun-ai/Step-Audio2",
-                "torchaudio s3tokenizer onnxruntime hyperpyyaml diffusers",
-            )
-            self._loaded["vocoder"] = module.Token2wav(str(self.folder))
-        audio = self._loaded["vocoder"](units.tolist(), prompt_wav=str(self.voice))
-        wave, rate = soundfile.read(io.BytesIO(audio), dtype="float32", always_2d=True)
-        return resampled(wave.mean(1), rate)
-
-
-@dataclass(frozen=True)
-class GlmVoice:
-    """The vocoder of GLM-4-Voice: its authors' `AudioDecoder`.
-
-    Attributes:
-        folder: folder of the checkpoint `glm-4-voice-decoder`, with `config.yaml`,
-            `flow.pt` and `hift.pt`.
-        device: device that it runs on.
-    """
-
-    folder: Path
-    device: str = "cuda"
-    _loaded: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_loaded": {}}  # another process loads the authors' model itself
-
-    #: samples per second, as in the authors' demo
-    RATE = 22_050
-
-    def decode(self, units: Tensor) -> Tensor:
-        """Decode units (units,) into (samples,) at 16 kHz.
-
-        Raises:
-            EepolicyError: the authors' package is missing.
-        """
-        if not len(units):
-            return torch.zeros(0)
-        if not self._loaded:
-            module = _authors(
-                "flow_inference",
-                "https://github.com/zai-org/GLM-4-Voice with its submodules",
-                "torchaudio hyperpyyaml matcha-tts",
-            )
-            files = [str(self.folder / name) for name in ("config.yaml", "flow.pt", "hift.pt")]
-            self._loaded["vocoder"] = module.AudioDecoder(*files, device=self.device)
-        speech, _ = self._loaded["vocoder"].token2wav(
-            units[None].to(self.device),
-            uuid=str(uuid.uuid4()),
-            prompt_token=torch.zeros(1, 0, dtype=torch.int64, device=self.device),
-            prompt_feat=torch.zeros(1, 0, 80, device=self.device),
-            finalize=True,
+            f"units are 0 to {num_codes - 1}; got {int(units.min())} to {int(units.max())}"
         )
-        return resampled(speech.float().cpu().flatten().numpy(), self.RATE)
+
+
+def check_codebook(codebook: Tensor | None, what: str) -> None:
+    """Refuse a codebook that is not (units, features) of finite numbers.
+
+    Args:
+        codebook: features of each unit; None is right.
+        what: what the codebook belongs to, for the message.
+
+    Raises:
+        EepolicyError: with the shape, or that a number is not finite.
+    """
+    if codebook is None:
+        return
+    if codebook.ndim != 2 or not codebook.numel() or not codebook.is_floating_point():
+        raise EepolicyError(
+            f"{what}: expected a codebook (units, features) of real numbers; got "
+            f"{tuple(codebook.shape)} of {codebook.dtype}"
+        )
+    if not bool(codebook.isfinite().all()):
+        raise EepolicyError(f"{what}: a number in the codebook is nan or infinite")
+
+
+def decode_at(vocoder: Vocoder, units: Tensor, rate: int = SAMPLE_RATE) -> Tensor:
+    """Decode units (units,) into (samples,) at a sampling rate.
+
+    Args:
+        vocoder: the vocoder.
+        units: speech units.
+        rate: samples per second; by default 16,000, which speech recognition and ratings need.
+    """
+    return resampled(vocoder.decode(units), sampling_rate_of(vocoder), rate)

@@ -27,6 +27,7 @@ from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.loading import pocket_folder
 from eepolicy.speech import asr, mos
+from eepolicy.speech.units import Units
 
 QUESTION = "What is the capital of France?"
 #: a comparison in this process alone, without compiling
@@ -38,23 +39,32 @@ def test_it_is_a_stock_model_within_its_bounds(pocket):
     assert type(stock).__name__ == "LlamaForCausalLM"
     assert stock.config.num_hidden_layers >= 20
     size = sum(f.stat().st_size for f in pocket_folder().iterdir())
-    assert size < 50e6
+    assert size < 55e6  # model 32 MB, heads 10, vocoder 5, units 3
 
 
-def test_full_depth_is_stock_generate(pocket):
-    for question in [q["question"] for q in eepolicy.held_out("test")[:3]]:
-        prompt = pocket.encode(question)
-        expected = pocket.model.generate(
-            prompt[None], attention_mask=torch.ones_like(prompt)[None], do_sample=False
-        )[0, len(prompt) :]
-        assert pocket.generate(question).tokens.tolist() == expected.tolist()
+#: numbers of test questions; all but one are slow
+NUMBERS = [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))]
 
 
-def test_it_answers_and_speaks(pocket):
-    questions = eepolicy.held_out("test")[:60]
+@pytest.mark.parametrize("number", NUMBERS)
+def test_full_depth_is_stock_generate(pocket, number):
+    question = eepolicy.held_out("test")[number]["question"]
+    prompt = pocket.encode(question)
+    expected = pocket.model.generate(
+        prompt[None], attention_mask=torch.ones_like(prompt)[None], do_sample=False
+    )[0, len(prompt) :]
+    assert pocket.generate(question).tokens.tolist() == expected.tolist()
+
+
+# measured 18 and 53; the model card says how often on 200
+@pytest.mark.parametrize(
+    ("count", "least"), [(20, 16), pytest.param(60, 49, marks=pytest.mark.slow)]
+)
+def test_it_answers_and_speaks(pocket, count, least):
+    questions = eepolicy.held_out("test")[:count]
     outputs = pocket.generate([q["question"] for q in questions])
     right = sum(is_right(o.text, q["keys"]) for o, q in zip(outputs, questions, strict=True))
-    assert right >= 49  # measured 53; the model card says how often on 200
+    assert right >= least
     assert all(o.ended for o in outputs)
     assert all(1.0 < len(o.audio) / 16_000 < 8.0 for o in outputs)
 
@@ -97,11 +107,12 @@ def test_a_schedule_saves_the_layer_calls_it_says(pocket):
     assert triple.trace.mean_depth("speech") < 17
 
 
-def test_exact_acceptance_says_what_the_full_model_says(pocket):
-    for question in [q["question"] for q in eepolicy.held_out("test")[3:6]]:
-        full = pocket.generate(question)
-        exact = pocket.generate(question, "spark:triple@14", accept="exact")
-        assert exact.tokens.tolist() == full.tokens.tolist()
+@pytest.mark.parametrize("number", NUMBERS)
+def test_exact_acceptance_says_what_the_full_model_says(pocket, number):
+    question = eepolicy.held_out("test")[number]["question"]
+    full = pocket.generate(question)
+    exact = pocket.generate(question, "spark:triple@14", accept="exact")
+    assert exact.tokens.tolist() == full.tokens.tolist()
 
 
 def test_the_shipped_units_keep_what_they_stand_for(pocket):
@@ -127,6 +138,7 @@ def test_generate_command_as_installed(tmp_path):
     assert len(wave) > rate
 
 
+@pytest.mark.slow
 def test_compare_command_resumes_and_reports(run, tmp_path):
     folder = tmp_path / "report"
     rows = ["static@16", "spark:even@12"]
@@ -154,6 +166,7 @@ def test_compare_command_resumes_and_reports(run, tmp_path):
     assert {file.stem for file in (folder / "audio").glob("*.flac")} == keys
 
 
+@pytest.mark.slow
 def test_without_ears_it_says_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setattr(asr, "missing_asr", lambda *_: "install speech recognition")
     folder = tmp_path / "report"
@@ -209,7 +222,10 @@ def page_data(folder):
         ),
         (["generate", "Hello?", "--policy", "spark"], "is no policy"),
         (["generate", "Hello?", "--out", "{tmp}/none/a.wav"], "there is no folder"),
-        (["generate", "Hello?", "--max-new-tokens", "0"], "max_new_tokens is at least 1"),
+        (
+            ["generate", "Hello?", "--max-new-tokens", "0"],
+            "max_new_tokens: expected 1 or more",
+        ),
         (["generate", "Hello?", "--accept", "most"], "is no acceptance"),
         (["generate", "Hello?", "--fill", "copy"], "a fill is one of: catch_up, mask, propagate"),
     ],
@@ -237,13 +253,19 @@ def test_mistakes_in_python_get_a_sentence(pocket):
     for call, sentence in [
         (lambda: pocket.generate(torch.zeros(2, 3, 4, dtype=torch.long)), "one row of ids"),
         (lambda: pocket.generate(torch.tensor([99_999])), "ids are 0 to 5119"),
-        (lambda: pocket.generate([1.5, 7]), "a question in text, or a row of ids; got 1.5"),
-        (lambda: pocket.generate(torch.tensor([[1.0]])), "a question in text, or a row of ids"),
+        (
+            lambda: pocket.generate([1.5, 7]),
+            "a question in text, or a row of ids; got 1.5",
+        ),
+        (lambda: pocket.generate(torch.tensor([[1.0]])), "a waveform is one channel"),
         (lambda: pocket.generate(torch.tensor([1.0])), "this model has no audio encoder"),
         (lambda: pocket.generate([]), "the list of prompts is empty"),
-        (lambda: pocket.generate("Hi", 7), "policy is a spec string or an instance of ExitPolicy"),
+        (
+            lambda: pocket.generate("Hi", 7),
+            "policy: expected an instance of ExitPolicy",
+        ),
         (lambda: pocket.generate("Hi", "static@30"), "the model has depths 1 to 20"),
-        (lambda: pocket.generate("Hi", temperature=0.0), "has to be a strictly positive float"),
+        (lambda: pocket.generate("Hi", temperature=0.0), "temperature: expected greater than 0"),
         (lambda: pocket.generate("Hi", num_beams=2), "beam search is not supported"),
         (lambda: pocket.generate("Hi").trace.mean_depth("sound"), "'text' or 'speech'"),
         (lambda: eepolicy.held_out("train"), "the held-out splits are test, dev"),
@@ -266,7 +288,7 @@ def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
     )
     records = folder / "records.jsonl"
     for _ in range(1200):
-        if records.exists() and len(records.read_text().splitlines()) >= 2:
+        if records.exists() and len(records.read_text().splitlines()) >= 40:
             break
         time.sleep(0.1)
     try:
@@ -316,18 +338,24 @@ def test_its_speech_is_understood(pocket):
     outputs = [pocket.generate(q["question"]) for q in questions]
     counts = [word_errors(o.text, whisper.transcribe(o.audio)) for o in outputs]
     errors, total = map(sum, zip(*counts, strict=True))
-    assert errors / total < 0.12  # measured 0.089; the model card has the figure of 200
+    assert errors / total < 0.12  # the model card has the figure of 300: 0.060
 
 
 @pytest.mark.slow
-def test_its_speech_is_rated(pocket):
-    """Speech played backwards is rated lower; white noise is not, as the card says."""
+def test_a_rater_tells_its_voice_from_griffin_lim_and_noise(pocket):
     if mos.missing_mos():
         pytest.skip(mos.missing_mos())
-    rater = mos.DistillMos()
-    waves = [pocket.generate(q["question"]).audio for q in eepolicy.held_out("test")[:4]]
-    for wave in waves:  # measured 1.8 to 2.2 against 1.3 to 1.5
-        assert 1.0 <= rater.rate(wave.flip(0)) < rater.rate(wave) <= 5.0
+    rater, plain = mos.DistillMos(), Units(pocket.vocoder.codebook)
+    noise = torch.Generator().manual_seed(0)
+    ratings = []
+    for question in eepolicy.held_out("test")[:6]:
+        units = pocket.generate(question["question"]).units
+        wave = pocket.vocoder.decode(units)
+        others = (plain.decode(units), 0.1 * torch.randn(len(wave), generator=noise), wave.flip(0))
+        ratings.append([rater.rate(w) for w in (wave, *others)])
+    voice, griffin_lim, white, backwards = np.mean(ratings, axis=0)
+    # the card has the ratings of 100 answers: 3.1 against 2.0 and 2.2
+    assert voice > 2.7 > max(griffin_lim, white, backwards)
 
 
 @pytest.mark.slow
