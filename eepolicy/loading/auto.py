@@ -7,38 +7,44 @@ from typing import Any
 
 import torch
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
 from eepolicy.loading.cards import card_named, shipped_cards
+from eepolicy.loading.codecs import codec_for
 from eepolicy.loading.convert import CARD, load_converted, load_with_card
 from eepolicy.loading.hub import fetch, fetch_config, hub_options
-from eepolicy.loading.huggingface import heads_named, load_text, read_config
+from eepolicy.loading.huggingface import check_config, heads_named, load_text, read_config
 from eepolicy.loading.pocket import load_spoken, pocket_folder
+from eepolicy.loading.streams import check_one_stream
 from eepolicy.loading.threads import set_threads
-from eepolicy.loading.upstream import glm4_voice, step_audio2
+from eepolicy.loading.upstream import covo_audio, glm4_voice, step_audio2
 from eepolicy.speech.model_card import ModelCard
 
 #: for each model type in its authors' layout: the module that reads it, and the name of its card
 UPSTREAM = {
+    covo_audio.MODEL_TYPE: (covo_audio, "covo-audio-chat"),
     glm4_voice.MODEL_TYPE: (glm4_voice, "glm-4-voice"),
     step_audio2.MODEL_TYPE: (step_audio2, "step-audio-2-mini"),
 }
 
 
+@checked("threads")
 def load(
-    name: str = "pocket",
+    name: str | Path = "pocket",
     dtype: torch.dtype = torch.float32,
     card: str | Path | ModelCard | None = None,
     threads: int | str | None = None,
     heads: str | Path | None = None,
+    vocoder: str | Path | None = None,
     **options: Any,
 ) -> HookedModel:
     """Load a model that can decode, and speak if it is a speech model.
 
     Args:
         name: `"pocket"`, a folder, or an id on the Hugging Face Hub.  The checkpoint is
-            GLM-4-Voice or Step-Audio-2-mini as their authors publish it, a folder that
-            `eepolicy convert` wrote, or any causal language model of a supported family.
+            GLM-4-Voice, Step-Audio-2-mini or Covo-Audio-Chat as their authors publish it, a folder
+            that `eepolicy convert` wrote, or any causal language model of a supported family.
         dtype: dtype of the weights.
         card: for a speech model whose config does not describe its speech: the name of a shipped
             card (see `eepolicy models`), a TOML file, or a `ModelCard`.
@@ -49,6 +55,9 @@ def load(
         heads: exit heads: a kind such as `"branch"` or `"tuned"` of those in the model's folder,
             `"lens"` for the logit lens, a file that `eepolicy fit` wrote, or an id on the Hub.  By
             default the preferred head of each depth of the model, or the logit lens if it has none.
+        vocoder: codec of transformers that makes the sound, for a card that names one: its folder,
+            its id on the Hub, or `"auto"` for the id in the card.  By default the model has no
+            vocoder, unless its folder contains one.
         **options: options of `from_pretrained`, such as `device_map`, `attn_implementation`,
             `quantization_config` and `revision`.
 
@@ -57,13 +66,14 @@ def load(
 
     Raises:
         EepolicyError: the model does not exist or is incomplete, or the card or the heads belong to
-            another model; or `threads` is no number of threads.
+            another model; the codec cannot be loaded; or `threads` is no number of threads.
 
     Examples:
         >>> import eepolicy
         >>> eepolicy.load("pocket", threads="auto").depth
         20
     """
+    name = str(name)
     source = pocket_folder() if name == "pocket" else Path(name)
     if source.is_dir():  # where the files are is then known
         source /= options.pop("subfolder", "")
@@ -72,6 +82,8 @@ def load(
     model = _load(name, dtype, card, options)
     if heads is not None:
         model.heads = heads_named(heads, model, name, **hub_options(options))
+    if vocoder is not None:
+        model.vocoder = codec_for(model, vocoder)
     if threads is not None:
         set_threads(model.model, threads)
     return model
@@ -85,8 +97,13 @@ def _load(
     folder, hub = Path(name), hub_options(options)
     is_local = folder.exists()
     if is_local and not (folder / "config.json").is_file():
-        raise EepolicyError(f"{folder} has no config.json: give the folder of a model")
-    config = read_config(folder / "config.json" if is_local else fetch_config(name, **hub))
+        inner = [f"{f.parent}" for f in sorted(folder.glob("*/config.json"))]
+        hint = f", such as {inner[0]}" if inner else ""
+        raise EepolicyError(f"{folder} has no config.json: give the folder of a model{hint}")
+    file = folder / "config.json" if is_local else fetch_config(name, **hub)
+    config = read_config(file)
+    check_config(config, file)
+    check_one_stream(config, name)
     if config.get("model_type") in UPSTREAM:
         unsupported = sorted(options.keys() - hub.keys())
         if unsupported:
@@ -102,10 +119,10 @@ def _load(
         return model
     if given is not None:
         return load_with_card(folder if is_local else name, dtype, given, **options)
+    rest = {k: v for k, v in options.items() if k not in hub}  # for files that are fetched
     if "speech_layout" in config:
-        return load_spoken(folder if is_local else fetch(name, **hub), dtype)
+        return load_spoken(folder if is_local else fetch(name, **hub), dtype, **rest)
     if CARD in config:
-        rest = {k: v for k, v in options.items() if k not in hub}  # the files are fetched
         return load_converted(folder if is_local else fetch(name, **hub), dtype, **rest)
     shipped = next((c for c in shipped_cards().values() if c.source == name), None)
     if shipped is not None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.resources import files
 from pathlib import Path
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
-from eepolicy.io import read_text
+from eepolicy.io import read_toml
 from eepolicy.speech.model_card import ModelCard
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def read_card(file: Path) -> ModelCard:
@@ -23,11 +18,7 @@ def read_card(file: Path) -> ModelCard:
         EepolicyError: the file is missing or is not TOML; or a field is missing or unknown, or has
             a wrong type or range.
     """
-    try:
-        data = tomllib.loads(read_text(file))
-    except tomllib.TOMLDecodeError as error:
-        raise EepolicyError(f"{file} is not a model card in TOML: {error}") from error
-    return ModelCard.from_dict(data, str(file))
+    return ModelCard.from_dict(read_toml(file, "a model card"), str(file))
 
 
 def shipped_cards() -> dict[str, ModelCard]:
@@ -36,6 +27,7 @@ def shipped_cards() -> dict[str, ModelCard]:
     return {file.stem: read_card(file) for file in sorted(folder.glob("*.toml"))}
 
 
+@checked()
 def card_named(card: str | Path | ModelCard) -> ModelCard:
     """Return the card that a name or a file stands for; a card is returned unchanged.
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import AudioEncoderEntry, parse
+from eepolicy.formats import parse
 from eepolicy.hooked import HookedModel
 from eepolicy.io import write_atomically
+from eepolicy.loading.formats import AudioEncoderEntry
 from eepolicy.loading.hub import hub_options
 from eepolicy.loading.huggingface import read_config, read_model, read_tokenizer, with_heads
-from eepolicy.loading.upstream.checkpoint import NativeModel, load_native
+from eepolicy.loading.upstream.checkpoint import NativeModel, keep_name, load_native
+from eepolicy.loading.upstream.glm_speech_tokenizer import add_speech_tokenizer, beside
 from eepolicy.speech.audio_prompt import AudioPrompt
+from eepolicy.speech.covo_audio_encoder import CovoAudioEncoder, CovoAudioEncoderConfig
+from eepolicy.speech.glm_speech_tokenizer import UnitPrompt
 from eepolicy.speech.model_card import ModelCard
+from eepolicy.speech.phonemes import EspeakPhonemizer
 from eepolicy.speech.step_audio2_encoder import StepAudio2Encoder, StepAudio2EncoderConfig
 
+#: audio encoders by their name in `config.json`: what reads their sizes, and what makes them
+AUDIO_ENCODERS: dict[str, tuple[Any, Callable[[Any], nn.Module]]] = {
+    "step_audio_2": (StepAudio2EncoderConfig, StepAudio2Encoder),
+    "covo_audio": (CovoAudioEncoderConfig, CovoAudioEncoder.make),
+}
 #: keys of `config.json` in a converted folder
 CARD, AUDIO_ENCODER = "speech_card", "speech_audio_encoder"
 #: folder of the audio encoder's weights in a converted folder
@@ -47,9 +59,14 @@ def load_with_card(
     if entry is not None:
         where = f"{name}/config.json: {AUDIO_ENCODER}"
         folder = Path(name) / AUDIO_ENCODER_FOLDER
-        audio_encoder = _load_encoder(folder, dtype, parse(AudioEncoderEntry, entry, where))
+        audio_encoder = _load_encoder(folder, dtype, parse(AudioEncoderEntry, entry, where), where)
         audio_encoder.encoder.to(model.device)  # type: ignore[attr-defined]
     hooked = HookedModel(model, layout, tokenizer, card=card, audio_encoder=audio_encoder)
+    speech_tokenizer = None if card.audio_start is None else beside(Path(name))
+    if speech_tokenizer is not None:
+        add_speech_tokenizer(hooked, speech_tokenizer)
+    if card.phonemes is not None:
+        hooked.phonemizer = EspeakPhonemizer(card.phonemes)
     return with_heads(hooked, name, **hub)
 
 
@@ -83,7 +100,8 @@ def save_converted(model: HookedModel, folder: Path) -> None:
     """Write a speech model in Hugging Face format.
 
     `config.json` contains the card.  A subfolder contains the audio encoder.  The folder loads
-    with every option of `from_pretrained`: sharded, quantized, on several devices.
+    with every option of `from_pretrained`: sharded, quantized, on several devices.  A speech
+    tokenizer stays in its own folder, beside this one.
 
     Args:
         model: a model with a card and a tokenizer.
@@ -98,12 +116,14 @@ def save_converted(model: HookedModel, folder: Path) -> None:
         )
     check_new_folder(folder)
     entries = {CARD: model.card.to_dict()}
-    if model.audio_encoder is not None:
+    has_encoder = not isinstance(model.audio_encoder, UnitPrompt | None)
+    if has_encoder:
+        assert model.audio_encoder is not None
         encoder = model.audio_encoder.encoder
-        assert isinstance(encoder, StepAudio2Encoder)
+        kind = _kind_of(encoder)
         ids = {name: getattr(model.audio_encoder, name) for name in ("start", "patch", "end")}
-        sizes = vars(encoder.config)
-        entries[AUDIO_ENCODER] = AudioEncoderEntry(**ids, sizes=sizes).model_dump()
+        sizes = dict(vars(encoder.config))  # type: ignore[attr-defined]
+        entries[AUDIO_ENCODER] = AudioEncoderEntry(**ids, sizes=sizes, kind=kind).model_dump()
     for name, entry in entries.items():
         setattr(model.model.config, name, entry)
     try:
@@ -112,8 +132,8 @@ def save_converted(model: HookedModel, folder: Path) -> None:
     finally:
         for name in entries:
             delattr(model.model.config, name)
-    if model.audio_encoder is not None:
-        assert isinstance(encoder, StepAudio2Encoder)
+    if has_encoder:
+        assert isinstance(encoder, nn.Module)
         (folder / AUDIO_ENCODER_FOLDER).mkdir()
         weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
         write_atomically(
@@ -123,8 +143,27 @@ def save_converted(model: HookedModel, folder: Path) -> None:
         )
 
 
-def _load_encoder(folder: Path, dtype: torch.dtype, entry: AudioEncoderEntry) -> AudioPrompt:
-    sizes = StepAudio2EncoderConfig.from_dict(entry.sizes)
-    native = NativeModel(lambda: StepAudio2Encoder(sizes), lambda key, tensor: [(key, tensor)])
+def _load_encoder(
+    folder: Path, dtype: torch.dtype, entry: AudioEncoderEntry, where: str
+) -> AudioPrompt:
+    native: NativeModel[Any] = NativeModel(lambda: _make_encoder(entry, where), keep_name)
     encoder = load_native(native, folder, dtype)
     return AudioPrompt(encoder, entry.start, entry.patch, entry.end)
+
+
+def _make_encoder(entry: AudioEncoderEntry, where: str) -> nn.Module:
+    """The encoder of an entry of `config.json`, with new weights."""
+    config, make = AUDIO_ENCODERS[entry.kind]
+    return make(config.from_dict(entry.sizes, where))
+
+
+def _kind_of(encoder: object) -> Any:
+    """The name of an audio encoder in `config.json`."""
+    sizes = getattr(encoder, "config", None)
+    kinds = [kind for kind, (config, _) in AUDIO_ENCODERS.items() if isinstance(sizes, config)]
+    if not kinds:
+        raise EepolicyError(
+            f"{type(encoder).__name__} is no audio encoder that can be written; there are "
+            f"{', '.join(AUDIO_ENCODERS)}"
+        )
+    return kinds[0]

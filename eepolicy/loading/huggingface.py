@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -15,19 +16,25 @@ from transformers import (
 )
 
 from eepolicy.errors import EepolicyError
+from eepolicy.formats import parse
 from eepolicy.heads import KINDS, ExitHead, load_heads, load_predictor
 from eepolicy.hooked import HookedModel
 from eepolicy.io import read_json
+from eepolicy.loading import head_bias
+from eepolicy.loading.formats import ModelSizes
 from eepolicy.loading.hub import fetch_optional, first_line, hub_options
 
 #: errors that transformers and safetensors raise for damaged or unsuitable files
 READ_ERRORS = (
     SafetensorError,
     AttributeError,
+    ArithmeticError,
+    AssertionError,
     ImportError,
     LookupError,
     OSError,
     RuntimeError,
+    StrictDataclassError,
     TypeError,
     ValueError,
 )
@@ -50,31 +57,45 @@ def read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def read_model(name: str | Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+def check_config(config: dict[str, Any], file: str | Path) -> None:
+    """Refuse a config whose sizes are no sizes; transformers checks few of them.
+
+    Args:
+        config: what `read_config` returns.
+        file: the file, for the message.
+
+    Raises:
+        EepolicyError: with the key, what is expected and what was given.
+    """
+    parse(ModelSizes, {k: v for k, v in config.items() if k in ModelSizes.model_fields}, str(file))
+
+
+def read_model(
+    name: str | Path, dtype: torch.dtype, kind: Any = AutoModelForCausalLM, **options: Any
+) -> PreTrainedModel:
     """Load a stock model and check that no weight is missing.
 
     Args:
         name: a folder, or an id on the Hugging Face Hub.
         dtype: dtype of the weights.
+        kind: class of transformers that reads it.
         **options: options of `from_pretrained`, such as `device_map`, `attn_implementation` and
             `quantization_config`.
 
     Raises:
         EepolicyError: the checkpoint does not exist, or is damaged or incomplete.
     """
+    stock: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    stock |= {"dtype": dtype, "output_loading_info": True, **options}
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
+        model, loading = kind.from_pretrained(name, **stock)
+        if head_bias.KEY in loading.get("unexpected_keys", ()):
+            biased = head_bias.with_head_bias(type(model))
+            model, loading = biased.from_pretrained(name, **stock)
+            head_bias.bound_bias(model)
     except READ_ERRORS as error:
-        raise EepolicyError(
-            f"{name} cannot be loaded as a causal language model: {first_line(error)}"
-        ) from error
+        what = "a causal language model" if kind is AutoModelForCausalLM else kind.__name__
+        raise EepolicyError(f"{name} cannot be loaded as {what}: {first_line(error)}") from error
     missing = sorted({*loading["missing_keys"], *(k for k, *_ in loading["mismatched_keys"])})
     if missing:
         raise EepolicyError(
@@ -130,6 +151,9 @@ def file_of(name: str | Path, file: str, **hub: Any) -> Path | None:
         name: a folder, or an id on the Hugging Face Hub.
         file: name of the file.
         **hub: options of `eepolicy.loading.hub.HUB_OPTIONS`.
+
+    Raises:
+        EepolicyError: the Hub cannot say whether the file exists, or the download fails.
     """
     if Path(name).is_dir():
         path = Path(name) / file
@@ -144,6 +168,9 @@ def with_heads(hooked: HookedModel, name: str | Path, **hub: Any) -> HookedModel
         hooked: the model.
         name: its folder, or its id on the Hugging Face Hub.
         **hub: options of `eepolicy.loading.hub.HUB_OPTIONS`.
+
+    Raises:
+        EepolicyError: the Hub cannot say whether there are heads, or they belong to another model.
     """
     heads, predictor = file_of(name, HEADS, **hub), file_of(name, PREDICTOR, **hub)
     if heads is not None:
@@ -179,11 +206,20 @@ def heads_named(heads: str | Path, hooked: HookedModel, name: str | Path, **hub:
     if Path(heads).is_file():
         return load_heads(heads, hooked.lens, hooked.model)
     is_repository = isinstance(heads, str) and heads.count("/") == 1 and heads[0] not in "./~"
-    fetched = fetch_optional(str(heads), HEADS) if is_repository else None
+    fetched, failure = None, None
+    try:
+        fetched = fetch_optional(str(heads), HEADS) if is_repository else None
+    except EepolicyError as error:
+        failure = error
     if fetched is None:
+        why = f": {failure}" if failure else ""
         raise EepolicyError(
             f"heads are 'lens', a kind ({', '.join(KINDS.names())}), a file, or an id on the "
             f"Hugging Face Hub; got {str(heads)!r}, which is no file"
-            + (f", and no repository with {HEADS} that can be reached" if is_repository else "")
-        )
+            + (
+                f", and no repository with {HEADS} that can be reached{why}"
+                if is_repository
+                else ""
+            )
+        ) from failure
     return load_heads(fetched, hooked.lens, hooked.model)

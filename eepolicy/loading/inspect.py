@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    CsmForConditionalGeneration,
+    PreTrainedConfig,
+)
 
 from eepolicy.errors import EepolicyError
 from eepolicy.loading.auto import UPSTREAM
 from eepolicy.loading.cards import shipped_cards
 from eepolicy.loading.convert import AUDIO_ENCODER_FOLDER, CARD
-from eepolicy.loading.huggingface import READ_ERRORS, has_tokenizer, read_config, read_tokenizer
+from eepolicy.loading.findings import (
+    Finding,
+    finding_of,
+    inspect_additions,
+    inspect_spoken,
+    inspect_weights,
+)
+from eepolicy.loading.huggingface import (
+    READ_ERRORS,
+    check_config,
+    has_tokenizer,
+    read_config,
+    read_tokenizer,
+)
+from eepolicy.loading.streams import CODEBOOK_MODELS, refusal
 from eepolicy.loading.upstream.checkpoint import load_native, read_shapes
 from eepolicy.model.families import FAMILIES
+from eepolicy.model.kv_cache import numbers_per_token
 from eepolicy.speech.model_card import ModelCard
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        ok: whether the check passed.
-        sentence: the result in words.
-    """
-
-    ok: bool
-    sentence: str
-
-
 def inspect(folder: Path) -> Iterator[Finding]:
-    """Check a checkpoint without reading its weights.
+    """Check a checkpoint, with one weight in memory at a time.
 
     Args:
         folder: folder of the checkpoint.
@@ -44,6 +50,7 @@ def inspect(folder: Path) -> Iterator[Finding]:
     """
     try:
         config = read_config(folder / "config.json")
+        check_config(config, folder / "config.json")
     except EepolicyError as error:
         yield Finding(False, str(error))
         return
@@ -67,8 +74,13 @@ def inspect(folder: Path) -> Iterator[Finding]:
 
 def _inspect_stock(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
     """Findings on a checkpoint in Hugging Face format."""
-    family = config.get("model_type")
-    if family in FAMILIES:
+    family, reason = config.get("model_type"), refusal(config)
+    if reason is not None:
+        yield Finding(False, reason)
+        return
+    if family in CODEBOOK_MODELS:
+        yield Finding(True, f"{family}, with several codebooks: load it with load_codebooks")
+    elif family in FAMILIES:
         yield Finding(True, f"{family} in Hugging Face format, a family with an adapter")
     else:
         supported = ", ".join(sorted(FAMILIES.names()))
@@ -78,12 +90,20 @@ def _inspect_stock(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
         weights = sum(tensor.numel() for part in parts for _, _, tensor in read_shapes(part))
         stock = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         yield _memory(weights, stock)
+        several = family in CODEBOOK_MODELS
+        kind = CsmForConditionalGeneration if several else AutoModelForCausalLM
+        yield from inspect_weights(folder, kind)
     except (EepolicyError, *READ_ERRORS) as error:
         yield Finding(False, str(error))
-    if CARD in config:
-        yield Finding(True, f"its config has the card {config[CARD].get('name')}")
+    yield from inspect_additions(folder, config)
+    if family in CODEBOOK_MODELS:
+        if not has_tokenizer(folder):
+            yield Finding(True, "no tokenizer: prompts must be ids")
+    elif CARD in config:
+        with_card = ModelCard.from_dict
+        yield finding_of(lambda: f"its config has the card {with_card(config[CARD], CARD).name}")
     elif "speech_layout" in config:
-        yield Finding(True, "a speech model in the pocket model's format")
+        yield finding_of(lambda: inspect_spoken(folder, config))
     elif not has_tokenizer(folder):
         yield Finding(True, "no tokenizer: prompts must be ids")
     else:
@@ -114,9 +134,7 @@ def _inspect_cards(folder: Path, config: dict[str, Any]) -> Iterator[Finding]:
 
 def _memory(weights: int, config: PreTrainedConfig) -> Finding:
     """The memory of the weights, and of the KV cache per token."""
-    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cached = 2 * config.num_hidden_layers * heads * size
+    cached = config.num_hidden_layers * numbers_per_token(config)
     return Finding(
         True,
         f"{weights / 1e6:,.1f} million weights: {2 * weights / 1e9:.3f} GB in bfloat16, "

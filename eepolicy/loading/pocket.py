@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
 from eepolicy.loading.huggingface import READ_ERRORS, read_config, read_model, with_heads
@@ -21,14 +22,15 @@ def pocket_folder() -> Path:
     return Path(str(files("eepolicy") / "loading" / "pocket_model"))
 
 
-def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel:
+def load_spoken(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> HookedModel:
     """Load a spoken language model in the pocket model's format.
 
     Args:
         folder: folder with `config.json` (its `speech_layout` is a `TokenLayout`),
             `model.safetensors`, `tokenizer.json`, `units.safetensors`, and optionally
-            `heads.safetensors`.
+            `vocoder.safetensors` and `heads.safetensors`.
         dtype: dtype of the weights; float32 is fastest on most CPUs at this size.
+        **options: options of `from_pretrained`, such as `device_map`.
 
     Raises:
         EepolicyError: a file is missing or belongs to another model.
@@ -39,7 +41,7 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel
                 f"{folder} has no {name}: reinstall the package, or give the folder of a model in "
                 "the pocket model's format"
             )
-    model = read_model(folder, dtype)
+    model = read_model(folder, dtype, **options)
     try:
         layout = TokenLayout.from_dict(model.config.speech_layout)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -49,6 +51,7 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32) -> HookedModel
     return with_heads(HookedModel(model, layout, tokenizer, vocoder=vocoder), folder)
 
 
+@checked()
 def held_out(split: str = "test", folder: Path | None = None) -> list[dict[str, Any]]:
     """Return questions whose answers a pocket model was not trained on, with any opening.
 

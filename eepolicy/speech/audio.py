@@ -1,4 +1,4 @@
-"""Audio files: read common formats as 16 kHz mono, and write WAV."""
+"""Audio files: read common formats as 16 kHz mono, and write WAV, FLAC and Ogg."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.io import write_atomically
 from eepolicy.speech.mel import SAMPLE_RATE
+
+#: formats that `write_audio` writes, by suffix
+FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
 
 
 def read_wave(path: Path) -> Tensor:
@@ -38,50 +41,69 @@ def read_wave(path: Path) -> Tensor:
     return resampled(wave.mean(1), rate)
 
 
-def resampled(wave: NDArray[np.float32], rate: int) -> Tensor:
-    """Resample a waveform to 16 kHz.
+def resampled(wave: NDArray[np.float32] | Tensor, rate: int, new_rate: int = SAMPLE_RATE) -> Tensor:
+    """Resample a waveform.
 
     Args:
         wave: (samples,) at `rate`.
         rate: samples per second.
+        new_rate: samples per second of the result.
 
     Returns:
-        (samples,) at 16 kHz.
+        (samples,) at `new_rate`.
     """
-    if rate != SAMPLE_RATE:
+    if isinstance(wave, Tensor):
+        if rate == new_rate or not len(wave):
+            return wave
+        wave = wave.detach().float().cpu().numpy()
+    if rate != new_rate:
         # late: scipy.signal takes 0.5 s of CPU to import, and speech at 16 kHz does not need it
         from scipy.signal import resample_poly
 
-        common = math.gcd(rate, SAMPLE_RATE)
-        wave = resample_poly(wave, SAMPLE_RATE // common, rate // common)
+        common = math.gcd(rate, new_rate)
+        wave = resample_poly(wave, new_rate // common, rate // common)
     return torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
 
 
-def wav_bytes(wave: Tensor) -> bytes:
-    """Encode speech as a WAV file in memory.
+def audio_bytes(wave: Tensor, rate: int, format: str) -> bytes:
+    """Encode speech as a file in memory.
 
     Args:
-        wave: (samples,) at 16 kHz.
+        wave: (samples,).
+        rate: samples per second.
+        format: one of the values of `FORMATS`.
     """
     file = io.BytesIO()
-    soundfile.write(file, wave.numpy(), SAMPLE_RATE, format="WAV")
+    soundfile.write(file, wave.numpy(), rate, format=format)
     return file.getvalue()
 
 
-def write_wav(path: Path, wave: Tensor) -> None:
-    """Write speech as a WAV file.
+def check_suffix(path: Path) -> None:
+    """Check that a path has the suffix of a format that `write_audio` writes.
+
+    Raises:
+        EepolicyError: it has another one.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise EepolicyError(f"speech is written as {', '.join(FORMATS)}; got {path}")
+
+
+def write_audio(path: Path, wave: Tensor, rate: int = SAMPLE_RATE) -> None:
+    """Write speech as WAV, FLAC or Ogg Vorbis, by the suffix of the path.
 
     Args:
         path: the file to write.
-        wave: (samples,) at 16 kHz.
+        wave: (samples,) in -1..1.
+        rate: samples per second.
 
     Raises:
-        EepolicyError: the file cannot be written.
+        EepolicyError: the suffix is none of these, or the file cannot be written.
     """
+    check_suffix(path)
 
     def write(part: Path) -> None:
         try:
-            soundfile.write(part, wave.numpy(), SAMPLE_RATE, format="WAV")
+            soundfile.write(part, wave.numpy(), rate, format=FORMATS[path.suffix.lower()])
         except soundfile.LibsndfileError as error:
             raise OSError(str(error)) from error
 

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from eepolicy.errors import EepolicyError
+
 
 class AudioEncoder(Protocol):
     """Turns a waveform into embeddings of the decoder."""
@@ -47,3 +49,29 @@ class AudioPrompt:
         for segment in segments:
             ids += [self.start, *[self.patch] * len(segment), self.end]
         return torch.tensor(ids), torch.cat(segments)
+
+
+def check_shape(wave: Tensor) -> None:
+    """Check that a waveform can be a prompt.
+
+    Raises:
+        EepolicyError: it is empty, or has more than one channel.
+    """
+    if wave.ndim != 1 or not len(wave):
+        raise EepolicyError(
+            "an audio prompt must have shape (samples,), at 16 kHz, with at least one sample; "
+            f"got shape {tuple(wave.shape)}"
+        )
+
+
+def too_short(wave: Tensor, seconds: float) -> EepolicyError:
+    """The error for a waveform that gives no embedding.
+
+    Args:
+        wave: (samples,) at 16 kHz.
+        seconds: length that gives one.
+    """
+    return EepolicyError(
+        f"{len(wave)} samples at 16 kHz are too short for the audio encoder: give at least "
+        f"{seconds:g} s"
+    )

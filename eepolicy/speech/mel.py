@@ -17,6 +17,7 @@ FLOOR = 1e-4  # smallest magnitude; lower ones are raised to it
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)  # kept beyond the inference mode of its first caller
 def _filters() -> tuple[Tensor, Tensor]:
     """The mel filters (mels, bins) and their pseudo-inverse (bins, mels)."""
     bank = mel_filter_bank(

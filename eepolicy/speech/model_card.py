@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import CardFile, parse
+from eepolicy.fields import check_fields
+from eepolicy.formats import parse
 from eepolicy.modality import TokenLayout
 from eepolicy.prompts import Affixes
+from eepolicy.speech.formats import CardFile
+from eepolicy.turns import TurnTemplate
 
 #: fields that are lists in files
 _LISTS = ("non_text_tokens", "other_ends")
+#: a range of numbers in a token, such as `{6565..6760}`
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class ModelCard:
         text_chunk: number of text tokens in a chunk; 0 for a model that answers in speech only.
         speech_chunk: number of speech tokens in a chunk.
         end: token, or id of the token, that ends a reply.
-        other_ends: further tokens that end a reply, such as the end of a document.
+        other_ends: further tokens that end a reply, such as the end of a document.  A token with
+            `{a..b}` stands for all numbers from a to b.
         prompt_prefix: text before a question.
         prompt_suffix: text between a question and the reply.
         spoken_prompt_prefix: text before a spoken question; by default `prompt_prefix`.
@@ -46,6 +53,18 @@ class ModelCard:
         non_text_tokens: tokens of the text part that are not text, such as padding.
         sampling: options of `generate` for the sampling that the model's authors use.
         vocoder: the vocoder that decodes its units, in words.
+        codec: `model_type` of the codec of transformers that decodes its units: see
+            `eepolicy.speech.codecs`.
+        codec_source: id of that codec on the Hugging Face Hub.
+        voice_separator: text between the transcript of a `Voice` and the question; None for a model
+            that imitates no voice.
+        phonemes: language of the phonemes that the model reads in place of text, in the names of
+            espeak; None for a model that reads text.
+        reads_aloud: whether the speech of a reply should say the text of the prompt.
+        marks_before_units: number of ids before the first speech token that are marks, and not
+            part of the text.
+        turns: texts of a conversation, see `eepolicy.turns.TurnTemplate`; empty for a model of
+            single questions.
     """
 
     name: str
@@ -67,6 +86,19 @@ class ModelCard:
     sampling: dict[str, Any] = field(default_factory=dict)
     vocoder: str = ""
     other_ends: tuple[str | int, ...] = ()
+    codec: str | None = None
+    codec_source: str | None = None
+    voice_separator: str | None = None
+    phonemes: str | None = None
+    reads_aloud: bool = False
+    marks_before_units: int = 0
+    turns: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.to_dict()  # checks ranges
+        if self.turns:
+            TurnTemplate.of(self.turns)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], where: str = "a model card") -> ModelCard:
@@ -96,13 +128,16 @@ class ModelCard:
             self.prompt_suffix,
             self.prompt_prefix if spoken is None else spoken,
             self.audio_start,
+            self.voice_separator,
+            TurnTemplate.of(self.turns) if self.turns else None,
         )
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> TokenLayout:
         """Return the chunks and token ids of the model.
 
         The vocabulary can be larger than the last speech token.  The ids after it count as speech
-        without sound.
+        without sound, such as padding.  If an end token is there, the ids from the first one on
+        count as text.
 
         Args:
             tokenizer: the tokenizer of the model.
@@ -118,17 +153,22 @@ class ModelCard:
                 f"the {num_codes} speech tokens of {self.name} have ids {first} to {last}, and the "
                 f"vocabulary has {vocabulary}: they must be contiguous and lie within it"
             )
+        ends = [self._id(vocab, t) for end in (self.end, *self.other_ends) for t in _numbered(end)]
+        marks = {self._id(vocab, token) for token in self.non_text_tokens}
+        marks |= {*range(max(0, first - self.marks_before_units), first)}
+        stop = min((i for i in ends if i > last), default=vocabulary)
         return TokenLayout(
             text=(0, first),
-            speech=(first, vocabulary),
+            speech=(first, stop),
             text_chunk=self.text_chunk,
             speech_chunk=self.speech_chunk,
             end_of_text=-1 if self.end_of_text is None else self._id(vocab, self.end_of_text),
-            end=self._id(vocab, self.end),
+            end=ends[0],
             end_of_speech=-1 if self.end_of_speech is None else self._id(vocab, self.end_of_speech),
-            non_text_ids=tuple(self._id(vocab, token) for token in self.non_text_tokens),
+            non_text_ids=tuple(sorted(marks)),
             num_codes=num_codes,
-            other_ends=tuple(self._id(vocab, token) for token in self.other_ends),
+            other_ends=tuple(ends[1:]),
+            text_after=(stop, vocabulary) if stop < vocabulary else (0, 0),
         )
 
     def _speech_ids(self, vocab: dict[str, int], vocabulary: int) -> tuple[int, int, int]:
@@ -152,3 +192,12 @@ class ModelCard:
                 f"the tokenizer has no {token}: it is not the tokenizer of {self.name}"
             )
         return vocab[token]
+
+
+def _numbered(token: str | int) -> list[str | int]:
+    """The tokens that a token with a range of numbers stands for."""
+    match = _RANGE.search(str(token))
+    if match is None:
+        return [token]
+    first, last = map(int, match.groups())
+    return [str(token).replace(match.group(), str(n)) for n in range(first, last + 1)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.speech.audio import write_wav
+from eepolicy.speech.audio import write_audio
 
 #: for each MOS predictor: the modules that it needs, and how to install them
 NEEDS = {
@@ -68,19 +68,28 @@ def _without_torchaudio() -> Iterator[None]:
             del sys.modules[name]
 
 
+def _device(name: str) -> str:
+    """The device that a name stands for; `"auto"` is a CUDA device if there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
 class DistillMos:
-    """DistillMOS on the CPU.
+    """DistillMOS.
+
+    Args:
+        device: device that it runs on; by default a CUDA device if there is one.
 
     Raises:
         EepolicyError: a package is missing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "auto") -> None:
+        self._device = _device(device)
         try:
             with _without_torchaudio(), contextlib.redirect_stdout(io.StringIO()):
                 from distillmos import ConvTransformerSQAModel
 
-                self._model = ConvTransformerSQAModel().eval()
+                self._model = ConvTransformerSQAModel().eval().to(self._device)
         except ImportError as error:
             raise EepolicyError(
                 f"DistillMOS needs the package {error.name}: {NEEDS['distillmos'][1]}"
@@ -91,7 +100,7 @@ class DistillMos:
         """Predict the MOS of a waveform, (samples,) at 16 kHz; nan if it is empty."""
         if wave.numel() == 0:
             return float("nan")
-        return float(self._model(wave[None]).item())
+        return float(self._model(wave[None].to(self._device)).item())
 
 
 class Dnsmos:
@@ -122,11 +131,15 @@ class Dnsmos:
 class UtmosV2:
     """UTMOSv2 (arXiv 2409.09305), which the paper uses.
 
+    Args:
+        device: device that it runs on; by default a CUDA device if there is one.
+
     Raises:
         EepolicyError: the package is missing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "auto") -> None:
+        self._device = _device(device)
         try:
             import utmosv2
         except ImportError as error:
@@ -141,8 +154,10 @@ class UtmosV2:
             return float("nan")
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "speech.wav"
-            write_wav(file, wave)
-            return float(self._model.predict(input_path=str(file)))
+            write_audio(file, wave)
+            # by default it starts four processes and shows a bar for each file
+            options = {"device": self._device, "num_workers": 0, "verbose": False}
+            return float(self._model.predict(input_path=str(file), **options))
 
 
 #: MOS predictors by name

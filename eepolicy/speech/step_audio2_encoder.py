@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
-from eepolicy.errors import EepolicyError
+from eepolicy.speech.audio_prompt import check_shape, too_short
+from eepolicy.speech.config_fields import read_sizes
 from eepolicy.speech.mel import SAMPLE_RATE
 
 #: samples in a segment (25 s); the encoder takes longer speech segment by segment
@@ -41,18 +42,15 @@ class StepAudio2EncoderConfig:
     adapter_stride: int
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> StepAudio2EncoderConfig:
-        """Take the sizes from the fields of a checkpoint; other fields are ignored.
+    def from_dict(
+        cls, data: dict[str, Any], where: str = "audio_encoder_config in config.json"
+    ) -> StepAudio2EncoderConfig:
+        """Take the sizes from a config; other fields are ignored.
 
         Raises:
-            EepolicyError: a size is missing.
+            EepolicyError: a size is missing, or is not a whole number from 1.
         """
-        try:
-            return cls(**{name: int(data[name]) for name in cls.__dataclass_fields__})
-        except KeyError as error:
-            raise EepolicyError(
-                f"the audio_encoder_config of the checkpoint has no {error}"
-            ) from error
+        return read_sizes(cls, data, where)
 
 
 class StepAudio2Encoder(nn.Module):
@@ -123,20 +121,13 @@ class StepAudio2Encoder(nn.Module):
         Raises:
             EepolicyError: the waveform is empty or too short, or has more than one channel.
         """
-        if wave.ndim != 1 or not len(wave):
-            raise EepolicyError(
-                "an audio prompt must have shape (samples,), at 16 kHz, with at least one sample; "
-                f"got shape {tuple(wave.shape)}"
-            )
+        check_shape(wave)
         like = self.norm.weight
         segments = [
             self(self.mels(segment).to(device=like.device, dtype=like.dtype))
             for segment in wave.split(SEGMENT)
         ]
-        segments = [segment for segment in segments if len(segment)]
-        if not segments:
-            raise EepolicyError(
-                f"{len(wave)} samples at 16 kHz are too short for the audio encoder: give at least "
-                "0.1 s"
-            )
+        # a last segment without tokens stays as an empty pair of marks, as in the authors' code
+        if not any(map(len, segments)):
+            raise too_short(wave, 0.1)
         return segments

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from conftest import write_shards
+from loading.plain_speech import Plain, decoder_weights, drawer, gelu, plain_decoder, plain_mels
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -33,9 +33,13 @@ SPECIAL = (
     "<tts_start>",
     "<tts_end>",
     "<tts_pad>",
+    # the real tokenizer has 8 ids between the text and the speech tokens, of which two have no name
+    # in the authors' code
+    "<mark_6>",
+    "<mark_7>",
 )
 FIRST, CODES, WORDS = 256 + len(SPECIAL), 6561, 256 + len(SPECIAL) + 6561 + 7
-BOT, EOT, START, PATCH, END, TTS, TTS_END, PAD = range(256, 256 + len(SPECIAL))
+BOT, EOT, START, PATCH, END, TTS, TTS_END, PAD, *OTHER = range(256, 256 + len(SPECIAL))
 WIDTH, STATE, LAYERS, BLOCKS = 32, 16, 4, 2
 CONFIG = {
     "model_type": "step_audio_2",
@@ -70,15 +74,8 @@ CONFIG = {
 
 
 def weights(layers: int = LAYERS) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int, scale: float = 0.2, about: float = 0.0) -> Tensor:
-        return about + scale * torch.randn(*shape, generator=generator)
-
+    draw = drawer()
     made = {
-        "model.embed_tokens.weight": draw(WORDS, WIDTH),
-        "model.norm.weight": draw(WIDTH, about=1.0),
-        "lm_head.weight": draw(WORDS, WIDTH),
         "encoder.conv1.weight": draw(STATE, 128, 3),
         "encoder.conv1.bias": draw(STATE),
         "encoder.conv2.weight": draw(STATE, STATE, 3),
@@ -93,19 +90,7 @@ def weights(layers: int = LAYERS) -> dict[str, Tensor]:
         "adapter.linear2.weight": draw(WIDTH, 2048, scale=0.02),
         "adapter.linear2.bias": draw(WIDTH),
     }
-    for i in range(layers):
-        layer = f"model.layers.{i}."
-        for name, rows in (("q", WIDTH), ("k", 16), ("v", 16)):
-            made[f"{layer}self_attn.{name}_proj.weight"] = draw(rows, WIDTH)
-            made[f"{layer}self_attn.{name}_proj.bias"] = draw(rows)
-        made |= {
-            layer + "self_attn.o_proj.weight": draw(WIDTH, WIDTH),
-            layer + "mlp.gate_proj.weight": draw(48, WIDTH),
-            layer + "mlp.up_proj.weight": draw(48, WIDTH),
-            layer + "mlp.down_proj.weight": draw(WIDTH, 48),
-            layer + "input_layernorm.weight": draw(WIDTH, about=1.0),
-            layer + "post_attention_layernorm.weight": draw(WIDTH, about=1.0),
-        }
+    made |= decoder_weights(draw, WORDS, WIDTH, layers)
     for i in range(BLOCKS):
         block = f"encoder.blocks.{i}."
         for name in ("query", "key", "value", "out"):
@@ -125,107 +110,24 @@ def weights(layers: int = LAYERS) -> dict[str, Tensor]:
     return made
 
 
-def plain_decoder(w: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Qwen2 as its paper describes it: embeddings (tokens, width) -> logits."""
-
-    def norm(x: Tensor, weight: Tensor) -> Tensor:
-        return x * (x.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * weight
-
-    def rotate(x: Tensor) -> Tensor:  # (tokens, heads, 8): the halves of a head are turned together
-        turned = x.clone()
-        for i in range(4):
-            angle = torch.arange(len(x)) / 1e6 ** (2 * i / 8)
-            cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-            turned[..., i] = x[..., i] * cos - x[..., i + 4] * sin
-            turned[..., i + 4] = x[..., i + 4] * cos + x[..., i] * sin
-        return turned
-
-    for i in range(LAYERS):
-        layer = {k.split(f"layers.{i}.")[1]: v for k, v in w.items() if f"model.layers.{i}." in k}
-        h = norm(x, layer["input_layernorm.weight"])
-        q, k, v = (
-            h @ layer[f"self_attn.{n}_proj.weight"].T + layer[f"self_attn.{n}_proj.bias"]
-            for n in "qkv"
-        )
-        q, k = rotate(q.reshape(-1, 4, 8)), rotate(k.reshape(-1, 2, 8))
-        v = v.reshape(-1, 2, 8)
-        out = torch.zeros_like(q)
-        for head in range(4):
-            for t in range(len(x)):
-                scores = k[: t + 1, head // 2] @ q[t, head] / math.sqrt(8)
-                out[t, head] = scores.softmax(0) @ v[: t + 1, head // 2]
-        x = x + out.reshape(-1, WIDTH) @ layer["self_attn.o_proj.weight"].T
-        h = norm(x, layer["post_attention_layernorm.weight"])
-        gate = torch.nn.functional.silu(h @ layer["mlp.gate_proj.weight"].T)
-        x = x + (gate * (h @ layer["mlp.up_proj.weight"].T)) @ layer["mlp.down_proj.weight"].T
-    return norm(x, w["model.norm.weight"]) @ w["lm_head.weight"].T
-
-
-def plain_mels(wave: np.ndarray) -> np.ndarray:
-    """Log-mel frames by numpy's Fourier transform and triangles drawn here: (128, frames)."""
-    wave = np.pad(wave.astype(np.float64), (0, 479))
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
-    padded = np.pad(wave, 200, mode="reflect")
-    frames = [padded[i : i + 400] * window for i in range(0, len(padded) - 399, 160)]
-    power = np.abs(np.fft.rfft(frames)) ** 2  # (frames, 201)
-
-    def hertz(mel: np.ndarray) -> np.ndarray:  # straight up to 1 kHz, logarithmic above
-        above = 1000 * np.exp((mel - 15) * np.log(6.4) / 27)
-        return np.where(mel < 15, mel * 200 / 3, above)
-
-    edges = hertz(np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), 130))
-    at = np.linspace(0, 8000, 201)
-    bank = []
-    for low, middle, high in zip(edges, edges[1:], edges[2:], strict=False):
-        shape = np.minimum((at - low) / (middle - low), (high - at) / (high - middle))
-        bank.append(np.maximum(0, shape) * 2 / (high - low))
-    logs = np.log10(np.maximum(np.array(bank) @ power[:-1].T, 1e-10))
-    return (np.maximum(logs, logs.max() - 8) + 4) / 4
-
-
 def plain_audio_encoder(w: dict[str, Tensor], mels: Tensor) -> Tensor:
     """What the decoder is given for a spectrum (128, frames), written with loops."""
-
-    def conv(
-        x: Tensor, name: str, stride: int
-    ) -> Tensor:  # x (width, time), one position at a time
-        x = torch.nn.functional.pad(x, (1, 1))
-        starts = range(0, x.shape[1] - 2, stride)
-        out = [torch.einsum("oik,ik->o", w[f"{name}.weight"], x[:, p : p + 3]) for p in starts]
-        return torch.stack(out, 1) + w[f"{name}.bias"][:, None]
-
-    def norm(x: Tensor, name: str) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
-        return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-    def gelu(x: Tensor) -> Tensor:
-        return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
-
-    def linear(x: Tensor, name: str) -> Tensor:
-        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", torch.zeros(1))
-
-    frames = mels.shape[1]
+    plain, frames = Plain(w), mels.shape[1]
     speech = frames - 2  # the last two are silence
-    x = gelu(conv(gelu(conv(mels, "encoder.conv1", 1)), "encoder.conv2", 2)).T
+    x = plain.conv(gelu(plain.conv(mels, "encoder.conv1", 1)), "encoder.conv2", 2)
+    x = gelu(x).T
     x = x + w["encoder.positional_embedding.weight"][: len(x)]
-    is_speech = [frame < speech for frame in range(frames)][(frames + 1) % 2 :: 2]
+    is_silent = [frame >= speech for frame in range(frames)][(frames + 1) % 2 :: 2]
     for i in range(BLOCKS):
         block = f"encoder.blocks.{i}"
-        h = norm(x, f"{block}.attn_ln")
-        q, k, v = (linear(h, f"{block}.attn.{n}") for n in ("query", "key", "value"))
-        out = torch.zeros_like(x)
-        for head in (slice(0, 8), slice(8, 16)):
-            scores = q[:, head] @ k[:, head].T / math.sqrt(8)
-            scores[:, ~torch.tensor(is_speech)] = -math.inf
-            out[:, head] = scores.softmax(-1) @ v[:, head]
-        x = x + linear(out, f"{block}.attn.out")
-        h = gelu(linear(norm(x, f"{block}.mlp_ln"), f"{block}.mlp.0"))
-        x = x + linear(h, f"{block}.mlp.2")
+        names = [f"{block}.attn.{name}" for name in ("query", "key", "value", "out")]
+        x = x + plain.attend(plain.norm(x, f"{block}.attn_ln"), names, torch.tensor(is_silent))
+        h = gelu(plain.linear(plain.norm(x, f"{block}.mlp_ln"), f"{block}.mlp.0"))
+        x = x + plain.linear(h, f"{block}.mlp.2")
     pairs = [(x[i] + x[i + 1]) / 2 for i in range(0, len(x) - 1, 2)]
-    x = norm(torch.stack(pairs), "encoder.after_norm")
-    x = gelu(conv(x.T, "adapter.conv", 2)).T
-    x = linear(linear(x, "adapter.linear1").clamp(min=0), "adapter.linear2")
+    x = plain.norm(torch.stack(pairs), "encoder.after_norm")
+    x = gelu(plain.conv(x.T, "adapter.conv", 2)).T
+    x = plain.linear(plain.linear(x, "adapter.linear1").clamp(min=0), "adapter.linear2")
     return x[: ((speech + 1) // 2 // 2 - 1) // 2 + 1]
 
 
@@ -270,7 +172,7 @@ def test_the_logits_equal_those_of_the_reference(model, tensors):
     ids = torch.randint(WORDS, (15,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         logits = model.model(ids[None]).logits[0]
-    expected = plain_decoder(tensors, tensors["model.embed_tokens.weight"][ids])
+    expected = plain_decoder(tensors, tensors["model.embed_tokens.weight"][ids], LAYERS)
     # measured 1.1e-5 on logits of spread 1.1
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
 
@@ -281,7 +183,7 @@ def test_the_audio_encoder_equals_the_reference(model, tensors, samples):
     encoder = model.audio_encoder.encoder
     mels = encoder.mels(wave)
     # measured 5e-5: transformers computes in float32
-    np.testing.assert_allclose(mels, plain_mels(wave.numpy()), rtol=0, atol=5e-4)
+    np.testing.assert_allclose(mels, plain_mels(np.pad(wave.numpy(), (0, 479))), rtol=0, atol=5e-4)
     [segment] = encoder.encode(wave)
     expected = plain_audio_encoder(tensors, mels)
     assert segment.shape == expected.shape
@@ -312,8 +214,11 @@ def test_the_prompt(model):
     layout = model.layout
     assert (layout.text_chunk, layout.speech_chunk, layout.num_codes) == (1, 4, CODES)
     assert layout.speech == (FIRST, WORDS)
-    assert (layout.end, layout.end_of_speech, layout.non_text_ids) == (EOT, TTS_END, (PAD, TTS))
-    reply = torch.tensor([72, FIRST, FIRST + 6560, FIRST + 6561, FIRST + 6567, PAD, TTS_END, 73])
+    marks = (START, PATCH, END, TTS, TTS_END, PAD, *OTHER)
+    assert (layout.end, layout.end_of_speech, layout.non_text_ids) == (EOT, TTS_END, marks)
+    reply = torch.tensor(
+        [72, FIRST, FIRST + 6560, FIRST + 6561, FIRST + 6567, PAD, TTS_END, 73, END, *OTHER]
+    )
     assert layout.units(reply).tolist() == [0, 6560]
     assert layout.text_ids(reply).tolist() == [72, 73]
 
@@ -327,7 +232,7 @@ def test_a_spoken_prompt_follows_the_template(model, tmp_path):
     ids = torch.tensor(model.tokenizer(text, add_special_tokens=False).input_ids)
     embeds = model.model.get_input_embeddings()(ids).clone()
     embeds[ids == PATCH] = segment
-    # the penalty looks at the ids of the prompt, as in the authors' code
+    # the penalty includes the ids of the prompt, as in the authors' code
     options = {"max_new_tokens": 12, "repetition_penalty": 1.3}
     stock = model.model.generate(
         ids[None],
@@ -349,6 +254,54 @@ def test_a_spoken_prompt_follows_the_template(model, tmp_path):
     assert [o.tokens.tolist() for o in both] == [o.tokens.tolist() for o in alone]
     assert both[0].prompt.numel() == 0  # the text prompt is kept
     assert both[1].prompt.tolist() == model.encode("Hi?").tolist()
+
+
+def test_turns_with_sound_follow_the_template(model, tmp_path):
+    """As `apply_chat_template` of the authors: an earlier reply in ids, and text beside a sound."""
+    file = tmp_path / "question.wav"
+    soundfile.write(file, sound(1.5), 16_000)
+    segment = model.audio_encoder.encoder.encode(read_wave(file))[0]
+    first = model.generate("Hi?", max_new_tokens=9)
+    reply = first.tokens.tolist()
+    patches = "<audio_start>" + "<audio_patch>" * len(segment) + "<audio_end>"
+
+    def plain(text):
+        return model.tokenizer(text, add_special_tokens=False).input_ids
+
+    ids = [
+        *plain("<|BOT|>system\nBe short.<|EOT|><|BOT|>human\nHi?<|EOT|><|BOT|>assistant\n"),
+        *[TTS, *reply, EOT],
+        *plain(f"<|BOT|>human\nTranslate.{patches}<|EOT|><|BOT|>assistant\n<tts_start>"),
+    ]
+    ids = torch.tensor(ids)
+    embeds = model.model.get_input_embeddings()(ids).clone()
+    embeds[ids == PATCH] = segment
+    stock = model.model.generate(
+        inputs_embeds=embeds[None],
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        eos_token_id=EOT,
+        max_new_tokens=8,
+        do_sample=False,
+    )
+    history = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Hi?"},
+        {"role": "assistant", "content": torch.tensor([*reply, EOT])},  # its end is left out
+    ]
+    for value in (file, str(file), read_wave(file), (sound(1.5).astype(np.float32), 16_000)):
+        content = [{"type": "text", "text": "Translate."}, {"type": "audio", "audio": value}]
+        turns = [*history, {"role": "user", "content": content}]
+        out = model.generate(turns, max_new_tokens=8)
+        if not isinstance(value, tuple):  # the file has 16 bits
+            assert out.tokens.tolist() == stock[0, -len(out.tokens) :].tolist()
+    question = [*history, {"role": "user", "content": "Why?"}]
+    both = model.generate([turns, question], max_new_tokens=2)
+    assert both[0].prompt.numel() == 0
+    assert model.tokenizer.decode(both[1].prompt).endswith(
+        "<|EOT|><|BOT|>human\nWhy?<|EOT|><|BOT|>assistant\n<tts_start>"
+    )
+    with pytest.raises(EepolicyError, match="sound is a file, a waveform"):
+        model.generate([{"role": "user", "content": [{"type": "audio", "audio": 5}]}])
 
 
 def test_exits_follow_the_chunks(model):
@@ -419,8 +372,8 @@ def hooked_text():
     [
         ("foreign", "encoder.extra.weight, which the model in config.json does not have"),
         ("partial", "of the model's weights, such as audio_encoder.shrink.weight"),
-        ("sizes", "audio_encoder_config of the checkpoint has no 'n_mels'"),
-        ("field", "text_config of a Step-Audio-2 model has no 'hidden_size'"),
+        ("sizes", "audio_encoder_config in config.json has no 'n_mels'"),
+        ("field", "text_config in config.json has no 'hidden_size'"),
         ("scaled", "has rope_scaling = .*; only none is supported"),
         ("tokenizer", "the tokenizer has no <audio_0>"),
         ("options", "run 'eepolicy convert"),
@@ -512,8 +465,8 @@ def test_convert_command(original, tmp_path, run):
     assert "is not empty: give a new folder" in err
 
 
-def test_sizes_of_the_real_models():
-    """From their published configs, against arithmetic: weights in millions."""
+def real_config() -> dict:
+    """The config with the sizes of the published one."""
     step = json.loads(json.dumps(CONFIG))
     step["text_config"] |= {
         "vocab_size": 158_720,
@@ -525,8 +478,13 @@ def test_sizes_of_the_real_models():
     }
     step["audio_encoder_config"] |= {"n_audio_state": 1280, "n_audio_head": 20}
     step["audio_encoder_config"] |= {"n_audio_layer": 32, "llm_dim": 3584}
+    return step
+
+
+def test_sizes_of_the_real_models():
+    """From their published configs, against arithmetic: weights in millions."""
     with torch.device("meta"):
-        whole = step_audio2.native(step).make()
+        whole = step_audio2.native(real_config()).make()
     attention = 2 * 3584 * 3584 + 3584 + 2 * (3584 * 512 + 512)
     layer = attention + 3 * 3584 * 18_944 + 2 * 3584
     assert sum(p.numel() for p in whole.decoder.parameters()) == (
@@ -541,3 +499,10 @@ def test_sizes_of_the_real_models():
 def test_encoder_sizes_are_read_by_name():
     sizes = StepAudio2EncoderConfig.from_dict(CONFIG["audio_encoder_config"])
     assert (sizes.n_audio_state, sizes.adapter_stride) == (STATE, 2)
+
+
+def test_a_rest_without_tokens_is_an_empty_pair_of_marks(model):
+    """Sound that ends 100 samples after a segment: the authors' code keeps the pair."""
+    wave = torch.randn(SEGMENT + 100, generator=torch.Generator().manual_seed(0)) * 0.1
+    ids, embeddings = model.audio_encoder.encode(wave)
+    assert ids.tolist() == [START, *[PATCH] * len(embeddings), END, START, END]

@@ -14,6 +14,7 @@ from eepolicy import EepolicyError
 from eepolicy.analysis.evaluation.scoring import normalized, word_errors
 from eepolicy.speech import asr
 from eepolicy.speech.windows import is_repetition, pack_windows
+from eepolicy.speech.word_times import WordTime
 
 SECOND = 16_000
 
@@ -129,6 +130,26 @@ def test_other_models_have_no_short_window(stand_in):
     assert asr.Whisper("some/model", window=20).transcribe(clip(0.1)) == "10"
 
 
+def test_words_are_aligned_in_a_window_of_the_clip(stand_in):
+    """The pieces are joined to words; the text is the given one."""
+
+    def find_alignment(tokenizer, texts, encoded, frames):
+        assert texts == [["so", "it's"]]
+        pieces = ((" so", 0.1, 0.4), (" it", 0.4, 0.5), ("'s", 0.5, 0.7), (".", 0.7, frames / 100))
+        return [[{"word": w, "start": a, "end": b} for w, a, b in pieces]]
+
+    stand_in.find_alignment = find_alignment
+    whisper = asr.Whisper()
+    whisper._tokenizer.encode = lambda text: text.split()
+    words = [WordTime("so", 0.1, 0.4), WordTime("it's.", 0.4, 0.7)]
+    assert whisper.align(clip(0.1), "so  it's\n") == words
+    assert whisper.align(clip(0.1, 20), "so it's") == words
+    assert stand_in.batches == [(1, 1000), (1, 3000)]
+    assert whisper.align(clip(0), "so it's") == whisper.align(clip(0.1), " ") == []
+    with pytest.raises(EepolicyError, match=r"at most 30 seconds; got 31\.0"):
+        whisper.align(clip(0.1, 31), "so it's")
+
+
 @pytest.mark.parametrize(
     "wave",
     [torch.zeros(2, 8), torch.zeros(8, dtype=torch.int16), torch.tensor([0.5, float("nan")])],
@@ -188,6 +209,20 @@ def test_a_long_clip_keeps_its_sentences(whisper, replies):
     alone = error_rate(texts, whisper.transcribe_clips(waves))
     together = error_rate([" ".join(texts)], [whisper.transcribe(joined)])
     assert together < alone + 0.05
+
+
+@pytest.mark.slow
+def test_words_of_two_sentences_are_found_before_and_after_a_pause(whisper, replies):
+    short = [(text, wave) for text, wave in replies if len(wave) < 3 * SECOND][:6]
+    for (first, one), (second, two) in zip(short[::2], short[1::2], strict=True):
+        words = whisper.align(torch.cat([one, torch.zeros(SECOND), two]), f"{first} {second}")
+        assert [word.word for word in words] == [*first.split(), *second.split()]
+        assert all(word.start <= word.end for word in words)
+        pause = len(one) / SECOND + 0.5
+        before = len(first.split())
+        assert all(word.start < pause for word in words[:before])
+        assert all(word.end > pause for word in words[before:])
+        assert all(word.start > pause for word in words[before + 1 :])
 
 
 @pytest.mark.slow

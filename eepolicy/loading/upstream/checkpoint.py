@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
-from eepolicy.loading.huggingface import read_config
+from eepolicy.loading.huggingface import HEADS, PREDICTOR, read_config
 
 #: turns a key and tensor of the checkpoint into those of the native class; none to drop it
 Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
@@ -26,11 +26,26 @@ INDEX = "model.safetensors.index.json"
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint.
 
+    They are those in its index, or its single file, or else all but files of exit heads.  A config
+    may name the index or the file, beside files in another layout.
+
     Raises:
         EepolicyError: there are none, or a file that the index names is missing.
     """
-    if (folder / INDEX).is_file():
-        names = sorted(set(read_config(folder / INDEX).get("weight_map", {}).values()))
+    config = folder / "config.json"
+    named = read_config(config).get("transformers_weights") if config.is_file() else None
+    index, single = INDEX, "model.safetensors"
+    if isinstance(named, str):
+        index, single = (named, single) if named.endswith(".json") else ("", named)
+    if index and (folder / index).is_file():
+        weight_map = read_config(folder / index).get("weight_map", {})
+        names = sorted(map(str, {*weight_map.values()})) if isinstance(weight_map, dict) else []
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise EepolicyError(
+                f"{folder / index} names {outside[0]}, which is no file of this folder; the "
+                "weights of a model lie beside its index"
+            )
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
             raise EepolicyError(
@@ -38,8 +53,11 @@ def weight_files(folder: Path) -> list[Path]:
                 f"{missing[0] if missing else 'any'}: download it again"
             )
         return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
+    if (folder / single).is_file():
+        return [folder / single]
+    files = sorted(f for f in folder.glob("*.safetensors") if f.name not in (HEADS, PREDICTOR))
+    if files:
+        return files
     raise EepolicyError(
         f"{folder} contains no safetensors files; weights in pickle format are not read"
     )
@@ -84,6 +102,11 @@ def _read(folder: Path, get: Callable[[Any, str], Tensor]) -> Weights:
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8"}
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def keep_name(key: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
+    """The conversion for a checkpoint whose weights have native names."""
+    yield key, tensor
 
 
 @dataclass(frozen=True)
@@ -150,6 +173,18 @@ def load_native(
             "incomplete, or belongs to another model"
         )
     return model.requires_grad_(False).eval()
+
+
+def section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a part of a `config.json`, such as the config of the decoder.
+
+    Raises:
+        EepolicyError: the part is missing, or has no keys.
+    """
+    part = config.get(name)
+    if not isinstance(part, dict):
+        raise EepolicyError(f"the config.json has {name} = {part!r:.60}; expected keys with values")
+    return part
 
 
 def finish(model: PreTrainedModel) -> PreTrainedModel:

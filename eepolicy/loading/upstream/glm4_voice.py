@@ -9,21 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import AddedToken
 from torch import Tensor
 from transformers import GlmConfig, GlmForCausalLM, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter, bytes_to_unicode
 
-from eepolicy.errors import EepolicyError
+from eepolicy.errors import EepolicyError, translated
 from eepolicy.hooked import HookedModel
 from eepolicy.loading.huggingface import read_config
 from eepolicy.loading.upstream.checkpoint import NativeModel, finish, load_native
+from eepolicy.loading.upstream.glm_speech_tokenizer import add_speech_tokenizer, beside
+from eepolicy.speech.config_fields import check_supported
 from eepolicy.speech.model_card import ModelCard
 
 #: `model_type` in the config.json of the model
 MODEL_TYPE = "chatglm"
 #: fields of the ChatGLM config, with the value that the native class implements
-_SUPPORTED = {"rmsnorm": True, "multi_query_attention": True, "add_bias_linear": False}
+_SUPPORTED = {
+    "rmsnorm": True,
+    "multi_query_attention": True,
+    "add_bias_linear": False,
+    "apply_residual_connection_post_layernorm": False,
+    "original_rope": True,
+    "post_layer_norm": True,
+}
 #: names of the weights in a layer: ChatGLM to native
 _LAYER = {
     "input_layernorm.weight": "input_layernorm.weight",
@@ -49,12 +59,7 @@ def native_config(chatglm: dict[str, Any]) -> GlmConfig:
     Raises:
         EepolicyError: a field is missing, or has a value that the native class does not implement.
     """
-    for name, supported in _SUPPORTED.items():
-        if chatglm.get(name, supported) != supported:
-            raise EepolicyError(
-                f"the config.json of the checkpoint has {name} = {chatglm[name]}; only {supported} "
-                "is supported"
-            )
+    check_supported(chatglm, _SUPPORTED, "config.json")
     try:
         return GlmConfig(
             vocab_size=chatglm["padded_vocab_size"],
@@ -78,6 +83,8 @@ def native_config(chatglm: dict[str, Any]) -> GlmConfig:
         )
     except KeyError as error:
         raise EepolicyError(f"the config.json of a ChatGLM model has no {error}") from error
+    except (TypeError, StrictDataclassError) as error:
+        raise EepolicyError(f"the config.json is refused: {error}") from error
 
 
 def convert(config: GlmConfig, key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -140,10 +147,9 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     added = read_config(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
     if not file.is_file():
         raise EepolicyError(f"{folder} has no tokenizer.model")
-    try:
+    # tokenizers raises plain exceptions
+    with translated(lambda error: EepolicyError(f"{file} is not a tiktoken file: {error}")):
         converted = _Converter(vocab_file=str(file), extra_special_tokens=()).converted()
-    except Exception as error:
-        raise EepolicyError(f"{file} is not a tiktoken file: {error}") from error
     by_id = {int(i): token["content"] for i, token in added.items()}
     # an added token gets the next free id, so ids without a token get a placeholder
     first = converted.get_vocab_size()
@@ -172,6 +178,8 @@ def native(config: dict[str, Any]) -> NativeModel[GlmForCausalLM]:
 def load(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
     """Load GLM-4-Voice from a folder in its authors' layout, without a vocoder.
 
+    If the folder `glm-4-voice-tokenizer` is in it or beside it, prompts can be sound.
+
     Args:
         folder: folder with `config.json`, safetensors, `tokenizer.model` and
             `tokenizer_config.json`.
@@ -184,4 +192,6 @@ def load(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
     model = load_native(native(read_config(folder / "config.json")), folder, dtype)
     tokenizer = read_tokenizer(folder)
     layout = card.layout(tokenizer, model.config.vocab_size)
-    return HookedModel(finish(model), layout, tokenizer, card=card)
+    hooked = HookedModel(finish(model), layout, tokenizer, card=card)
+    speech_tokenizer = beside(folder)
+    return hooked if speech_tokenizer is None else add_speech_tokenizer(hooked, speech_tokenizer)

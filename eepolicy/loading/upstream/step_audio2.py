@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
-from eepolicy.loading.huggingface import READ_ERRORS, read_config
-from eepolicy.loading.upstream.checkpoint import NativeModel, finish, load_native
-from eepolicy.speech.audio_prompt import AudioPrompt
+from eepolicy.loading.huggingface import read_config
+from eepolicy.loading.upstream import qwen2
+from eepolicy.loading.upstream.checkpoint import NativeModel, load_native, section
+from eepolicy.loading.upstream.qwen2 import decoder_config
 from eepolicy.speech.model_card import ModelCard
 from eepolicy.speech.step_audio2_encoder import StepAudio2Encoder, StepAudio2EncoderConfig
 
 #: `model_type` in the config.json of the model
 MODEL_TYPE = "step_audio_2"
-#: tokens before and after a speech segment, and the one that its embeddings replace
-START, PATCH, END = "<audio_start>", "<audio_patch>", "<audio_end>"
+#: tokens before a segment of a spoken prompt, in place of an embedding, and after a segment
+AUDIO_TOKENS = ("<audio_start>", "<audio_patch>", "<audio_end>")
 
 #: names of the encoder's weights: Step-Audio-2 to native
 _ENCODER = {
@@ -64,28 +64,7 @@ def native_config(text_config: dict[str, Any]) -> Qwen2Config:
     Raises:
         EepolicyError: a field is missing, or has a value that the loader does not support.
     """
-    if text_config.get("rope_scaling") is not None:
-        raise EepolicyError(
-            f"the text_config of the checkpoint has rope_scaling = {text_config['rope_scaling']}; "
-            "only none is supported"
-        )
-    try:
-        return Qwen2Config(
-            vocab_size=text_config["vocab_size"],
-            hidden_size=text_config["hidden_size"],
-            intermediate_size=text_config["intermediate_size"],
-            num_hidden_layers=text_config["num_hidden_layers"],
-            num_attention_heads=text_config["num_attention_heads"],
-            num_key_value_heads=text_config["num_key_value_heads"],
-            max_position_embeddings=text_config["max_position_embeddings"],
-            rms_norm_eps=text_config["rms_norm_eps"],
-            rope_parameters={"rope_type": "default", "rope_theta": text_config["rope_theta"]},
-            tie_word_embeddings=text_config.get("tie_word_embeddings", False),
-            eos_token_id=text_config.get("eos_token_id"),
-            pad_token_id=text_config.get("pad_token_id"),
-        )
-    except KeyError as error:
-        raise EepolicyError(f"the text_config of a Step-Audio-2 model has no {error}") from error
+    return decoder_config(text_config, "text_config in config.json")
 
 
 def convert(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -108,13 +87,10 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load the tokenizer, without code of the checkpoint.
 
     Raises:
-        EepolicyError: a file is missing or damaged.
+        EepolicyError: a file is missing or damaged, or the tokenizer lacks a token of spoken
+            prompts.
     """
-    fast = (folder / "tokenizer.json").is_file()
-    try:
-        return (PreTrainedTokenizerFast if fast else Qwen2Tokenizer).from_pretrained(folder)
-    except READ_ERRORS as error:
-        raise EepolicyError(f"the tokenizer of {folder} cannot be loaded: {error}") from error
+    return qwen2.read_tokenizer(folder, AUDIO_TOKENS)
 
 
 def native(config: dict[str, Any]) -> NativeModel[_StepAudio2]:
@@ -123,8 +99,9 @@ def native(config: dict[str, Any]) -> NativeModel[_StepAudio2]:
     Raises:
         EepolicyError: a field is missing, or has a value that the loader does not support.
     """
-    decoder = native_config(config.get("text_config", {}))
-    audio_encoder = StepAudio2EncoderConfig.from_dict(config.get("audio_encoder_config", {}))
+    decoder = native_config(section(config, "text_config"))
+    sizes = section(config, "audio_encoder_config")
+    audio_encoder = StepAudio2EncoderConfig.from_dict(sizes)
     return NativeModel(lambda: _StepAudio2(decoder, audio_encoder), convert)
 
 
@@ -141,12 +118,4 @@ def load(folder: Path, dtype: torch.dtype, card: ModelCard) -> HookedModel:
     """
     model = load_native(native(read_config(folder / "config.json")), folder, dtype)
     tokenizer = read_tokenizer(folder)
-    layout = card.layout(tokenizer, model.decoder.config.vocab_size)
-    start, patch, end = (tokenizer.convert_tokens_to_ids(name) for name in (START, PATCH, END))
-    return HookedModel(
-        finish(model.decoder),
-        layout,
-        tokenizer,
-        card=card,
-        audio_encoder=AudioPrompt(model.audio_encoder, start, patch, end),
-    )
+    return qwen2.hooked(model.decoder, tokenizer, card, model.audio_encoder, AUDIO_TOKENS)
