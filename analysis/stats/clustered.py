@@ -24,6 +24,11 @@ def as_columns(intervals: Mapping[str, Interval[Any]]) -> dict[str, float]:
     return columns
 
 
+def from_columns(table: pd.DataFrame, name: str) -> Intervals:
+    """The estimates that `as_columns` wrote to the rows of a table: (rows,)."""
+    return Interval(*(table[f"{name}{end}"].to_numpy(float) for end in ("", "_low", "_high")))
+
+
 def sums(values: ArrayLike, document: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Sum and number of the values of each document; nan values are left out.
 

@@ -1,0 +1,15 @@
+"""Spread work items over workers: processes of this machine, or actors of a Ray cluster."""
+
+from eepolicy.workers.base import Workers
+from eepolicy.workers.config import WorkerConfig, available_cores
+from eepolicy.workers.ordered import OrderedWorkers, in_order
+from eepolicy.workers.processes import ProcessWorkers
+
+__all__ = [
+    "OrderedWorkers",
+    "ProcessWorkers",
+    "WorkerConfig",
+    "Workers",
+    "available_cores",
+    "in_order",
+]

@@ -1,0 +1,185 @@
+"""Work items on the actors of a Ray cluster."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, cast
+
+from eepolicy.errors import Caught, EepolicyError
+from eepolicy.workers.base import Item, Noted, Result, Workers
+
+
+def connect(address: str) -> str | None:
+    """Connect this process to a Ray cluster, unless it is connected.
+
+    Args:
+        address: address of the cluster, as `ray.init` takes it, or `"local"` to start one on this
+            machine.
+
+    Returns:
+        Address of the dashboard; None if the cluster has none.
+
+    Raises:
+        EepolicyError: Ray is not installed, or there is no cluster at the address.
+    """
+    ray = _import_ray()
+    if not ray.is_initialized():
+        try:
+            with _same_sigterm():
+                ray.init(address=address, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise EepolicyError(f"no Ray cluster at {address!r}: {error}") from error
+    url = ray._private.worker.get_dashboard_url()
+    return f"http://{url}" if url else None
+
+
+@contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which Ray replaces for good.
+
+    Forked processes inherit Ray's handler, and a pool of such processes cannot end them.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _import_ray() -> Any:
+    """The package.
+
+    Raises:
+        EepolicyError: it is not installed.
+    """
+    try:
+        import ray
+        import ray.util
+    except ImportError as error:
+        raise EepolicyError("Ray is not installed: pip install 'eepolicy[ray]'") from error
+    return ray
+
+
+class _Actor:
+    """Holds the function from item to result."""
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+        self._work = make()
+
+    def run(self, number: int, item: Any) -> tuple[int, Any, Exception | None]:
+        """Run an item: its number, its result, and the exception that it raised."""
+        with Caught() as caught, Noted(item):
+            return number, self._work(item), None
+        return number, None, caught.error  # the calling process raises it, with its own type
+
+
+class RayWorkers(Workers[Item, Result]):
+    """Runs items on Ray actors, one item at a time on each.
+
+    Ray places the actors, starts lost ones again and repeats their items.  The nodes need the same
+    packages and the same paths of models as the calling process.
+
+    Args:
+        make: makes the function from item to result, once in each actor.  It is sent to the
+            actors.
+        size: number of actors; None for one per CPU of the cluster, or as many as the cluster's
+            GPUs allow.
+        address: address of the cluster, as `ray.init` takes it, or `"local"` to start one on this
+            machine.
+        gpus: GPUs of each actor.
+
+    Raises:
+        EepolicyError: Ray is not installed, there is no cluster at the address, or the cluster has
+            no GPU.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Callable[[Item], Result]],
+        size: int | None = None,
+        *,
+        address: str = "local",
+        gpus: float = 0,
+    ) -> None:
+        self._ray = ray = _import_ray()
+        self._owns_cluster = not ray.is_initialized()
+        connect(address)
+        self.size = size or _max_actors(ray.cluster_resources(), gpus)
+        self._items: dict[int, Item] = {}
+        self._number = 0  # of items so far
+        actor = ray.remote(_Actor).options(
+            num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1
+        )
+        self._actors = [actor.remote(make) for _ in range(self.size)]
+        self._pool = ray.util.ActorPool(self._actors)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._owns_cluster:
+            self._ray.shutdown()  # ends the actors
+            return
+        for actor in self._actors:  # the next workers on this cluster need their CPUs and GPUs
+            self._ray.kill(actor)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def submit(self, item: Item) -> None:
+        """Hand in an item."""
+        number = self._number
+        self._number += 1
+        self._items[number] = item
+        self._pool.submit(lambda actor, numbered: actor.run.remote(*numbered), (number, item))
+
+    def completed(self) -> Iterator[Result]:
+        """Results that actors have finished since the last call."""
+        while len(self):
+            try:
+                yield self._next(timeout=0)
+            except TimeoutError:
+                return
+
+    def next(self) -> Result:
+        """Wait for a result."""
+        return self._next(timeout=None)
+
+    def _next(self, timeout: float | None) -> Result:
+        """The next result.
+
+        Raises:
+            TimeoutError: no result came in time.
+        """
+        try:
+            number, result, error = self._pool.get_next_unordered(timeout)
+        except self._ray.exceptions.RayError as error:
+            raise EepolicyError(f"a Ray worker could not start, or was lost: {error}") from error
+        del self._items[number]
+        if error is not None:
+            raise error
+        return cast(Result, result)
+
+
+def _max_actors(resources: dict[str, float], gpus: float) -> int:
+    """Maximum number of actors that fit a cluster.
+
+    Args:
+        resources: number of each resource.
+        gpus: GPUs of an actor.
+
+    Raises:
+        EepolicyError: none fits.
+    """
+    number = int(resources.get("GPU", 0) / gpus) if gpus else int(resources.get("CPU", 0))
+    if not number:
+        kind = f"{gpus} GPUs" if gpus else "CPUs"
+        raise EepolicyError(f"the Ray cluster has no {kind} for a worker; it has {resources}")
+    return number

@@ -1,0 +1,156 @@
+"""Worker processes: results, lost processes, and interrupts while they start."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from functools import partial
+
+import pickled_workers
+import pytest
+from worker_jobs import square, square_unless_first
+
+from eepolicy import EepolicyError
+from eepolicy.workers import (
+    OrderedWorkers,
+    ProcessWorkers,
+    WorkerConfig,
+    in_order,
+    processes,
+)
+
+
+@pytest.fixture
+def other_thread():
+    """A thread that may take a signal of the process instead of the main thread."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_raised_after_a_process_has_started(number, other_thread):
+    steps = []
+
+    def start() -> None:
+        with processes._interrupts_later():
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)
+            steps.append("started")
+
+    # a suite that a shell runs in the background inherits an ignored SIGINT
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert steps == ["started"]
+        assert signal.getsignal(number) is signal.default_int_handler
+        assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.signal(number, before)
+
+
+def test_without_an_interrupt_nothing_is_raised(other_thread):
+    with processes._interrupts_later():
+        pass
+
+
+def test_the_calling_process_works_alone():
+    with WorkerConfig(0).start(lambda: abs) as workers:
+        for item in (-1, -2, -3):
+            workers.submit(item)
+        assert len(workers) == 3
+        assert sorted(workers.finish()) == [1, 2, 3]
+        assert len(workers) == 0
+
+
+def test_items_may_come_while_others_are_finished():
+    with ProcessWorkers(lambda: abs, size=0) as workers:
+        workers.submit(-3)
+        results = []
+        for result in workers.finish():
+            results.append(result)
+            if result > 1:
+                workers.submit(1 - result)
+    assert results == [3, 2, 1]
+
+
+@pytest.mark.parametrize("size", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_failure_names_its_item(size):
+    with ProcessWorkers(partial(square, "text"), size=size) as workers:
+        workers.submit("seven")
+        with pytest.raises(TypeError) as caught:
+            workers.next()
+    if sys.version_info >= (3, 11):
+        assert any(re.search("while working on 'seven'", note) for note in caught.value.__notes__)
+
+
+def results_of_processes(workers: ProcessWorkers) -> list:
+    """All results; the calling process does not help."""
+    results = []
+    while len(workers):
+        results += workers.completed()
+        time.sleep(0.01)
+    return results
+
+
+def test_lost_processes_lose_nothing_and_double_nothing(tmp_path):
+    """Each item kills the first process that runs it."""
+    with ProcessWorkers(partial(square_unless_first, tmp_path), 1, own=time.sleep) as workers:
+        for item in range(3):
+            workers.submit(item)
+        results = results_of_processes(workers)
+    assert sorted(results) == [0, 1, 4]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_processes_that_are_always_lost_end_in_a_sentence(tmp_path):
+    make = partial(square_unless_first, tmp_path, times=100)
+    with ProcessWorkers(make, 1) as workers:
+        workers.submit(1)
+        with pytest.raises(EepolicyError, match="6 worker processes ended unexpectedly"):
+            results_of_processes(workers)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"number": -1}, "0 or more; got -1"),
+        ({"number": "two"}, "number: expected .*; got 'two'"),
+        ({"ray": 6379}, "ray: expected .*; got 6379"),
+        ({"gpus": 1}, "for Ray"),
+        ({"ray": "local", "number": 0}, "at least 1 worker"),
+        ({"ray": "local", "gpus": -1, "number": 1}, "0 or more; got -1"),
+    ],
+)
+def test_settings_of_workers_are_checked(options, message):
+    with pytest.raises(EepolicyError, match=message):
+        WorkerConfig(**options)
+
+
+def test_results_come_in_the_order_of_the_items(monkeypatch):
+    """Though workers run the last item first, and though another run was not finished."""
+    monkeypatch.setattr(WorkerConfig, "start", pickled_workers.start)
+    taken = []
+
+    def items():
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    with OrderedWorkers(WorkerConfig(2), partial(square, "text")) as workers:
+        unfinished = workers.run(items())
+        assert next(unfinished) == 0
+        assert len(taken) == 12  # four for each process
+        assert list(workers.run(range(3))) == [0, 1, 4]
+        assert list(workers.run([])) == []
+    expected = [number**2 for number in range(40)]
+    assert list(in_order(WorkerConfig(2), partial(square, "text"), range(40))) == expected
