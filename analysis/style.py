@@ -11,8 +11,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from eepolicy.errors import EepolicyError
 from eepolicy.policies import ByModality, parse_policy
@@ -20,12 +21,47 @@ from eepolicy.probing import plot
 
 #: text and speech have the same two colours everywhere
 COLOURS = {modality.name.lower(): colour for modality, colour in plot.COLOURS.items()}
+MARKERS = {modality.name.lower(): marker for modality, marker in plot.MARKERS.items()}
 
 #: colours and markers of policies that declare none: other hues and shapes than the built-in ones
 OTHER_COLOURS = ("#332288", "#88CCEE", "#117733", "#DDCC77", "#882255", "#AA4499", "#44AA99")
 OTHER_MARKERS = ("h", "X", "P", "*", "d", "<", ">", "8", "H")
 #: markers of further policies with the same colour, those first that differ most
-MARKERS = ("o", "s", "^", "D", "v", "X", "*", "P", "p", "<", "h", ">", "d", "8", "H")
+FURTHER_MARKERS = ("o", "s", "^", "D", "v", "X", "*", "P", "p", "<", "h", ">", "d", "8", "H")
+
+
+def outside_legend(
+    figure: Figure,
+    *axes: Axes,
+    loc: str = "outside upper center",
+    ncols: int | None = None,
+) -> None:
+    """Explain the marks of some axes in one legend beside all axes, where it covers no data.
+
+    A mark with the same label in several axes is listed once.
+
+    Args:
+        figure: figure with a constrained layout.
+        axes: axes whose labelled marks are explained.
+        loc: place of the legend, one of matplotlib's that begin with "outside".
+        ncols: number of columns; as many as there are entries if None.
+    """
+    handles = {
+        label: handle
+        for ax in axes
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    place: Any = loc
+    columns = ncols or max(1, len(handles))
+    plain_legend(figure.legend(handles.values(), handles, loc=place, ncols=columns))
+
+
+def log_axis(ax: Axes) -> None:
+    """Make the vertical axis logarithmic, with ticks at 1, 2 and 5 and plain numbers."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def depth_axis(ax: Axes) -> None:
@@ -85,7 +121,7 @@ def families(policies: Sequence[str]) -> list[tuple[str, str]]:
             if colour in colours.values() and name not in colours and free:
                 colour = free[0]
             colour = colours.setdefault(name, colour)
-        markers = [m for m in (marker, *MARKERS) if (colour, m) not in styles]
+        markers = [m for m in (marker, *FURTHER_MARKERS) if (colour, m) not in styles]
         styles.append((colour, markers[0] if markers else marker))
     return styles
 

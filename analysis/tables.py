@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from eepolicy.errors import EepolicyError
 
 #: cell of a value that was not measured
 MISSING = "–"
@@ -17,6 +20,30 @@ LATEX_ESCAPES = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
 } | {character: "\\" + character for character in "&%$#_{}"}
+
+
+def read_table(file: Path, columns: Iterable[str] = (), rows: int | None = None) -> pd.DataFrame:
+    """Read a table that a study stored as CSV.
+
+    Args:
+        file: the file.
+        columns: columns that it must have.
+        rows: number of rows that it must have; None for any number.
+
+    Raises:
+        EepolicyError: it cannot be read, lacks a column, or has another number of rows.
+    """
+    again = "delete the file, and it is measured again"
+    try:
+        table = pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        raise EepolicyError(f"{file} is no table in CSV: {error}; {again}") from error
+    lacking = [column for column in columns if column not in table]
+    if lacking:
+        raise EepolicyError(f"{file} has no column {lacking[0]!r}; {again}")
+    if rows is not None and len(table) != rows:
+        raise EepolicyError(f"{file} has {len(table)} rows, not {rows}; {again}")
+    return table
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -31,7 +31,7 @@ _TABLE = re.compile(r"(<!-- families -->\n).*?(<!-- end of families -->)", re.DO
 def features(parts: DecoderParts) -> str:
     """What a family has beside rotary positions and full attention."""
     kinds, layers = set(parts.attention), parts.layers
-    found = {
+    present = {
         "windows in all layers": kinds == {SLIDING},
         "windows in some layers": SLIDING in kinds and len(kinds) > 1,
         "chunks in some layers": CHUNKED in kinds,
@@ -43,7 +43,7 @@ def features(parts: DecoderParts) -> str:
         "experts": any(_has_experts(layer) for layer in layers),
         "layers with other arguments": isinstance(layers[0], AdaptedLayer),
     }
-    return "; ".join(name for name, is_so in found.items() if is_so)
+    return "; ".join(name for name, is_so in present.items() if is_so)
 
 
 def _has_experts(layer: nn.Module) -> bool:

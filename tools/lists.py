@@ -12,12 +12,19 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from benchmarks.pages import NEEDS, PAGES
+from eepolicy.analysis.evaluation.spark_table2 import ROWS
+from eepolicy.analysis.evaluation.table2_estimate import Load, estimate
+from eepolicy.analysis.evaluation.table2_sizes import published_sizes
+from eepolicy.analysis.tables import markdown_table
+from eepolicy.codebooks import CODEBOOK_POLICIES, MISSING_CODES
 from eepolicy.decode.acceptance import ACCEPTANCE_RULES
 from eepolicy.decode.fills import FILLS
 from eepolicy.heads import KINDS
 from eepolicy.policies import POLICIES
 from eepolicy.policies.spec import policy_entries
 from eepolicy.registry import Entry
+from tools.formats import format_tables
 
 ROOT = Path(__file__).parents[1]
 _LIST = re.compile(r"(<!-- list: ([a-z-]+) -->).*?(<!-- end of list -->)", re.DOTALL)
@@ -39,14 +46,64 @@ def names(every: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in every)
 
 
+def table2_hours() -> str:
+    """Estimated hours and gigabytes of the paper's Table 2, for each of its models."""
+    parts = []
+    for name, size in published_sizes().items():
+        parts.append(f"{name}:\n\n{estimate(size, ROWS[name], Load()).tables()}")
+    return "\n\n" + "\n\n".join(parts) + "\n\n"
+
+
+def table2_rows() -> str:
+    """What the rows of the paper's Table 2 should show, by the paper and by arithmetic."""
+    lines = []
+    for name, size in published_sizes().items():
+        full = ROWS[name][0]
+        share = size.text_chunk / (size.text_chunk + size.speech_chunk)
+        for row in ROWS[name]:
+            depth = share * row.text_depth + (1 - share) * row.speech_depth
+            mean, whole = sum(row.scores) / 4, sum(full.scores) / 4
+            lines.append(
+                (
+                    row.label,
+                    f"`{row.policy}`",
+                    f"{max(0.0, 1 - depth / size.layers):.1%}".replace("%", " %"),
+                    f"{mean - whole:+.2f}",
+                    f"{row.mos - full.mos:+.3f}",
+                    f"{row.wer - full.wer:+.2f}",
+                )
+            )
+    headings = ["row", "policy", "layer calls saved", "score, points", "MOS", "WER, points"]
+    return "\n\n" + markdown_table(headings, lines) + "\n\n"
+
+
+def benchmark_pages() -> str:
+    """The pages of `docs/benchmarks` with their commands and needs."""
+    rows = [
+        [
+            f"[{page.name}]({page.name}.md)",
+            "<br>".join(f"`{command}`" for command in page.commands),
+            "; ".join(NEEDS[need] for need in page.needs),
+        ]
+        for page in PAGES
+    ]
+    return "\n\n" + markdown_table(["page", "command", "needs"], rows) + "\n\n"
+
+
 LISTS: dict[str, Callable[[], str]] = {
     "policies": lambda: table(policy_entries()),
     "fills": lambda: table(FILLS.entries()),
     "acceptance-rules": lambda: table(ACCEPTANCE_RULES.entries()),
+    "codebook-policies": lambda: table(CODEBOOK_POLICIES.entries()),
+    "missing-codes": lambda: table(MISSING_CODES.entries()),
     "heads": lambda: table(KINDS.entries()),
     "policy-names": lambda: names(dict.fromkeys(entry.name for entry in POLICIES.entries())),
     "fill-names": lambda: names(FILLS.names()),
     "acceptance-names": lambda: names(ACCEPTANCE_RULES.names()),
+    "benchmark-pages": benchmark_pages,
+    "paper-hours": table2_hours,
+    "paper-rows": table2_rows,
+    "file-formats": format_tables,
 }
 
 

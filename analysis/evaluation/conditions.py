@@ -17,9 +17,7 @@ def conditions(folder: RunFolder) -> str:
     identity, notes = folder.read()
     decoding, batch = identity.get("decoding", {}), identity.get("batch")
     compiled = decoding.get("compile", False)
-    spoken = any(line.audio for line in folder.questions().values())
-    one_by_one = spoken or bool(identity.get("sampling"))
-    how = "one by one" if one_by_one or batch is None else f"in batches of {batch} questions"
+    how = "one by one" if batch in (None, 1) else f"in batches of {batch} questions"
     sentence = f"Quality: replies were decoded {how}, {_layers(compiled)}."
     timed = len({line.question for line in folder.lines(TimingLine)})
     if not timed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,11 @@ from eepolicy.analysis.evaluation.verdict import Margins
 from eepolicy.analysis.stats.sequential import UntilDecided
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Count, Positive, check_fields
+from eepolicy.formats import SamplingOption
+from eepolicy.hooked import HookedModel
 from eepolicy.policies import ExitPolicy
+from eepolicy.workers import WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,10 @@ class RunConfig:
         compile_timed: compile the layers of the timed replies.  Compiling for large batches takes
             longer than it saves on hundreds of replies, so `decoding` need not compile.
         rated: number of questions whose replies get a predicted MOS, if there is a rater.
-        workers: number of processes for speech; with 0 this process does all the work.
+        workers: processes for speech, which also decode if there is `load`; a number for processes
+            of this machine.  With 0 this process does all the work.
+        load: loads the model in a worker, which then decodes replies too; None to decode in this
+            process alone.  Workers must be able to pickle it.
         margins: largest losses against full depth that count as not worse.
         looks: go on with more questions until every row is decided; None to ask all at once.
 
@@ -40,28 +47,31 @@ class RunConfig:
 
     policies: Sequence[str | ExitPolicy] | None = None
     decoding: EarlyExitConfig = field(default_factory=EarlyExitConfig)
-    sampling: Mapping[str, float] = field(default_factory=dict)
-    seeds: int = 1
-    max_new_tokens: int = 400
+    sampling: Mapping[str, SamplingOption] = field(default_factory=dict)
+    seeds: Positive = 1
+    max_new_tokens: Positive = 400
     calibration: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
-    batch: int = 50
-    timed: int = 12
+    batch: Positive = 50
+    timed: Count = 12
     compile_timed: bool = False
-    rated: int = 24
-    workers: int = 0
+    rated: Count = 24
+    workers: WorkerConfig | Count = 0
+    load: Callable[[], HookedModel] | None = field(default=None, repr=False)
     margins: Margins = field(default_factory=Margins)
     looks: UntilDecided | None = None
 
     def __post_init__(self) -> None:
-        least = {"seeds": 1, "max_new_tokens": 1, "batch": 1, "timed": 0, "rated": 0, "workers": 0}
-        for name, number in least.items():
-            if getattr(self, name) < number:
-                raise EepolicyError(f"{name} is at least {number}; got {getattr(self, name)}")
+        check_fields(self)
         if self.seeds > 1 and not self.sampling:
             raise EepolicyError(
                 "greedy decoding gives the same reply for every seed; "
                 f"got {self.seeds} seeds without sampling: give a temperature, or one seed"
             )
+
+    @property
+    def worker_config(self) -> WorkerConfig:
+        """Where the work runs."""
+        return WorkerConfig.of(self.workers)
 
     def generate_options(self, row: Row, timed: bool = False) -> dict[str, Any]:
         """Options of `HookedModel.generate` for the replies of a row.

@@ -8,6 +8,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from eepolicy.formats import Count, FileFormat
 
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 class RunFile(FileFormat):
     """`run.json`: the settings of a comparison.
@@ -91,7 +93,7 @@ class Speech(BaseModel):
     model_config = FileFormat.model_config
 
     speech: str
-    seconds: float = Field(ge=0)
+    seconds: Seconds
     transcript: str | None
 
 
@@ -100,6 +102,9 @@ class SpeechLine(FileFormat):
 
     Clips share windows of speech recognition.  One line stores all of them or none, so that a
     stopped run does not transcribe a part of them in other windows.
+
+    Attributes:
+        clips: speech of replies.
     """
 
     clips: list[Speech]
@@ -116,7 +121,7 @@ class RatingLine(FileFormat):
 
     speech: str
     rater: str
-    mos: float | None
+    mos: Annotated[float, Field(allow_inf_nan=False)] | None
 
 
 class TimingLine(FileFormat):
@@ -132,8 +137,8 @@ class TimingLine(FileFormat):
 
     question: str
     policy: str
-    seconds: float = Field(ge=0)
-    ttft: float = Field(ge=0)
+    seconds: Seconds
+    ttft: Seconds
     tokens: Count
 
 

@@ -18,13 +18,15 @@ def identity(model: HookedModel, max_new_tokens: int) -> dict[str, Any]:
         model: model that replies.
         max_new_tokens: maximum number of tokens per reply.
     """
-    return {
+    voice = {} if model.voice is None else {"voice": digest(model.voice)}
+    return voice | {
         "model": fingerprint(model.model),
         "numbers": f"{model.model.dtype} on {model.device.type}",
         "card": model.card.name if model.card else None,
         "heads": digest(model.heads),
         "predictor": None if model.predictor is None else digest(model.predictor),
         "units": digest(model.vocoder),
+        "vocoder": digest(getattr(model.vocoder, "network", None)),
         "threads": torch.get_num_threads(),
         "max_new_tokens": max_new_tokens,
         "versions": {p: version(p) for p in ("eepolicy", "torch", "transformers")},

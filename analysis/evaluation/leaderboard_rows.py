@@ -54,6 +54,9 @@ LEFT_OUT = {
 #: policies without a row, and why
 POLICIES_LEFT_OUT = {
     "draft": "it needs a rule that verifies; docs/findings/branches.md has a row",
+    "drift": "docs/findings/drift.md has rows; a row here costs time and power",
     "predictor": "the pocket model ships no exit predictor",
     "dynamic-draft": "it needs a rule that verifies, and each rule has its row on spark:triple@14",
+    "steady": "docs/findings/safe-exits.md compares it at equal cost",
+    "silence": "docs/findings/safe-exits.md compares it at equal cost",
 }

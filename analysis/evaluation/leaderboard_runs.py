@@ -18,16 +18,12 @@ from eepolicy.errors import EepolicyError
 from eepolicy.heads.files import read_notes
 from eepolicy.loading.pocket import pocket_folder
 
-#: columns of the leaderboard
-COLUMNS = (
-    *columns.COLUMNS,
-    Column(
-        "calls_per_token",
-        "layer calls a token",
-        lambda r: r.layer_calls,
-        lambda r: len(r.tokens),
-    ),
+#: cost of a row without regard to the length of its replies
+CALLS = Column(
+    "calls_per_token", "layer calls a token", lambda r: r.layer_calls, lambda r: len(r.tokens)
 )
+#: columns of the leaderboard
+COLUMNS = (*columns.COLUMNS, CALLS)
 
 
 @dataclass(frozen=True)

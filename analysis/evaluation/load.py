@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict
 from eepolicy.analysis.evaluation.columns import COLUMNS, Column
 from eepolicy.analysis.evaluation.default_policies import FULL
 from eepolicy.analysis.evaluation.formats import RecordLine
-from eepolicy.analysis.evaluation.records import RunFolder
+from eepolicy.analysis.evaluation.records import FILES, RunFolder
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.evaluation.verdict import Margins
 from eepolicy.analysis.stats.sequential import UntilDecided
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import parse
+from eepolicy.formats import Positive, SamplingOption, parse
 
 
 class MarginNotes(BaseModel):
@@ -51,11 +51,11 @@ class RunIdentity(BaseModel):
     card: str | None = None
     heads: str = ""
     numbers: str = ""
-    threads: int = 1
+    threads: Positive = 1
     versions: dict[str, str] = {}
     decoding: dict[str, Any] = {}
-    sampling: dict[str, float] = {}
-    batch: int | None = None
+    sampling: dict[str, SamplingOption] = {}
+    batch: Positive | None = None
     compile_timed: bool = False
 
 
@@ -98,7 +98,7 @@ def load_comparison(folder: Path, columns: Sequence[Column] = COLUMNS) -> Compar
             f"{folder} contains no records of a comparison: give the --out folder of "
             "'eepolicy compare'"
         )
-    read_identity(run_folder)
+    _check_replies(run_folder, read_identity(run_folder))
     notes = parse(RunNotes, run_folder.read()[1], f"{folder / 'run.json'}, notes")
     if FULL not in answered:
         raise EepolicyError(
@@ -113,6 +113,31 @@ def load_comparison(folder: Path, columns: Sequence[Column] = COLUMNS) -> Compar
         Margins(**notes.margins.model_dump()),
         UntilDecided(tuple(notes.looks)) if notes.looks else None,
     )
+
+
+def _check_replies(folder: RunFolder, identity: RunIdentity) -> None:
+    """Refuse replies with depths or ids that the model of the run does not have.
+
+    Raises:
+        EepolicyError: with the line, and the depths or ids of the model.
+    """
+    layers, vocabulary = (identity.model.get(key) for key in ("num_hidden_layers", "vocab_size"))
+    for number, line in enumerate(folder.lines(RecordLine), 1):
+        where = f"{folder.path / FILES[RecordLine]}, record {number}"
+        if isinstance(layers, int):
+            # the layers of a branch count as depth, and a branch has no more layers than the model;
+            # heads of several kinds are called "FittedHead"
+            has_branches = any(kind in identity.heads for kind in ("Branch", "FittedHead"))
+            most = 2 * layers if has_branches else layers
+            if max(line.depths, default=0) > most:
+                raise EepolicyError(
+                    f"{where}: depths must be 0 to {most}; got {max(line.depths)}: delete the line"
+                )
+        if isinstance(vocabulary, int) and max(line.tokens, default=0) >= vocabulary:
+            raise EepolicyError(
+                f"{where}: tokens must be 0 to {vocabulary - 1}; got {max(line.tokens)}: delete "
+                "the line"
+            )
 
 
 def read_identity(folder: RunFolder) -> RunIdentity:

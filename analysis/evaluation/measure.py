@@ -82,8 +82,8 @@ class Blocks:
 def decode(model: HookedModel, blocks: Blocks, item: DecodeItem) -> list[RecordLine]:
     """Decode the replies of an item.
 
-    Greedy replies to written questions are one batch.  Sampled replies share one stream of random
-    numbers in a batch, so they are decoded one by one, as are those to spoken questions.
+    The replies are one batch.  Sampled replies have random numbers of their own, so each is the one
+    that its question gets alone with this seed, up to rounding.
 
     Args:
         model: model that replies.
@@ -96,14 +96,11 @@ def decode(model: HookedModel, blocks: Blocks, item: DecodeItem) -> list[RecordL
     config = blocks.config
     row = next(row for row in blocks.rows if row.spec == item.policy)
     questions = [blocks.questions[number] for number in blocks.numbers(item.block)]
-    options = config.generate_options(row) | {"seed": item.seed}
-    prompts = [prompt_of(question) for question in questions]
-    if config.sampling or any(isinstance(prompt, Path) for prompt in prompts):
-        outputs = [model.generate(prompt, **options) for prompt in prompts]
-    else:
-        outputs = model.generate(prompts, **options)
+    options = config.generate_options(row) | {"seed": [item.seed] * len(questions)}
+    outputs = model.generate([prompt_of(question) for question in questions], **options)
+    reads_aloud = model.card is not None and model.card.reads_aloud
     return [
-        record_line(output, question, item)
+        record_line(output, question, item, reads_aloud)
         for output, question in zip(outputs, questions, strict=True)
     ]
 
@@ -113,15 +110,24 @@ def prompt_of(question: Mapping[str, Any]) -> str | Path:
     return Path(question["audio"]) if question.get("audio") else str(question["question"])
 
 
-def record_line(output: Output, question: Mapping[str, Any], item: DecodeItem) -> RecordLine:
-    """The record of one reply."""
+def record_line(
+    output: Output, question: Mapping[str, Any], item: DecodeItem, reads_aloud: bool = False
+) -> RecordLine:
+    """The record of one reply.
+
+    Args:
+        output: the reply.
+        question: its question.
+        item: what was decoded.
+        reads_aloud: the speech should say the text of the question; otherwise that of the reply.
+    """
     trace = output.trace
     return RecordLine(
         question=question["question"],
         policy=item.policy,
         seed=item.seed,
         spoken=bool(question.get("audio")),
-        text=output.text or "",
+        text=str(question["question"]) if reads_aloud else output.text or "",
         ended=output.ended,
         layer_calls=int(trace.layer_calls.sum()),
         readouts=int(trace.readouts.sum()),

@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from eepolicy.errors import EepolicyError
-from eepolicy.io import write_bytes
+from eepolicy.io import make_folder, write_bytes
 
 #: bars of a waveform, and the height of the loudest one
 BARS, HEIGHT = 96, 35
@@ -120,6 +120,6 @@ def _encoded(sound: Sound, file: Path, kind: str) -> bytes:
     soundfile.write(stream, sound.samples, sound.rate, format=kind)
     if not linked:
         with suppress(OSError, EepolicyError):  # the page does not need the cache
-            file.parent.mkdir(exist_ok=True)
+            make_folder(file.parent)
             write_bytes(file, stream.getvalue())
     return stream.getvalue()

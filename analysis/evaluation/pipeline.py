@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import islice
 from typing import Protocol, TypeVar
 
 import torch
@@ -15,18 +16,26 @@ from eepolicy.analysis.evaluation.formats import (
     RecordLine,
     SpeechLine,
 )
-from eepolicy.analysis.evaluation.measure import Blocks, DecodeItem, decode, reply_key
+from eepolicy.analysis.evaluation.measure import Blocks, DecodeItem, ReplyKey, reply_key
 from eepolicy.analysis.evaluation.metrics import MetricsSource
 from eepolicy.analysis.evaluation.preflight import preflight
 from eepolicy.analysis.evaluation.records import RunFolder
-from eepolicy.analysis.evaluation.sound import Clip, SoundItem, SoundResult, make_stage
+from eepolicy.analysis.evaluation.sound import Clip, SoundItem, SoundResult, SoundStage
+from eepolicy.analysis.evaluation.stage import (
+    Decoder,
+    DecoderSource,
+    SoundSource,
+    Stage,
+    StageResult,
+    StageWorkers,
+)
 from eepolicy.analysis.evaluation.timing import Timer
 from eepolicy.hooked import HookedModel
+from eepolicy.io import write_bytes
 from eepolicy.modality import TokenLayout
-from eepolicy.workers import Workers
+from eepolicy.speech.vocoders import required_vocoder
 
 T = TypeVar("T")
-SoundWorkers = Workers[SoundItem, SoundResult]
 
 
 class Progress(Protocol):
@@ -45,8 +54,9 @@ def no_progress(label: str, items: Iterable[T], /) -> Iterable[T]:
 class Pipeline:
     """Measures what a run folder lacks.
 
-    This process decodes.  Worker processes synthesize, transcribe and rate the speech of what is
-    decoded.  Each result is on disk before the next one of its step.
+    Workers synthesize, transcribe and rate the speech of what is decoded.  They also decode if they
+    can load the model; otherwise this process decodes.  Replies are timed by this process alone.
+    Only this process writes, and each result is on disk as soon as it is there.
 
     Attributes:
         model: model that replies.
@@ -66,14 +76,23 @@ class Pipeline:
         """Run all steps."""
         config = self.blocks.config
         timer = Timer(self.model, self.blocks.questions, self.blocks.rows, config)
+        load = cache(self.metrics.load)
         if self._lacks_replies():
-            preflight(self.model, self.metrics.load())
-        make = partial(make_stage, self.model.vocoder, self.metrics)
-        processes = config.workers if self.model.vocoder is not None else 0
-        with SoundWorkers(make, processes) as workers:
+            preflight(self.model, load())
+        make = partial(
+            Stage,
+            DecoderSource.of(self.blocks, self.model),
+            SoundSource(self.model.vocoder, self.metrics),
+        )
+        own = Stage(
+            lambda: Decoder(self.model, self.blocks),
+            lambda: SoundStage(required_vocoder(self.model.vocoder), load()),
+        )
+        with config.worker_config.start(make, own) as workers:
             self._decode(workers)
             for _ in timer.run(self.folder, partial(self.progress, "replies timed")):
-                self._store_completed(workers)
+                for result in workers.completed():
+                    self._store(result)
             results = workers.finish()
             for _ in self.progress("batches of speech", range(len(workers))):
                 self._store(next(results))
@@ -84,31 +103,64 @@ class Pipeline:
         items = self.blocks.items()
         return any(key not in done for item in items for key in self.blocks.keys(item))
 
-    def _decode(self, workers: SoundWorkers) -> None:
+    def _decode(self, workers: StageWorkers) -> None:
         """Decode missing replies; hand the speech of each item to the workers."""
         done = {reply_key(line): line for line in self.folder.lines(RecordLine)}
         rated = self.blocks.config.rated if self.metrics.rates else 0
         speech = SpeechQueue(self.blocks, self.model.layout, self.folder, rated)
-        for item in self.progress("batches decoded", self.blocks.items()):
-            keys = self.blocks.keys(item)
-            if any(key not in done for key in keys):
-                # a batch is decoded as a whole, though a stopped run may have stored a part of it
-                lines = decode(self.model, self.blocks, item)
-                new = {reply_key(line): line for line in lines if reply_key(line) not in done}
-                self.folder.append(list(new.values()))
-                done |= new
+        items = self.blocks.items()
+        decoder = self._decoder(workers, [i for i in items if self._lacks(i, done)])
+        for item in self.progress("batches decoded", items):
+            while self._lacks(item, done):
+                self._store(decoder(item), done)
             if self.model.vocoder is not None:
-                speech.submit(item, [done[key] for key in keys], workers)
-            self._store_completed(workers)
+                speech.submit(item, [done[key] for key in self.blocks.keys(item)], workers)
+            for result in workers.completed():
+                self._store(result, done)
 
-    def _store_completed(self, workers: SoundWorkers) -> None:
-        for result in workers.completed():
-            self._store(result)
+    def _lacks(self, item: DecodeItem, done: Mapping[ReplyKey, RecordLine]) -> bool:
+        return any(key not in done for key in self.blocks.keys(item))
 
-    def _store(self, result: SoundResult) -> None:
-        if result.speech.clips:
-            self.folder.append([result.speech])
-        self.folder.append(result.ratings)
+    def _decoder(
+        self, workers: StageWorkers, missing: Sequence[DecodeItem]
+    ) -> Callable[[DecodeItem], StageResult]:
+        """What gives the next result while an item is missing.
+
+        Args:
+            workers: workers, which decode if they can load the model.
+            missing: all items to decode, in order.
+        """
+        if self.blocks.config.load is None:
+            return Decoder(self.model, self.blocks)
+        ahead = iter(missing)
+        # enough that none waits, and few enough that speech is processed between them
+        window = 2 * workers.size + 2
+
+        def next_result(_: DecodeItem) -> StageResult:
+            for item in islice(ahead, max(0, window - len(workers))):
+                workers.submit(item)
+            return workers.next()
+
+        return next_result
+
+    def _store(self, result: StageResult, done: dict[ReplyKey, RecordLine] | None = None) -> None:
+        """Write a result to the folder.
+
+        Args:
+            result: the result of an item.
+            done: stored replies; those of the result are added.
+        """
+        if isinstance(result, SoundResult):
+            for file, sound in result.sounds:
+                write_bytes(file, sound)
+            if result.speech.clips:
+                self.folder.append([result.speech])
+            self.folder.append(result.ratings)
+        elif done is not None:
+            # a batch is decoded as a whole, though a stopped run may have stored a part of it
+            new = {key: line for line in result.lines if (key := reply_key(line)) not in done}
+            self.folder.append(list(new.values()))
+            done |= new
 
     def _judge(self) -> None:
         """Ask the judge about the replies without a score."""
@@ -156,7 +208,7 @@ class SpeechQueue:
         self._seen: set[str] = set()
 
     def submit(
-        self, item: DecodeItem, replies: Sequence[RecordLine], workers: SoundWorkers
+        self, item: DecodeItem, replies: Sequence[RecordLine], workers: StageWorkers
     ) -> None:
         """Hand in what is missing of an item, if anything.
 

@@ -106,7 +106,8 @@ def summary_figure(rows: Rows, margin: float) -> Figure:
         margin: points of WER that a policy may lose as "not worse".
     """
     figure, ax = plt.subplots(figsize=(8, 4))
-    ax.axhspan(-margin, margin, color="#dddddd", zorder=0)
+    label = f"margin of ±{margin:g} points"
+    ax.axhspan(-margin, margin, color="#dddddd", zorder=0, label=label)
     for row, (colour, marker) in zip(rows, families([r["policy"] for r in rows]), strict=True):
         values = {
             name: [scale * (row[f"{name}{end}"] or 0.0) for end in ("", "_low", "_high")]
@@ -128,8 +129,6 @@ def summary_figure(rows: Rows, margin: float) -> Figure:
         )
     ax.set_xlabel("speed-up over full depth, ×")
     ax.set_ylabel("word error rate minus that\nof full depth, points (lower is better)")
-    label = f"margin of ±{margin:g} points"
-    ax.text(0.01, -margin, label, va="bottom", fontsize=8, transform=ax.get_yaxis_transform())
     legend = ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
     plain_legend(legend)
     figure.tight_layout()
@@ -222,7 +221,7 @@ def agreement_figure(
         curves: by head and modality: (full depth,) shares, nan at a depth without such a head.
         prompts: number of replies they were measured on.
     """
-    figure, ax = plt.subplots(figsize=(4.6, 3.2))
+    figure, ax = plt.subplots(figsize=(6.4, 3.2))
     for head, by_modality in curves.items():
         line, marker, size = HEAD_STYLES[head]
         for modality, curve in by_modality.items():
@@ -240,7 +239,14 @@ def agreement_figure(
     ax.set_ylabel("same top-1 token as\nthe last layer, %")
     ax.set_xticks([1, *range(5, len(next(iter(next(iter(curves.values())).values()))) + 1, 5)])
     ax.set_ylim(0, 102)
-    ax.legend(fontsize=8, loc="lower right", title=f"{prompts} held-out replies", title_fontsize=8)
+    ax.legend(
+        fontsize=8,
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1),
+        title=f"{prompts} held-out replies",
+        title_fontsize=8,
+    )
+    figure.tight_layout()
     return figure
 
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from eepolicy.analysis.evaluation.metrics import AnswerJudge, SpeechMetrics
-from eepolicy.errors import EepolicyError
+from eepolicy.errors import Caught, EepolicyError
 from eepolicy.hooked import HookedModel
+from eepolicy.speech.audio import resampled
+from eepolicy.speech.mel import SAMPLE_RATE
+from eepolicy.speech.vocoders import sampling_rate_of
 
 #: units per second where the model card does not give the rate
 RATE = 25
-#: samples per second of the waveforms that vocoders return
-SAMPLES = 16_000
 #: a question with a right answer and one without, each with a reply
 REPLIES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"question": "What color is snow?", "keys": ["white"]}, "Snow is white."),
@@ -47,7 +48,7 @@ def preflight(model: HookedModel, metrics: SpeechMetrics) -> list[str]:
         []
     """
     failures: list[str] = []
-    wave: Tensor | None = torch.sin(torch.arange(SAMPLES) * (2 * torch.pi * 220 / SAMPLES)) / 4
+    wave: Tensor | None = tone(1.0)
     with torch.random.fork_rng():  # vocoders may draw random numbers
         vocoder, asr, mos = model.vocoder, metrics.asr, metrics.mos
         if vocoder is not None:
@@ -67,29 +68,38 @@ def preflight(model: HookedModel, metrics: SpeechMetrics) -> list[str]:
     return notes or []
 
 
+def tone(seconds: float) -> Tensor:
+    """A tone of 220 Hz, (samples,) at 16 kHz."""
+    times = torch.arange(round(seconds * SAMPLE_RATE))
+    return torch.sin(times * (2 * torch.pi * 220 / SAMPLE_RATE)) / 4
+
+
+def first_units(model: HookedModel, seconds: float) -> Tensor:
+    """The first units of the codebook, repeated for some seconds of speech: (units,)."""
+    rate = model.card.rate if model.card is not None and model.card.rate else RATE
+    return torch.arange(max(1, round(seconds * rate))) % max(1, model.layout.num_units)
+
+
 def _try(part: str, action: Callable[[], Any], failures: list[str]) -> Any:
     """The result of an action; a failure is noted and gives None."""
-    try:
+    with Caught() as caught:
         return action()
-    except EepolicyError as error:
-        failures.append(f"{part} failed: {error}")
-    except Exception as error:  # it is code of others: the name of the part says whose
-        failures.append(f"{part} failed: {type(error).__name__}: {error}")
+    error = caught.error
+    kind = "" if isinstance(error, EepolicyError) else f"{type(error).__name__}: "
+    failures.append(f"{part} failed: {kind}{error}")
     return None
 
 
 def _decode(model: HookedModel) -> Tensor:
     """One second of sound: (samples,)."""
     assert model.vocoder is not None
-    rate = model.card.rate if model.card is not None and model.card.rate else RATE
-    codes = model.layout.num_codes or model.layout.speech[1] - model.layout.speech[0]
-    wave = model.vocoder.decode(torch.arange(max(1, round(rate))) % max(1, codes))
+    wave = model.vocoder.decode(first_units(model, 1.0))
     if not isinstance(wave, Tensor) or wave.ndim != 1 or not wave.is_floating_point():
         got = tuple(wave.shape) if isinstance(wave, Tensor) else type(wave).__name__
         raise EepolicyError(f"it returns floats (samples,); got {got}")
     if not len(wave) or not bool(wave.isfinite().all()):
         raise EepolicyError("its sound is empty or contains NaN")
-    return wave
+    return resampled(wave, sampling_rate_of(model.vocoder))
 
 
 def _transcribe(transcript: object) -> None:

@@ -23,9 +23,10 @@ from eepolicy.analysis.evaluation.formats import (
 )
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
 from eepolicy.errors import EepolicyError
+from eepolicy.folder_lock import LOCK
 from eepolicy.formats import FileFormat, parse
 from eepolicy.hooked import HookedModel
-from eepolicy.io import append_lines, read_json, read_numbered_jsonl, write_json
+from eepolicy.io import append_lines, make_folder, read_json, read_numbered_jsonl, write_json
 from eepolicy.modality import Modality
 from eepolicy.probing import Document
 
@@ -172,7 +173,7 @@ class RunFolder:
             self._create(identity)
             return {}
         stored, notes = self.read()
-        self.audio.mkdir(exist_ok=True)
+        make_folder(self.audio)
         differing = _differing_fields(stored, identity)
         if differing:
             raise EepolicyError(
@@ -182,11 +183,13 @@ class RunFolder:
         return notes
 
     def _create(self, identity: Mapping[str, Any]) -> None:
-        if self.path.exists() and any(f.suffix != ".part" for f in self.path.iterdir()):
+        if self.path.exists() and any(
+            f.suffix != ".part" and f.name != LOCK for f in self.path.iterdir()
+        ):
             raise EepolicyError(
                 f"{self.path} contains files that are not of a run; give another folder with --out"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         self._write(identity, {})
         self.audio.mkdir()
 

@@ -23,6 +23,7 @@ from eepolicy.analysis.evaluation.rows import Row, parse_row
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.decode.rebatch import LayerCosts
 from eepolicy.errors import EepolicyError
+from eepolicy.folder_lock import locked
 from eepolicy.hooked import HookedModel
 from eepolicy.plugin_files import file_digest, files_in
 
@@ -57,31 +58,39 @@ def run(
 
     Raises:
         EepolicyError: a policy does not fit the model, a question occurs twice, or the folder
-            contains another run.
+            contains another run, or another process works on it.
     """
     config, metrics = config or RunConfig(), metrics or SpeechMetrics()
     if len({q["question"] for q in questions}) < len(questions):
         raise EepolicyError("a question occurs twice: records are identified by their questions")
+    spoken = next((q for q in questions if q.get("audio")), None)
+    if spoken is not None and model.audio_encoder is None:
+        raise EepolicyError(
+            f"the question {spoken['question']!r} is spoken, and the model has no audio encoder: "
+            "give written questions (--written), or load its speech tokenizer"
+        )
     for row in map(parse_row, config.policies or ()):
         row.decoding(config.decoding).validate(model.depth, model.layout, model.vocoder)
         model.check_predicted(row.policy.predicted_depths(model.depth))
     shared = identity(model, config.max_new_tokens) | metrics.identity() | config.to_dict()
-    notes = folder.open(shared)
-    stored = folder.questions()
-    folder.append([_line(q) for q in questions if q["question"] not in stored])
-    rows = _rows(model, questions, folder, config, notes)
-    _share_costs(model, rows, folder, config)
-    looks = config.looks and list(config.looks.looks)
-    folder.note(margins=asdict(config.margins), looks=looks, workers=config.workers)
-    number = len(questions) if config.looks is None else config.looks.looks[0]
-    while True:
-        blocks = Blocks(questions[:number], rows, config)
-        Pipeline(model, blocks, folder, metrics, progress).run()
-        comparison = _comparison(blocks, folder)
-        following = config.looks.next_look(number) if config.looks else None
-        if following is None or not any(v.status == "undecided" for v in comparison.verdicts()):
-            return comparison
-        number = following
+    with locked(folder.path):
+        notes = folder.open(shared)
+        stored = folder.questions()
+        folder.append([_line(q) for q in questions if q["question"] not in stored])
+        rows = _rows(model, questions, folder, config, notes)
+        _share_costs(model, rows, folder, config)
+        looks = config.looks and list(config.looks.looks)
+        spreads = config.worker_config.spreads
+        folder.note(margins=asdict(config.margins), looks=looks, workers=spreads)
+        number = len(questions) if config.looks is None else config.looks.looks[0]
+        while True:
+            blocks = Blocks(questions[:number], rows, config)
+            Pipeline(model, blocks, folder, metrics, progress).run()
+            comparison = _comparison(blocks, folder)
+            following = config.looks.next_look(number) if config.looks else None
+            if following is None or not any(v.status == "undecided" for v in comparison.verdicts()):
+                return comparison
+            number = following
 
 
 def _share_costs(

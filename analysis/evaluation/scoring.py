@@ -9,6 +9,8 @@ from functools import lru_cache
 import jiwer
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
+from eepolicy.analysis.evaluation.spelling import american, split_characters
+
 #: abbreviations and initials, such as "U.S.A.", "a.m." and "J. R. R."
 _DOTTED = re.compile(r"\b[A-Za-z](?:\.[A-Za-z])+\b\.?|\b[A-Z]\.(?: ?[A-Z]\.)+")
 #: times of day, such as "7:30"; the normaliser writes "seven thirty" as 730
@@ -19,7 +21,7 @@ _SPELLINGS = {"cannot": "can not", "mt": "mount"}
 
 @lru_cache(maxsize=1)
 def _normalizer() -> EnglishTextNormalizer:
-    return EnglishTextNormalizer({})  # without the table of British spellings
+    return EnglishTextNormalizer({})  # `american` stands in for the table of British spellings
 
 
 def normalized(text: str) -> str:
@@ -27,15 +29,16 @@ def normalized(text: str) -> str:
 
     These are Whisper's rules, and four that it lacks: "cannot" becomes "can not", as "can't" does;
     "Mt." becomes "mount"; abbreviations such as "U.S.A." become one word; times such as "7:30" lose
-    their colon, as "seven thirty" becomes 730.
+    their colon, as "seven thirty" becomes 730.  Scripts without spaces, such as Chinese, are split
+    into characters.
 
     Example:
         >>> normalized("It's 7:30 a.m. in the U.S.A.")
         'it is 730 am in the usa'
     """
     joined = _DOTTED.sub(lambda match: re.sub("[. ]", "", match[0]) + " ", text)
-    plain: str = _normalizer()(_TIME.sub(r"\1\2", joined))
-    return " ".join(_SPELLINGS.get(word, word) for word in plain.split())
+    plain: str = _normalizer()(split_characters(_TIME.sub(r"\1\2", joined)))
+    return american(" ".join(_SPELLINGS.get(word, word) for word in plain.split()))
 
 
 def is_right(text: str, keys: Sequence[str | Sequence[str]]) -> bool:
@@ -107,11 +110,11 @@ def word_alignment(reference: str, transcript: str) -> list[tuple[str, str, str]
     if not expected:
         return [("insertion", "", word) for word in actual.split()]
     result = jiwer.process_words(expected, actual)
-    texts, heard = result.references[0], result.hypotheses[0]
+    texts, words = result.references[0], result.hypotheses[0]
     aligned = []
     for chunk in result.alignments[0]:
         own = texts[chunk.ref_start_idx : chunk.ref_end_idx]
-        other = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        other = words[chunk.hyp_start_idx : chunk.hyp_end_idx]
         for i in range(max(len(own), len(other))):
             pair = ("".join(own[i : i + 1]), "".join(other[i : i + 1]))
             aligned.append((OPERATIONS[chunk.type], *pair))

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import soundfile
 import torch
 from torch import Tensor
 
 from eepolicy.analysis.evaluation.formats import RatingLine, Speech, SpeechLine
-from eepolicy.analysis.evaluation.metrics import MetricsSource, SpeechMetrics, transcripts_of
-from eepolicy.errors import EepolicyError
-from eepolicy.io import write_atomically
+from eepolicy.analysis.evaluation.metrics import SpeechMetrics, transcripts_of
+from eepolicy.speech.audio import audio_bytes, resampled
 from eepolicy.speech.mel import SAMPLE_RATE
-from eepolicy.speech.vocoders import Vocoder
+from eepolicy.speech.vocoders import Vocoder, sampling_rate_of
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,12 @@ class SoundResult:
     Attributes:
         speech: durations and transcripts of the new clips.
         ratings: scores of the rated clips.
+        sounds: the file of each new clip, and what to write to it.
     """
 
     speech: SpeechLine
     ratings: list[RatingLine]
+    sounds: list[tuple[Path, bytes]]
 
 
 @dataclass(frozen=True)
@@ -71,22 +70,22 @@ class SoundStage:
     metrics: SpeechMetrics
 
     def __call__(self, item: SoundItem) -> SoundResult:
-        """Write the sound of the clips, transcribe and rate them.
+        """Synthesize the sound of the clips, transcribe and rate them.
 
         The result depends on the item alone, so any process can do it at any time.
         """
-        waves = {clip: self.vocoder.decode(torch.tensor(clip.units)) for clip in item.clips}
+        rate = sampling_rate_of(self.vocoder)
+        sounds = {clip: self.vocoder.decode(torch.tensor(clip.units)) for clip in item.clips}
+        waves = {clip: resampled(sound, rate) for clip, sound in sounds.items()}
         new = [clip for clip in item.clips if clip.is_new]
-        for clip in new:
-            if len(waves[clip]):
-                write_atomically(clip.file, partial(_write_flac, wave=waves[clip]))
+        files = [(c.file, audio_bytes(sounds[c], rate, "FLAC")) for c in new if len(sounds[c])]
         transcripts = self._transcribe([waves[clip] for clip in new])
         speech = [
             Speech(speech=c.speech, seconds=len(waves[c]) / SAMPLE_RATE, transcript=transcript)
             for c, transcript in zip(new, transcripts, strict=True)
         ]
         ratings = [self._rate(clip.speech, waves[clip]) for clip in item.clips if clip.rated]
-        return SoundResult(SpeechLine(clips=speech), ratings)
+        return SoundResult(SpeechLine(clips=speech), ratings, files)
 
     def _rate(self, speech: str, wave: Tensor) -> RatingLine:
         rater = self.metrics.mos
@@ -97,23 +96,3 @@ class SoundStage:
         if self.metrics.asr is None:
             return [None] * len(waves)
         return transcripts_of(self.metrics.asr, waves)
-
-
-def _write_flac(file: Path, wave: Tensor) -> None:
-    try:
-        soundfile.write(file, wave.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    except soundfile.LibsndfileError as error:
-        raise OSError(str(error)) from error
-
-
-def make_stage(vocoder: Vocoder | None, metrics: MetricsSource) -> SoundStage:
-    """Load the models of a stage; each process calls it once.
-
-    Args:
-        vocoder: turns units into sound.
-        metrics: loads the models that score replies.
-    """
-    torch.set_num_threads(1)  # a process per core
-    if vocoder is None:
-        raise EepolicyError("the model has no vocoder: pass one to HookedModel(vocoder=...)")
-    return SoundStage(vocoder, metrics.load())

@@ -18,6 +18,7 @@ from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.tables import markdown_table, number, with_interval
 from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
+from eepolicy.io import write_text
 from eepolicy.modality import Modality
 from eepolicy.policies import Step, parse_policy
 
@@ -254,3 +255,31 @@ def _mean(tasks: Sequence[NDArray[np.float64]]) -> tuple[float, float, float]:
     drawn = [rng.choice(scores, (RESAMPLES, len(scores))).mean(1) for scores in known]
     low, high = np.percentile(np.mean(drawn, 0), [2.5, 97.5])
     return float(np.mean([scores.mean() for scores in known])), float(low), float(high)
+
+
+def write_table2(rows: tuple[Row, ...], comparison: Comparison) -> str:
+    """Write the table into the run folder as `table2.md`, and return it.
+
+    Args:
+        rows: rows of the paper.
+        comparison: run of their policies, with questions of `TASKS`.
+
+    Raises:
+        EepolicyError: no question of a task has been answered by every policy.
+    """
+    table = table2(rows, comparison).table()
+    write_text(comparison.folder.path / "table2.md", table)
+    return table
+
+
+def rows_in(model: HookedModel, comparison: Comparison) -> tuple[Row, ...]:
+    """The paper's rows of a model if a run has all of them and only the paper's tasks; else none.
+
+    Args:
+        model: model of the run.
+        comparison: the run.
+    """
+    rows = ROWS.get(model.card.name if model.card else "", ())
+    tasks = {question.get("task") for question in comparison.questions}
+    has_rows = {row.policy for row in rows} <= {*comparison.policies}
+    return rows if rows and has_rows and tasks <= {*TASKS} else ()

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from eepolicy.errors import EepolicyError
+from eepolicy.io import make_folder, write_bytes
 
 #: field names of the question in AlpacaEval, Llama Questions, TriviaQA and WebQuestions
 QUESTION_FIELDS = ("question", "Questions", "instruction", "prompt")
@@ -31,7 +32,9 @@ AUDIO_FIELD, AUDIO_FOLDER = "audio_filename", "audios"
 HUB = "hf:"
 
 
-def read_task(source: str | Path, name: str | None = None) -> list[dict[str, Any]]:
+def read_task(
+    source: str | Path, name: str | None = None, sounds: Path | None = None
+) -> list[dict[str, Any]]:
     """Read the questions of a task.
 
     An answer is a string, a list of aliases of which one is sufficient, or TriviaQA's dict of a
@@ -45,6 +48,8 @@ def read_task(source: str | Path, name: str | None = None) -> list[dict[str, Any
             row, or `hf:ID:CONFIG:SPLIT` for a data set on the Hub, which needs the package
             `datasets`.
         name: name of the task; the file's name by default.
+        sounds: folder for the spoken questions of a data set on the Hub, which are read from its
+            first column of sound; None takes its written questions.
 
     Returns:
         Dicts with `question`, `keys` (None without a right answer), `task` and `audio`.  A
@@ -57,19 +62,23 @@ def read_task(source: str | Path, name: str | None = None) -> list[dict[str, Any
     is_hub = str(source).startswith(HUB)
     file = Path(source)
     questions: dict[str, dict[str, Any]] = {}
-    rows = _read_hub(str(source)) if is_hub else _read_file(file)
+    rows = _read_hub(str(source), sounds) if is_hub else _read_file(file)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise EepolicyError(f"{file} is not a list of questions: entry {number} is {row!r}")
         question = next((row[f] for f in QUESTION_FIELDS if isinstance(row.get(f), str)), None)
-        audio = None if is_hub else _audio(row)
+        audio = row.get("audio") if is_hub else _audio(row)
         if question is None:
             raise EepolicyError(
                 f"row {number} of {file} has no question; it is read from one of the fields "
                 f"{', '.join(QUESTION_FIELDS)}"
             )
-        if isinstance(audio, str) and not (file.parent / audio).is_file():
-            raise EepolicyError(f"row {number} of {file} names the sound {audio}, which is missing")
+        if isinstance(audio, str) and not is_hub:
+            if not (file.parent / audio).is_file():
+                raise EepolicyError(
+                    f"row {number} of {file} names the sound {audio}, which is missing"
+                )
+            audio = str(file.parent / audio)
         unread = [f for f in row if any(word in str(f).lower() for word in ANSWER_WORDS)]
         if unread and not set(ANSWER_FIELDS) & set(row):
             raise EepolicyError(
@@ -80,7 +89,7 @@ def read_task(source: str | Path, name: str | None = None) -> list[dict[str, Any
             "question": question,
             "keys": _keys(row),
             "task": name or file.stem,
-            "audio": str(file.parent / audio) if isinstance(audio, str) else None,
+            "audio": audio if isinstance(audio, str) else None,
         }
     if not questions:
         raise EepolicyError(f"{file} contains no question")
@@ -104,12 +113,17 @@ def synthesized(
     Raises:
         EepolicyError: the command fails or writes no file.
     """
-    parts = shlex.split(command)
+    try:
+        parts = shlex.split(command)
+    except ValueError as error:
+        raise EepolicyError(
+            f"the speech synthesis command {command!r:.100} cannot be read: {error}"
+        ) from error
     if not all(any(field in part for part in parts) for field in ("{text}", "{file}")):
         raise EepolicyError(
             f"a speech synthesis command contains {{text}} and {{file}}; got {command!r}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     spoken = []
     for question in questions:
         audio = question.get("audio") or _synthesize(question["question"], command, parts, folder)
@@ -143,7 +157,37 @@ def _synthesize(question: str, command: str, parts: list[str], folder: Path) -> 
     return str(file)
 
 
-def _read_hub(source: str) -> Iterable[Mapping[str, Any]]:
+def _spoken(rows: Any, sounds: list[str], folder: Path | None) -> Iterable[Mapping[str, Any]]:
+    """Rows of a data set, with sound as files.
+
+    The package would decode sound with torchcodec; here it only hands out the bytes.
+
+    Args:
+        rows: the data set.
+        sounds: names of the columns with sound.
+        folder: folder for the files; None leaves the sound out.
+    """
+    if not sounds:
+        yield from rows
+        return
+    from datasets import Audio
+
+    for name in sounds:
+        rows = rows.cast_column(name, Audio(decode=False))
+    for row in rows:
+        sound, rest = row[sounds[0]], {k: v for k, v in row.items() if k not in sounds}
+        if folder is None or not sound or not sound.get("bytes"):
+            yield rest
+            continue
+        digest = hashlib.sha256(sound["bytes"]).hexdigest()[:16]
+        file = folder / f"{digest}{Path(sound.get('path') or '').suffix or '.wav'}"
+        if not file.is_file():
+            make_folder(folder)
+            write_bytes(file, sound["bytes"])
+        yield rest | {"audio": str(file)}
+
+
+def _read_hub(source: str, sounds_folder: Path | None) -> Iterable[Mapping[str, Any]]:
     """Rows of `hf:ID:CONFIG:SPLIT`; config and split are optional."""
     try:
         from datasets import load_dataset
@@ -151,10 +195,13 @@ def _read_hub(source: str) -> Iterable[Mapping[str, Any]]:
         raise EepolicyError(f"{source} needs the package datasets: pip install datasets") from error
     identity, config, split = [*source.removeprefix(HUB).split(":"), "", ""][:3]
     try:
-        rows: Iterable[Mapping[str, Any]] = load_dataset(
-            identity, config or None, split=split or "test"
-        )
-        return rows
+        rows: Any = load_dataset(identity, config or None, split=split or "test")
+        sounds = [
+            name
+            for name, kind in (getattr(rows, "features", None) or {}).items()
+            if type(kind).__name__ == "Audio"
+        ]
+        return _spoken(rows, sounds, sounds_folder)
     except (OSError, ValueError) as error:
         raise EepolicyError(f"{source} cannot be read: {error}") from error
 
@@ -166,11 +213,16 @@ def _read_file(file: Path) -> Iterable[Mapping[str, Any]]:
             lines = file.read_text(encoding="utf-8-sig").split("\n")
             return [json.loads(line) for line in lines if line.strip()]
         if file.suffix == ".json":
-            return list(json.loads(file.read_text(encoding="utf-8-sig")))
+            entries = json.loads(file.read_text(encoding="utf-8-sig"))
+            if not isinstance(entries, list):
+                raise EepolicyError(f"{file} is not a list of questions; got {entries!r:.60}")
+            return entries
         if file.suffix == ".csv":
             return list(pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records"))
         if file.suffix == ".parquet":
             return list(pd.read_parquet(file).to_dict("records"))
+    except EepolicyError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise EepolicyError(f"{file} cannot be read: {error}") from error
     raise EepolicyError(f"a task file is .jsonl, .json, .csv or .parquet; got {file}")

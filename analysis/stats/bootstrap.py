@@ -47,6 +47,12 @@ class Interval(Generic[Value]):
         """The interval of the estimate times a positive number."""
         return Interval(scale * self.value, scale * self.low, scale * self.high)
 
+    @property
+    def bars(self) -> Floats:
+        """Lengths of the error bars below and above the estimates: (2, ...)."""
+        value, low, high = (np.asarray(x) for x in (self.value, self.low, self.high))
+        return np.stack([value - low, high - value]).clip(0)
+
     def text(self, digits: int = 2, scale: float = 1.0) -> str:
         """A single estimate as a table cell; a dash for nan."""
         value, low, high = (float(scale * x) for x in (self.value, self.low, self.high))

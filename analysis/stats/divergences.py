@@ -79,16 +79,42 @@ def warped_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> 
     """
     if not len(first) or not len(second):
         return float("nan")
+    return float(warped_path(first, second)[1].mean())
+
+
+def warped_path(
+    first: NDArray[np.float64], second: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The cheapest monotone path through two sequences: dynamic time warping.
+
+    Args:
+        first: (patches, features), at least one patch.
+        second: (other patches, features), at least one patch.
+
+    Returns:
+        Indices of both sequences along the path, (steps, 2), and the Euclidean distances of these
+        pairs, (steps,).
+
+    Example:
+        >>> path, distances = warped_path(np.array([[0.0], [1.0]]), np.array([[0.0], [0.0], [3.0]]))
+        >>> path.tolist(), distances.tolist()
+        ([[0, 0], [0, 1], [1, 2]], [0.0, 0.0, 2.0])
+    """
     squared = (
         (first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * first @ second.T
     )  # (patches, other patches)
     distance = np.sqrt(np.clip(squared, 0, None))
     cost = np.full((len(first) + 1, len(second) + 1), np.inf)
-    steps = np.zeros(cost.shape, int)
     cost[0, 0] = 0
+    before = dict[tuple[int, int], tuple[int, int]]()
     for i in range(1, len(first) + 1):
         for j in range(1, len(second) + 1):
             previous = min(((i - 1, j - 1), (i - 1, j), (i, j - 1)), key=lambda at: cost[at])
             cost[i, j] = cost[previous] + distance[i - 1, j - 1]
-            steps[i, j] = steps[previous] + 1
-    return float(cost[-1, -1] / steps[-1, -1])
+            before[i, j] = previous
+    at, steps = (len(first), len(second)), list[tuple[int, int]]()
+    while at != (0, 0):
+        steps.append((at[0] - 1, at[1] - 1))
+        at = before[at]
+    path = np.array(steps[::-1])
+    return path, distance[path[:, 0], path[:, 1]]

@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import check_fields
 
 Floats = NDArray[np.float64]
 
@@ -53,6 +54,7 @@ class UntilDecided:
     shape: float = SHAPE
 
     def __post_init__(self) -> None:
+        check_fields(self)
         ascending = all(a < b for a, b in zip(self.looks, self.looks[1:], strict=False))
         if not self.looks or self.looks[0] < 2 or not ascending:
             raise EepolicyError(

@@ -2,13 +2,17 @@
 
     python -m eepolicy.analysis.studies WORK --write docs/findings/generated
 
-WORK stores the measurements.  A run that was stopped goes on from there.  Studies that transcribe
-replies are left out without a speech recognition package (`make compare` installs one).
+WORK stores the measurements.  A run that was stopped goes on from there: with the next batch of
+replies or the next run of a policy, or with the whole measurement where a study stores it as one
+file.  Studies that transcribe replies are left out without a speech recognition package (`make
+compare` installs one).  Each study prints the time that it took when it was measured, and then its
+own.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import torch
@@ -44,7 +48,17 @@ def main() -> None:
     else:
         chosen = [s for s in STUDIES if s.by_default and (can_transcribe or not s.needs_asr)]
     questions = held_out("test")[: args.prompts]
-    write_studies(Workspace.open(load("pocket"), questions, args.work), args.write, chosen)
+    workspace = Workspace.open(load("pocket"), questions, args.work)
+    for number, study in enumerate(chosen, 1):
+        expected = study.measured_time or "not measured"
+        print(f"[{number}/{len(chosen)}] {study.name}: expected time: {expected}", flush=True)
+        began = time.perf_counter()
+        write_studies(workspace, args.write, [study])
+        minutes = (time.perf_counter() - began) / 60
+        print(f"[{number}/{len(chosen)}] {study.name}: {minutes:.1f} minutes", flush=True)
+    left_out = [study.name for study in STUDIES if study not in chosen]
+    if left_out and not args.only:
+        print(f"left out: {', '.join(left_out)}; run them with --only")
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ from eepolicy.analysis.studies.base import (
     by_name,
     progress_bar,
 )
-from eepolicy.analysis.style import plain_legend
+from eepolicy.analysis.style import outside_legend
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.decode.output import Output
 from eepolicy.speech.asr import Whisper
+from eepolicy.speech.mel import SAMPLE_RATE
 
 #: from all drafts to only those that the full model would have generated
 SETTINGS = (
@@ -134,8 +135,7 @@ class AcceptanceSweep(Study):
                 )
             ax.set_xlabel(by_name(MEASURES, "layer_calls").heading)
             ax.set_ylabel(by_name(MEASURES, measure).heading)
-        handles, labels = axes[0].get_legend_handles_labels()
-        plain_legend(figure.legend(handles, labels, loc="outside right center"))
+        outside_legend(figure, axes[0], loc="outside right center", ncols=1)
         return figure
 
 
@@ -186,7 +186,7 @@ def _scores(out: Output, keys: Sequence[str], asr: Recognizer | None) -> dict[st
     """Word errors and correctness of a reply by its transcript; nan without one."""
     if asr is None:
         return {"errors": np.nan, "words": 0, "right": np.nan, "scored": 0}
-    transcript = asr.transcribe(out.audio)
+    transcript = asr.transcribe(out.audio_at(SAMPLE_RATE))
     errors, words = word_errors(out.text or "", transcript)
     return {"errors": errors, "words": words, "right": is_right(transcript, keys), "scored": 1}
 

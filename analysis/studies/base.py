@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from eepolicy import Document, EepolicyError, HookedModel, ProbeResult, probe
+from eepolicy import Document, EepolicyError, HookedModel, ProbeResult, held_out, probe
 from eepolicy.analysis.stats.bootstrap import Interval
 from eepolicy.analysis.stats.clustered import ratios_by
+from eepolicy.analysis.tables import read_table
 from eepolicy.fitting.replies import generate_replies
+from eepolicy.heads import ExitHead, FittedHead
 from eepolicy.heads.fingerprint import digest, fingerprint
-from eepolicy.io import read_json
+from eepolicy.io import make_folder, read_json, write_json, write_text
+from eepolicy.workers import WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Study(ABC):
         help: one line on what the study measures.
         needs_asr: the study transcribes replies, so that it needs a speech recognition package.
         by_default: the study runs if no `--only` is given.
+        measured_time: time of a run with 200 questions in words; empty if it was not measured.
     """
 
     name: ClassVar[str]
@@ -112,6 +115,7 @@ class Study(ABC):
     help: ClassVar[str]
     needs_asr: ClassVar[bool] = False
     by_default: ClassVar[bool] = True
+    measured_time: ClassVar[str] = ""
 
     @classmethod
     @abstractmethod
@@ -139,11 +143,17 @@ class BatchOptions:
         size: rows in a batch.
         max_new_tokens: maximum length of a reply.
         progress: wraps the batches, to show progress.
+        workers: processes that help, in the studies that spread; a number for processes of this
+            machine.
+        load: loads the model in a worker; without it no worker helps.  Workers must be able to
+            pickle it.
     """
 
     size: int = 25
     max_new_tokens: int = 400
     progress: Callable[[Any], Any] = iter
+    workers: WorkerConfig | int = 0
+    load: Callable[[], HookedModel] | None = None
 
     def starts(self, items: Sequence[Any]) -> range:
         """Index of the first item of each batch."""
@@ -188,9 +198,9 @@ class Workspace:
             "questions": f"{len(questions)} {hashlib.sha256(text.encode()).hexdigest()[:12]}",
         }
         file = folder / "study.json"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if not file.exists():
-            file.write_text(json.dumps(identity))
+            write_json(file, identity)
         elif read_json(file) != identity:
             raise EepolicyError(
                 f"{folder} stores measurements of another model, other heads or other questions; "
@@ -210,26 +220,67 @@ class Workspace:
     @cached_property
     def replies(self) -> list[Document]:
         """The model's full-depth replies."""
+        return self._replies_to(self.texts, "replies")
+
+    def development_replies(self, count: int) -> list[Document]:
+        """The model's full-depth replies to the first questions of the development split.
+
+        A file of replies has one list of questions, so each number of questions has its own file.
+        """
+        questions = [q["question"] for q in held_out("dev")[:count]]
+        return self._replies_to(questions, f"dev-replies-{count}")
+
+    def _replies_to(self, questions: Sequence[str], name: str) -> list[Document]:
+        """Full-depth replies, stored in the folder under a name."""
         return generate_replies(
             self.model,
-            self.texts,
-            save=self.folder / "replies.jsonl",
-            progress=progress_bar("replies"),
+            questions,
+            save=self.folder / f"{name}.jsonl",
+            progress=progress_bar(name),
         )
 
     @cached_property
     def probed(self) -> ProbeResult:
-        """The probe of the full-depth replies with the model's exit heads."""
-        return probe(self.model, self.replies, save=self.folder / "probe")
+        """The probe of the full-depth replies with the model's exit heads.
+
+        Depths with a branch are left out: a branch has layers of its own, so its readout is not one
+        of the state at its depth.
+        """
+        depths = depths_without_branch(self.model.depth, self.model.heads)
+        return probe(self.model, self.replies, depths=depths, save=self.folder / "probe")
 
     def stored(self, name: str, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """A table of measurements: read from the folder, or measured and written there."""
-        file = self.folder / f"{name}.csv"
+        """A table of measurements: read from the folder, or measured and written there.
+
+        Args:
+            name: name of the table; `file_stem` of it is the stem of the file.
+            measure: measures the table.
+        """
+        file = self.folder / f"{file_stem(name)}.csv"
         if not file.exists():
-            part = file.with_suffix(".part")
-            measure().to_csv(part, index=False)
-            part.replace(file)
-        return pd.read_csv(file)
+            write_text(file, measure().to_csv(index=False))
+        return read_table(file)
+
+
+def file_stem(name: str) -> str:
+    """A name as the stem of a file, such as one with a spec string.
+
+    Example:
+        >>> file_stem("heard-spark:triple@14")
+        'heard-spark-triple-14'
+    """
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
+def depths_without_branch(full_depth: int, heads: ExitHead) -> list[int]:
+    """The depths at which heads read the state itself, full depth included.
+
+    Args:
+        full_depth: number of layers of the model.
+        heads: its exit heads.
+    """
+    depths = heads.depths if isinstance(heads, FittedHead) else range(1, full_depth)
+    return sorted({full_depth, *depths} - {0, *heads.branch_depths})
 
 
 def progress_bar(label: str) -> Callable[[Any], Any]:

@@ -17,7 +17,7 @@ from eepolicy.analysis.stats.bootstrap import PERCENTILES, Floats, Interval, res
 from eepolicy.analysis.stats.clustered import as_columns, sums
 from eepolicy.analysis.stats.tests import superiority
 from eepolicy.analysis.studies.base import Measure, Study, Workspace
-from eepolicy.analysis.style import COLOURS, depth_axis
+from eepolicy.analysis.style import COLOURS, MARKERS, depth_axis, outside_legend
 from eepolicy.analysis.tables import MISSING, markdown_table
 
 BINS = 10
@@ -112,15 +112,14 @@ class Reliability(Study):
                     ax.axhline(self.ideal[modality], color=COLOURS[modality], lw=0.8, ls=":")
             depth_axis(ax)
             ax.set_ylabel(label)
-        handles, labels = axes[1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        outside_legend(figure, axes[1])
         return figure
 
     def draw(self, ax: Axes, depth: int) -> None:
         """Draw the reliability diagram of a depth; marker area grows with the share of tokens."""
         index = int(np.flatnonzero(self.depths == depth)[0])
         ax.plot([0, 1], [0, 1], color="#888888", lw=0.8, ls="--")
-        for modality, marker in zip(self.curves, "os", strict=False):
+        for modality in self.curves:
             confidence, agreement, tokens = self.curves[modality][index].T
             filled = tokens > 0
             ax.plot(confidence[filled], agreement[filled], color=COLOURS[modality], lw=1)
@@ -129,10 +128,10 @@ class Reliability(Study):
                 agreement[filled],
                 s=8 + 150 * tokens[filled] / tokens.sum(),
                 color=COLOURS[modality],
-                marker=marker,
+                marker=MARKERS[modality],
             )
         ax.set_xlabel(f"confidence at depth {depth}")
-        ax.set_ylabel("agreement with the last layer")
+        ax.set_ylabel("agreement with the last layer,\nshare of tokens")
 
 
 def reliability(result: ProbeResult, resamples: int = 200) -> Reliability:

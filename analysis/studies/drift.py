@@ -11,37 +11,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eepolicy import HookedModel, Modality, probe
+from eepolicy import HookedModel
 from eepolicy.analysis.stats.bootstrap import Interval, Intervals, means
 from eepolicy.analysis.stats.clustered import as_columns, sums
-from eepolicy.analysis.stats.divergences import (
-    divergences,
-    edit_share,
-    first_difference,
-    warped_distance,
-)
 from eepolicy.analysis.studies.base import (
     BatchOptions,
     Measure,
     Study,
     Workspace,
     by_name,
+    file_stem,
     progress_bar,
 )
-from eepolicy.analysis.style import plain_legend
-from eepolicy.analysis.tables import markdown_table
-from eepolicy.decode.output import Output
-from eepolicy.speech.vocoders import codebook_of
+from eepolicy.analysis.studies.drift_meter import DriftItem, DriftMeter
+from eepolicy.analysis.style import outside_legend
+from eepolicy.analysis.tables import markdown_table, read_table
+from eepolicy.io import write_text
+from eepolicy.model.threads import one_thread
+from eepolicy.workers import OrderedWorkers, WorkerConfig
 
 #: fill of a run -> colour and marker
 FILLS = {"catch_up": ("#009E73", "o"), "propagate": ("#E69F00", "^"), "mask": ("#CC79A7", "s")}
@@ -122,14 +119,14 @@ class Drift(Study):
         parts = []
         for policy in (f"{schedule}@{depth}" for schedule in schedules):
             for fill in FILLS:
-                stem = "".join(c if c.isalnum() else "-" for c in f"drift-{policy}-{fill}")
+                stem = file_stem(f"drift-{policy}-{fill}")
                 files = [workspace.folder / f"{stem}-{part}.csv" for part in ("tokens", "replies")]
                 if not files[1].exists():
                     options = BatchOptions(progress=progress_bar(f"{policy} {fill}"))
                     measured = drift(model, workspace.texts, [(policy, fill)], options)
-                    measured.tokens.to_csv(files[0], index=False)
-                    measured.replies.to_csv(files[1], index=False)
-                parts.append([pd.read_csv(file) for file in files])
+                    write_text(files[0], measured.tokens.to_csv(index=False))
+                    write_text(files[1], measured.replies.to_csv(index=False))
+                parts.append([read_table(file) for file in files])
         tokens, replies = (pd.concat(part) for part in zip(*parts, strict=True))
         return cls(tokens, replies, model.layout.speech_chunk)
 
@@ -226,14 +223,7 @@ class Drift(Study):
         figure.supylabel(shown.heading, fontsize=9)
         if shown.symlog:
             axes[0, 0].set_ylim(-0.002)  # shared by all panels; after drawing, to keep the top
-        handles = {
-            label: handle
-            for ax in axes.flat
-            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-        }
-        plain_legend(
-            figure.legend(handles.values(), handles, loc="outside upper center", ncols=len(handles))
-        )
+        outside_legend(figure, *axes.flat)
         return figure
 
     def draw(self, ax: Axes, policy: str, measure: str = "kl") -> None:
@@ -249,8 +239,12 @@ class Drift(Study):
             ax.vlines(x, means_at.low, means_at.high, color=colour, lw=1)
         refreshes = self.speech(policy, fills[0]).groupby("phase").since_refresh
         share = refreshes.agg(lambda since: (since == 0).mean())
-        for position in share.index[share > 0.5]:
-            ax.axvspan(position - 0.5, position + 0.5, color="#000000", alpha=0.07, lw=0)
+        shaded = share.index[(share > 0.5) & (share.index < self.speech_chunk)]
+        for position in shaded:
+            label = "refresh" if position == shaded[0] else None
+            ax.axvspan(
+                position - 0.5, position + 0.5, color="#000000", alpha=0.07, lw=0, label=label
+            )
         if by_name(TOKEN_MEASURES, measure).symlog:
             ax.set_yscale("symlog", linthresh=0.01, linscale=0.5)
         ax.set_title(policy, fontsize=9, parse_math=False)
@@ -271,87 +265,31 @@ def drift(
         model: model with its exit heads.
         questions: questions in text.
         runs: spec strings of a policy and a fill.
-        options: batch size and others; progress wraps (policy, fill, index of the first question).
+        options: batch size, workers and others; progress wraps (policy, fill, index of the first
+            question).
     """
     options = options or BatchOptions()
-    full: list[Output] = []
-    for start in options.starts(questions):
-        full += model.generate(
-            questions[start : start + options.size], max_new_tokens=options.max_new_tokens
-        )
+    length, starts = options.max_new_tokens, options.starts(questions)
+    make = partial(DriftMeter.make, options.load, length)
+    batches = {start: tuple(questions[start : start + options.size]) for start in starts}
+    work = [(policy, fill, start) for policy, fill in runs for start in starts]
+    config = WorkerConfig.of(options.workers if options.load and len(work) > 1 else 0)
     tokens, replies = [], []
-    work = [(p, f, start) for p, f in runs for start in options.starts(questions)]
-    for policy, fill, start in options.progress(work):
-        outs = model.generate(
-            questions[start : start + options.size],
-            policy,
-            options.max_new_tokens,
-            fill=fill,
-            record={"statistics": (), "hidden_states": "all", "dtype": torch.float32},
+    with (
+        one_thread(config.spreads),
+        OrderedWorkers(config, make, DriftMeter(model, length)) as meters,
+    ):
+        results = meters.run([DriftItem(batch) for batch in batches.values()])
+        full = {start: next(results).full for start in starts}
+        results = meters.run(
+            DriftItem(batches[start], start, (policy, fill), full[start])
+            for policy, fill, start in work
         )
-        for number, out in enumerate(outs, start=start):
-            run = {"policy": policy, "fill": fill, "document": number}
-            tokens.append(state_drift(model, out).assign(**run))
-            replies.append(trajectory_drift(model, out, full[number]) | run)
-    return Drift(pd.concat(tokens), pd.DataFrame(replies), model.layout.speech_chunk)
-
-
-@torch.no_grad()
-def state_drift(model: HookedModel, out: Output) -> pd.DataFrame:
-    """Compare a run with the full model on the same tokens.
-
-    Args:
-        model: model that generated the output.
-        out: output of `generate(record={"hidden_states": "all", ...})`.
-
-    Returns:
-        One row for each token, with the columns of `TOKEN_MEASURES`.
-    """
-    assert out.record is not None
-    full = probe(model, out, statistics=(), hidden_states="all", dtype=torch.float32)
-    device, depth = model.device, out.trace.depth
-    index = np.arange(len(depth))
-    # hidden states (tokens, width): the run's, and the full model's at the same and at full depth
-    own = torch.from_numpy(np.ascontiguousarray(out.record.hidden_states[depth - 1, index]))
-    same = torch.from_numpy(np.ascontiguousarray(full.hidden_states[depth - 1, index]))
-    last = torch.from_numpy(np.ascontiguousarray(full.hidden_states[-1]))
-    expected = model.logits(last.to(device), model.depth)  # (tokens, vocabulary)
-    logits, without_drift = torch.empty_like(expected), torch.empty_like(expected)
-    for d in np.unique(depth):
-        chosen = torch.from_numpy(depth == d)
-        for target, hidden in ((logits, own), (without_drift, same)):
-            target[chosen] = model.logits(hidden[chosen].to(device), int(d))
-    modalities = np.array([m.name.lower() for m in Modality])
-    return pd.DataFrame(
-        {
-            "modality": modalities[out.trace.modality],
-            "chunk": out.trace.chunk,
-            "phase": out.trace.phase,
-            "depth": depth,
-            "since_refresh": out.trace.since_refresh,
-            **divergences(logits, expected),
-            "drift_kl": divergences(logits, without_drift)["kl"],
-            "state": ((own - same).norm(dim=-1) / same.norm(dim=-1)).numpy(),
-            "cosine": torch.cosine_similarity(own, last, dim=-1).numpy(),
-        }
-    )
-
-
-def trajectory_drift(model: HookedModel, out: Output, full: Output) -> dict[str, float]:
-    """Compare a reply with the full model's to the same prompt; see `Drift.replies`."""
-    units, expected = out.units.tolist(), full.units.tolist()
-    index = first_difference(out.tokens.tolist(), full.tokens.tolist())
-    acoustic = float("nan")
-    codebook = codebook_of(model.vocoder)
-    if codebook is not None:
-        patches = codebook.double().numpy()
-        acoustic = warped_distance(patches[units], patches[expected])
-    return {
-        "edit_share": edit_share(units, expected),
-        "first_difference": float("nan") if index is None else float(index),
-        "same": float(index is None),
-        "acoustic": acoustic,
-    }
+        for _ in options.progress(work):
+            measured = next(results)
+            tokens.append(measured.tokens)
+            replies.append(measured.replies)
+    return Drift(pd.concat(tokens), pd.concat(replies), model.layout.speech_chunk)
 
 
 def _mean(rows: pd.DataFrame, column: str) -> Interval[Any]:

@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from eepolicy import EepolicyError, HookedModel, Modality, ProbeResult, probe
 from eepolicy.analysis.evaluation.metrics import Rater, Recognizer
 from eepolicy.analysis.evaluation.scoring import word_errors
-from eepolicy.analysis.stats.clustered import as_columns
+from eepolicy.analysis.stats.clustered import as_columns, from_columns
 from eepolicy.analysis.studies.base import RatioMeasure, Study, Workspace, progress_bar
 from eepolicy.analysis.style import COLOURS, depth_axis
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.decode.output import Output
 from eepolicy.speech.asr import Whisper
 from eepolicy.speech.mos import DistillMos, missing_mos
-from eepolicy.speech.vocoders import codebook_of
+from eepolicy.speech.vocoders import codebook_of, decode_at
 
 MEASURES = (
     RatioMeasure("agreement", "same unit as the last layer", "%", 100.0, 1, "same", "units"),
@@ -110,11 +110,11 @@ class FixedDepthReadout(Study):
             layout="constrained",
         )
         for ax, measure in zip(axes[0], measures, strict=True):
-            value, low, high = (frame[f"{measure.name}{end}"] for end in ("", "_low", "_high"))
+            intervals = from_columns(frame, measure.name)
             ax.errorbar(
                 frame.depth,
-                value,
-                yerr=np.stack([value - low, high - value]).clip(0),
+                intervals.value,
+                yerr=intervals.bars,
                 color=COLOURS["speech"],
                 marker="s",
                 ms=4,
@@ -167,7 +167,7 @@ def fixed_depth_readout(
             speech = replies[number].trace.modality == Modality.SPEECH
             states = _branch_states(model, replies[number], depth)[speech][is_unit]
         units, row = _read_out(model, tokens, states, depth)
-        wave = model.vocoder.decode(units)
+        wave = decode_at(model.vocoder, units)
         row |= {"depth": depth, "document": number}
         row |= dict.fromkeys(("errors", "words", "mos", "rated"), np.nan)
         text = replies[number].text
@@ -180,6 +180,19 @@ def fixed_depth_readout(
 
 
 @torch.no_grad()
+def units_at(model: HookedModel, states: torch.Tensor, depth: int) -> torch.Tensor:
+    """The most likely units that the model's heads read out of states: (units, width) -> (units,).
+
+    Args:
+        model: model with its exit heads.
+        states: (units, width), what the head of the depth reads.
+        depth: depth of the states.
+    """
+    head = model.lens if depth == model.depth else model.heads
+    logits = head.logits_over(states.to(model.device), depth, slice(*model.layout.speech))
+    return logits.argmax(-1).cpu()
+
+
 def _read_out(
     model: HookedModel, tokens: ProbeResult, states: torch.Tensor, depth: int
 ) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -193,9 +206,7 @@ def _read_out(
     """
     codebook, first = codebook_of(model.vocoder), model.layout.speech[0]
     assert codebook is not None
-    head = model.lens if depth == model.depth else model.heads
-    logits = head.logits_over(states.to(model.device), depth, slice(*model.layout.speech))
-    units = logits.argmax(-1).cpu()
+    units = units_at(model, states, depth)
     last = torch.from_numpy(tokens.next.copy()) - first
     argmax = torch.from_numpy(tokens.top1[list(tokens.depths).index(depth)].copy()) - first
     return units, {

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from eepolicy import Document, HookedModel, Modality, ProbeResult, probe
 from eepolicy.analysis.stats.bootstrap import Intervals, mean_differences, means
 from eepolicy.analysis.stats.clustered import as_columns, sums
-from eepolicy.analysis.studies.base import Measure, Study, Workspace, by_name
-from eepolicy.analysis.style import COLOURS, depth_axis
+from eepolicy.analysis.studies.base import Measure, Study, Workspace, by_name, depths_without_branch
+from eepolicy.analysis.style import COLOURS, depth_axis, outside_legend
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.heads import ExitHead
 
@@ -32,7 +32,7 @@ class HeadGain(Study):
     """The plain lens and fitted heads by depth.
 
     Attributes:
-        depths: depths below full, (depths,).
+        depths: depths below full without a branch, (depths,).
         documents: number of probed replies.
         lens: measure -> modality -> means of the plain lens, (depths,).
         heads: likewise, of the fitted heads.
@@ -108,8 +108,7 @@ class HeadGain(Study):
                     ax.plot(self.depths, shown.value, style, color=colour, label=label)
             depth_axis(ax)
             ax.set_ylabel(measure.heading)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        outside_legend(figure, axes[0])
         return figure
 
 
@@ -121,11 +120,14 @@ def head_gain(
     Args:
         model: model that generated the replies.
         replies: replies on which the heads were not fitted.
-        heads: the model's heads if None.
+        heads: the model's heads if None.  Depths with a branch are left out.
     """
-    statistics = ("top1", "entropy", "kl")
-    plain = probe(model, replies, heads=model.lens, statistics=statistics)
-    fitted = probe(model, replies, heads=heads or model.heads, statistics=statistics)
+    heads = heads or model.heads
+    depths = depths_without_branch(model.depth, heads)
+    plain, fitted = (
+        probe(model, replies, depths=depths, heads=each, statistics=("top1", "entropy", "kl"))
+        for each in (model.lens, heads)
+    )
     modalities = [m for m in Modality if (plain.modality == m).any()]
     result = HeadGain(plain.depths[:-1], len(replies), {}, {}, {})
     for measure in (m.name for m in MEASURES):

@@ -18,7 +18,7 @@ from eepolicy.analysis.stats.bootstrap import Intervals, means
 from eepolicy.analysis.stats.clustered import as_columns, sums
 from eepolicy.analysis.stats.tests import holm, paired_effect, sign_flip, superiority
 from eepolicy.analysis.studies.base import Measure, Study, Workspace, by_name
-from eepolicy.analysis.style import COLOURS, depth_axis
+from eepolicy.analysis.style import COLOURS, depth_axis, outside_legend
 from eepolicy.analysis.tables import markdown_table
 
 
@@ -145,8 +145,7 @@ class TokenStatistics(Study):
         self.draw_saturation(axes.flat[len(drawn)])
         for ax in axes.flat[len(drawn) + 1 :]:
             ax.set_axis_off()
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        outside_legend(figure, axes.flat[0])
         return figure
 
     def draw(self, ax: Axes, measure: str) -> None:

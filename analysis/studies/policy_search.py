@@ -13,30 +13,38 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from pydantic import Field
 
 from eepolicy import EepolicyError, HookedModel, held_out
 from eepolicy.analysis.evaluation.identity import identity
-from eepolicy.analysis.evaluation.metrics import Recognizer, transcripts_of
-from eepolicy.analysis.evaluation.scoring import is_right, word_errors
+from eepolicy.analysis.evaluation.metrics import Recognizer
 from eepolicy.analysis.stats.bootstrap import means
 from eepolicy.analysis.stats.clustered import as_columns
 from eepolicy.analysis.studies.base import BatchOptions, Measure, Study, Workspace, by_name
-from eepolicy.analysis.style import families, plain_legend
-from eepolicy.analysis.tables import markdown_table, number
-from eepolicy.io import write_text
+from eepolicy.analysis.studies.batch_scores import BatchScorer, BatchScores, ScoreItem
+from eepolicy.analysis.style import families, outside_legend
+from eepolicy.analysis.tables import markdown_table, number, read_table
+from eepolicy.fields import Share, check_fields
+from eepolicy.folder_lock import locked
+from eepolicy.io import make_folder, write_text
+from eepolicy.policies.base import check_depth
 from eepolicy.speech.asr import Whisper
+from eepolicy.workers import Workers
 
 #: speech schedules to search: the spec string before the exit depth
 PATTERNS = ("static", "spark:even", "spark:triple")
+#: columns of the scores of a policy
+SCORES = ("wer", "right", "calls", "tokens")
 MEASURES = (
     Measure("calls", "layer calls a token"),
     Measure("wer_loss", "WER loss", "points", 100.0, 1),
@@ -57,9 +65,12 @@ class LossBudget:
         confidence: confidence of the guarantee.
     """
 
-    wer: float = 0.02
-    accuracy: float = 0.02
-    confidence: float = 0.95
+    wer: Share = 0.02
+    accuracy: Share = 0.02
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +148,7 @@ class SearchResult(Study):
                 )
             ax.set_xlabel(by_name(MEASURES, "calls").heading)
             ax.set_ylabel(measure.heading)
-        handles, labels = axes[0].get_legend_handles_labels()
-        plain_legend(figure.legend(handles, labels, loc="outside right center"))
+        outside_legend(figure, axes[0], loc="outside right center", ncols=1)
         return figure
 
 
@@ -201,10 +211,15 @@ def policy_chains(full_depth: int, depths: Sequence[int] | None = None) -> list[
         full_depth: number of layers.
         depths: exit depths; all down to half of full depth if None.
 
+    Raises:
+        EepolicyError: the model does not have a depth.
+
     Example:
         >>> policy_chains(20, [14, 16])[0]
         ['static@16', 'static@14']
     """
+    for depth in depths or ():
+        check_depth(depth, full_depth, "an exit of the search")
     chosen = depths or range(full_depth - 1, full_depth // 2 - 1, -1)
     descending = sorted(chosen, reverse=True)
     return [[f"{pattern}@{depth}" for depth in descending] for pattern in PATTERNS]
@@ -220,12 +235,14 @@ class PolicyEvaluator:
         folder: stores the scores, one file for each policy, so that a stopped search goes on; None
             to store nothing.
         options: batch size and maximum length of a reply.
+        workers: score the batches in parallel; None to score them in this process.
     """
 
     model: HookedModel
     asr: Recognizer
     folder: Path | None = None
     options: BatchOptions = field(default_factory=BatchOptions)
+    workers: Workers[ScoreItem, BatchScores] | None = field(default=None, repr=False)
 
     def scores(self, policy: str, questions: Questions) -> pd.DataFrame:
         """One row for each question: `wer` (at most 1), `right`, `calls`, `tokens`.
@@ -244,28 +261,24 @@ class PolicyEvaluator:
         file = self.folder / f"{name}.csv"
         if not file.exists():
             scores = self._measure(policy, questions)
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             write_text(file, scores.to_csv(index=False))
-        return pd.read_csv(file)
+        return read_table(file, SCORES, len(questions))
 
     def _measure(self, policy: str, questions: Questions) -> pd.DataFrame:
-        rows = []
-        for start in self.options.starts(questions):
-            part = questions[start : start + self.options.size]
-            texts = [q["question"] for q in part]
-            outs = self.model.generate(texts, policy, self.options.max_new_tokens)
-            transcripts = transcripts_of(self.asr, [out.audio for out in outs])
-            for question, out, transcript in zip(part, outs, transcripts, strict=True):
-                errors, words = word_errors(out.text or "", transcript)
-                rows.append(
-                    {
-                        "wer": min(1.0, errors / words) if words else float(errors > 0),
-                        "right": float(is_right(transcript, question["keys"])),
-                        "calls": int(out.trace.layer_calls.sum()),
-                        "tokens": len(out.trace),
-                    }
-                )
-        return pd.DataFrame(rows)
+        size = self.options.size
+        items = [
+            ScoreItem(number, policy, questions[start : start + size])
+            for number, start in enumerate(self.options.starts(questions))
+        ]
+        if self.workers is None:
+            scorer = BatchScorer(self.model, self.asr, self.options.max_new_tokens)
+            scores = list(map(scorer, items))
+        else:
+            for item in items:
+                self.workers.submit(item)
+            scores = sorted(self.workers.finish(), key=lambda batch: batch.number)
+        return pd.DataFrame([row for batch in scores for row in batch.rows])
 
 
 def search_policies(
@@ -288,7 +301,8 @@ def search_policies(
         report: receives one line for each policy.
 
     Raises:
-        EepolicyError: there are too few calibration prompts for any policy to pass.
+        EepolicyError: there are too few calibration prompts for any policy to pass, or another
+            process works on the folder.
     """
     budget = budget or LossBudget()
     chains = candidates or policy_chains(evaluator.model.depth)
@@ -299,6 +313,26 @@ def search_policies(
             f"{len(calibration)} prompts are too few: even a policy without any loss would not "
             f"pass; use {needed} prompts or more, or allow more loss"
         )
+    with nullcontext() if evaluator.folder is None else locked(evaluator.folder):
+        table = _run_chains(evaluator, calibration, budget, chains, report)
+        passed = table[table.passed]
+        best = "full" if passed.empty else str(passed.policy[passed.calls.idxmin()])
+        checked = _losses(evaluator.scores(best, check), evaluator.scores("full", check))
+    ones = np.ones(len(checked))
+    intervals = {x: means(checked[x].to_numpy(), ones) for x in ("wer_loss", "accuracy_loss")}
+    calls = {"calls": float(checked.calls.sum() / checked.tokens.sum())}
+    return SearchResult(best, table, calls | as_columns(intervals))
+
+
+def _run_chains(
+    evaluator: PolicyEvaluator,
+    calibration: Questions,
+    budget: LossBudget,
+    chains: Sequence[Sequence[str]],
+    report: Callable[[str], None],
+) -> pd.DataFrame:
+    """Test each chain until a policy does not pass: the `tried` of a `SearchResult`."""
+    level = (1 - budget.confidence) / len(chains)
     full, tried = evaluator.scores("full", calibration), []
     for chain in chains:
         for policy in chain:
@@ -310,14 +344,7 @@ def search_policies(
             if not row["passed"]:
                 break
     columns = ["policy", "calls", "wer_loss", "accuracy_loss", "p", "passed"]
-    table = pd.DataFrame(tried)[columns]
-    passed = table[table.passed]
-    best = "full" if passed.empty else str(passed.policy[passed.calls.idxmin()])
-    checked = _losses(evaluator.scores(best, check), evaluator.scores("full", check))
-    ones = np.ones(len(checked))
-    intervals = {x: means(checked[x].to_numpy(), ones) for x in ("wer_loss", "accuracy_loss")}
-    calls = {"calls": float(checked.calls.sum() / checked.tokens.sum())}
-    return SearchResult(best, table, calls | as_columns(intervals))
+    return pd.DataFrame(tried)[columns]
 
 
 def _losses(scores: pd.DataFrame, full: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from eepolicy import Modality, ProbeResult
 from eepolicy.analysis.stats.bootstrap import Interval, Intervals, means
 from eepolicy.analysis.stats.clustered import as_columns, sums
 from eepolicy.analysis.studies.base import Study, Workspace
-from eepolicy.analysis.style import COLOURS
+from eepolicy.analysis.style import COLOURS, MARKERS, outside_legend
 from eepolicy.analysis.tables import MISSING, markdown_table
 
 EXIT = 0.7  # depth of the agreement, as a share of full depth
@@ -83,25 +83,27 @@ class ChunkPositions(Study):
         figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
         drawn = (
             (axes[0], self.entropy, "entropy at full depth, nats"),
-            (axes[1], self.agreement, f"agreement of depth {self.depth}"),
+            (
+                axes[1],
+                self.agreement,
+                f"agreement of depth {self.depth}\nwith the last layer, share",
+            ),
         )
         for ax, by_modality, label in drawn:
             for modality, mean in by_modality.items():
-                bars = np.clip([mean.value - mean.low, mean.high - mean.value], 0, None)
                 ax.errorbar(
                     np.arange(len(mean.value)),
                     mean.value,
-                    yerr=bars,
+                    yerr=mean.bars,
                     color=COLOURS[modality],
-                    marker="o",
+                    marker=MARKERS[modality],
                     ms=3,
                     label=modality,
                 )
             ax.set_xlabel("position in the chunk")
             ax.set_ylabel(label)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        outside_legend(figure, axes[0])
         return figure
 
 

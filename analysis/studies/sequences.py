@@ -19,7 +19,7 @@ from eepolicy import Document, EepolicyError, TokenLayout
 from eepolicy.analysis.stats.bootstrap import Interval
 from eepolicy.analysis.stats.clustered import as_columns
 from eepolicy.analysis.studies.base import Measure, Study, Workspace
-from eepolicy.analysis.style import COLOURS
+from eepolicy.analysis.style import COLOURS, outside_legend
 from eepolicy.analysis.tables import markdown_table
 
 
@@ -108,10 +108,9 @@ class SequenceStatistics(Study):
             counts = self.frequencies[modality]
             ranks = np.arange(1, len(counts) + 1)
             right.loglog(ranks, counts, color=COLOURS[modality], label=modality)
-        left.set(xlabel="tokens", ylabel="types")
+        left.set(xlabel="tokens", ylabel="types (distinct tokens)")
         right.set(xlabel="rank of the type", ylabel="frequency, tokens")
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        outside_legend(figure, left)
         return figure
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from eepolicy.analysis.studies.base import Study, Workspace
 from eepolicy.analysis.style import figures
+from eepolicy.folder_lock import locked
+from eepolicy.io import make_folder, write_figure, write_text
 
 
 def write_studies(
@@ -23,14 +25,14 @@ def write_studies(
     Returns:
         Results by name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     results = {}
-    with figures():
+    with locked(workspace.folder), figures():
         for study in studies:
             result = results[study.name] = study.run(workspace)
             stem = study.name.replace("_", "-")
-            (folder / f"{stem}.md").write_text(result.table() + "\n")
+            write_text(folder / f"{stem}.md", result.table() + "\n")
             figure = result.figure()
-            figure.savefig(folder / f"{stem}.svg")
-            figure.savefig(workspace.folder / f"{stem}.png", dpi=150)
+            write_figure(folder / f"{stem}.svg", figure)
+            write_figure(workspace.folder / f"{stem}.png", figure, dpi=150)
     return results

@@ -13,6 +13,7 @@ from eepolicy import HookedModel
 from eepolicy.analysis.timing.contenders import synchronize
 from eepolicy.compile.executor import CompiledExecutor
 from eepolicy.decode.batch import Batch
+from eepolicy.heads.fitted import FittedHead
 from eepolicy.prompts import pad_left
 
 STEPS = 40  # a call cost is the median of so many steps
@@ -75,6 +76,9 @@ def call_costs(
         steps: number of steps.
     """
     layer_seconds, head_seconds = [], []
+    # fitted heads may leave depths out; the layers of branches are timed as layer calls
+    fitted = model.heads.depths if isinstance(model.heads, FittedHead) else (model.depth - 1,)
+    depth = max({*fitted} - {*model.heads.branch_depths}, default=model.depth)
     first, stop = model.layout.speech if model.layout.has_speech else model.layout.text
     ids = torch.randint(first, stop, (rows, tokens + steps)).to(model.device)
     batch = Batch(model, [0] * rows, ids.shape[1], executor=executor)
@@ -86,7 +90,7 @@ def call_costs(
         synchronize(model.device)
         layer_seconds.append((time.perf_counter() - start) / model.depth)
         start = time.perf_counter()
-        batch.read(block.hidden[:, -1], model.depth - 1).argmax(-1)
+        batch.read(block.hidden[:, -1], depth).argmax(-1)
         synchronize(model.device)
         head_seconds.append(time.perf_counter() - start)
     return float(np.median(layer_seconds)), float(np.median(head_seconds))

@@ -14,6 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 import eepolicy
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Positive, check_fields
 from eepolicy.prompts import pad_left
 
 #: default policies, with exit depths as shares of full depth
@@ -42,11 +43,14 @@ class BenchConfig:
         time_first_token: report TTFT and TPOT.
     """
 
-    max_new_tokens: int
+    max_new_tokens: Positive
     exact_length: bool = False
-    rounds: int = 2
+    rounds: Positive = 2
     compiled: bool = False
     time_first_token: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def lengths(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from eepolicy.analysis.style import figures
+from eepolicy.io import make_folder, write_figure
 
 MEASURED, IDEAL, ROOFLINE = "#0072B2", "#E69F00", "#000000"
 
@@ -63,6 +64,6 @@ def draw(tables: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
             ax.set_title(title, loc="left", parse_math=False)
         *marks, measured = axes[0, 0].get_legend_handles_labels()[0]
         figure.legend(handles=[measured, *marks], loc="outside upper right", ncols=3)
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path)
+        make_folder(path.parent)
+        write_figure(path, figure)
         plt.close(figure)

@@ -13,6 +13,7 @@ from torch.utils.benchmark import Timer
 
 from eepolicy import HookedModel, Trace
 from eepolicy.model.families import SLIDING
+from eepolicy.model.kv_cache import numbers_per_token
 
 SECONDS = 0.5  # duration of each measurement
 SIDE = 1024  # rows of the square matrices that are multiplied
@@ -88,16 +89,12 @@ class Sizes:
         numbers = sum(p.numel() for p in weights) / model.depth
         layer_bytes = sum(p.numel() * p.element_size() for p in weights) / model.depth
         config, item = model.model.config, torch.empty(0, dtype=model.model.dtype).element_size()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        per_head = getattr(config, "head_dim", None) or (
-            config.hidden_size // config.num_attention_heads
-        )
         embedding = config.vocab_size * config.hidden_size
         sliding = [kind == SLIDING for kind in model.parts.attention]
         return cls(
             layer_bytes,
             embedding * item,
-            2 * heads * per_head * item,
+            numbers_per_token(config) * item,
             2 * numbers,
             2 * embedding,
             sum(sliding) / len(sliding),

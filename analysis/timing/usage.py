@@ -10,6 +10,7 @@ from types import TracebackType
 import psutil
 
 from eepolicy.errors import EepolicyError
+from eepolicy.workers import available_cores
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,6 @@ class UsageMeter:
         trace: TracebackType | None,
     ) -> None:
         self._stop = _now()
-
-
-def available_cores() -> int:
-    """Number of cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_seconds() -> float:

@@ -8,9 +8,11 @@ from eepolicy.policies.static import Static
 from eepolicy.policies.spark import SparK
 from eepolicy.policies.threshold import Confidence, Entropy, Margin, Saturation
 from eepolicy.policies.patience import Patience
+from eepolicy.policies.drift import DriftRefresh
 from eepolicy.policies.predictor import Predictor
 from eepolicy.policies.draft import Draft
 from eepolicy.policies.dynamic_draft import DynamicDraft
+from eepolicy.policies.unit_classes import Silence, Steady
 from eepolicy.policies.control import Random
 from eepolicy.policies.oracle import Oracle
 from eepolicy.policies.by_modality import ByModality
@@ -25,6 +27,7 @@ __all__ = [
     "ByModality",
     "Confidence",
     "Draft",
+    "DriftRefresh",
     "DynamicDraft",
     "Entropy",
     "ExitPolicy",
@@ -38,8 +41,10 @@ __all__ = [
     "Random",
     "Readout",
     "Saturation",
+    "Silence",
     "SparK",
     "Static",
+    "Steady",
     "Step",
     "parse_policy",
 ]

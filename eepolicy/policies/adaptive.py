@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from eepolicy.errors import EepolicyError
+from eepolicy.fields import Positive, RisingDepths
 from eepolicy.policies.base import (
     ExitPolicy,
     Step,
     check_depth,
-    check_on,
     masked_depths,
 )
 
@@ -50,7 +49,7 @@ class Adaptive(ExitPolicy):
         exit_depths: a tuple of candidate depths, or one depth: all depths from it to full depth.
     """
 
-    exit_depths: int | tuple[int, ...]
+    exit_depths: Positive | RisingDepths
 
     def depths(self, step: Step) -> Tensor:
         return masked_depths(step, self.on, step.full_depth)
@@ -72,10 +71,7 @@ class Adaptive(ExitPolicy):
         return tuple(depth for depth in listed if depth < full_depth)
 
     def check(self, full_depth: int) -> None:
-        check_on(self.on)
         depths = self.exit_depths
         candidates = (depths,) if isinstance(depths, int) else depths
-        if not candidates or list(candidates) != sorted(set(candidates)):
-            raise EepolicyError(f"{self!r} needs one or more rising depths")
         for depth in candidates:
             check_depth(depth, full_depth, f"{self!r}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import one_of
 from eepolicy.modality import Modality
 from eepolicy.policies.history import CallCosts, History
 from eepolicy.policies.state import PolicyState
@@ -18,6 +19,8 @@ from eepolicy.registry import Declared, Registry
 
 #: what a policy can act on
 MODALITIES = ("speech", "text", "both")
+#: the type of the field `on`
+On = Annotated[str, one_of(*MODALITIES)]
 
 
 @dataclass(frozen=True)
@@ -311,16 +314,6 @@ def check_depth(depth: int, full_depth: int, what: str) -> None:
         raise EepolicyError(
             f"{what} is at depth {depth}, but the model has depths 1 to {full_depth}"
         )
-
-
-def check_on(on: str) -> None:
-    """Refuse an unknown modality.
-
-    Raises:
-        EepolicyError: with the possible ones.
-    """
-    if on not in MODALITIES:
-        raise EepolicyError(f"a policy acts on {', '.join(MODALITIES)}; got {on!r}")
 
 
 def masked_depths(step: Step, on: str, depth: Tensor | int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import check_fields
 from eepolicy.policies.base import ExitPolicy, Readout, Step
 from eepolicy.policies.state import PolicyState
 
@@ -50,6 +51,9 @@ class ByModality(ExitPolicy):
     )
     colour: ClassVar[str] = "#0072B2"
     marker: ClassVar[str] = "v"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def needs_history(self) -> bool:  # type: ignore[override]

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Finite, Positive, Seed, check_fields
 from eepolicy.policies.adaptive import NUMBER
 from eepolicy.policies.base import (
     POLICIES,
     ExitPolicy,
+    On,
     Step,
     check_depth,
-    check_on,
     masked_depths,
     prefixed,
 )
@@ -42,10 +43,10 @@ class Random(ExitPolicy):
         'random:16.0@12'
     """
 
-    mean_depth: float
-    exit_depth: int
-    on: str = "speech"
-    seed: int = 0
+    mean_depth: Finite
+    exit_depth: Positive
+    on: On = "speech"
+    seed: Seed = 0
     name: ClassVar[str] = "random"
     usage: ClassVar[str] = "random:MEAN@DEPTH[#SEED]"
     example: ClassVar[str] = "random:16.0@12"
@@ -53,6 +54,9 @@ class Random(ExitPolicy):
     paper: ClassVar[str] = "a control"
     colour: ClassVar[str] = "#777777"
     marker: ClassVar[str] = "x"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def depths(self, step: Step) -> Tensor:
         share = (step.full_depth - self.mean_depth) / max(step.full_depth - self.exit_depth, 1)
@@ -67,7 +71,6 @@ class Random(ExitPolicy):
         return (self.exit_depth,)
 
     def check(self, full_depth: int) -> None:
-        check_on(self.on)
         check_depth(self.exit_depth, full_depth, f"{self!r}")
         if not self.exit_depth <= self.mean_depth <= full_depth:
             raise EepolicyError(

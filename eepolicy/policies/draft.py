@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Count, Positive, check_fields
 from eepolicy.policies.adaptive import NUMBER
 from eepolicy.policies.base import (
     POLICIES,
     ExitPolicy,
+    On,
     Readout,
     Step,
-    check_on,
     masked_depths,
     prefixed,
 )
@@ -49,10 +51,10 @@ class Draft(ExitPolicy):
         'both=draft:confidence>0.4@4'
     """
 
-    length: int = DEFAULT_LENGTH
-    min_confidence: float = 0.0
-    exit_depth: int = 0
-    on: str = "speech"
+    length: Positive = DEFAULT_LENGTH
+    min_confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    exit_depth: Count = 0
+    on: On = "speech"
     name: ClassVar[str] = "draft"
     usage: ClassVar[str] = (
         "draft:LENGTH[:confidence>SHARE][@DEPTH] or draft:confidence>SHARE[@DEPTH] (DEPTH is 0, "
@@ -70,6 +72,9 @@ class Draft(ExitPolicy):
     colour: ClassVar[str] = "#CC79A7"
     marker: ClassVar[str] = "h"
     needs_verification: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def max_drafts(self) -> int:
@@ -105,11 +110,6 @@ class Draft(ExitPolicy):
         return (self.exit_depth,)
 
     def check(self, full_depth: int) -> None:
-        check_on(self.on)
-        if self.length < 1 or not 0 <= self.min_confidence < 1:
-            raise EepolicyError(
-                f"{self!r} needs a length of 1 or more and a confidence from 0 to below 1"
-            )
         if not 0 <= self.exit_depth < full_depth:
             raise EepolicyError(
                 f"{self!r} drafts at depth {self.exit_depth}; a model of {full_depth} layers "

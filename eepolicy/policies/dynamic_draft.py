@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Positive, RisingDepths, check_fields
 from eepolicy.policies.adaptive import format_depths, parse_depths
-from eepolicy.policies.base import POLICIES, ExitPolicy, Step, check_on, prefixed
+from eepolicy.policies.base import POLICIES, ExitPolicy, On, Step, prefixed
 from eepolicy.policies.history import CallCosts
 from eepolicy.policies.state import PolicyState
 from eepolicy.registry import parse_rest
@@ -76,8 +77,8 @@ class DynamicDraft(ExitPolicy):
         'dynamic-draft@6'
     """
 
-    exit_depths: int | tuple[int, ...]
-    on: str = "speech"
+    exit_depths: Positive | RisingDepths
+    on: On = "speech"
     name: ClassVar[str] = "dynamic-draft"
     usage: ClassVar[str] = "dynamic-draft@DEPTH|[DEPTH,...]"
     example: ClassVar[str] = "dynamic-draft@6"
@@ -92,6 +93,9 @@ class DynamicDraft(ExitPolicy):
     needs_history: ClassVar[bool] = True
     needs_costs: ClassVar[bool] = True
     needs_verification: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @cached_property
     def _depths(self) -> tuple[int, ...]:
@@ -140,9 +144,6 @@ class DynamicDraft(ExitPolicy):
         return self._depths
 
     def check(self, full_depth: int) -> None:
-        check_on(self.on)
-        if not self._depths or list(self._depths) != sorted(set(self._depths)):
-            raise EepolicyError(f"{self!r} needs one or more rising depths")
         for depth in self._depths:
             if not 1 <= depth < full_depth:
                 raise EepolicyError(

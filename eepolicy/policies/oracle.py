@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from eepolicy.fields import Positive, RisingDepths, check_fields
 from eepolicy.policies.adaptive import DEPTHS, Adaptive, format_depths, parse_depths
-from eepolicy.policies.base import POLICIES, Readout, Step, prefixed
+from eepolicy.policies.base import POLICIES, On, Readout, Step, prefixed
 from eepolicy.registry import parse_rest
 
 
@@ -29,8 +30,8 @@ class Oracle(Adaptive):
         'oracle@1'
     """
 
-    exit_depths: int | tuple[int, ...]
-    on: str = "speech"
+    exit_depths: Positive | RisingDepths
+    on: On = "speech"
     name: ClassVar[str] = "oracle"
     usage: ClassVar[str] = "oracle@DEPTHS"
     example: ClassVar[str] = "oracle@1"
@@ -39,6 +40,9 @@ class Oracle(Adaptive):
     colour: ClassVar[str] = "#000000"
     marker: ClassVar[str] = "o"
     needs_full_pass: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         assert readout.full is not None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from eepolicy.errors import EepolicyError
+from eepolicy.fields import Positive, RisingDepths, check_fields
 from eepolicy.policies.adaptive import DEPTHS, Adaptive, format_depths, parse_depths
-from eepolicy.policies.base import POLICIES, Readout, Step, prefixed
+from eepolicy.policies.base import POLICIES, On, Readout, Step, prefixed
 from eepolicy.registry import parse_rest
 
 
@@ -32,9 +33,9 @@ class Patience(Adaptive):
         'patience:3@[8,10,12,14]'
     """
 
-    count: int
-    exit_depths: int | tuple[int, ...]
-    on: str = "speech"
+    count: Annotated[int, Field(ge=2, lt=2**31)]
+    exit_depths: Positive | RisingDepths
+    on: On = "speech"
     name: ClassVar[str] = "patience"
     usage: ClassVar[str] = "patience:COUNT@DEPTHS"
     example: ClassVar[str] = "patience:3@[8,10,12,14]"
@@ -44,6 +45,9 @@ class Patience(Adaptive):
     colour: ClassVar[str] = "#CC79A7"
     marker: ClassVar[str] = ">"
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         agrees, earlier = step.is_on(self.on), readout.previous
         for _ in range(self.count - 1):
@@ -52,11 +56,6 @@ class Patience(Adaptive):
             agrees = agrees & (earlier.top1 == readout.top1)
             earlier = earlier.previous
         return agrees
-
-    def check(self, full_depth: int) -> None:
-        super().check(full_depth)
-        if self.count < 2:
-            raise EepolicyError(f"{self!r} needs a count of 2 or more depths that agree")
 
     @classmethod
     def from_spec(cls, rest: str) -> Patience:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Positive, check_fields
 from eepolicy.policies.base import (
     POLICIES,
     ExitPolicy,
+    On,
     Step,
     check_depth,
-    check_on,
     masked_depths,
     prefixed,
 )
@@ -48,8 +49,8 @@ class SparK(ExitPolicy):
     """
 
     pattern: str
-    exit_depth: int
-    on: str = "speech"
+    exit_depth: Positive
+    on: On = "speech"
     restart: bool = True
     name: ClassVar[str] = "spark"
     usage: ClassVar[str] = (
@@ -70,6 +71,14 @@ class SparK(ExitPolicy):
     colour: ClassVar[str] = "#009E73"
     marker: ClassVar[str] = "p"
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.pattern not in PATTERNS and not re.fullmatch("[FE]+", self.pattern):
+            raise EepolicyError(
+                f"SparK's patterns are {', '.join(PATTERNS)}, or letters F (full) and E (exit) "
+                f"such as FEEE; got {self.pattern!r}"
+            )
+
     def depths(self, step: Step) -> Tensor:
         letters = PATTERNS.get(self.pattern, self.pattern)
         index = (step.phase if self.restart else step.ordinal) % len(letters)  # (rows,)
@@ -83,12 +92,6 @@ class SparK(ExitPolicy):
         return (self.exit_depth,)
 
     def check(self, full_depth: int) -> None:
-        check_on(self.on)
-        if self.pattern not in PATTERNS and not re.fullmatch("[FE]+", self.pattern):
-            raise EepolicyError(
-                f"SparK's patterns are {', '.join(PATTERNS)}, or letters F (full) and E (exit) "
-                f"such as FEEE; got {self.pattern!r}"
-            )
         check_depth(self.exit_depth, full_depth, f"{self!r}")
 
     @classmethod

@@ -6,6 +6,7 @@ import re
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
 from eepolicy.plugin_files import is_file_spec, load_plugin
 from eepolicy.policies.base import POLICIES, ExitPolicy
@@ -14,6 +15,7 @@ from eepolicy.policies.full import FullDepth
 from eepolicy.registry import Entry
 
 
+@checked()
 def parse_policy(spec: str, *, files: bool = True) -> ExitPolicy:
     """Build the policy of a spec string; `policy.spec` is the inverse.
 

@@ -7,12 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from eepolicy.fields import Positive, check_fields
 from eepolicy.policies.base import (
     POLICIES,
     ExitPolicy,
+    On,
     Step,
     check_depth,
-    check_on,
     masked_depths,
     prefixed,
 )
@@ -33,8 +34,8 @@ class Static(ExitPolicy):
         'static@16'
     """
 
-    exit_depth: int
-    on: str = "speech"
+    exit_depth: Positive
+    on: On = "speech"
     name: ClassVar[str] = "static"
     usage: ClassVar[str] = "static@DEPTH"
     example: ClassVar[str] = "static@16"
@@ -43,6 +44,9 @@ class Static(ExitPolicy):
     source: ClassVar[str] = "https://arxiv.org/abs/2603.09215"
     colour: ClassVar[str] = "#56B4E9"
     marker: ClassVar[str] = "s"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def depths(self, step: Step) -> Tensor:
         return masked_depths(step, self.on, self.exit_depth)
@@ -54,7 +58,6 @@ class Static(ExitPolicy):
         return (self.exit_depth,)
 
     def check(self, full_depth: int) -> None:
-        check_on(self.on)
         check_depth(self.exit_depth, full_depth, f"{self!r}")
 
     @classmethod

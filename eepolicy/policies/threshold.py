@@ -9,8 +9,9 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from eepolicy.fields import Finite, Positive, RisingDepths, check_fields
 from eepolicy.policies.adaptive import DEPTHS, NUMBER, Adaptive, format_depths, parse_depths
-from eepolicy.policies.base import POLICIES, Readout, Step, prefixed
+from eepolicy.policies.base import POLICIES, On, Readout, Step, prefixed
 from eepolicy.registry import parse_rest
 
 ThresholdT = TypeVar("ThresholdT", bound="Threshold")
@@ -27,10 +28,13 @@ class Threshold(Adaptive):
         comparison: `"<"` or `">"`, as in the spec string.
     """
 
-    threshold: float
-    exit_depths: int | tuple[int, ...]
-    on: str = "speech"
+    threshold: Finite
+    exit_depths: Positive | RisingDepths
+    on: On = "speech"
     comparison: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         return step.is_on(self.on) & self.passes(readout)

@@ -2,13 +2,22 @@
 
 from eepolicy.probing.documents import Document
 from eepolicy.probing.plan import ProbeConfig, ProbePlan
-from eepolicy.probing.recorded import record_plan, recorded_result
+from eepolicy.probing.recorded import record_plan, recorded_document, recorded_result
 from eepolicy.probing.result import ProbeResult
 from eepolicy.probing.run import run_probe
-from eepolicy.probing.statistics import STATISTICS, LogitContext, StateContext, Statistic
+from eepolicy.probing.statistics import (
+    STATISTICS,
+    AttentionContext,
+    LogitContext,
+    StateContext,
+    Statistic,
+    given_rank,
+    given_recall,
+)
 
 __all__ = [
     "STATISTICS",
+    "AttentionContext",
     "Document",
     "LogitContext",
     "ProbeConfig",
@@ -16,7 +25,10 @@ __all__ = [
     "ProbeResult",
     "StateContext",
     "Statistic",
+    "given_rank",
+    "given_recall",
     "record_plan",
+    "recorded_document",
     "recorded_result",
     "run_probe",
 ]

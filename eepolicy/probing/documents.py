@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias, Union
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, Union
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from eepolicy.decode.output import Output
 from eepolicy.errors import EepolicyError
-from eepolicy.modality import ChunkClock, TokenLayout
+from eepolicy.fields import Count, check_value
+from eepolicy.modality import ChunkClock, TokenLayout, is_ids
 
 #: what `probe` takes: text, ids, the output of `generate`, documents, or iterables of these
 Inputs: TypeAlias = Union["str", "Tensor", "Document", "Output", "Iterable[Inputs]"]
@@ -36,6 +37,10 @@ class Document:
             token of the reply, at the position that predicts it.  With 0 it reads out at every
             position, the last one included.
         depth: (readouts,) depths at which decoding read out the reply, if known.
+        embeddings: (tokens, width), what the first layer reads instead of the ids'
+            embeddings; the last position of a reply may be missing.  None for the ids.
+        given: ids whose rank `given_rank` and `given_recall` read, by name: one list of ids for
+            each readout, padded with -1, as (readouts,) or (readouts, ids).
 
     Examples:
         >>> import torch
@@ -46,11 +51,85 @@ class Document:
     tokens: Tensor
     prompt: int = 0
     depth: NDArray[np.int64] | None = None
+    embeddings: Tensor | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, output: Output, given: Mapping[str, Any] | None = None) -> Document:
+        """The document of a decoded reply.
+
+        Args:
+            output: output of `generate`.
+            given: see `Document`.
+
+        Raises:
+            EepolicyError: the prompt was given as embeddings.
+        """
+        if not len(output.prompt):
+            raise EepolicyError("the prompt was given as embeddings: without ids it has no probe")
+        tokens = torch.cat([output.prompt, output.tokens])
+        return cls(tokens, len(output.prompt), output.trace.depth, given=given or {})
+
+    def given_ids(self, name: str, vocabulary: int) -> Tensor:
+        """The given ids of a name: (readouts, ids), -1 for none.
+
+        Args:
+            name: key of `given`.
+            vocabulary: size of the vocabulary.
+
+        Raises:
+            EepolicyError: there are none, or they have another shape or other ids.
+        """
+        if name not in self.given:
+            names = ", ".join(map(repr, self.given)) or "none"
+            raise EepolicyError(
+                f"the document gives no tokens {name!r}, only {names}: "
+                f"Document(..., given={{{name!r}: ids}})"
+            )
+        start, end = self.span
+        try:
+            ids = torch.as_tensor(np.asarray(self.given[name]))
+        except (TypeError, ValueError) as error:
+            raise EepolicyError(
+                f"the given tokens {name!r} are no array of ids: {error}"
+            ) from error
+        ids = ids[:, None] if ids.ndim == 1 else ids
+        if ids.ndim != 2 or len(ids) != end - start or ids.is_floating_point():
+            raise EepolicyError(
+                f"the given tokens {name!r} are ids of {end - start} readouts, (readouts,) or "
+                f"(readouts, ids); got {tuple(ids.shape)} of {ids.dtype}"
+            )
+        if ids.numel() and not (ids.min() >= -1 and ids.max() < vocabulary):
+            raise EepolicyError(
+                f"the given tokens {name!r} are ids 0 to {vocabulary - 1}, or -1 for none; got "
+                f"{int(ids.min())} to {int(ids.max())}"
+            )
+        return ids.long()
+
+    def __post_init__(self) -> None:
+        tokens, depth = self.tokens, self.depth
+        if not isinstance(tokens, Tensor) or tokens.ndim != 1 or not is_ids(tokens):
+            raise EepolicyError(f"Document: tokens: expected ids (tokens,); got {tokens!r:.80}")
+        check_value("Document: prompt", Count, self.prompt)
+        if depth is not None and (np.ndim(depth) != 1 or np.asarray(depth).dtype.kind not in "iu"):
+            raise EepolicyError(f"Document: depth: expected depths (readouts,); got {depth!r:.80}")
+        states = self.embeddings
+        if states is not None and (not isinstance(states, Tensor) or states.ndim != 2):
+            raise EepolicyError(
+                f"Document: embeddings: expected (tokens, width); got {states!r:.80}"
+            )
+        if not isinstance(self.given, Mapping):
+            raise EepolicyError(f"Document: given: expected ids by name; got {self.given!r:.80}")
 
     @property
     def span(self) -> tuple[int, int]:
         """The positions with a readout: first, and last + 1."""
         return (self.prompt - 1, len(self.tokens) - 1) if self.prompt else (0, len(self.tokens))
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the first layer reads: ids (tokens,), or embeddings (tokens, width)."""
+        return self.tokens if self.embeddings is None else self.embeddings
 
     @property
     def reply(self) -> Tensor:
@@ -127,10 +206,7 @@ def to_documents(
     if attention_mask is not None:
         raise EepolicyError("attention_mask requires ids of shape (rows, tokens)")
     if isinstance(inputs, Output):
-        if not len(inputs.prompt):
-            raise EepolicyError("the prompt was given as embeddings: without ids it has no probe")
-        tokens = torch.cat([inputs.prompt, inputs.tokens])
-        yield Document(tokens, len(inputs.prompt), inputs.trace.depth)
+        yield Document.of(inputs)
     elif isinstance(inputs, Document):
         if not 0 <= inputs.prompt < len(encode(inputs.tokens)):
             raise EepolicyError(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
@@ -29,7 +32,8 @@ class ProbeConfig:
         depths: depths to read out.  None stands for all, or for those at which the heads were
             fitted.  Full depth is always added.
         heads: exit heads; None stands for the model's own.
-        statistics: names from `STATISTICS`, or `Statistic` objects; None stands for all names.
+        statistics: names from `STATISTICS`, or `Statistic` objects; None stands for the
+            names of the default ones.
         top_k: number of most probable tokens to keep.
         hidden_states: depths whose hidden states are kept.
         distributions: depths whose log-probabilities over the vocabulary are kept.
@@ -108,7 +112,22 @@ class ProbePlan:
     @property
     def of_logits(self) -> tuple[Statistic, ...]:
         """The statistics of logits."""
-        return tuple(s for s in self.statistics if not s.of_states)
+        return tuple(s for s in self.statistics if s.of_logits)
+
+    @property
+    def of_attention(self) -> tuple[Statistic, ...]:
+        """The statistics of attention."""
+        return tuple(s for s in self.statistics if s.of_attention)
+
+    @property
+    def compares_with_deeper(self) -> bool:
+        """Whether a statistic compares with the next deeper depth."""
+        return any(s.compares_with == "deeper" for s in self.statistics)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the given tokens that statistics read, each once."""
+        return tuple(dict.fromkeys(s.given for s in self.statistics if s.given))
 
     @property
     def needs_logits(self) -> bool:
@@ -146,9 +165,14 @@ def _checked_statistics(requested: Iterable[str | Statistic] | None) -> tuple[St
         EepolicyError: an unknown name, another object, or two statistics with one name.
     """
     if requested is None:
-        return tuple(STATISTICS.values())
+        return tuple(s for s in STATISTICS.values() if s.by_default)
+    if not isinstance(requested, Iterable):
+        raise EepolicyError(
+            f"statistics is a list of names and Statistic objects; got {requested!r:.80}"
+        )
     wanted = requested if isinstance(requested, str) else tuple(requested)
-    unknown = [s for s in wanted if not isinstance(s, Statistic) and s not in STATISTICS]
+    named = [s for s in wanted if not isinstance(s, Statistic)]
+    unknown = [s for s in named if not isinstance(s, str) or s not in STATISTICS]
     if isinstance(wanted, str) or unknown:
         raise EepolicyError(
             f"statistics is a list of names ({', '.join(STATISTICS)}) and Statistic objects; "
@@ -177,7 +201,12 @@ def _checked_depths(requested: Depths, full_depth: int) -> tuple[int, ...]:
         return tuple(range(1, full_depth + 1))
     if isinstance(requested, str):
         raise EepolicyError(f"depths are a list of numbers, or 'all'; got {requested!r}")
-    depths = tuple(sorted({int(d) for d in requested}))
+    plain = requested.tolist() if isinstance(requested, (np.ndarray, Tensor)) else requested
+    is_list = isinstance(plain, Iterable) and not isinstance(plain, (bytes, Mapping))
+    listed = list(plain) if is_list else []
+    if not is_list or not all(isinstance(d, Integral) and not isinstance(d, bool) for d in listed):
+        raise EepolicyError(f"depths are a list of integers, or 'all'; got {requested!r:.80}")
+    depths = tuple(sorted({int(d) for d in listed}))
     if any(not 1 <= d <= full_depth for d in depths):
         raise EepolicyError(f"the model has depths 1 to {full_depth}; got {list(requested)}")
     return depths

@@ -147,7 +147,7 @@ class Plots:
             tick.set_color(COLOURS[Modality(result.modality[column])])
         some = np.unique(np.linspace(0, len(result.depths) - 1, 8).round().astype(int))
         axes.set_yticks(some, [str(depth) for depth in result.depths[some]])
-        axes.set_ylabel("depth (layers)")
+        axes.set_ylabel("depth, layers")
         axes.set_xlabel(_column_label(result))
         figure = _shown_in_notebooks(cast("Figure", axes.figure))
         bar = figure.colorbar(image, ax=axes, pad=0.01)
@@ -166,7 +166,7 @@ class Plots:
             chosen = self.result.modality == modality
             if chosen.any():
                 self._draw_line(panel, values[:, chosen], modality, share=name == "agreement")
-        panel.set_xlabel("depth (layers)")
+        panel.set_xlabel("depth, layers")
         panel.set_ylabel(self._label(name), parse_math=False)
         if name.startswith("rank"):
             panel.set_yscale("log")
@@ -199,7 +199,7 @@ class Plots:
     def _label(self, name: str) -> str:
         """Description and unit of a statistic, in lines of 32 letters."""
         if name == "agreement":
-            return fill("agreement with the last layer (share of tokens)", 32)
+            return fill("agreement with the last layer, share of tokens", 32)
         definition = self.result.definition(name)
         return fill(name if definition is None else definition.label, 32)
 

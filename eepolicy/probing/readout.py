@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from eepolicy.compile.onednn import wide_products
 from eepolicy.errors import EepolicyError
+from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
 from eepolicy.probing.plan import ProbePlan
+from eepolicy.probing.statistics.attention_mass import AttentionContext
 from eepolicy.probing.statistics.buffers import BufferPool
 from eepolicy.probing.statistics.context import StateContext
+from eepolicy.probing.statistics.extras import Extras
 from eepolicy.probing.statistics.last_layer import LastLayer
-from eepolicy.probing.statistics.measure import LogitStatistics, Run, measure_states
+from eepolicy.probing.statistics.measure import (
+    LogitStatistics,
+    Run,
+    checked_values,
+    measure_states,
+)
 
 #: largest array of logits, bytes; there are up to three of this size at once.  The allocator
 #: returns larger arrays to the system, and their pages are faulted in again at each depth: the
@@ -27,32 +36,48 @@ CPU_SLICE_BYTES = 2**21
 States = dict[int, Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Readouts:
+    """What a `StateReader` reads of some positions.
+
+    Attributes:
+        states: hidden states; without those of full depth, what compares with it is missing.
+        following: (readouts,) ids that follow, -1 where none does.
+        branch_states: states after the branches of the heads, by depth; the statistics of logits
+            are missing at a depth with a branch and without such states.
+        given: given ids, (readouts, ids) each, by name.
+        attention: attention of the layers that ran, (readouts, heads, modalities) each, by depth.
+    """
+
+    states: States
+    following: Tensor
+    branch_states: States = field(default_factory=dict)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    attention: States = field(default_factory=dict)
+
+
 class StateReader:
     """Reads hidden states out as a plan says.
 
     Args:
         backbone: model whose heads read the states.
         plan: what to read out and keep.
+        layout: which ids are text and which are speech.
         run: compiles and runs statistics, see `LogitStatistics`; None runs them in eager mode.
     """
 
-    def __init__(self, backbone: Backbone, plan: ProbePlan, run: Run | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, plan: ProbePlan, layout: TokenLayout, run: Run | None = None
+    ) -> None:
         self.backbone = backbone
         self.plan = plan
+        self.layout = layout
         # a GPU's allocator keeps its memory by itself
         buffers = BufferPool() if backbone.device.type == "cpu" else None
         self._statistics = LogitStatistics(plan.of_logits, run, buffers)
 
-    def read(
-        self, states: States, following: Tensor, branch_states: States | None = None
-    ) -> dict[str, Tensor]:
+    def read(self, readouts: Readouts) -> dict[str, Tensor]:
         """Evaluate the statistics of a plan.
-
-        Args:
-            states: hidden states; without those of full depth, what compares with it is missing.
-            following: (readouts,) ids that follow, -1 where none does.
-            branch_states: states after the branches of the heads, by depth; the statistics of
-                logits are missing at a depth with a branch and without such states.
 
         Returns:
             (readouts, depths) or (readouts, kept depths, ...) each, by name, on the CPU.
@@ -60,7 +85,8 @@ class StateReader:
         Raises:
             EepolicyError: the heads read out a part of the vocabulary only.
         """
-        columns = self._empty(len(following))
+        states, count = readouts.states, len(readouts.following)
+        columns = self._empty(count)
         if self.plan.hidden_states:
             missing = torch.full_like(next(iter(states.values())), torch.nan)
             kept = [states.get(depth, missing) for depth in self.plan.hidden_states]
@@ -69,21 +95,55 @@ class StateReader:
             )
         if self.plan.of_states:
             self._read_states(columns, states)
+        if self.plan.of_attention:
+            self._read_attention(columns, readouts.attention)
         if self.plan.needs_logits:
             branches = self.plan.heads.branch_depths
             read = {depth: each for depth, each in states.items() if depth not in branches}
-            read |= branch_states or {}
-            for rows in self._chunks(len(following)):
-                last = None
-                for depth in reversed(self.plan.depths):  # the others compare with the last layer
-                    if depth in read:
-                        logits = self._logits(read[depth][rows], depth)
-                        if depth == self.backbone.depth:
-                            last = self._last_layer(logits)
-                        self._keep_logits(columns, logits, depth, rows)
-                        self._read_logits(columns, logits, last, depth, (rows, following))
-                        del logits  # before those of the next depth are allocated
+            read |= readouts.branch_states
+            for rows in self._chunks(count):
+                self._read_chunk(columns, read, rows, readouts)
         return columns
+
+    def _read_chunk(
+        self, columns: dict[str, Tensor], read: States, rows: slice, readouts: Readouts
+    ) -> None:
+        """Evaluate the statistics of logits of some readouts, at all depths.
+
+        Args:
+            columns: columns to write to.
+            read: states that the heads read, by depth.
+            rows: the readouts.
+            readouts: all readouts.
+        """
+        last, deeper = None, None
+        for depth in reversed(self.plan.depths):  # the others compare with the last layer
+            if depth not in read:
+                deeper = None
+                continue
+            logits = self._logits(read[depth][rows], depth)
+            if depth == self.backbone.depth:
+                last = self._last_layer(logits)
+            self._keep_logits(columns, logits, depth, rows)
+            for part in self._parts(logits):
+                at = slice(rows.start + part.start, rows.start + part.stop)
+                extras = Extras(
+                    self.layout,
+                    None if deeper is None else LastLayer.of(deeper[part], keep_logs=False),
+                    {name: ids[at] for name, ids in readouts.given.items()},
+                )
+                values = self._statistics.measure(
+                    logits[part],
+                    None if last is None else last[part],
+                    readouts.following[at],
+                    extras,
+                )
+                index = self.plan.depths.index(depth)
+                for name, value in values.items():
+                    columns[name][at, index] = value.to("cpu", columns[name].dtype)
+            # without a statistic that needs them, before those of the next depth are allocated
+            deeper = logits if self.plan.compares_with_deeper else None
+            del logits
 
     def _empty(self, rows: int) -> dict[str, Tensor]:
         """Columns on the CPU in which all values are missing."""
@@ -145,33 +205,19 @@ class StateReader:
             columns["top_tokens"][rows, index] = best.indices.cpu()
             columns["top_probabilities"][rows, index] = probabilities.to("cpu", torch.float32)
 
-    def _read_logits(
-        self,
-        columns: dict[str, Tensor],
-        logits: Tensor,
-        last: LastLayer | None,
-        depth: int,
-        readouts: tuple[slice, Tensor],
-    ) -> None:
-        """Evaluate the statistics of logits, a slice at a time.
+    def _read_attention(self, columns: dict[str, Tensor], attention: States) -> None:
+        """Evaluate the statistics of attention."""
+        for index, depth in enumerate(self.plan.depths):
+            if depth in attention:
+                context = AttentionContext(attention[depth])
+                for name, values in checked_values(self.plan.of_attention, context).items():
+                    columns[name][:, index] = values.to("cpu", columns[name].dtype)
 
-        Args:
-            columns: columns to write to.
-            logits: (rows, vocabulary).
-            last: the last layer's distributions of these rows.
-            depth: number of layers before the readout.
-            readouts: the rows in the columns, and (readouts,) ids that follow.
-        """
+    def _parts(self, logits: Tensor) -> Iterator[slice]:
+        """Rows whose statistics are computed at once: few on a CPU, all elsewhere."""
         on_cpu = logits.device.type == "cpu"
-        chunk, following = readouts
-        index = self.plan.depths.index(depth)
         size = CPU_SLICE_BYTES // (4 * logits.shape[1]) if on_cpu else len(logits)
-        for rows in _slices(0, len(logits), max(1, size)):
-            at = slice(chunk.start + rows.start, chunk.start + rows.stop)
-            part = None if last is None else last[rows]
-            values = self._statistics.measure(logits[rows], part, following[at])
-            for name, value in values.items():
-                columns[name][at, index] = value.to("cpu", columns[name].dtype)
+        return _slices(0, len(logits), max(1, size))
 
     def _chunks(self, readouts: int) -> Iterator[slice]:
         """Readouts whose logits are computed together.

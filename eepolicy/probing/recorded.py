@@ -15,7 +15,7 @@ from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
 from eepolicy.probing.documents import LABELS, Document
 from eepolicy.probing.plan import ProbeConfig, ProbePlan
-from eepolicy.probing.readout import StateReader
+from eepolicy.probing.readout import Readouts, StateReader
 from eepolicy.probing.result import ProbeResult
 
 
@@ -41,10 +41,16 @@ def record_plan(backbone: Backbone, record: bool | Mapping[str, Any] | None) -> 
             f"a record takes {', '.join(ProbeConfig.__dataclass_fields__)}; "
             f"got {', '.join(map(str, unknown))}"
         )
-    return ProbePlan.of(backbone, ProbeConfig(**options))
+    plan = ProbePlan.of(backbone, ProbeConfig(**options))
+    for statistic in plan.statistics:
+        if statistic.of_attention or statistic.given:
+            raise EepolicyError(
+                f"a record has neither attention nor given tokens, which {statistic.name!r} needs: "
+                "probe the output of generate instead"
+            )
+    return plan
 
 
-@torch.no_grad()
 def recorded_result(
     backbone: Backbone,
     output: Output,
@@ -67,26 +73,39 @@ def recorded_result(
         Labelled statistics, (depths, tokens) each; nan or -1 where a layer did not run.  The
         result has no tokenizer yet.
     """
+    # a prompt given as embeddings has no ids: -1 stands for it
+    prompt = output.prompt if len(output.prompt) else output.tokens.new_tensor([-1])
+    tokens = torch.cat([prompt.cpu(), output.tokens])
+    document = Document(tokens, len(prompt), output.trace.depth)
+    return recorded_document(backbone, document, recorder, plan, layout, number)
+
+
+@torch.no_grad()
+def recorded_document(
+    backbone: Backbone,
+    document: Document,
+    recorder: Recorder,
+    plan: ProbePlan,
+    layout: TokenLayout,
+    number: int,
+) -> ProbeResult:
+    """As `recorded_result`, of a reply as a document with a prompt and with its depths."""
     states, branch_states = recorder.states[number], recorder.branch_states[number]
-    fed = states[: len(output.tokens)]
-    following = output.tokens.to(backbone.device)
+    reply = document.tokens[document.prompt :]
+    fed, following = states[: len(reply)], reply.to(backbone.device)
     # tokens with states at the same depths are read out together
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for index, entry in enumerate(fed):
         key = (tuple(sorted(entry)), tuple(sorted(branch_states[index])))
         groups.setdefault(key, []).append(index)
-    reader, parts, order = StateReader(backbone, plan), [], []
+    reader, parts, order = StateReader(backbone, plan, layout), [], []
     for (depths, branches), indices in groups.items():
         stacked = {depth: torch.stack([fed[i][depth] for i in indices]) for depth in depths}
         after = {d: torch.stack([branch_states[i][d] for i in indices]) for d in branches}
-        parts.append(reader.read(stacked, following[torch.tensor(indices)], after))
+        parts.append(reader.read(Readouts(stacked, following[torch.tensor(indices)], after)))
         order += indices
     back = np.argsort(order)
     columns = {name: torch.cat([part[name] for part in parts]).numpy()[back] for name in parts[0]}
-    # a prompt given as embeddings has no ids: -1 stands for it
-    prompt = output.prompt if len(output.prompt) else output.tokens.new_tensor([-1])
-    tokens = torch.cat([prompt.cpu(), output.tokens])
-    labels = Document(tokens, len(prompt), output.trace.depth).labels(layout, backbone.depth)
-    columns |= dict(zip(LABELS, labels, strict=True))
-    columns["document"] = np.full(len(output.tokens), number)
+    columns |= dict(zip(LABELS, document.labels(layout, backbone.depth), strict=True))
+    columns["document"] = np.full(len(reply), number)
     return ProbeResult.of(backbone, plan, columns)

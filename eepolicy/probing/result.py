@@ -12,13 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from eepolicy.arguments import checked
+from eepolicy.errors import EepolicyError
+from eepolicy.fields import with_method
 from eepolicy.modality import Modality
 from eepolicy.model.backbone import Backbone
 from eepolicy.probing.documents import LABELS
 from eepolicy.probing.plan import ProbePlan
 from eepolicy.probing.plot import Plots
 from eepolicy.probing.result_html import result_html
-from eepolicy.probing.statistics import STATISTICS, Statistic
+from eepolicy.probing.statistics import STATISTICS, Statistic, settling
+from eepolicy.probing.statistics.flips import PATIENCE, flips_after_settling
 from eepolicy.probing.store import read_columns, read_progress
 
 if TYPE_CHECKING:
@@ -37,10 +41,10 @@ class ProbeResult:
     """Statistics of readouts at some depths and positions.
 
     A statistic is an attribute, (depths, tokens), the deepest last.  `STATISTICS` describes those
-    of the library: `top1`, `entropy`, `confidence`, `margin`, `rank_last`, `probability_last`,
-    `rank_next`, `probability_next`, `kl`, `kl_reverse`, `js`, `cosine_last`, `norm_last`,
-    `cosine_previous`, `norm_previous`.  Where a layer did not run (see `generate(record=True)`),
-    the value is nan, or -1 for integers.
+    of the library.  The default ones are `top1`, `entropy`, `confidence`, `margin`, `rank_last`,
+    `probability_last`, `rank_next`, `probability_next`, `kl`, `kl_reverse`, `js`, `cosine_last`,
+    `norm_last`, `cosine_previous` and `norm_previous`.  Where a layer did not run (see
+    `generate(record=True)`), the value is nan, or -1 for integers.
 
     Attributes:
         depths: (depths,) depths of the readouts, rising.
@@ -90,6 +94,7 @@ class ProbeResult:
         )
 
     @classmethod
+    @checked("tokenizer")
     def load(
         cls,
         folder: str | Path,
@@ -118,7 +123,7 @@ class ProbeResult:
             vocabulary=identity["model"]["vocab_size"],
             hidden_depths=tuple(identity["hidden_states"]),
             distribution_depths=tuple(identity["distributions"]),
-            tokenizer=tokenizer,
+            tokenizer=with_method(tokenizer, "tokenizer", "decode"),
             definitions=_of_users(statistics),
         )
 
@@ -204,6 +209,39 @@ class ProbeResult:
         first = self.depths[(self.top1 == self.top1[-1]).argmax(0)]
         return np.where(self.top1[-1] >= 0, first, -1)
 
+    def settling_depth(self, threshold: float = settling.THRESHOLD) -> NDArray[np.int64]:
+        """Shallowest depth with a distribution close to the last layer's: (tokens,).
+
+        Args:
+            threshold: bound of the Jensen-Shannon divergence `js`, nats.
+        """
+        return settling.settling_depth(self.js, self.depths, threshold)
+
+    def deep_thinking_ratio(
+        self, threshold: float = settling.THRESHOLD, share: float = settling.SHARE
+    ) -> float:
+        """Share of the tokens that settle in the last layers (arXiv 2602.13517).
+
+        Args:
+            threshold: see `settling_depth`.
+            share: share of full depth from which a depth counts as late.
+
+        Examples:
+            >>> model = eepolicy.load("pocket")
+            >>> result = eepolicy.probe(model, model.generate("What color is snow?"))
+            >>> 0 <= result[result.modality == eepolicy.Modality.SPEECH].deep_thinking_ratio() <= 1
+            True
+        """
+        return settling.deep_thinking_ratio(self.settling_depth(threshold), self.full_depth, share)
+
+    def flips(self, patience: int = PATIENCE) -> NDArray[np.bool_]:
+        """Whether the top token changes at a depth although it had settled: (depths, tokens).
+
+        Args:
+            patience: number of depths with the same top token after which it counts as settled.
+        """
+        return flips_after_settling(self.top1, patience)
+
     @property
     def plot(self) -> Plots:
         """Figures: `plot.layers()` and `plot.heatmap()`."""
@@ -263,8 +301,11 @@ class ProbeResult:
         """The tokens that follow, in readable form: (tokens,)."""
         return self.named(self.next)
 
+    @checked()
     def named(self, ids: NDArray[np.int64]) -> list[str]:
         """Ids (tokens,) in readable form: tokens, or numbers without a tokenizer."""
+        if ids.dtype.kind not in "iu":
+            raise EepolicyError(f"ids are integers; got {ids!r:.80}")
         known = [max(i, 0) for i in ids.tolist()]
         names = [None] * len(known)
         if self.tokenizer is not None:
@@ -276,6 +317,10 @@ class ProbeResult:
 
 
 def _of_users(statistics: Iterable[Statistic]) -> tuple[Statistic, ...]:
+    statistics = tuple(statistics)
+    wrong = [s for s in statistics if not isinstance(s, Statistic)]
+    if wrong:
+        raise EepolicyError(f"statistics are Statistic objects; got {wrong[0]!r:.80}")
     return tuple(s for s in statistics if s is not STATISTICS.get(s.name))
 
 

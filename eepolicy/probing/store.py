@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import ProbeProgress, parse
-from eepolicy.io import read_json, write_json
+from eepolicy.folder_lock import LOCK
+from eepolicy.formats import parse
+from eepolicy.io import as_json, make_folder, read_json, write_json
+from eepolicy.probing.documents import LABELS
+from eepolicy.probing.formats import ProbeIdentity, ProbeProgress
 
 #: arrays by name, (readouts, ...) each
 Columns = dict[str, NDArray[Any]]
@@ -23,12 +25,18 @@ PROGRESS = "probe.json"
 
 
 class MemoryStore:
-    """Keeps columns in memory."""
+    """Keeps columns in memory.
+
+    Attributes:
+        documents: number of documents that were stored before: none.
+    """
+
+    documents = 0
 
     def __init__(self) -> None:
         self.parts: list[Columns] = []
 
-    def skip(self, tokens: NDArray[np.int64], prompt: int) -> bool:
+    def skip(self, tokens: NDArray[np.int64], prompt: int, extra: bytes = b"") -> bool:
         """Whether a document is already stored: never."""
         return False
 
@@ -61,13 +69,13 @@ class FolderStore:
     def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
         self.path = Path(path)
         self.progress: dict[str, Any] = {
-            "identity": json.loads(json.dumps(identity)),
+            "identity": as_json(identity),
             "documents": 0,
             "readouts": 0,
             "seen": "",
         }
         self._count, self._digest = 0, ""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         if (self.path / PROGRESS).exists():
             stored = read_progress(self.path)
             for name, value in self.progress["identity"].items():
@@ -77,24 +85,30 @@ class FolderStore:
                         f"{stored['identity'].get(name)!r}, not {value!r}; choose another folder"
                     )
             self.progress = stored
-        elif any(self.path.iterdir()):
+        elif any(file.name != LOCK for file in self.path.iterdir()):
             raise EepolicyError(
                 f"{self.path} contains files but no probe; choose a new or empty folder"
             )
         else:
             self._write_progress()
 
-    def skip(self, tokens: NDArray[np.int64], prompt: int) -> bool:
+    @property
+    def documents(self) -> int:
+        """Number of stored documents."""
+        return int(self.progress["documents"])
+
+    def skip(self, tokens: NDArray[np.int64], prompt: int, extra: bytes = b"") -> bool:
         """Whether a document is already stored.
 
         Args:
             tokens: (tokens,) ids of the document.
             prompt: length of its prompt.
+            extra: what else was given with the document.
 
         Raises:
             EepolicyError: the folder was begun with other documents.
         """
-        chained = f"{self._digest} {prompt} ".encode() + tokens.tobytes()
+        chained = f"{self._digest} {prompt} ".encode() + tokens.tobytes() + extra
         self._digest = hashlib.sha256(chained).hexdigest()
         if self._count == self.progress["documents"]:
             return False
@@ -145,7 +159,9 @@ def read_progress(path: Path) -> dict[str, Any]:
     file = path / PROGRESS
     if not file.is_file():
         raise EepolicyError(f"{path} contains no probe: it has no {PROGRESS}")
-    return parse(ProbeProgress, read_json(file), str(file)).model_dump(exclude={"version"})
+    progress = parse(ProbeProgress, read_json(file), str(file))
+    parse(ProbeIdentity, progress.identity, f"{file}, identity")
+    return progress.model_dump(exclude={"version"})
 
 
 def read_columns(path: Path) -> Columns:
@@ -154,17 +170,40 @@ def read_columns(path: Path) -> Columns:
     Raises:
         EepolicyError: a file is missing or damaged.
     """
-    readouts = read_progress(path)["readouts"]
+    progress = read_progress(path)
+    readouts, identity = progress["readouts"], progress["identity"]
     try:
         columns = {
-            file.stem: np.load(file, mmap_mode="r")[:readouts] for file in path.glob("*.npy")
+            file.stem: np.load(file, mmap_mode="r")[:readouts]
+            for file in path.glob("*.npy")
+            if file.is_file()
         }
-    except (OSError, ValueError) as error:
+    except (EOFError, IndexError, OSError, ValueError) as error:
         raise EepolicyError(f"the probe in {path} cannot be read: {error}") from error
-    short = [name for name, column in columns.items() if len(column) < readouts]
-    if short:
-        raise EepolicyError(f"the probe in {path} is damaged: {short[0]}.npy is cut short")
+    if readouts:
+        _check_columns(path, columns, identity, readouts)
     return columns
+
+
+def _check_columns(path: Path, columns: Columns, identity: dict[str, Any], readouts: int) -> None:
+    """Refuse columns that are missing, cut short, or of another shape or type.
+
+    Raises:
+        EepolicyError: with the file.
+    """
+    expected = dict.fromkeys((*LABELS, "document"), 1) | dict.fromkeys(identity["statistics"], 2)
+    for name, ndim in expected.items():
+        if name not in columns:
+            raise EepolicyError(f"the probe in {path} is damaged: {name}.npy is missing")
+        column = columns[name]
+        if len(column) < readouts:
+            raise EepolicyError(f"the probe in {path} is damaged: {name}.npy is cut short")
+        shape = (readouts, len(identity["depths"]))[:ndim]
+        if column.shape != shape or column.dtype.kind not in ("iu" if ndim == 1 else "iufb"):
+            raise EepolicyError(
+                f"the probe in {path} is damaged: {name}.npy is {column.shape} of {column.dtype}, "
+                f"not {shape} of numbers"
+            )
 
 
 def _append(path: Path, new: NDArray[Any], complete: int) -> None:

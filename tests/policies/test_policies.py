@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -15,6 +16,7 @@ import eepolicy
 from eepolicy import (
     ByModality,
     Confidence,
+    DriftRefresh,
     DynamicDraft,
     EepolicyError,
     Entropy,
@@ -108,7 +110,7 @@ def policies():
         below | st.sets(below, min_size=1, max_size=4).map(lambda depths: tuple(sorted(depths))),
         on,
     )
-    plain = plain | drafts
+    plain = plain | drafts | st.builds(DriftRefresh, threshold, below, on)
     text = st.builds(Static, depth, st.just("text")) | st.builds(
         Entropy, threshold, looks, st.just("text")
     )
@@ -168,13 +170,10 @@ def test_a_wrong_spec_gets_a_sentence(spec, sentence):
 @pytest.mark.parametrize(
     "policy",
     [
-        Static(0),
         Static(21),
         SparK("even", 21),
-        Entropy(0.5, 0),
         Confidence(0.5, (3, 30)),
         Patience(2, 21),
-        Oracle(0),
         Random(20.0, 21),
     ],
     ids=repr,
@@ -185,14 +184,18 @@ def test_a_depth_that_the_model_does_not_have_is_refused(policy):
 
 
 def test_other_mistakes_get_a_sentence():
-    with pytest.raises(EepolicyError, match="a policy acts on speech, text, both; got 'sound'"):
-        Static(3, on="sound").check(FULL)
+    with pytest.raises(EepolicyError, match="on: expected 'speech', 'text', 'both'; got 'sound'"):
+        Static(3, on="sound")
     with pytest.raises(EepolicyError, match=r"patterns are even, odd, triple, or .*; got 'quad'"):
-        SparK("quad", 3).check(FULL)
+        SparK("quad", 3)
     with pytest.raises(EepolicyError, match="rising depths"):
-        Entropy(0.5, (5, 3)).check(FULL)
-    with pytest.raises(EepolicyError, match="2 or more depths"):
-        Patience(1, 3).check(FULL)
+        Entropy(0.5, (5, 3))
+    with pytest.raises(EepolicyError, match="count: expected 2 or more; got 1"):
+        Patience(1, 3)
+    for wrong in (0, 2.7, True, "3", None):
+        for policy in (Static, Oracle, partial(Entropy, 0.5), partial(SparK, "even")):
+            with pytest.raises(EepolicyError, match=r"exit_depths?: expected"):
+                policy(wrong)
     for mean in (7.9, 20.1):
         with pytest.raises(EepolicyError, match="a mean depth from 8, its exit depth, to 20"):
             Random(mean, 8).check(FULL)

@@ -189,10 +189,10 @@ def test_a_fit_finds_what_decides(fitted):
 def test_wrong_options_get_a_sentence(model):
     documents = [Document(prompt, 1) for prompt in PROMPTS]
     for options, sentence in (
-        ({"depths": ()}, "depths are rising"),
-        ({"depths": (3, 2)}, "depths are rising"),
-        ({"depths": (2,), "epochs": 0}, "epochs is 1 or more; got 0"),
-        ({"depths": (2,), "learning_rate": 0.0}, "learning_rate is above 0"),
+        ({"depths": ()}, "depths: expected one or more rising depths"),
+        ({"depths": (3, 2)}, "depths: expected one or more rising depths"),
+        ({"depths": (2,), "epochs": 0}, "epochs: expected 1 or more; got 0"),
+        ({"depths": (2,), "learning_rate": 0.0}, "learning_rate: expected greater than 0; got 0.0"),
         ({"depths": (2,), "on": "sound"}, "fitted on text, speech or both; got 'sound'"),
         ({"depths": (2, DEPTH)}, "at depths from 1 to 4"),
     ):

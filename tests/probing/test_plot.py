@@ -42,8 +42,8 @@ def test_figures_draw_on_the_callers_axes(result):
     figure = Figure()
     one, two = figure.subplots(1, 2)
     assert result.plot.layers("entropy", ax=one) is figure
-    assert one.get_ylabel() == "entropy (nats)"
-    assert one.get_xlabel() == "depth (layers)"
+    assert one.get_ylabel() == "entropy, nats"
+    assert one.get_xlabel() == "depth, layers"
     assert one.get_legend() is not None
     assert result.plot.heatmap("entropy", ax=two) is figure
     np.testing.assert_allclose(np.asarray(two.get_images()[0].get_array()), result.entropy)

@@ -76,7 +76,7 @@ def test_a_record_knows_nothing_of_what_was_taken_back(hooked, accept):
     ]
     outs = hooked.generate(prompts, "static@3", 30, accept=accept, record=True)
     for out in outs:
-        assert 2 in out.trace.draft_status  # something was taken back
+        assert 2 in out.trace.draft_status  # a draft was replaced
         full = probe(hooked, out)
         ran = ~np.isnan(out.record.entropy)
         assert ran[:3].all()

@@ -12,22 +12,24 @@ from conftest import LAYERS, tiny
 from torch import Tensor
 
 import eepolicy
-from eepolicy import EepolicyError, ProbeResult, Statistic, probe
+from eepolicy import EepolicyError, ProbeResult, Statistic, TokenLayout, probe
 from eepolicy.probing import STATISTICS, LogitContext, StateContext
-from eepolicy.probing.statistics import LastLayer
+from eepolicy.probing.statistics import Extras, LastLayer
 from eepolicy.probing.statistics.base import RESERVED
 from eepolicy.probing.statistics.buffers import BufferPool
 from eepolicy.probing.statistics.measure import LogitStatistics
 
-OF_LOGITS = [s for s in STATISTICS.values() if not s.of_states]
+OF_LOGITS = [s for s in STATISTICS.values() if s.of_logits]
+LAYOUT = TokenLayout((0, 20), (20, 50), 3, 7, end_of_text=3, end=4)
 
 
 def context(pool: BufferPool | None = None, seed: int = 0) -> LogitContext:
     generator = torch.Generator().manual_seed(seed)
-    logits, last = 4 * torch.randn(2, 7, 50, generator=generator)
+    logits, last, deeper = 4 * torch.randn(3, 7, 50, generator=generator)
     following = torch.randint(50, (7,), generator=generator)
     lease = None if pool is None else pool.lease()
-    return LogitContext(logits, logits.argmax(-1), following, LastLayer.of(last), lease)
+    extras = Extras(LAYOUT, LastLayer.of(deeper, keep_logs=False))
+    return LogitContext(logits, logits.argmax(-1), following, LastLayer.of(last), lease, extras)
 
 
 @pytest.mark.parametrize("buffered", [False, True])
@@ -175,7 +177,7 @@ def test_a_statistic_of_the_users(hooked, tmp_path, compiled):
     assert {"collision", "surprise"} <= {*result.by_modality().columns}
     assert "second" not in result.by_modality().columns
     axes = result.plot.layers("surprise").axes[0]
-    assert axes.get_ylabel() == "surprise (nats)"
+    assert axes.get_ylabel() == "surprise, nats"
     again = ProbeResult.load(tmp_path / "p", statistics=own)
     assert again.definition("surprise") is own[3]
     unknown = ProbeResult.load(tmp_path / "p")
@@ -209,6 +211,8 @@ def test_a_users_statistic_in_a_record(hooked):
         (lambda context: context.logits.sort().values.zero_()[:, 0] * 0, None),
         (lambda context: context.logits.clamp_(0).sum(-1), "wrote into a tensor"),
         (lambda context: context.probability(context.last.top1), "declare Statistic.compares_with"),
+        (lambda context: context.deeper.entropy, "next deeper depth is known only to statistics"),
+        (lambda context: context.given_rank("word"), "declare them: Statistic.given='word'"),
     ],
 )
 def test_a_users_statistic_is_checked(hooked, compute, match):
@@ -237,10 +241,13 @@ def test_log_probabilities_of_the_last_layer_are_declared(hooked):
     [
         ({"name": "two words"}, "a Python identifier"),
         ({"name": "depths"}, "not used by a ProbeResult"),
-        ({"compute": 3}, "compute is a function"),
+        ({"compute": 3}, "compute: expected callable"),
         ({"compares_with": "previous"}, "of logits has compares_with"),
         ({"compares_with": "next", "of_states": True}, "of hidden states has compares_with"),
-        ({"average": "mode"}, "average is"),
+        ({"average": "mode"}, "average: expected"),
+        ({"of_attention": True, "compares_with": "last"}, "of attention has compares_with"),
+        ({"of_attention": True, "of_states": True}, "not both"),
+        ({"of_states": True, "given": "word"}, "only a statistic of logits reads given tokens"),
     ],
 )
 def test_a_statistic_checks_its_fields(fields, match):
@@ -270,7 +277,10 @@ def test_two_statistics_of_one_name(hooked):
 
 def test_measure_without_the_last_layer():
     c = context()
-    names = {*LogitStatistics(list(STATISTICS.values())).measure(c.logits, None, c.next)}
+    statistics = LogitStatistics(list(STATISTICS.values()))
+    names = {*statistics.measure(c.logits, None, c.next, Extras(LAYOUT))}
+    assert names == {s.name for s in OF_LOGITS if s.compares_with not in ("last", "deeper")}
+    names = {*statistics.measure(c.logits, None, c.next, c.extras)}
     assert names == {s.name for s in OF_LOGITS if s.compares_with != "last"}
 
 

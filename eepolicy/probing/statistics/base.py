@@ -9,13 +9,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import check_fields
 
 #: names of other columns and of the attributes of a `ProbeResult`
 RESERVED = frozenset(
-    "agreeing_depth agreement by_modality chunk columns definition definitions depth depth_used "
-    "depths distribution_depths distributions document full_depth hidden_depths hidden_states load "
-    "modality named next normalised_entropy of phase plot position saturation_depth statistics "
-    "summary to_pandas token tokenizer top_probabilities top_tokens vocabulary words".split()
+    "agreeing_depth agreement by_modality chunk columns deep_thinking_ratio definition definitions "
+    "depth depth_used depths distribution_depths distributions document flips full_depth "
+    "hidden_depths hidden_states load modality named next normalised_entropy of phase plot "
+    "position saturation_depth settling_depth statistics summary to_pandas token tokenizer "
+    "top_probabilities top_tokens vocabulary words".split()
 )
 
 
@@ -23,9 +25,10 @@ RESERVED = frozenset(
 class Statistic:
     """A number that `probe` computes at each depth and token.
 
-    `compute` is a pure function.  It takes a `LogitContext` (or a `StateContext` if `of_states`)
-    of some rows and returns one value a row, (rows,).  It must not write into the tensors of the
-    context: they are shared with the other statistics.  `probe` checks both.
+    `compute` is a pure function.  It takes a `LogitContext` of some rows and returns one value a
+    row, (rows,).  With `of_states` it takes a `StateContext`, with `of_attention` an
+    `AttentionContext`.  It must not write into the tensors of the context: they are shared with the
+    other statistics.  `probe` checks both.
 
     Attributes:
         name: name of the column, a Python identifier.
@@ -33,9 +36,14 @@ class Statistic:
         compute: the function.
         unit: unit of the values, such as `"nats"`; empty for ratios and ranks.
         compares_with: the other token or layer that `compute` needs: `"last"` (the last layer),
-            `"previous"` (the layer before, with `of_states`), `"next"` (the token that follows) or
-            `""`.  Without it a row gets nan, or -1 if `integer`.
+            `"previous"` (the layer before, with `of_states`), `"deeper"` (the next deeper depth of
+            the probe), `"next"` (the token that follows) or `""`.  Without it a row gets nan, or -1
+            if `integer`.
         of_states: `compute` takes a `StateContext`; the logits are not needed.
+        of_attention: `compute` takes an `AttentionContext`; the logits are not needed.
+        given: key of `Document.given` whose ids `compute` reads; see `given_rank`.
+        by_default: `probe` computes the statistic if none is named.  The library's others need
+            more time or memory, or apply to some models only.
         integer: the values are whole numbers, stored as int64.
         average: how tables and plots average over tokens.  `"median"` suits long tails, `"none"`
             suits ids.  Negative values of integer statistics count as missing.
@@ -64,36 +72,47 @@ class Statistic:
     description: str
     compute: Callable[[Any], Tensor]
     unit: str = ""
-    compares_with: Literal["", "last", "previous", "next"] = ""
+    compares_with: Literal["", "last", "previous", "deeper", "next"] = ""
     of_states: bool = False
+    of_attention: bool = False
+    given: str = ""
+    by_default: bool = True
     integer: bool = False
     average: Literal["mean", "median", "none"] = "mean"
     needs_last_logs: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.isidentifier() or self.name in RESERVED:
+        check_fields(self)
+        if not self.name.isidentifier() or self.name in RESERVED:
             raise EepolicyError(
                 "the name of a statistic is a Python identifier that is not used by a ProbeResult "
                 f"({', '.join(sorted(RESERVED))}); got {self.name!r}"
             )
-        if not callable(self.compute):
-            raise EepolicyError(f"{self.name}: compute is a function; got {self.compute!r}")
-        allowed = ("", "last", "previous") if self.of_states else ("", "last", "next")
+        kind = "logits"
+        allowed: tuple[str, ...] = ("", "last", "deeper", "next")
+        if self.of_states:
+            allowed, kind = ("", "last", "previous"), "hidden states"
+        if self.of_attention:
+            allowed, kind = ("",), "attention"
+        if self.of_states and self.of_attention:
+            raise EepolicyError(f"{self.name}: give of_states or of_attention, not both")
+        if self.given and kind != "logits":
+            raise EepolicyError(f"{self.name}: only a statistic of logits reads given tokens")
         if self.compares_with not in allowed:
-            kind = "hidden states" if self.of_states else "logits"
             raise EepolicyError(
                 f"{self.name}: a statistic of {kind} has compares_with "
                 f"{', '.join(map(repr, allowed))}; got {self.compares_with!r}"
             )
-        if self.average not in ("mean", "median", "none"):
-            raise EepolicyError(
-                f"{self.name}: average is 'mean', 'median' or 'none'; got {self.average!r}"
-            )
+
+    @property
+    def of_logits(self) -> bool:
+        """Whether `compute` takes a `LogitContext`."""
+        return not self.of_states and not self.of_attention
 
     @property
     def label(self) -> str:
         """Description and unit, for the axis of a plot."""
-        return f"{self.description} ({self.unit})" if self.unit else self.description
+        return f"{self.description}, {self.unit}" if self.unit else self.description
 
     @property
     def missing(self) -> float | int:

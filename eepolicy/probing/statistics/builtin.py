@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from eepolicy.probing.statistics import distribution, divergence, hidden_states
+from eepolicy.probing.statistics import (
+    attention_mass,
+    distribution,
+    divergence,
+    hidden_states,
+    modality_mass,
+)
 from eepolicy.probing.statistics.base import Statistic
 
 _ALL = (
@@ -101,6 +107,40 @@ _ALL = (
         compute=hidden_states.norm_previous,
         compares_with="previous",
         of_states=True,
+    ),
+    Statistic(
+        name="text_mass",
+        description="probability of the text ids",
+        compute=modality_mass.text_mass,
+        by_default=False,
+    ),
+    Statistic(
+        name="speech_mass",
+        description="probability of the speech ids",
+        compute=modality_mass.speech_mass,
+        by_default=False,
+    ),
+    Statistic(
+        name="js_deeper",
+        description="Jensen-Shannon divergence from the next deeper depth",
+        compute=divergence.js_deeper,
+        unit="nats",
+        compares_with="deeper",
+        by_default=False,
+    ),
+    Statistic(
+        name="attention_text",
+        description="attention on text positions",
+        compute=attention_mass.attention_text,
+        of_attention=True,
+        by_default=False,
+    ),
+    Statistic(
+        name="attention_speech",
+        description="attention on speech positions",
+        compute=attention_mass.attention_speech,
+        of_attention=True,
+        by_default=False,
     ),
 )
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.modality import TokenLayout
 from eepolicy.probing.statistics.buffers import Lease
+from eepolicy.probing.statistics.extras import Extras
 from eepolicy.probing.statistics.last_layer import MIN_LOG, LastLayer, dot
 
 
@@ -28,6 +30,7 @@ class LogitContext:
             replaces the value of the statistic.
         last_layer: the last layer's distributions of the same rows, if known; see `last`.
         lease: buffers for the large intermediate values; None allocates them.
+        extras: what some statistics read besides; None for nothing.
     """
 
     logits: Tensor
@@ -35,6 +38,7 @@ class LogitContext:
     next: Tensor
     last_layer: LastLayer | None = None
     lease: Lease | None = None
+    extras: Extras | None = None
     _values: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _versions: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
@@ -51,6 +55,20 @@ class LogitContext:
                 'Statistic(compares_with="last")'
             )
         return self.last_layer
+
+    @property
+    def deeper(self) -> LastLayer:
+        """The distributions at the next deeper depth of the probe.
+
+        Raises:
+            EepolicyError: they are not known here.
+        """
+        if self.extras is None or self.extras.deeper is None:
+            raise EepolicyError(
+                "the next deeper depth is known only to statistics that compare with it: declare "
+                'Statistic(compares_with="deeper")'
+            )
+        return self.extras.deeper
 
     @property
     def shifted(self) -> Tensor:
@@ -125,17 +143,17 @@ class LogitContext:
 
     @property
     def mixture_entropy(self) -> Tensor:
-        """Entropy of m = (p + p_L) / 2, p_L being the last layer's distribution: (rows,) nats."""
+        """Entropy of the mean of p and the last layer's distribution: (rows,) nats."""
+        return self._once("mixture_entropy", lambda: self.mixture_entropy_with(self.last))
 
-        def compute() -> Tensor:
-            # with 2m, one pass less: H(m) = log 2 - sum 2m log 2m / 2
-            last, scale = self.last.probabilities, self.scale[:, None]
-            twice = torch.addcmul(last, self.weights, scale, out=self._out("scratch"))
-            twice.clamp_(min=torch.finfo(twice.dtype).tiny)
-            logs = torch.log(twice, out=self._out("scratch_logs"))
-            return math.log(2) - dot(twice, logs) / 2
-
-        return self._once("mixture_entropy", compute)
+    def mixture_entropy_with(self, other: LastLayer) -> Tensor:
+        """Entropy of m = (p + p') / 2, p' being another distribution: (rows,) nats."""
+        # with 2m, one pass less: H(m) = log 2 - sum 2m log 2m / 2
+        scale = self.scale[:, None]
+        twice = torch.addcmul(other.probabilities, self.weights, scale, out=self._out("scratch"))
+        twice.clamp_(min=torch.finfo(twice.dtype).tiny)
+        logs = torch.log(twice, out=self._out("scratch_logs"))
+        return math.log(2) - dot(twice, logs) / 2
 
     def probability(self, ids: Tensor) -> Tensor:
         """Probability of one token a row: ids (rows,) -> (rows,)."""
@@ -143,10 +161,55 @@ class LogitContext:
 
     def rank(self, ids: Tensor) -> Tensor:
         """Rank of one token a row, 1 for the most probable: ids (rows,) -> (rows,) int64."""
-        chosen = self.logits.gather(-1, ids[:, None])
-        higher = torch.gt(self.logits, chosen, out=self._out("scratch"))
+        return 1 + self._num_higher(self.logits.gather(-1, ids[:, None]))
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Which ids are text and which are speech.
+
+        Raises:
+            EepolicyError: it is not known here.
+        """
+        if self.extras is None or self.extras.layout is None:
+            raise EepolicyError("the layout of the vocabulary is not known here")
+        return self.extras.layout
+
+    def given_rank(self, name: str, text_only: bool = False) -> Tensor:
+        """Best rank of a row's given tokens: (rows,) int64, -1 for rows without any.
+
+        Args:
+            name: key of `Document.given`.
+            text_only: rank among the text ids.
+
+        Raises:
+            EepolicyError: no tokens of this name are known here.
+        """
+        ids = None if self.extras is None else self.extras.given.get(name)
+        if ids is None:
+            raise EepolicyError(
+                f"the given tokens {name!r} are known only to statistics that declare them: "
+                f"Statistic(given={name!r})"
+            )
+
+        def compute() -> Tensor:
+            logits = self.logits.gather(-1, ids.clamp(min=0))
+            best = logits.masked_fill(ids < 0, -torch.inf).amax(-1, keepdim=True)
+            if text_only:
+                first, second = slice(*self.layout.text), slice(*self.layout.text_after)
+                higher = self._num_higher(best, first) + self._num_higher(best, second)
+            else:
+                higher = self._num_higher(best)
+            return (1 + higher).masked_fill((ids < 0).all(-1), -1)
+
+        return self._once(f"rank of {name}, {text_only}", compute)
+
+    def _num_higher(self, logits: Tensor, within: slice = slice(None)) -> Tensor:
+        """Number of some ids with a logit above one of a row: (rows, 1) -> (rows,) int64."""
+        out = self._out("scratch")
+        others = self.logits[:, within]
+        higher = torch.gt(others, logits, out=None if out is None else out[:, within])
         # torch sums floats five times faster than booleans; below 2^24 they are exact
-        return 1 + higher.to(self.logits.dtype).sum(-1).long()
+        return higher.to(self.logits.dtype).sum(-1).long()
 
     def second_probability(self) -> Tensor:
         """Probability of the second most probable token: (rows,)."""
@@ -157,7 +220,8 @@ class LogitContext:
     def inputs(self) -> list[Tensor]:
         """The tensors that the context was made of; the first has one row a readout."""
         last = [] if self.last_layer is None else self.last_layer.tensors()
-        return [self.logits, self.top1, self.next, *last]
+        extras = [] if self.extras is None else self.extras.tensors()
+        return [self.logits, self.top1, self.next, *last, *extras]
 
     def values(self) -> list[Tensor]:
         """The tensors that statistics share: inputs, and values computed so far."""

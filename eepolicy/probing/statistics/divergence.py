@@ -1,4 +1,4 @@
-"""Divergences between a layer's distribution p and the last layer's p_L."""
+"""Divergences of a layer's distribution p from the last layer's p_L, and from a neighbour's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from eepolicy.probing.statistics.context import LogitContext
-from eepolicy.probing.statistics.last_layer import dot
+from eepolicy.probing.statistics.last_layer import LastLayer, dot
 
 
 def kl(context: LogitContext) -> Tensor:
@@ -30,5 +30,19 @@ def js(context: LogitContext) -> Tensor:
 
     (rows,) nats, 0 to log 2.
     """
-    mean = (context.last.entropy + context.entropy) / 2
-    return (context.mixture_entropy - mean).clamp(0, math.log(2))
+    return _js(context, context.last, context.mixture_entropy)
+
+
+def js_deeper(context: LogitContext) -> Tensor:
+    """Jensen-Shannon divergence from p', the distribution at the next deeper depth of the probe.
+
+    (rows,) nats, 0 to log 2.
+    """
+    deeper = context.deeper
+    return _js(context, deeper, context.mixture_entropy_with(deeper))
+
+
+def _js(context: LogitContext, other: LastLayer, mixture_entropy: Tensor) -> Tensor:
+    """Jensen-Shannon divergence from another distribution: (rows,) nats."""
+    mean = (other.entropy + context.entropy) / 2
+    return (mixture_entropy - mean).clamp(0, math.log(2))

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from eepolicy.compile.kernel_cache import DynamicDims
 from eepolicy.errors import EepolicyError
+from eepolicy.guard import Guard
+from eepolicy.probing.statistics.attention_mass import AttentionContext
 from eepolicy.probing.statistics.base import Statistic
 from eepolicy.probing.statistics.buffers import BufferPool
 from eepolicy.probing.statistics.builtin import STATISTICS
 from eepolicy.probing.statistics.context import LogitContext, StateContext
+from eepolicy.probing.statistics.extras import Extras
 from eepolicy.probing.statistics.last_layer import LastLayer, argmax
 
 #: signature of `KernelCache.run`
@@ -24,9 +27,9 @@ class LogitStatistics:
     """Evaluates statistics of logits.
 
     Args:
-        statistics: which to evaluate; those of hidden states are left out.
-        run: compiles and runs the library's statistics, see `KernelCache.run`; None runs them in
-            eager mode.  A user's statistics always run in eager mode.
+        statistics: which to evaluate; those of hidden states and of attention are left out.
+        run: compiles and runs the library's default statistics, see `KernelCache.run`; None runs
+            them in eager mode.  The others always run in eager mode.
         buffers: memory for intermediate values in eager mode; None allocates it.
     """
 
@@ -36,15 +39,29 @@ class LogitStatistics:
         run: Run | None = None,
         buffers: BufferPool | None = None,
     ) -> None:
-        self.statistics = [s for s in statistics if not s.of_states]
+        self.statistics = [s for s in statistics if s.of_logits]
         self.run = run
         self.buffers = buffers
         # sorted once, and not for each of many slices
-        self._with_last = _Selection.of(self.statistics)
-        self._without_last = _Selection.of([s for s in statistics if s.compares_with != "last"])
+        self._selections = {
+            (last, deeper): _Selection.of(
+                [
+                    s
+                    for s in self.statistics
+                    if (last or s.compares_with != "last")
+                    and (deeper or s.compares_with != "deeper")
+                ]
+            )
+            for last in (False, True)
+            for deeper in (False, True)
+        }
 
     def measure(
-        self, logits: Tensor, last: LastLayer | None, following: Tensor
+        self,
+        logits: Tensor,
+        last: LastLayer | None,
+        following: Tensor,
+        extras: Extras | None = None,
     ) -> dict[str, Tensor]:
         """Evaluate the statistics of some rows.
 
@@ -53,6 +70,8 @@ class LogitStatistics:
             last: the last layer's distributions of the same rows; without it, statistics that
                 compare with the last layer are left out.
             following: (rows,) ids that follow, -1 where none does.
+            extras: what some statistics read besides; without a deeper depth, those that compare
+                with it are left out too.
 
         Returns:
             (rows,) each, by name.
@@ -60,20 +79,23 @@ class LogitStatistics:
         Raises:
             EepolicyError: a user's statistic returned another shape, or wrote into the context.
         """
-        selection = self._without_last if last is None else self._with_last
+        has_deeper = extras is not None and extras.deeper is not None
+        selection = self._selections[last is not None, has_deeper]
         inputs = logits, argmax(logits), following.clamp(min=0)
         out = None
         if self.run is not None and selection.builtin:
             out = _compiled(self.run, selection, inputs, last)
+        lease = None if self.buffers is None else self.buffers.lease()
+        context = LogitContext(*inputs, last, lease, extras)
         if out is None:
-            lease = None if self.buffers is None else self.buffers.lease()
-            context = LogitContext(*inputs, last, lease)
             out = tuple(s.compute(context) for s in selection.builtin)
         values = dict(zip(selection.names, out, strict=True))
+        values |= {s.name: s.compute(context) for s in selection.optional}
         if selection.top1:
             values["top1"] = inputs[1]
         if selection.users:  # without buffers, so that a tensor that a function keeps stays valid
-            values |= checked_values(selection.users, LogitContext(*inputs, last))
+            context = LogitContext(*inputs, last, extras=extras)
+            values |= checked_values(selection.users, context)
         if selection.of_next:
             nothing = following < 0
             for name, missing in selection.of_next:
@@ -86,8 +108,9 @@ class _Selection:
     """Statistics of logits, sorted by how they run.
 
     Attributes:
-        builtin: the library's, but for `top1`, which is an input of the others.
+        builtin: the library's default ones, but for `top1`, which is an input of the others.
         names: their names.
+        optional: the library's others.
         top1: whether `top1` is wanted.
         users: the user's.
         of_next: names of those that compare with the next token, with the value if there is none.
@@ -95,23 +118,25 @@ class _Selection:
 
     builtin: tuple[Statistic, ...]
     names: tuple[str, ...]
+    optional: tuple[Statistic, ...]
     top1: bool
     users: tuple[Statistic, ...]
     of_next: tuple[tuple[str, float | int], ...]
 
     @classmethod
     def of(cls, statistics: Sequence[Statistic]) -> _Selection:
-        known = [s for s in statistics if not s.of_states]
-        library = [s for s in known if s is STATISTICS.get(s.name)]
+        library = [s for s in statistics if s is STATISTICS.get(s.name)]
+        default = [s for s in library if s.by_default]
         # those of integers, ranks, read the logits themselves: first, while these are in the cache
-        ordered = sorted(library, key=lambda s: not s.integer)
+        ordered = sorted(default, key=lambda s: not s.integer)
         builtin = tuple(s for s in ordered if s.name != "top1")
         return cls(
             builtin,
             tuple(s.name for s in builtin),
-            len(builtin) < len(library),
-            tuple(s for s in known if s not in library),
-            tuple((s.name, s.missing) for s in known if s.compares_with == "next"),
+            tuple(s for s in library if not s.by_default),
+            len(builtin) < len(default),
+            tuple(s for s in statistics if s not in library),
+            tuple((s.name, s.missing) for s in statistics if s.compares_with == "next"),
         )
 
 
@@ -133,7 +158,7 @@ def measure_states(context: StateContext, statistics: Sequence[Statistic]) -> di
 
 
 def checked_values(
-    statistics: Sequence[Statistic], context: LogitContext | StateContext
+    statistics: Sequence[Statistic], context: LogitContext | StateContext | AttentionContext
 ) -> dict[str, Tensor]:
     """Evaluate statistics in eager mode, and check what they do.
 
@@ -144,8 +169,10 @@ def checked_values(
     versions = [(tensor, tensor._version) for tensor in context.inputs()]
     values: dict[str, Tensor] = {}
     for statistic in statistics:
-        value: Any = statistic.compute(context)
-        if not isinstance(value, Tensor) or value.shape != (rows,):
+        with Guard(statistic.compute, statistic.name):
+            value: Any = statistic.compute(context)
+        is_column = isinstance(value, Tensor) and value.shape == (rows,)
+        if not is_column or value.is_complex():
             got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
             raise EepolicyError(
                 f"the statistic {statistic.name!r} returns one value a row, a tensor ({rows},); "

@@ -24,6 +24,7 @@ from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.evaluation.verdict import Verdict
 from eepolicy.analysis.stats.sequential import UntilDecided
 from eepolicy.decode.config import EarlyExitConfig
+from eepolicy.folder_lock import locked
 from eepolicy.speech.units import Units
 
 
@@ -85,7 +86,7 @@ def stored(folder: RunFolder) -> dict:
 
 def test_default_rows_run_resume_and_report(spoken, tmp_path):
     folder, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
-    config = RunConfig(calibration=DEV, max_new_tokens=20, batch=2, timed=3)
+    config = RunConfig(calibration=DEV, max_new_tokens=14, batch=2, timed=3)
     metrics = SpeechMetrics(asr=OneWordPerSecond())
     for number, step in ((3, "batches decoded"), (5, "replies timed"), (1, "batches of speech")):
         with pytest.raises(Stop):
@@ -113,7 +114,7 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
     timed = [line.policy for line in whole.lines(TimingLine)]
     assert timed == [*rows, *rows[1:], *rows[:1], *rows[2:], *rows[:2]]
     for (question, policy), (record,) in folder.records().items():
-        alone = spoken.generate(question, policy, 20)
+        alone = spoken.generate(question, policy, 14)
         assert record.tokens == alone.tokens.tolist()
         assert record.speech_seconds == len(alone.audio) / 16_000
         assert (record.seconds is None) == (question not in ("cat", "a horse", "it"))
@@ -216,7 +217,7 @@ def test_looks_that_do_not_rise_are_refused(spoken):
         def should_exit(self, step, depth, readout):
             return torch.tensor([False])
 
-    with pytest.raises(EepolicyError, match="they must rise from 1"):
+    with pytest.raises(EepolicyError, match="depths that rise from 1"):
         spoken.generate("cat", Backwards(0.5, 2, "both"))
     assert LAYERS > 4
 
@@ -306,3 +307,14 @@ class Middle(ExitPolicy):
     def depths(self, step):
         return torch.full_like(step.phase, self.depth)
 """
+
+
+def test_a_second_process_is_kept_out(spoken, tmp_path):
+    folder, config = RunFolder(tmp_path / "run"), RunConfig(["static@3"], max_new_tokens=6, timed=0)
+    run(spoken, QUESTIONS[:1], folder, config)
+    with (
+        locked(folder.path),
+        pytest.raises(EepolicyError, match=r"another process works on .*; wait for it, or give"),
+    ):
+        run(spoken, QUESTIONS[:2], folder, config)
+    run(spoken, QUESTIONS[:2], folder, config)

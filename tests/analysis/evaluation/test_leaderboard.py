@@ -224,3 +224,23 @@ def test_the_time_is_that_of_missing_replies(tmp_path):
     folder = RunFolder(example(tmp_path / "run", {"full": (0, 1.0), "static@16": (0, 1.0)}, 4))
     assert replies_left(folder, questions, rows) == 15 - 8
     assert estimated_seconds(7, 2.0) == pytest.approx(14 * SECONDS_PER_REPLY)
+
+
+@pytest.mark.parametrize(
+    ("heads", "most"),
+    [("TunedLens(depths 1 to 19) 0", 20), ("FittedHead(depths 0 to 19) 0", 40), ("Branch 0", 40)],
+)
+def test_layers_of_a_branch_count_as_depth(tmp_path, heads, most):
+    """The pocket model's heads are of several kinds; some are branches."""
+    for depth in (most, most + 1):
+        path = example(tmp_path / str(depth), questions=2, heads=heads)
+        file = path / "records.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        number = next(i for i, line in enumerate(lines) if line.get("depths"))
+        lines[number]["depths"][-1] = depth
+        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        if depth > most:
+            with pytest.raises(EepolicyError, match=f"depths must be 0 to {most}; got {depth}"):
+                load_comparison(path)
+        else:
+            assert load_comparison(path).policies[0] == "full"

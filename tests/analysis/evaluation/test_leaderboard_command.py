@@ -14,6 +14,7 @@ from eepolicy.analysis.timing import reference
 from eepolicy.analysis.timing.reference import ReferenceTime
 from eepolicy.cli import leaderboard as command
 from eepolicy.speech import asr
+from eepolicy.workers import WorkerConfig
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def slow_machine(monkeypatch):
     measured = ReferenceTime(3 * reference.ONE_THREAD_SECONDS, 3 * reference.ALL_THREADS_SECONDS, 2)
     monkeypatch.setattr(reference, "reference_seconds", lambda: measured)
     monkeypatch.setattr(command, "has_compiler", lambda: False)
-    monkeypatch.setattr(command, "default_workers", lambda: 0)
+    monkeypatch.setattr(command, "WorkerConfig", lambda _: WorkerConfig(0))
     monkeypatch.setattr(asr, "missing_asr", lambda name: "install it")
     monkeypatch.setattr(leaderboard_rows, "ROWS", ("full", "spark:triple@14, fill=mask"))
 
@@ -48,6 +49,7 @@ def test_folders_are_rendered(run, tmp_path, monkeypatch):
     assert "there is no folder missing" in err
 
 
+@pytest.mark.slow
 def test_the_list_runs_and_goes_on(run, tmp_path, monkeypatch, slow_machine):
     monkeypatch.chdir(tmp_path)
     out, err = run("leaderboard", "--run", "mine", "--prompts", "2")

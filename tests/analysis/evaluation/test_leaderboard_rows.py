@@ -54,7 +54,8 @@ def test_every_built_in_policy_has_a_row(names):
 
 
 def test_the_reasons_of_policies_without_a_row(pocket):
-    assert set(POLICIES_LEFT_OUT) == {"draft", "predictor", "dynamic-draft"}
+    left_out = {"draft", "drift", "predictor", "dynamic-draft", "steady", "silence"}
+    assert set(POLICIES_LEFT_OUT) == left_out
     assert pocket.predictor is None
     assert parse_row("dynamic-draft@6").policy.needs_verification
 

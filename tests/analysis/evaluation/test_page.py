@@ -23,8 +23,7 @@ from eepolicy.analysis.evaluation.page_plot import MARKERS, axes, bokeh_script, 
 from eepolicy.analysis.evaluation.page_questions import by_difference, difference, reply
 from eepolicy.analysis.evaluation.page_sound import BARS, read_sound, waveform
 from eepolicy.analysis.evaluation.page_template import render, script_json
-from eepolicy.analysis.style import MARKERS as STYLE_MARKERS
-from eepolicy.analysis.style import OTHER_MARKERS
+from eepolicy.analysis.style import FURTHER_MARKERS, OTHER_MARKERS
 
 
 def test_the_document_has_rows_questions_and_sound(tmp_path):
@@ -162,7 +161,7 @@ def test_axes_are_what_was_measured(tmp_path):
 
 
 def test_every_marker_of_the_figures_has_one_in_the_page():
-    assert {*STYLE_MARKERS, *OTHER_MARKERS} <= {*MARKERS}
+    assert {*FURTHER_MARKERS, *OTHER_MARKERS} <= {*MARKERS}
     assert len({name for name, _ in MARKERS.values()}) == len(MARKERS)
     sweep = [f"static@{depth}" for depth in range(4, 18)]
     assert len({(m["colour"], m["marker"]) for m in markers(sweep)}) == len(sweep)

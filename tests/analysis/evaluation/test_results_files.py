@@ -13,6 +13,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from eepolicy import EepolicyError
+from eepolicy.analysis.evaluation import results_files
 from eepolicy.analysis.evaluation.columns import COLUMNS, Column
 from eepolicy.analysis.evaluation.results_files import (
     latex,
@@ -173,6 +174,20 @@ def test_no_cell_of_the_csv_file_is_a_formula(tmp_path):
     assert lines[1]["verdict"] == "saves 1 %; WER worse"
     frame = pd.read_csv(tmp_path / "results.csv")
     assert frame.wer_diff.tolist() == [0.5] * len(POLICIES)
+
+
+def test_parquet_has_the_table_of_the_csv_file(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason="Parquet takes pyarrow: pip install pyarrow")
+    table = rows(("full", "static@14"), missing=("wer",))
+    write_results(table, tmp_path)
+    written = pd.read_parquet(tmp_path / "results.parquet")
+    pd.testing.assert_frame_equal(written, pd.read_csv(tmp_path / "results.csv"), rtol=1e-15)
+    assert written.wer.isna().all()
+    monkeypatch.setattr(results_files, "find_spec", lambda name: None)
+    (tmp_path / "without").mkdir()
+    write_results(table, tmp_path / "without")
+    assert (tmp_path / "without" / "results.csv").exists()
+    assert not (tmp_path / "without" / "results.parquet").exists()
 
 
 def test_every_file_has_the_verdict(tmp_path):

@@ -80,3 +80,25 @@ def test_an_alignment_has_the_words_and_the_errors(reference, transcript):
             "deletion": other == "" != word,
         }
         assert kinds[operation]
+
+
+def test_british_spellings_are_no_errors():
+    pairs = (
+        ("His favourite colour is grey.", "His favorite color is gray."),
+        (
+            "She organised and analysed it at the theatre.",
+            "She organized and analyzed it at the theater.",
+        ),
+        ("It travelled two kilometres.", "It traveled two kilometers."),
+        ("Unrecognisable neighbours in defence", "Unrecognizable neighbors in defense"),
+    )
+    for british, american in pairs:
+        assert word_errors(british, american) == (0, len(american.split()))
+    # words that only look like one of these
+    assert word_errors("four hours our tour", "for hors or tor") == (4, 4)
+    assert word_errors("a wise promise, more", "a wize promize, mer") == (3, 4)
+
+
+def test_scripts_without_spaces_are_scored_by_characters():
+    assert word_errors("北京是中国的首都。", "北京是中国首都") == (1, 8)
+    assert word_errors("東京です", "東京です") == (0, 4)

@@ -75,7 +75,7 @@ def test_tasks_as_they_are_published(tmp_path):
         ),
         ("a.jsonl", "no json", "cannot be read"),
         ("a.jsonl", "", "contains no question"),
-        ("a.json", '{"Data": []}', "is not a list of questions: entry 1 is 'Data'"),
+        ("a.json", '{"Data": []}', "is not a list of questions; got {'Data'"),
         ("a.txt", "", "a task file is .jsonl"),
     ],
 )
@@ -233,7 +233,13 @@ def test_from_a_checkpoint_folder_to_the_table(name, tmp_path, run, server, monk
     arguments += ["--judge-url", server.url]
     _, err = run("compare", *arguments, code=2)
     assert "give --fit-prompts" in err
-    out, _ = run("compare", *arguments, "--fit-prompts", str(tmp_path / "fit.txt"))
+    fit_prompts = ("--fit-prompts", str(tmp_path / "fit.txt"))
+    out, _ = run("compare", *arguments, *fit_prompts, "--dry-run")
+    assert "hours (estimate)" in out
+    assert "GB (estimate)" in out
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out-heads.safetensors").exists()
+    out, _ = run("compare", *arguments, *fit_prompts)
     lines = [x for x in (tmp_path / "out" / "table2.md").read_text().splitlines() if "|" in x]
     assert len(lines) == 2 + len(ROWS[name])
     for row, line in zip(ROWS[name], lines[2:], strict=True):
@@ -255,17 +261,21 @@ def test_from_a_checkpoint_folder_to_the_table(name, tmp_path, run, server, monk
         x for x in out.splitlines() if x.startswith("|")
     ]
     assert len(server.requests) == before
+    (tmp_path / "out" / "table2.md").unlink()
+    run("report", str(tmp_path / "out"), "--model", str(source))
+    assert (tmp_path / "out" / "table2.md").read_text().splitlines()[2:4] == lines[2:4]
 
 
 def test_the_preset_names_what_it_needs(run, tmp_path):
     for arguments, match in (
         (["--preset", "table3"], "presets are spark-table2"),
+        (["--dry-run"], "--dry-run is for --preset"),
         (["static@3", "--preset", "spark-table2"], "has policies of its own"),
         (["--task", "file.jsonl"], "a task is given as NAME=FILE"),
         (["--preset", "spark-table2"], "this model is neither"),
         (["--preset", "spark-table2", "--seeds", "2"], "decodes as the paper: without --fill"),
         (["static@3", "--vocoder", "folder"], "--vocoder is for glm-4-voice"),
-        (["--dtype", "int4"], "--dtype is float32"),
+        (["--dtype", "int4"], "--dtype is auto, float32"),
     ):
         _, err = run("compare", *arguments, "--out", str(tmp_path / "out"), code=2)
         assert match in " ".join(err.split())

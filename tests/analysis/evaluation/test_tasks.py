@@ -6,6 +6,8 @@ import csv
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
 
 import pytest
 
@@ -113,3 +115,27 @@ def test_a_question_that_no_program_can_take_is_an_error(tmp_path):
     for question in ("a\0b", "\ud800"):
         with pytest.raises(EepolicyError, match="did not synthesize the question"):
             synthesized([{"question": question}], "echo {text} {file}", tmp_path / "questions")
+
+
+def test_the_sound_of_a_data_set_is_read_without_decoding_it(tmp_path, monkeypatch):
+    class Audio:
+        def __init__(self, decode=True):
+            self.decode = decode
+
+    class Rows(list):
+        features: ClassVar[dict] = {"question": object(), "speech": Audio()}
+
+        def cast_column(self, name, kind):
+            assert (name, kind.decode) == ("speech", False)
+            return self
+
+        def __iter__(self):
+            return iter([{"question": "Who?", "speech": {"bytes": b"RIFF", "path": "a.flac"}}])
+
+    module = ModuleType("datasets")
+    module.Audio, module.load_dataset = Audio, lambda *_, **__: Rows()
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    [question] = read_task("hf:some/qa", "qa", tmp_path / "sounds")
+    assert Path(question["audio"]).read_bytes() == b"RIFF"
+    assert question["audio"].endswith(".flac")
+    assert read_task("hf:some/qa", "qa") == [question | {"audio": None}]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+import pickled_workers
 import pytest
 import torch
 from conftest import LAYERS, LAYOUT, tiny
@@ -21,7 +23,9 @@ from eepolicy.analysis.stats.divergences import (
     warped_distance,
 )
 from eepolicy.analysis.studies.base import BatchOptions
-from eepolicy.analysis.studies.drift import drift, state_drift
+from eepolicy.analysis.studies.drift import drift
+from eepolicy.analysis.studies.drift_meter import state_drift
+from eepolicy.workers import WorkerConfig
 
 
 @given(st.integers(0, 500))
@@ -184,3 +188,18 @@ def test_the_picture_shows_the_numbers():
     for fill in ("catch_up", "mask"):
         expected = measured.by("phase", "kl", "spark:even@3", fill).value
         np.testing.assert_allclose(lines[fill].get_ydata(), expected)
+
+
+def make_model() -> HookedModel:
+    return HookedModel(tiny("llama"), layout=LAYOUT, tokenizer=Words())
+
+
+def test_workers_measure_what_one_process_measures(monkeypatch):
+    runs = [("spark:even@3", "catch_up"), ("spark:even@3", "mask")]
+    alone = drift(make_model(), QUESTIONS, runs, BatchOptions(size=2, max_new_tokens=30))
+    monkeypatch.setattr(WorkerConfig, "start", pickled_workers.start)
+    options = BatchOptions(size=2, max_new_tokens=30, workers=2, load=make_model)
+    spread = drift(make_model(), QUESTIONS, runs, options)
+    assert len(alone.tokens) > 100
+    pd.testing.assert_frame_equal(spread.tokens, alone.tokens, check_exact=True)
+    pd.testing.assert_frame_equal(spread.replies, alone.replies, check_exact=True)

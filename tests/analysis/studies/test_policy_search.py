@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import LAYOUT, tiny
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from eepolicy import EepolicyError, HookedModel, parse_policy
 from eepolicy.analysis.studies.base import BatchOptions
+from eepolicy.analysis.studies.batch_scores import BatchScorer
 from eepolicy.analysis.studies.policy_search import (
     LossBudget,
     PolicyEvaluator,
@@ -20,6 +22,7 @@ from eepolicy.analysis.studies.policy_search import (
     search_policies,
 )
 from eepolicy.speech.units import Units
+from eepolicy.workers import ProcessWorkers
 
 
 def losses_of(rng, mean, shape):
@@ -136,3 +139,25 @@ def test_the_search_ends_each_chain_at_its_first_failure(tmp_path):
         search_policies(
             PolicyEvaluator(hooked, asr), questions[:5], questions[30:], LossBudget(wer=0.1)
         )
+
+
+class Backwards(ProcessWorkers):
+    """Finishes the last item first, in this process."""
+
+    def next(self):
+        self._items = dict(reversed(self._items.items()))
+        return super().next()
+
+
+def test_scores_do_not_depend_on_the_order_of_the_workers():
+    codebook = torch.randn(40, 320, generator=torch.Generator().manual_seed(0))
+    hooked = HookedModel(tiny("llama"), layout=LAYOUT, tokenizer=Words(), vocoder=Units(codebook))
+    questions = [{"question": "ab" * (1 + i), "keys": ["fish"]} for i in range(6)]
+    asr, options = Recognizer(hooked, questions), BatchOptions(size=2, max_new_tokens=15)
+    expected = PolicyEvaluator(hooked, asr, options=options).scores("static@3", questions)
+    own = BatchScorer(hooked, asr, options.max_new_tokens)
+    with Backwards(lambda: own, 0, own) as workers:
+        evaluator = PolicyEvaluator(hooked, asr, options=options, workers=workers)
+        scores = evaluator.scores("static@3", questions)
+    assert scores.tokens.nunique() > 1 or scores.calls.nunique() > 1
+    pd.testing.assert_frame_equal(scores, expected)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eepolicy import Document, HookedModel, ProbeResult, probe
+from eepolicy import Document, HookedModel, Modality, ProbeResult, probe
 from eepolicy.analysis.stats.tests import (
     holm,
     paired_effect,
@@ -26,6 +26,7 @@ from eepolicy.analysis.studies.calibration import reliability
 from eepolicy.analysis.studies.fixed_depth import fixed_depth_readout
 from eepolicy.analysis.studies.heads import head_gain
 from eepolicy.analysis.studies.layers import token_statistics
+from eepolicy.analysis.studies.lenses import LensComparison, compare_lenses
 from eepolicy.analysis.studies.positions import by_position, chunk_positions
 from eepolicy.analysis.studies.sequences import (
     cut_to,
@@ -35,6 +36,7 @@ from eepolicy.analysis.studies.sequences import (
     sequence_statistics,
     zipf_slope,
 )
+from eepolicy.analysis.studies.spoken_words import exit_depths
 from eepolicy.heads import TunedLens
 from eepolicy.speech.units import Units
 
@@ -332,3 +334,25 @@ def test_head_gain_is_the_probes():
     rows = measured.to_pandas().set_index(["measure", "modality", "depth"])
     assert rows.gain["kl", "speech", 2] == measured.gain["kl"]["speech"].value[1]
     assert len(measured.figure().axes) == 3
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_lenses_are_compared_at_the_same_depths(hooked):
+    prompts = [torch.arange(5, 9), torch.arange(6, 12)]
+    replies = [Document.of(o) for o in hooked.generate(prompts, max_new_tokens=30)]
+    study = LensComparison(compare_lenses(hooked, replies, {"Jacobian lens": hooked.lens}))
+    frame = study.to_pandas().set_index(["lens", "modality", "depth"])
+    plain = probe(hooked, replies)
+    for depth in exit_depths(hooked)[:-1]:
+        for modality in Modality:
+            own = plain[plain.modality == modality]
+            row = frame.loc[("logit lens", modality.name.lower(), depth)]
+            assert row.agreement == pytest.approx(100 * own.agreement[depth - 1].mean())
+            assert row.kl == pytest.approx(own.kl[depth - 1].mean(), rel=1e-4)
+    same = frame.loc["Jacobian lens"] - frame.loc["logit lens"]
+    assert (same.abs() < 1e-9).all(axis=None)
+    assert study.table().count("| depth | logit lens | Jacobian lens |") == 2
+    assert [t.get_text() for t in study.figure().legends[0].get_texts()] == [
+        "logit lens",
+        "Jacobian lens",
+    ]

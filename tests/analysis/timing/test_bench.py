@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from eepolicy import EepolicyError, HookedModel, Trace, parse_policy
+from eepolicy.analysis.timing.call_costs import call_costs
 from eepolicy.analysis.timing.contenders import (
     BenchConfig,
     Contender,
@@ -27,6 +28,7 @@ from eepolicy.analysis.timing.roofline import Machine, Roofline, Sizes, measure_
 from eepolicy.analysis.timing.runner import Bench
 from eepolicy.analysis.timing.table import shown_columns
 from eepolicy.decode.batch import Batch
+from eepolicy.heads import BranchHead, DrafterHead, TunedLens
 
 COUNTS = ("layer_calls", "layer_positions", "readouts")
 
@@ -155,6 +157,13 @@ def test_records_follow_from_the_trials(timed):
     )
     assert static["efficiency"] == static["speedup"] / static["ideal_speedup"]
     assert all(0 < r["roofline_share"] < 1 for r in (full, static, even))
+
+
+@pytest.mark.parametrize(("kind", "depth"), [(TunedLens, 2), (BranchHead, 2), (DrafterHead, 0)])
+def test_heads_of_few_depths_can_be_timed(timed, kind, depth):
+    timed.model.heads = kind.untrained(timed.model.lens, (depth,), width=32, num_layers=1)
+    layer, head = call_costs(timed.model, 1, None, 4, steps=3)
+    assert layer > 0 < head
 
 
 def test_first_tokens_are_timed_apart(timed):
