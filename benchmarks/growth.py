@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -28,12 +28,49 @@ import eepolicy
 from eepolicy.analysis.style import figures
 from eepolicy.analysis.tables import MISSING, markdown_table
 from eepolicy.analysis.timing.call_costs import call_costs
+from eepolicy.analysis.timing.figure import MEASURED
 from eepolicy.analysis.timing.roofline import Machine, Roofline
 from eepolicy.decode.batch import Batch
+from eepolicy.io import make_folder, write_figure, write_text
 
-LAYERS, VOCABULARY, CONTEXT = 30, 49152, 128
 SWEEPS = 2  # in alternating direction
 STEPS = 15  # a point is the median of so many steps
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The model, and the values of each variable.
+
+    Attributes:
+        layers: number of layers.
+        vocabulary: size of the vocabulary.
+        small_vocabulary: size of the vocabulary where the number of layers changes.
+        context: tokens before the step.
+        shape: further fields of the model's config.
+        contexts: tokens before the step, for its curve.
+        rows: rows in the batch, for its curve.
+        by_layers: numbers of layers, for its curve.
+        depths: exit depths, for its curve.
+        vocabularies: sizes of the vocabulary, for its curve.
+    """
+
+    layers: int = 30
+    vocabulary: int = 49152
+    small_vocabulary: int = 4096
+    context: int = 128
+    shape: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+        }
+    )
+    contexts: tuple[int, ...] = (128, 512, 1024, 2048, 4096)
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    by_layers: tuple[int, ...] = (2, 8, 16, 24)
+    depths: tuple[int, ...] = (3, 9, 15, 21, 27)
+    vocabularies: tuple[int, ...] = (4096, 16384, 32768, 65536, 131072)
 
 
 @dataclass
@@ -55,19 +92,17 @@ class Curve:
     bound: float | None
 
 
-def model_of(layers: int, vocabulary: int = VOCABULARY) -> eepolicy.HookedModel:
-    """A model with random weights in the shape of SmolLM2-135M.
+def model_of(sizes: Sizes, layers: int, vocabulary: int) -> eepolicy.HookedModel:
+    """A model with random weights.
 
     Args:
+        sizes: its shape.
         layers: number of layers.
         vocabulary: size of the vocabulary.
     """
     torch.manual_seed(0)
     shape = LlamaConfig(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_attention_heads=9,
-        num_key_value_heads=3,
+        **sizes.shape,
         num_hidden_layers=layers,
         vocab_size=vocabulary,
         tie_word_embeddings=True,
@@ -77,15 +112,15 @@ def model_of(layers: int, vocabulary: int = VOCABULARY) -> eepolicy.HookedModel:
 
 
 @torch.no_grad()
-def exit_seconds(model: eepolicy.HookedModel, depth: int, compiled: bool) -> float:
-    """Seconds of a step that exits at a depth, its readout included."""
-    ids = torch.randint(VOCABULARY, (1, CONTEXT + STEPS))
+def exit_seconds(model: eepolicy.HookedModel, depth: int, context: int, compiled: bool) -> float:
+    """Seconds of a step that exits at a depth after some context, its readout included."""
+    ids = torch.randint(model.vocab_size, (1, context + STEPS))
     batch = Batch(
         model, [0], ids.shape[1], executor=model.compiled_executor() if compiled else None
     )
-    batch.prefill(ids[:, :CONTEXT])
+    batch.prefill(ids[:, :context])
     times = []
-    for column in range(CONTEXT, ids.shape[1]):
+    for column in range(context, ids.shape[1]):
         began = time.perf_counter()
         block = batch.begin_step(ids[:, column : column + 1], [0])
         batch.run(block, depth)
@@ -95,13 +130,13 @@ def exit_seconds(model: eepolicy.HookedModel, depth: int, compiled: bool) -> flo
     return float(np.median(times))
 
 
-def curves(compiled: bool) -> tuple[list[Curve], Machine]:
+def curves(sizes: Sizes, compiled: bool) -> tuple[list[Curve], Machine]:
     """The curves to measure, and the limits of the device."""
-    whole = model_of(LAYERS)
+    whole = model_of(sizes, sizes.layers, sizes.vocabulary)
     roofline = Roofline.measure(whole)
-    sizes, rate = roofline.sizes, roofline.machine.bytes_per_second
-    by_layers = {n: model_of(n, 4096) for n in (2, 8, 16, 24)}
-    by_vocabulary = {n: model_of(1, n) for n in (4096, 16384, 32768, 65536, 131072)}
+    read, rate = roofline.sizes, roofline.machine.bytes_per_second
+    by_layers = {n: model_of(sizes, n, sizes.small_vocabulary) for n in sizes.by_layers}
+    by_vocabulary = {n: model_of(sizes, 1, n) for n in sizes.vocabularies}
 
     def costs(model: eepolicy.HookedModel, rows: int, tokens: int) -> tuple[float, float]:
         return call_costs(
@@ -112,37 +147,37 @@ def curves(compiled: bool) -> tuple[list[Curve], Machine]:
         Curve(
             "context, tokens",
             "a layer call",
-            (128, 512, 1024, 2048, 4096),
+            sizes.contexts,
             lambda n: costs(whole, 1, n)[0],
-            sizes.column_bytes / rate,
+            read.column_bytes / rate,
         ),
         Curve(
             "rows in the batch",
             "a layer call",
-            (1, 2, 4, 8, 16, 32),
-            lambda n: costs(whole, n, CONTEXT)[0],
+            sizes.rows,
+            lambda n: costs(whole, n, sizes.context)[0],
             None,
         ),
         Curve(
             "layers of the model",
             "a step at full depth",
             tuple(by_layers),
-            lambda n: n * costs(by_layers[n], 1, CONTEXT)[0],
-            sizes.layer_bytes / rate,
+            lambda n: n * costs(by_layers[n], 1, sizes.context)[0],
+            read.layer_bytes / rate,
         ),
         Curve(
             "exit depth, layers",
             "a step and its readout",
-            (3, 9, 15, 21, 27),
-            lambda n: exit_seconds(whole, n, compiled),
-            sizes.layer_bytes / rate,
+            sizes.depths,
+            lambda n: exit_seconds(whole, n, sizes.context, compiled),
+            read.layer_bytes / rate,
         ),
         Curve(
             "size of the vocabulary, ids",
             "a head call",
             tuple(by_vocabulary),
-            lambda n: costs(by_vocabulary[n], 1, CONTEXT)[1],
-            sizes.head_bytes / VOCABULARY / rate,
+            lambda n: costs(by_vocabulary[n], 1, sizes.context)[1],
+            read.head_bytes / sizes.vocabulary / rate,
         ),
     ], roofline.machine
 
@@ -202,22 +237,24 @@ def draw(curves: Sequence[Curve], measured: Sequence[NDArray[np.float64]], path:
             x = np.array(curve.values)
             ends = np.array([0, x[-1]])
             slope, _, start = fitted(curve, seconds)
-            ax.plot(ends, 1e3 * (start + slope * ends), color="#0072B2", label="fitted")
+            ax.plot(
+                ends, 1e3 * (start + slope * ends), color="#000000", lw=1.2, label="fitted line"
+            )
             if curve.bound is not None:
                 by_reads = 1e3 * (start + curve.bound * ends)
                 ax.plot(ends, by_reads, "--", color="#777777", label="slope by memory reads")
             for sweep in seconds.T:
-                ax.plot(x, 1e3 * sweep, "o", color="#D55E00", ms=4)
+                ax.plot(x, 1e3 * sweep, "o", color=MEASURED, ms=4)
             ax.set(xlabel=curve.name, ylabel=f"{curve.cost}, ms", ylim=(0, None))
             ax.locator_params(axis="x", nbins=5)
         axes.flat[-1].axis("off")
         ax = axes.flat[0]
         marks = [
-            Line2D([], [], marker="o", ls="", ms=4, color="#D55E00", label="measured, one sweep"),
+            Line2D([], [], marker="o", ls="", ms=4, color=MEASURED, label="measured, one sweep"),
             *ax.lines[:2],
         ]
         axes.flat[-1].legend(handles=marks, loc="center", fontsize=10)
-        figure.savefig(path)
+        write_figure(path, figure)
         plt.close(figure)
 
 
@@ -228,13 +265,15 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="write the page to this file, and its figure")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    variables, machine = curves(args.compile)
+    sizes = Sizes()
+    variables, machine = curves(sizes, args.compile)
     measured = measure(variables)
     page = [
         "# Growth of costs",
         "",
-        f"Random weights in the shape of SmolLM2-135M: {LAYERS} layers of width 576, vocabulary "
-        f"{VOCABULARY}, {CONTEXT} tokens of context and one row unless stated otherwise; "
+        f"Random weights in the shape of SmolLM2-135M: {sizes.layers} layers of width "
+        f"{sizes.shape['hidden_size']}, vocabulary {sizes.vocabulary}, {sizes.context} tokens of "
+        "context and one row unless stated otherwise; "
         f"{'compiled layers, ' if args.compile else ''}{args.threads} thread(s), float32, torch "
         f"{torch.__version__}. Points are medians over {STEPS} steps, in {SWEEPS} sweeps of "
         f"alternating direction. The device reads {machine.bytes_per_second / 1e9:.1f} GB/s, "
@@ -248,9 +287,10 @@ def main() -> None:
     ]
     if args.write:
         image = args.write.parent / "images" / "growth.svg"
+        make_folder(image.parent)
         draw(variables, measured, image)
         page += ["", "![Cost of a layer call, a step and a head call](images/growth.svg)"]
-        args.write.write_text("\n".join(page) + "\n")
+        write_text(args.write, "\n".join(page) + "\n")
     print("\n".join(page))
 
 

@@ -83,6 +83,7 @@ def test_their_fit_comes_closer(model, contender):
     assert fitting.divergence(model, result.readout, TEXTS.train) < before
 
 
+@pytest.mark.slow
 def test_a_process_measures_its_method(tmp_path):
     numbers = {"tokens": 16, "batch": 1, "steps": 2, "held_out": 1, "threads": 1, "rounds": 1}
     args = argparse.Namespace(model="pocket", texts=tmp_path / "texts.npy", **numbers)
