@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import CheckpointHeader, parse
-from eepolicy.io import open_tensors, write_atomically
+from eepolicy.fitting.formats import CheckpointHeader
+from eepolicy.formats import parse
+from eepolicy.io import write_atomically
+from eepolicy.tensor_files import check_tensors, open_tensors
 
 #: state of Adam for each parameter
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -68,6 +70,43 @@ class Checkpoint:
                 "other options; delete it, or give another file"
             )
         return checkpoint
+
+
+def check_parts(
+    checkpoint: Checkpoint, heads: nn.Module, best: set[str], metrics: Mapping[str, list[float]]
+) -> None:
+    """Refuse a checkpoint whose tensors or metrics do not fit the heads.
+
+    Args:
+        checkpoint: what was read.
+        heads: heads that are fitted.
+        best: names of the best weights.
+        metrics: metrics of the fit, by name and depth.
+
+    Raises:
+        EepolicyError: with the name that is missing, or the shape.
+    """
+    tensors = checkpoint.tensors
+    check_tensors(tensors, "the checkpoint")
+    shapes = {name: parameter.shape for name, parameter in heads.named_parameters()}
+    expected: dict[str, torch.Size | None] = {f"best.{n}": shapes.get(n) for n in best}
+    for name, shape in shapes.items():
+        expected |= {f"weights.{name}": shape, f"step.{name}": None}
+        expected |= {f"{key}.{name}": shape for key in ADAM_STATE[1:]}
+    wrong = [
+        name
+        for name, shape in expected.items()
+        if name not in tensors or shape not in (None, tensors[name].shape)
+    ]
+    wrong += [name for name in tensors if name not in expected]
+    lengths = {name: len(values) for name, values in metrics.items()}
+    if {name: len(values) for name, values in checkpoint.metrics.items()} != lengths:
+        wrong.append("metrics")
+    if wrong:
+        raise EepolicyError(
+            f"the checkpoint of the fit is damaged: {wrong[0]!r} is missing, unknown or of another "
+            "shape; delete the checkpoint to begin again"
+        )
 
 
 def tensors_of_fit(heads: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

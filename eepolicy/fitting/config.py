@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Count, Positive, PositiveNumber, SeedCount, Tuple, check_fields
 from eepolicy.fitting.losses import check_loss
 from eepolicy.heads.drafter import DrafterHead
 from eepolicy.heads.fitted import KINDS
@@ -17,20 +20,10 @@ POSITIONS = (*(m.name.lower() for m in Modality), "both")
 #: values of `FitConfig.precision`
 PRECISIONS = ("float32", "bfloat16")
 
-#: options that are integers of 1 or more
-_POSITIVE = (
-    "rank",
-    "num_layers",
-    "unroll",
-    "epochs",
-    "patience",
-    "batch_tokens",
-    "chunk",
-    "round_epochs",
-    "batch_replies",
-    "padded_positions",
-)
-_NO_RATE = ("learning_rate", None)
+#: maximum number of replies in a step of `fit_rounds`
+MAX_BATCH = 96
+#: minimum number of steps of a pass, so that a fit on few replies takes enough steps
+MIN_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,8 @@ class FitConfig:
         mix: share of full-depth replies among the replies of a round.
         policy: spec string of the policy of own replies, with `{depth}` for the depth that is
             fitted.  None means an exit at this depth at every position of the modality `on`.
-        batch_replies: number of replies in a step of `fit_rounds`.
+        batch_replies: number of replies in a step of `fit_rounds`; None means 96, and fewer where a
+            pass over the questions would have fewer than 60 steps.
         padded_positions: number of positions, padding included, that pass a branch together in a
             step; the activations of so many are in memory.
         precision: type of the products of `fit_rounds`, `float32` or `bfloat16`.  The weights and
@@ -74,53 +68,32 @@ class FitConfig:
     """
 
     kind: str = "tuned"
-    depths: tuple[int, ...] | None = None
-    rank: int = 32
-    num_layers: int = 2
-    unroll: int = 3
+    depths: Annotated[tuple[Count, ...], Tuple] | None = None
+    rank: Positive = 32
+    num_layers: Positive = 2
+    unroll: Positive = 3
     loss: str = "soft"
     on: str = "both"
-    epochs: int = 5
-    patience: int = 1
-    batch_tokens: int = 512
-    chunk: int = 256
-    learning_rate: float | None = None
-    seed: int = 0
-    rounds: int = 0
-    round_epochs: int = 6
-    round_learning_rate: float = 8e-4
-    part: float = 0.5
-    mix: float = 0.5
+    epochs: Positive = 5
+    patience: Positive = 1
+    batch_tokens: Positive = 512
+    chunk: Positive = 256
+    learning_rate: PositiveNumber | None = None
+    seed: SeedCount = 0
+    rounds: Count = 0
+    round_epochs: Positive = 6
+    round_learning_rate: PositiveNumber = 8e-4
+    part: Annotated[float, Field(gt=0, le=1)] = 0.5
+    mix: Annotated[float, Field(ge=0, lt=1)] = 0.5
     policy: str | None = None
-    batch_replies: int = 96
-    padded_positions: int = 16384
+    batch_replies: Positive | None = None
+    padded_positions: Positive = 16384
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            if not _is_int(getattr(self, name), 1):
-                raise EepolicyError(
-                    f"{name} is an integer of 1 or more; got {getattr(self, name)!r}"
-                )
-        for name in ("seed", "rounds"):
-            if not _is_int(getattr(self, name), 0):
-                raise EepolicyError(
-                    f"{name} is an integer of 0 or more; got {getattr(self, name)!r}"
-                )
-        for name in ("learning_rate", "round_learning_rate"):
-            rate = getattr(self, name)
-            if not (_is_number(rate) and 0 < rate < math.inf) and (name, rate) != _NO_RATE:
-                raise EepolicyError(f"{name} is a number above 0; got {rate!r}")
-        if not (_is_number(self.part) and 0 < self.part <= 1):
-            raise EepolicyError(f"part is a share above 0 and up to 1; got {self.part!r}")
-        if not (_is_number(self.mix) and 0 <= self.mix < 1):
-            raise EepolicyError(f"mix is a share from 0 to below 1; got {self.mix!r}")
+        check_fields(self)
         if self.precision not in PRECISIONS:
             raise EepolicyError(f"precision is {' or '.join(PRECISIONS)}; got {self.precision!r}")
-        if self.policy is not None and not isinstance(self.policy, str):
-            raise EepolicyError(f"policy is a spec string such as static@6; got {self.policy!r}")
-        if not isinstance(self.kind, str):
-            raise EepolicyError(f"kind is the name of a kind of head; got {self.kind!r}")
         KINDS.get(self.kind)
         check_loss(self.loss)
         if self.on not in POSITIONS:
@@ -132,6 +105,20 @@ class FitConfig:
     def is_drafter(self) -> bool:
         """Whether the head is a drafter, at depth 0."""
         return issubclass(KINDS.get(self.kind), DrafterHead)
+
+    def replies_in_step(self, questions: int) -> int:
+        """Number of replies in a step of `fit_rounds`.
+
+        Args:
+            questions: number of questions to fit on.
+
+        Examples:
+            >>> [FitConfig().replies_in_step(questions) for questions in (6000, 600, 6)]
+            [96, 10, 1]
+        """
+        if self.batch_replies is not None:
+            return self.batch_replies
+        return min(MAX_BATCH, max(1, questions // MIN_STEPS))
 
     def policy_at(self, depth: int) -> str:
         """Spec string of the policy that gives the own replies at a depth.
@@ -150,8 +137,7 @@ class FitConfig:
             if self.depths != (0,):
                 raise EepolicyError(f"a drafter is a head at depth 0; got depths {self.depths!r}")
             return
-        is_tuple = isinstance(self.depths, tuple) and all(_is_int(d, 1) for d in self.depths)
-        if not is_tuple or not self.depths or sorted({*self.depths}) != [*self.depths]:
+        if not self.depths or self.depths[0] < 1 or sorted({*self.depths}) != [*self.depths]:
             raise EepolicyError(
                 "depths is a tuple of rising depths from 1 on, such as (8, 12, 16), or None for "
                 f"all depths below full; got {self.depths!r}"
@@ -163,11 +149,3 @@ class FitConfig:
                 "a verified drafter gives the replies of the full model, so it has no rounds on "
                 "own replies: leave rounds and policy out"
             )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_int(value: object, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum

@@ -22,7 +22,8 @@ from eepolicy.fitting.states import StateStore
 from eepolicy.heads.files import load_heads
 from eepolicy.heads.fingerprint import digest
 from eepolicy.heads.fitted import KINDS, FittedHead
-from eepolicy.io import read_json, write_json
+from eepolicy.hooked import HookedModel
+from eepolicy.io import make_folder, read_json, write_json
 from eepolicy.probing.documents import Document
 
 #: file of the heads that a stage has fitted
@@ -68,7 +69,7 @@ class DepthRounds:
         first = batches[0]
         step = seconds_of_step(model, copy.deepcopy(self.heads), config, first)
         parts = {"fitting": work.fitted * step / len(first.chosen)}
-        sizes = {"replies": plan.generation.batch, "states": config.batch_replies}
+        sizes = {"replies": plan.generation.batch, "states": self._batch}
         for name, clock in self.clocks.items():
             seconds = clock.rate(min(sizes[name], len(replies)))
             if seconds is not None:
@@ -130,7 +131,7 @@ class DepthRounds:
             ),
         }
         if not (folder / HEADS_FILE).exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             files = self._files(number)
             rate = config.round_learning_rate if number else config.learning_rate or 1.5e-3
             schedule = Schedule(size["epochs"], rate, config.seed + number)
@@ -146,14 +147,14 @@ class DepthRounds:
         return self._finish(number, size)
 
     def _save(self, folder: Path, number: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         notes = {"fitting": asdict(self.config), "round": number}
         self.heads.save(folder / HEADS_FILE, self.model.model, notes)
 
     def _finish(self, number: int, size: dict[str, int]) -> dict[str, Any]:
         """Evaluate the heads of a stage, which are from now on those of its file."""
         folder = self._folder_of(number)
-        self.heads = self._read_heads(folder)
+        self.heads = read_stage(self.model, folder)
         if (folder / ROW_FILE).exists():
             stored: dict[str, Any] = read_json(folder / ROW_FILE)
             return stored
@@ -174,7 +175,7 @@ class DepthRounds:
             figures = evaluate(self.model, self.heads, store, self.config)
             row |= {f"{name}_own": value for name, value in figures.items()}
         if self.reports.measure is not None:
-            row |= self.reports.measure(own)
+            row |= self.reports.measure(self.model, own)
         write_json(folder / ROW_FILE, row, indent=1)
         self.reports.line(describe(row))
         return row
@@ -188,8 +189,9 @@ class DepthRounds:
             own = self._own(self._folder_of(n) / "own.jsonl", prompts, heads_of)
             stores.append(self._write_states(own, f"round-{n}/own"))
         files = [(store, file) for store in stores for file in store.files]
+        shared = self.plan.full_depth_prompts()
         if self.plan.has_base:
-            full = self._write_states(self._full_depth("full", questions.train), "full")
+            full = self._write_states(self._full_depth("full", shared["full"]), "full")
             wanted = len(files) * config.mix / (1 - config.mix)
             count = min(len(full.files), round(wanted)) if number else len(full.files)
             # spread over the lengths of replies
@@ -197,20 +199,22 @@ class DepthRounds:
                 full.files[(2 * i + 1) * len(full.files) // (2 * count)] for i in range(count)
             ]
             return files + [(full, file) for file in chosen]
-        for n in range(1, number + 1 if config.mix else 1):
-            prompts = questions.of_round(n, self.plan.full_share)
-            store = self._write_states(self._full_depth(f"full-{n}", prompts), f"full-{n}")
+        for name in list(shared)[:number]:
+            store = self._write_states(self._full_depth(name, shared[name]), name)
             files += [(store, file) for file in store.files]
         return files
 
     def _full_depth(self, name: str, prompts: Sequence[Tensor]) -> list[Document]:
         """Full-depth replies, which all depths share."""
+        if name in self.plan.shared:
+            return [*self.plan.shared[name]]
         return self._generate(prompts, self.plan.folder / f"{name}.jsonl", Exits())
 
     def _own(self, file: Path, prompts: Sequence[Tensor], heads_of: Path) -> list[Document]:
         """Replies of the model that exits with the heads of a stage."""
         heads = heads_of / HEADS_FILE
-        exits = Exits(self.config.policy_at(self.depth), heads, digest(self._read_heads(heads_of)))
+        weights = digest(read_stage(self.model, heads_of))
+        exits = Exits(self.config.policy_at(self.depth), heads, weights)
         return self._generate(prompts, file, exits)
 
     def _generate(self, prompts: Sequence[Tensor], file: Path, exits: Exits) -> list[Document]:
@@ -225,18 +229,30 @@ class DepthRounds:
     ) -> StateStore:
         store = self._store(name, dtype)
         progress = self.clocks["states"].around(self._progress(f"states {name}"))
-        store.write(self.model, replies, self.config.batch_replies, progress)
+        store.write(self.model, replies, self._batch, progress)
         return store
 
-    def _folder_of(self, number: int) -> Path:
-        return self.folder / f"round-{number}"
+    @property
+    def _batch(self) -> int:
+        """Number of replies in a file of states, which is a step of the fit."""
+        return self.config.replies_in_step(len(self.plan.questions.train))
 
-    def _read_heads(self, folder: Path) -> FittedHead:
-        heads = load_heads(folder / HEADS_FILE, self.model.lens, self.model.model)
-        return heads.to(self.model.device, torch.float32)
+    def _folder_of(self, number: int) -> Path:
+        return self.plan.stage_folder(self.depth, number)
 
     def _progress(self, label: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
         return self.reports.progress(f"depth {self.depth}, {label}")
+
+
+def read_stage(model: HookedModel, folder: Path) -> FittedHead:
+    """The heads that a stage has fitted, in float32.
+
+    Args:
+        model: the model.
+        folder: folder of the stage.
+    """
+    heads = load_heads(folder / HEADS_FILE, model.lens, model.model)
+    return heads.to(model.device, torch.float32)
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.losses import grad_of
-from eepolicy.heads.fitted import FittedHead
+from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
-from eepolicy.hooked import HookedModel
+from eepolicy.model.backbone import Backbone
 
 
 @contextmanager
@@ -43,7 +43,7 @@ class Teacher:
     depth: int
 
     @classmethod
-    def of(cls, model: HookedModel, states: Tensor) -> Teacher:
+    def of(cls, model: Backbone, states: Tensor) -> Teacher:
         """The last layer of a model: states (positions, width) of any type."""
         return cls(model.lens, states.to(model.model.dtype), model.depth)
 
@@ -74,7 +74,7 @@ class HeadStates:
 
 
 def add_gradients(
-    heads: FittedHead,
+    heads: ExitHead,
     read: Sequence[HeadStates],
     teacher: Teacher,
     config: FitConfig,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eepolicy.fitting.config import FitConfig
+from eepolicy.fitting.config import MAX_BATCH, FitConfig
 from eepolicy.heads.fitted import KINDS, HeadSize
 
 
@@ -48,7 +48,7 @@ def fitting_memory(
         steps, inputs = (config.unroll, 8 * width) if config.is_drafter else (1, 0)
         layers = config.num_layers * activations_of_layer(size)
         padded = max(config.padded_positions, longest)
-        stored = config.batch_replies * longest
+        stored = (config.batch_replies or MAX_BATCH) * longest
         return {
             # float32 weights, their gradients and the two moments of Adam
             "parameters": 4 * 4 * weights,

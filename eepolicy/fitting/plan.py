@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+from pydantic import Field
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import check_fields
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.replies import Generation
 from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.heads.fitted import FittedHead
 from eepolicy.hooked import HookedModel
-from eepolicy.io import read_json, write_json
+from eepolicy.io import as_json, make_folder, read_json, write_json
 from eepolicy.probing.documents import Document
 
 #: options that can change while a fit is stopped
 CHANGEABLE = ("rounds", "depths", "precision", "chunk", "padded_positions")
 
-#: figures of replies, such as the word error rate
-Measure: TypeAlias = Callable[[Sequence[Document]], dict[str, Any]]
+#: figures of replies of a model, such as the word error rate
+Measure: TypeAlias = Callable[[HookedModel, Sequence[Document]], dict[str, Any]]
+
+
+#: one or more prompts in ids (tokens,)
+Prompts = Annotated[Sequence[Tensor], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,11 @@ class Questions:
         held_out: prompts in ids (tokens,), for evaluation.
     """
 
-    train: Sequence[Tensor]
-    held_out: Sequence[Tensor]
+    train: Prompts
+    held_out: Prompts
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def digest(self) -> str:
@@ -48,7 +57,7 @@ class Questions:
         return hashed.hexdigest()
 
     def of_round(self, number: int, part: float) -> list[Tensor]:
-        """The training prompts that a round answers: each goes on where the one before stopped.
+        """The training prompts that a round answers: each starts where the last one ended.
 
         Args:
             number: number of the round, from 1.
@@ -67,7 +76,8 @@ class Reports:
     Attributes:
         line: receives a line after each stage.
         progress: wraps batches and steps, to show progress under a label.
-        measure: further figures of the held-out replies of the exiting model.
+        measure: further figures of the held-out replies of the exiting model.  Workers that fit
+            depths must be able to pickle it.
     """
 
     line: Callable[[str], None] = lambda _: None
@@ -77,7 +87,11 @@ class Reports:
 
 @dataclass(frozen=True)
 class RoundsPlan:
-    """What a fit in rounds works on; the attributes are the arguments of `fit_rounds`."""
+    """What a fit in rounds works on; the other attributes are the arguments of `fit_rounds`.
+
+    Attributes:
+        shared: full-depth replies that were generated before, by the name of their file.
+    """
 
     model: HookedModel
     questions: Questions
@@ -86,6 +100,7 @@ class RoundsPlan:
     start: FittedHead | None
     generation: Generation
     reports: Reports
+    shared: Mapping[str, Sequence[Document]] = field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -97,15 +112,16 @@ class RoundsPlan:
             for name, value in asdict(self.config).items()
             if name not in CHANGEABLE and value != default[name]
         }
-        identity = {
-            "model": fingerprint(self.model.model),
-            "fitting": fitting,
-            "questions": self.questions.digest,
-            "max_new_tokens": self.generation.max_new_tokens,
-            "start": "" if self.start is None else digest(self.start),
-        }
-        as_json: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists
-        return as_json
+        identity: dict[str, Any] = as_json(
+            {
+                "model": fingerprint(self.model.model),
+                "fitting": fitting,
+                "questions": self.questions.digest,
+                "max_new_tokens": self.generation.max_new_tokens,
+                "start": "" if self.start is None else digest(self.start),
+            }
+        )
+        return identity
 
     @property
     def has_base(self) -> bool:
@@ -118,9 +134,22 @@ class RoundsPlan:
         mix = self.config.mix
         return min(1.0, self.config.part * mix / (1 - mix))
 
+    def full_depth_prompts(self) -> dict[str, Sequence[Tensor]]:
+        """The prompts whose full-depth replies all depths share, by the name of their file."""
+        questions, rounds = self.questions, range(1, self.config.rounds + 1)
+        if self.has_base:
+            return {"full": questions.train}
+        if not self.config.mix:
+            return {}
+        return {f"full-{n}": questions.of_round(n, self.full_share) for n in rounds}
+
+    def stage_folder(self, depth: int, number: int) -> Path:
+        """The folder of a round, or of the fit on full-depth replies for number 0."""
+        return self.folder / f"depth-{depth}" / f"round-{number}"
+
     def claim_folder(self) -> None:
         """Write what the folder belongs to, or check it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         file = self.folder / "fit.json"
         if not file.exists():
             write_json(file, self.identity, indent=1)

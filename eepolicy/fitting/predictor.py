@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.predictor_config import PredictorConfig, PredictorResult
 from eepolicy.heads.predictor import ExitPredictor
@@ -36,6 +37,7 @@ class _Examples:
     agrees: Tensor
 
 
+@checked()
 def fit_predictor(
     model: HookedModel,
     train: Sequence[Document],

@@ -6,6 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import (
+    Count,
+    NonNegative,
+    Positive,
+    PositiveNumber,
+    RisingDepths,
+    SeedCount,
+    check_fields,
+)
 from eepolicy.fitting.config import POSITIONS
 from eepolicy.heads.predictor import ExitPredictor
 
@@ -29,26 +38,17 @@ class PredictorConfig:
         EepolicyError: an option is out of range.
     """
 
-    depths: tuple[int, ...]
-    hidden: int = 64
+    depths: RisingDepths
+    hidden: Count = 64
     on: str = "speech"
-    epochs: int = 10
-    batch: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    seed: int = 0
+    epochs: Positive = 10
+    batch: Positive = 256
+    learning_rate: PositiveNumber = 1e-3
+    weight_decay: NonNegative = 1e-2
+    seed: SeedCount = 0
 
     def __post_init__(self) -> None:
-        if not self.depths or list(self.depths) != sorted(set(self.depths)) or self.depths[0] < 1:
-            raise EepolicyError(f"depths are rising and from 1 on; got {self.depths!r}")
-        for name, least in (("hidden", 0), ("epochs", 1), ("batch", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise EepolicyError(f"{name} is {least} or more; got {getattr(self, name)!r}")
-        if not self.learning_rate > 0 or self.weight_decay < 0:
-            raise EepolicyError(
-                "learning_rate is above 0 and weight_decay 0 or more; got "
-                f"{self.learning_rate!r} and {self.weight_decay!r}"
-            )
+        check_fields(self)
         if self.on not in POSITIONS:
             raise EepolicyError(f"a predictor is fitted on text, speech or both; got {self.on!r}")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,18 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import RepliesHeader, ReplyLine, parse
+from eepolicy.fields import Count, Positive, check_fields
+from eepolicy.fitting.formats import RepliesHeader, ReplyLine
+from eepolicy.folder_lock import locked_file
+from eepolicy.formats import SamplingOption, parse
 from eepolicy.heads.files import load_heads
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.hooked import HookedModel
-from eepolicy.io import append_lines, read_numbered_jsonl, write_text
+from eepolicy.io import append_lines, read_numbered_jsonl, write_json
+from eepolicy.model.threads import one_thread
 from eepolicy.probing.documents import Document
 from eepolicy.prompts import Messages
-from eepolicy.workers import Workers
+from eepolicy.workers import WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -31,16 +37,20 @@ class Generation:
         max_new_tokens: maximum number of tokens in a reply.
         batch: number of prompts in a batch.
         compile: compile the layers.
-        processes: number of processes that generate; with 1 the calling process does.
-        load: loads the model in another process.  Several processes need it, and must be able to
-            pickle it.
+        workers: processes that generate beside this one; a number for processes of this machine.
+        load: loads the model in a worker.  Workers must be able to pickle it.
+        sampling: sampling options, such as `temperature`; greedy replies if empty.
     """
 
-    max_new_tokens: int = 300
-    batch: int = 32
+    max_new_tokens: Positive = 300
+    batch: Positive = 32
     compile: bool = False
-    processes: int = 1
+    workers: WorkerConfig | Count = 0
     load: Callable[[], HookedModel] | None = None
+    sampling: Mapping[str, SamplingOption] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,9 @@ class Exits:
     heads: Path | None = None
     digest: str = ""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 #: ids of prompts
 _Prompts = list[tuple[int, ...]]
@@ -72,8 +85,12 @@ def generate_replies(
     batch: int = 32,
     save: str | Path | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    workers: WorkerConfig | int = 0,
+    load: Callable[[], HookedModel] | None = None,
+    sampling: Mapping[str, SamplingOption] | None = None,
+    compile: bool = False,
 ) -> list[Document]:
-    """Generate greedy full-depth replies, to the shortest prompts first.
+    """Generate full-depth replies, to the shortest prompts first.
 
     Args:
         model: model with a tokenizer, for questions in text.
@@ -83,12 +100,25 @@ def generate_replies(
         save: file for the replies, one JSON line each; a later call reads the replies that it has
             and generates the others.
         progress: wraps the batches, to show progress.
+        workers: processes that help; a number for processes of this machine.
+        load: loads the model in a worker; without it no worker helps.  Workers must be able to
+            pickle it.
+        sampling: sampling options, such as `temperature`; greedy replies by default.  The same
+            batch always gets the same random numbers.
+        compile: compile the layers.
 
     Raises:
         EepolicyError: the file has replies of another model or to other questions.
     """
     prompts = [model.encode(question) for question in questions]
-    generation = Generation(max_new_tokens, batch)
+    generation = Generation(
+        max_new_tokens,
+        batch,
+        compile,
+        workers=0 if load is None else workers,
+        load=load,
+        sampling=dict(sampling or {}),
+    )
     return replies_with(model, prompts, Exits(), generation, save, progress)
 
 
@@ -100,7 +130,7 @@ def replies_with(
     save: str | Path | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> list[Document]:
-    """Generate greedy replies of a model that exits, to the shortest prompts first.
+    """Generate replies of a model that exits, to the shortest prompts first.
 
     Args:
         model: the model.
@@ -111,8 +141,23 @@ def replies_with(
         progress: wraps the batches, to show progress.
 
     Raises:
-        EepolicyError: the file has replies of another model, policy or head, or to other questions.
+        EepolicyError: the file has replies of another model, policy or head, or to other questions,
+            or another process writes to it.
     """
+    with nullcontext() if save is None else locked_file(save):
+        file = None if save is None else Path(save)
+        return _replies(model, prompts, exits, generation, file, progress)
+
+
+def _replies(
+    model: HookedModel,
+    prompts: Sequence[Tensor],
+    exits: Exits,
+    generation: Generation,
+    file: Path | None,
+    progress: Callable[[Iterable[int]], Iterable[int]],
+) -> list[Document]:
+    """Replies that are stored in a file, and those that are missing; see `replies_with`."""
     keys = [tuple(prompt.tolist()) for prompt in sorted(prompts, key=len)]
     header = {
         "model": fingerprint(model.model),
@@ -120,13 +165,13 @@ def replies_with(
         "max_new_tokens": generation.max_new_tokens,
         "policy": exits.policy,
         "heads": exits.digest,
+        "sampling": dict(generation.sampling),
     }
-    file = None if save is None else Path(save)
     replies = {} if file is None else _read(file, header)
     if not replies.keys() <= {*keys}:
         raise EepolicyError(f"{file} has replies to other questions; give another file")
     if file is not None and not file.exists():
-        write_text(file, json.dumps(header) + "\n")
+        write_json(file, header)
     # batches are the same in each call: a reply does not depend on where an earlier call stopped
     starts = range(0, len(keys), generation.batch)
     batches = [keys[start : start + generation.batch] for start in starts]
@@ -145,26 +190,20 @@ def _results(
     model: HookedModel, batches: list[_Prompts], exits: Exits, generation: Generation
 ) -> Iterator[_Replies]:
     """Replies to batches of prompts, in any order."""
-    if generation.processes == 1 or len(batches) < 2:
-        own, reply = model.heads, _Replier(model, exits.policy, generation)
-        try:
-            if exits.heads is not None:
-                model.heads = load_heads(exits.heads, model.lens, model.model)
-            yield from map(reply, batches)
-        finally:
-            model.heads = own
-        return
-    if generation.load is None:
-        raise EepolicyError("several processes need a function that loads the model: give load")
+    config = WorkerConfig.of(generation.workers if len(batches) > 1 else 0)
+    if config.spreads and generation.load is None:
+        raise EepolicyError("workers need a function that loads the model: give load")
     make = partial(_Replier.make, generation.load, exits, generation)
-    threads = torch.get_num_threads()
+    own_heads, own = model.heads, _Replier(model, exits.policy, generation)
     try:
-        with Workers(make, generation.processes - 1) as workers:
+        if exits.heads is not None:
+            model.heads = load_heads(exits.heads, model.lens, model.model)
+        with one_thread(config.spreads), config.start(make, own) as workers:
             for batch in batches:
                 workers.submit(batch)
             yield from workers.finish()
     finally:
-        torch.set_num_threads(threads)  # this process loads a model too, for one thread
+        model.heads = own_heads
 
 
 @dataclass(frozen=True)
@@ -177,24 +216,34 @@ class _Replier:
 
     @classmethod
     def make(
-        cls, load: Callable[[], HookedModel], exits: Exits, generation: Generation
+        cls, load: Callable[[], HookedModel] | None, exits: Exits, generation: Generation
     ) -> _Replier:
         """Load the model in a worker process."""
+        assert load is not None  # checked before workers start
+        torch.set_num_threads(1)  # a process per core
         model = load()
         if exits.heads is not None:
             model.heads = load_heads(exits.heads, model.lens, model.model)
         return cls(model, exits.policy, generation)
 
     def __call__(self, batch: _Prompts) -> _Replies:
+        sampling = self.generation.sampling
+        options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
+        if sampling:
+            options = {"do_sample": True, **sampling, "seed": _seed(batch)}
         outputs = self.model.generate(
             [torch.tensor(key) for key in batch],
             self.policy or None,
             max_new_tokens=self.generation.max_new_tokens,
             compile=self.generation.compile,
-            do_sample=False,
-            repetition_penalty=1.0,
+            **options,
         )
         return {key: out.tokens.tolist() for key, out in zip(batch, outputs, strict=True)}
+
+
+def _seed(batch: _Prompts) -> int:
+    """A seed that depends on the prompts only: a fit that continues gets the same replies."""
+    return int.from_bytes(hashlib.sha256(str(batch).encode()).digest()[:7], "big")
 
 
 def _read(file: Path, header: dict[str, Any]) -> _Replies:

@@ -45,5 +45,5 @@ class FitResult:
                 "the KL from the last layer fell, but the share of equal argmax tokens on the "
                 f"held-out replies fell too at depth {', '.join(worse)}: fit on more replies, or "
                 "leave these depths out",
-                stacklevel=3,
+                stacklevel=4,
             )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.config import FitConfig
-from eepolicy.fitting.depth_rounds import DepthRounds
+from eepolicy.fitting.depth_rounds import DepthRounds, read_stage
 from eepolicy.fitting.plan import Questions, Reports, RoundsPlan
 from eepolicy.fitting.replies import Generation
 from eepolicy.fitting.result import FitResult
-from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead
+from eepolicy.fitting.rounds_workers import run_on_workers, spreads_depths
+from eepolicy.folder_lock import locked
+from eepolicy.heads.fitted import KINDS, FittedHead
 from eepolicy.hooked import HookedModel
 from eepolicy.io import write_json
 
@@ -41,7 +42,9 @@ def fit_rounds(
     full-depth replies, without rounds.  Draft-OPD (arXiv 2605.29343) also replays from positions of
     rejected drafts; this is not implemented.
 
-    Every stage is stored in a folder; a stopped fit continues from there.
+    Every stage is stored in a folder; a stopped fit continues from there.  Workers generate
+    replies.  If there are at least as many depths as processes, each process fits other depths
+    instead; on a cluster, all nodes then need the folder.
 
     Args:
         model: the model; its weights do not change.
@@ -57,7 +60,8 @@ def fit_rounds(
         The heads after the last round, and the figures of all rounds in the notes.
 
     Raises:
-        EepolicyError: the folder belongs to another fit, or the options do not fit the model.
+        EepolicyError: the folder belongs to another fit, another process works on it, or the
+            options do not fit the model.
     """
     if config.depths is None and config.is_drafter:
         config = replace(config, depths=KINDS.get(config.kind).default_depths(model.depth))
@@ -71,13 +75,18 @@ def fit_rounds(
         raise EepolicyError(
             f"heads are fitted at rising depths from 1 to {model.depth - 1}; got {config.depths}"
         )
-    plan.claim_folder()
-    heads: dict[int, DepthHead] = {}
-    rows: list[dict[str, Any]] = []
-    for depth in config.depths:
-        rows += (part := DepthRounds(plan, depth)).run()
-        heads[depth] = part.heads.at(depth)
-    write_json(plan.folder / RESULTS_FILE, rows, indent=1)
+    with locked(plan.folder):
+        plan.claim_folder()
+        if spreads_depths(plan):
+            parts = run_on_workers(plan)
+        else:
+            parts = [DepthRounds(plan, depth).run() for depth in config.depths]
+        rows = [row for part in parts for row in part]
+        heads = {
+            depth: read_stage(model, plan.stage_folder(depth, config.rounds)).at(depth)
+            for depth in config.depths
+        }
+        write_json(plan.folder / RESULTS_FILE, rows, indent=1)
     notes = {
         "fitting": asdict(config),
         "policy": [config.policy_at(depth) for depth in config.depths if depth],

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eepolicy.fitting.state_batch import StateBatch
 from eepolicy.hooked import HookedModel
-from eepolicy.io import write_atomically
+from eepolicy.io import make_folder, write_atomically
 from eepolicy.modality import Modality
 from eepolicy.probing import Document
 
@@ -57,7 +57,7 @@ class StateStore:
             batch: number of replies in a file.
             progress: wraps the batches, to show progress.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         replies = sorted(replies, key=lambda reply: len(reply.tokens))
         files = {
             start: self.folder / f"{start // batch:06d}.safetensors"

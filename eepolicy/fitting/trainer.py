@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
-from eepolicy.fitting.checkpoint import Checkpoint, restore_fit, tensors_of_fit
+from eepolicy.fitting.checkpoint import Checkpoint, check_parts, restore_fit, tensors_of_fit
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.gradients import HeadStates, Teacher, add_gradients, frozen
 from eepolicy.fitting.result import FitResult
@@ -25,14 +25,18 @@ from eepolicy.heads.branch import BranchHead
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fitted import KINDS
 from eepolicy.hooked import HookedModel
-from eepolicy.layerwise import probe
-from eepolicy.modality import Modality
+from eepolicy.io import as_json
+from eepolicy.modality import Modality, TokenLayout
+from eepolicy.model.backbone import Backbone
 from eepolicy.probing import Document
+from eepolicy.probing.plan import ProbeConfig, ProbePlan
+from eepolicy.probing.run import DocumentReader, run_probe
 
 #: wraps the batches of an epoch, to show progress
 Progress: TypeAlias = Callable[[Iterable[list[Document]]], Iterable[list[Document]]]
 
 
+@checked()
 def fit(
     model: HookedModel,
     train: Sequence[Document],
@@ -80,12 +84,22 @@ def fit(
     config = config or FitConfig()
     if not train or not held_out:
         raise EepolicyError("fit takes replies to fit on and held-out replies; got none of one")
-    trainer = Trainer(model, config, train, held_out)
+    trainer = Trainer(model, model.layout, config, train, held_out)
+    return run_fit(trainer, checkpoint, report, progress)
+
+
+def run_fit(
+    trainer: Trainer,
+    checkpoint: str | Path | None,
+    report: Callable[[str], None],
+    progress: Progress,
+) -> FitResult:
+    """Train to the end, from a checkpoint if there is one; arguments and warning as in `fit`."""
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None and file.exists():
         trainer.restore(Checkpoint.read(file, trainer.identity))
         report(f"resuming after epoch {trainer.epoch}")
-    with frozen(model.model):
+    with frozen(trainer.model.model):
         while not trainer.finished:
             report(trainer.train_epoch(progress))
             if file is not None:
@@ -100,6 +114,7 @@ class Trainer:
 
     Args:
         model: model whose depths get heads.
+        layout: vocabulary and chunks, for the labels of positions.
         config: options.
         train: replies to fit on.
         held_out: replies on which the best weights are chosen.
@@ -115,7 +130,8 @@ class Trainer:
 
     def __init__(
         self,
-        model: HookedModel,
+        model: Backbone,
+        layout: TokenLayout,
         config: FitConfig,
         train: Sequence[Document],
         held_out: Sequence[Document],
@@ -128,12 +144,14 @@ class Trainer:
             raise EepolicyError(
                 f"heads are fitted at rising depths from 1 to {model.depth - 1}; got {depths}"
             )
-        self.model, self.config, self.train, self.held_out = model, config, train, held_out
+        self.model, self.layout, self.config = model, layout, config
+        self.train, self.held_out = train, held_out
         width = model.width
         heads = kind.untrained(model.lens, depths, width=width, rank=config.rank, seed=config.seed)
         self.rate = config.learning_rate or 1e-3
         self.heads = heads.to(model.device).requires_grad_()
-        self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=self.rate)
+        # one parameter at a time: no buffers as large as all weights
+        self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=self.rate, foreach=False)
         self.best = {name: _halved(p) for name, p in self.heads.named_parameters()}
         self.before = self.evaluate()
         self.metrics = {name: list(values) for name, values in self.before.items()}
@@ -148,20 +166,21 @@ class Trainer:
     @property
     def identity(self) -> dict[str, Any]:
         """Model, replies and options, which a checkpoint must share."""
-        identity = {
-            "model": fingerprint(self.model.model),
-            "fitting": asdict(self.config),
-            "replies": [_digest(part) for part in (self.train, self.held_out)],
-        }
-        as_json: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists
-        return as_json
+        identity: dict[str, Any] = as_json(
+            {
+                "model": fingerprint(self.model.model),
+                "fitting": asdict(self.config),
+                "replies": [digest_of(part) for part in (self.train, self.held_out)],
+            }
+        )
+        return identity
 
     def evaluate(self) -> dict[str, list[float]]:
         """KL from the last layer and agreement with it on the held-out replies, by depth."""
-        depths = self.heads.depths
-        result = probe(
-            self.model, self.held_out, depths=depths, heads=self.heads, statistics=("kl", "top1")
-        )
+        config = ProbeConfig(self.heads.depths, self.heads, ("kl", "top1"))
+        backbone = self.model.with_heads(self.heads)
+        plan = ProbePlan.of(backbone, config)
+        result = run_probe(DocumentReader(backbone, plan, self.layout), self.held_out)
         if self.config.on != "both":
             result = result[result.modality == Modality[self.config.on.upper()]]
         if not len(result):
@@ -175,7 +194,7 @@ class Trainer:
         """Pass over the replies once, keep the weights of improved depths, and return a report."""
         config, count = self.config, len(self.train)
         order = random.Random(config.seed + self.epoch).sample(range(count), count)
-        batches = list(_batches([self.train[i] for i in order], config.batch_tokens))
+        batches = list(batches_of([self.train[i] for i in order], config.batch_tokens))
         for index, batch in enumerate(progress(batches)):
             share = (self.epoch + index / len(batches)) / config.epochs
             for group in self.optimizer.param_groups:
@@ -208,13 +227,13 @@ class Trainer:
         """Hidden states of the positions to fit on: by depth, (positions, width)."""
         states: dict[int, list[Tensor]] = {d: [] for d in (*self.heads.depths, self.model.depth)}
         for document in batch:
-            ids = document.tokens.to(self.model.device)
+            inputs = document.inputs.to(self.model.device)
             span, chosen = slice(*document.span), None
             if self.config.on != "both":
-                labels = document.labels(self.model.layout, self.model.depth)
+                labels = document.labels(self.layout, self.model.depth)
                 chosen = torch.from_numpy(labels[3] == Modality[self.config.on.upper()])
-                chosen = chosen.to(ids.device)
-            for depth, hidden in enumerate(self.model.hidden_states(ids[None]), start=1):
+                chosen = chosen.to(inputs.device)
+            for depth, hidden in enumerate(self.model.hidden_states(inputs[None]), start=1):
                 if depth in states:
                     part = hidden[0, span]
                     # a view would keep the states of the prompt in memory
@@ -244,7 +263,12 @@ class Trainer:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of this fit."""
+        """Continue from a checkpoint of this fit.
+
+        Raises:
+            EepolicyError: a tensor or a metric is missing, or has another shape.
+        """
+        check_parts(checkpoint, self.heads, {*self.best}, self.metrics)
         self.epoch, self.metrics = checkpoint.epoch, checkpoint.metrics
         self.epochs_without_gain = checkpoint.epochs_without_gain
         restore_fit(self.heads, self.optimizer, checkpoint.tensors)
@@ -270,15 +294,17 @@ def _halved(parameter: Tensor) -> Tensor:
     return parameter.detach().cpu().half()
 
 
-def _digest(documents: Sequence[Document]) -> str:
+def digest_of(documents: Sequence[Document]) -> str:
     """A hash over the prompts and replies of documents."""
     hashed = hashlib.sha256()
     for document in documents:
         hashed.update(f"{document.prompt} {document.tokens.tolist()};".encode())
+        if document.embeddings is not None:
+            hashed.update(document.embeddings.cpu().float().numpy().tobytes())
     return hashed.hexdigest()
 
 
-def _batches(documents: Sequence[Document], positions: int) -> Iterator[list[Document]]:
+def batches_of(documents: Sequence[Document], positions: int) -> Iterator[list[Document]]:
     """Group documents into batches of at least so many positions; the last may have fewer."""
     batch: list[Document] = []
     count = 0

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
 
 
@@ -108,6 +109,7 @@ class ExitHead(nn.Module, ABC):
         """Call `logits`: (..., width) -> (..., vocabulary)."""
         return self.logits(hidden, depth)
 
+    @checked()
     def restricted_to(self, ids: tuple[int, int]) -> RestrictedHead:
         """Restrict the head to a half-open range of ids, such as `model.layout.speech`."""
         return RestrictedHead(self, ids)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import HeadsHeader, parse
+from eepolicy.formats import parse
 from eepolicy.heads.fingerprint import check_fingerprint
 from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead
+from eepolicy.heads.formats import HeadsHeader
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.weights import device_of
-from eepolicy.io import open_tensors
+from eepolicy.tensor_files import open_tensors, read_tensors
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:
@@ -28,6 +31,7 @@ def read_notes(path: str | Path) -> dict[str, Any]:
     return parse(HeadsHeader, metadata, str(path)).model_dump(exclude={"version"})
 
 
+@checked()
 def load_heads(
     path: str | Path, lens: LogitLens, model: PreTrainedModel, kind: str | None = None
 ) -> FittedHead:
@@ -64,15 +68,80 @@ def load_heads(
     for depth, own in zip(metadata["depths"], kinds, strict=True):
         if kind in (None, own):
             chosen.setdefault(depth, own)
+    beyond = [depth for depth in metadata["depths"] if depth >= len(lens.layers)]
+    if beyond and lens.layers:
+        raise EepolicyError(
+            f"{path} has a head at depth {beyond[0]}; the model has heads below {len(lens.layers)}"
+        )
+    tensors = read_tensors(path, "a file of heads")
+    pairs = zip(metadata["depths"], kinds, strict=True)
+    prefixes = tuple(f"{own}.{depth}." for depth, own in pairs)
+    unknown_names = [name for name in tensors if not name.startswith(prefixes)]
+    if unknown_names:
+        raise EepolicyError(f"{path} has the tensor {unknown_names[0]!r}, which no head has")
     heads: dict[int, DepthHead] = {}
-    with safe_open(path, "pt") as file:
-        names = list(file.keys())
-        for depth, own in chosen.items():
-            prefix = f"{own}.{depth}."
-            weights = {
-                name.removeprefix(prefix): file.get_tensor(name)
-                for name in names
-                if name.startswith(prefix)
-            }
-            heads[depth] = KINDS.get(own).restore(lens, depth, weights)
-    return FittedHead(heads).to(device_of(model), model.dtype)
+    for depth, own in chosen.items():
+        prefix = f"{own}.{depth}."
+        weights = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        heads[depth] = _restored(KINDS.get(own), lens, (path, depth), weights)
+    fitted = FittedHead(heads).to(device_of(model), model.dtype)
+    _try(fitted, model, path)
+    return fitted
+
+
+def _restored(
+    kind: type[DepthHead],
+    lens: LogitLens,
+    place: tuple[str | Path, int],
+    weights: dict[str, Tensor],
+) -> DepthHead:
+    """Build a head from its weights.
+
+    Raises:
+        EepolicyError: weights are missing, or have other names.
+    """
+    path, depth = place
+    try:
+        return kind.restore(lens, depth, weights)
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise EepolicyError(
+            f"{path}: the head at depth {depth} is of the kind {kind.name!r}, and its tensors "
+            f"{', '.join(sorted(weights)) or '(none)'} do not fit: {error}"
+        ) from error
+
+
+@torch.no_grad()
+def _try(heads: FittedHead, model: PreTrainedModel, path: str | Path) -> None:
+    """Read one hidden state out with each head that has no layers of its own.
+
+    Raises:
+        EepolicyError: the shape of a tensor does not fit the model.
+    """
+    config = text_sizes(model)
+    hidden = torch.zeros(1, config[0], device=device_of(model), dtype=model.dtype)
+    if hidden.is_meta:
+        return
+    for depth in map(int, heads.heads):
+        if heads.layers_at(depth):
+            continue
+        try:
+            shape = tuple(heads.logits(hidden, depth).shape)
+        except RuntimeError as error:
+            raise EepolicyError(
+                f"{path}: the head at depth {depth} does not fit: {error}"
+            ) from error
+        if shape != (1, config[1]):
+            raise EepolicyError(
+                f"{path}: the head at depth {depth} gives logits {shape} for one state, not "
+                f"{(1, config[1])}: a tensor has another shape"
+            )
+
+
+def text_sizes(model: PreTrainedModel) -> tuple[int, int]:
+    """Width and vocabulary of the decoder of a model."""
+    config = model.config.get_text_config()
+    return config.hidden_size, config.vocab_size

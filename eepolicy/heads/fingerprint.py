@@ -33,7 +33,10 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
         for tensor in _stored(offloaded(name) if parameter.is_meta else parameter):
             sample = tensor.detach().flatten()[-SAMPLED:].to("cpu", torch.bfloat16)
             weights.update(sample.view(torch.int16).numpy().tobytes())
-    return {f: getattr(model.config, f) for f in FIELDS} | {"weights": weights.hexdigest()[:16]}
+    config: Any = model.config
+    if not hasattr(config, "num_hidden_layers"):  # one of several models, with a config of its own
+        config = config.get_text_config()
+    return {f: getattr(config, f) for f in FIELDS} | {"weights": weights.hexdigest()[:16]}
 
 
 def _stored(tensor: Tensor) -> list[Tensor]:

@@ -9,12 +9,15 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import PredictorHeader, parse
+from eepolicy.formats import parse
 from eepolicy.heads.fingerprint import check_fingerprint, fingerprint
+from eepolicy.heads.formats import PredictorHeader
 from eepolicy.heads.predictor import ExitPredictor
 from eepolicy.heads.weights import device_of
-from eepolicy.io import open_tensors, write_atomically
+from eepolicy.io import write_atomically
+from eepolicy.tensor_files import check_tensors, open_tensors
 
 
 def save_predictor(
@@ -42,6 +45,7 @@ def save_predictor(
     write_atomically(path, lambda part: save_file(tensors, part, metadata))
 
 
+@checked()
 def load_predictor(path: str | Path, model: PreTrainedModel) -> ExitPredictor:
     """Read an exit predictor that was fitted on a model, to the model's device.
 
@@ -56,6 +60,7 @@ def load_predictor(path: str | Path, model: PreTrainedModel) -> ExitPredictor:
     with open_tensors(path, "predictor", "a file of an exit predictor") as (metadata, file):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     header = parse(PredictorHeader, metadata, str(path))
+    check_tensors(tensors, path)
     check_fingerprint(
         header.model_dump()["model"],
         model,

@@ -219,6 +219,25 @@ def offloaded_weights(model: nn.Module) -> Callable[[str], Tensor]:
     return read
 
 
+def checked_device(device: str | torch.device) -> torch.device:
+    """A device that this machine has.
+
+    Raises:
+        EepolicyError: the name is none of a device, or the machine lacks the device.
+    """
+    try:
+        if not isinstance(device, (str, torch.device)):
+            raise TypeError(f"a device is a name or a torch.device; got {device!r:.80}")
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        raise EepolicyError(
+            f"the device {device!r:.80} cannot be used: {str(error).splitlines()[0]:.120}; give "
+            "cpu, or cuda on a machine with a GPU"
+        ) from error
+    return found
+
+
 def device_of(model: PreTrainedModel) -> torch.device:
     """The device on which a model runs: that of its first weight, unless this is offloaded."""
     device: torch.device = model.device

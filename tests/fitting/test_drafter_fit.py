@@ -183,7 +183,7 @@ def test_a_fit_starts_from_a_drafter_and_continues(tmp_path):
     lines: list[str] = []
     first = fit_rounds(
         model, some, CONFIG, tmp_path, start=start, generation=GENERATION,
-        reports=Reports(lines.append, measure=lambda replies: {"words": len(replies)}),
+        reports=Reports(lines.append, measure=lambda _, replies: {"words": len(replies)}),
     )  # fmt: skip
     assert first.notes["rounds"][0]["words"] == len(some.held_out)
     assert "accepted drafts in a chain" in lines[-1]
@@ -267,7 +267,7 @@ def test_hours_grow_with_the_steps_of_drafting():
         ({"rounds": 1}, "leave rounds and policy out"),
         ({"policy": "static@2"}, "leave rounds and policy out"),
         ({"depths": (2,)}, "a drafter is a head at depth 0"),
-        ({"unroll": 0}, "unroll is an integer of 1 or more"),
+        ({"unroll": 0}, "unroll: expected 1 or more"),
         ({"kind": "branch", "depths": (0,)}, "rising depths from 1 on"),
         ({"kind": "tuned", "depths": (0, 2)}, "rising depths from 1 on"),
     ],

@@ -291,7 +291,7 @@ def test_a_fit_that_starts_from_heads_goes_to_the_rounds(tmp_path):
         tmp_path,
         start=start,
         generation=GENERATION,
-        reports=Reports(measure=lambda replies: {"count": figures.append(1) or len(replies)}),
+        reports=Reports(measure=lambda _, replies: {"count": figures.append(1) or len(replies)}),
     )
     assert [row["epochs"] for row in result.notes["rounds"]] == [0, 2]
     assert [row["count"] for row in result.notes["rounds"]] == [6, 6]
@@ -333,13 +333,13 @@ def test_replies_with_other_heads_are_not_mixed(tmp_path):
     [
         ({"depths": None}, "takes depths"),
         ({"depths": (6,)}, "rising depths from 1 to 5"),
-        ({"rounds": -1}, "rounds is an integer of 0 or more"),
-        ({"num_layers": 0}, "num_layers is an integer of 1 or more"),
-        ({"mix": 1.0}, "mix is a share from 0 to below 1"),
-        ({"part": 0}, "part is a share above 0"),
-        ({"round_learning_rate": None}, "round_learning_rate is a number above 0"),
+        ({"rounds": -1}, "rounds: expected 0 or more"),
+        ({"num_layers": 0}, "num_layers: expected 1 or more"),
+        ({"mix": 1.0}, "mix: expected less than 1"),
+        ({"part": 0}, "part: expected greater than 0"),
+        ({"round_learning_rate": None}, "round_learning_rate: expected a valid number"),
         ({"precision": "float16"}, "precision is float32 or bfloat16"),
-        ({"policy": 6}, "policy is a spec string"),
+        ({"policy": 6}, "policy: expected a valid string"),
     ],
 )
 def test_wrong_options_are_refused(wrong, match, tmp_path):
@@ -374,7 +374,7 @@ def test_the_estimate_of_the_size_is_that_of_the_files(kind, from_heads, tmp_pat
     model = model_of()
     start = moved(model, kind) if from_heads else None
     config = dataclasses.replace(CONFIG, kind=kind, mix=0.5)
-    some, reports = Questions(prompts(60, 1), prompts(30, 2)), Reports(line)
+    some, reports = Questions(prompts(30, 1), prompts(16, 2)), Reports(line)
     fit_rounds(model, some, config, tmp_path, start=start, generation=GENERATION, reports=reports)
     [estimate] = [text for text in lines if "estimate" in text]
     assert lines[0] == estimate
@@ -384,7 +384,7 @@ def test_the_estimate_of_the_size_is_that_of_the_files(kind, from_heads, tmp_pat
     batches = [held_out.read(f, torch.device("cpu"), torch.float32) for f in held_out.files]
     documents = full_depth(model, some.held_out)
     chosen = sum(len(batch.last) for batch in batches)
-    work = Work.of(config, 60, documents, chosen, width=32, has_base=not from_heads)
+    work = Work.of(config, 30, documents, chosen, width=32, has_base=not from_heads)
     files = [f for f in tmp_path.glob("depth-2/**/*.safetensors") if f.name[0] == "0"]
     stored = sum(
         2 * batch[name].numel() for f in files if f.parent.name != "held-out"
