@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from eepolicy.compile.cuda_graphs import CudaGraphExecutor
+from eepolicy.arguments import checked
+from eepolicy.compile.cuda_graphs import executor_for
 from eepolicy.compile.executor import CompiledExecutor
 from eepolicy.decode.acceptance import Acceptance
 from eepolicy.decode.config import EarlyExitConfig
@@ -30,19 +28,23 @@ from eepolicy.decode.rebatch import LayerCosts
 from eepolicy.decode.recorder import Recorder
 from eepolicy.decode.request import Request, RequestDefaults, prepare_request
 from eepolicy.decode.session import DecodeSession, Runtime
+from eepolicy.fields import Positive, with_method
 from eepolicy.heads.base import ExitHead
+from eepolicy.heads.weights import checked_device
 from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.families import DecoderParts
 from eepolicy.policies import ExitPolicy
+from eepolicy.pretrained import PretrainedHabits
 from eepolicy.probing.recorded import record_plan, recorded_result
-from eepolicy.prompts import Messages, Prompt, PromptFormat
+from eepolicy.prompts import Messages, Prompt, PromptBatch, PromptFormat, Voice
 from eepolicy.speech.audio_prompt import AudioPrompt
 from eepolicy.speech.model_card import ModelCard
 from eepolicy.speech.vocoders import Vocoder
+from eepolicy.streaming import AudioStream, check_stream, stream_units
 
 
-class HookedModel(Backbone):
+class HookedModel(PretrainedHabits, Backbone):
     """A stock model that decodes with early exit and can be probed at every depth.
 
     The stock model is neither edited nor patched, except that it is put into evaluation mode.
@@ -61,6 +63,7 @@ class HookedModel(Backbone):
         EepolicyError: the family has no adapter, or the layer loop does not give the stock logits.
     """
 
+    @checked("model", "tokenizer", "vocoder")
     def __init__(
         self,
         model: PreTrainedModel,
@@ -75,10 +78,15 @@ class HookedModel(Backbone):
     ) -> None:
         super().__init__(model, heads, parts)
         self.layout = layout or TokenLayout.text_only(self.vocab_size)
-        self.tokenizer = tokenizer
-        self.vocoder = vocoder
+        self.layout.check(self.vocab_size)
+        self.tokenizer = with_method(tokenizer, "tokenizer", "decode")
+        self.vocoder = with_method(vocoder, "vocoder", "decode")
         self.card = card
         self.audio_encoder = audio_encoder
+        #: recording whose voice a text-to-speech model imitates
+        self.voice: Voice | None = None
+        #: turns text into phonemes, for a model that reads them
+        self.phonemizer: Callable[[str], str] | None = None
         self._executor: CompiledExecutor | None = None
         #: costs measured so far, by whether layers are compiled; a continued run restores them
         self.measured_costs: dict[bool, LayerCosts] = {}
@@ -91,79 +99,13 @@ class HookedModel(Backbone):
             f"vocabulary {config.vocab_size}, heads {self.heads!r})"
         )
 
-    @classmethod
-    def from_pretrained(cls, name: str, **options: Any) -> HookedModel:
-        """Load a model; the same as `eepolicy.load`.
-
-        Args:
-            name: `"pocket"`, a folder, or an id on the Hugging Face Hub.
-            **options: options of `eepolicy.load`.
-
-        Raises:
-            EepolicyError: see `eepolicy.load`.
-        """
-        from eepolicy.loading import load
-
-        return load(name, **options)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model, its tokenizer, its heads and what it speaks with; `load` reads it.
-
-        Args:
-            folder: a new or empty folder.
-
-        Raises:
-            EepolicyError: the folder is not empty, or heads or vocoder cannot be saved.
-        """
-        from eepolicy.loading.save import save_pretrained
-
-        save_pretrained(self, folder)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload what `save_pretrained` writes to the Hugging Face Hub.
-
-        Args:
-            repo_id: repository, which is created if it does not exist.
-            **options: `private` and `token`.
-
-        Returns:
-            Address of the commit.
-
-        Raises:
-            EepolicyError: the model cannot be saved, or the upload fails.
-        """
-        from eepolicy.loading.save import push_to_hub
-
-        return push_to_hub(self, repo_id, **options)
-
     @property
     def prompt_format(self) -> PromptFormat:
         """How a question becomes ids."""
-        affixes = None
-        if self.card is not None:
-            affixes = self.card.affixes
-        return PromptFormat(self.vocab_size, self.layout, self.tokenizer, affixes)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the weights."""
-        dtype: torch.dtype = self.model.dtype
-        return dtype
-
-    @property
-    def config(self) -> PreTrainedConfig:
-        """Config of the stock model."""
-        return self.model.config
-
-    @property
-    def generation_config(self) -> GenerationConfig:
-        """Defaults of `generate`, those of the stock model."""
-        config: GenerationConfig = self.model.generation_config
-        return config
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The forward pass of the stock model, at full depth."""
-        return self.model(*args, **kwargs)
+        affixes = None if self.card is None else self.card.affixes
+        return PromptFormat(
+            self.vocab_size, self.layout, self.tokenizer, affixes, self.voice, self.phonemizer
+        )
 
     def encode(self, prompt: str | Messages | Tensor) -> Tensor:
         """The ids of a prompt: (tokens,).
@@ -213,11 +155,12 @@ class HookedModel(Backbone):
         **options: Any,
     ) -> list[Output]: ...
 
+    @checked("prompt", "attention_mask")
     def generate(
         self,
         prompt: Prompt | Mapping[str, Any] | Sequence[Prompt] | None = None,
         policy: ExitPolicy | str | None = None,
-        max_new_tokens: int | None = None,
+        max_new_tokens: Positive | None = None,
         fill: KVFill | str | None = None,
         accept: Acceptance | str | None = None,
         *,
@@ -227,7 +170,7 @@ class HookedModel(Backbone):
         restrict_vocab: bool | None = None,
         compile: bool | None = None,
         record: bool | Mapping[str, Any] | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         attention_mask: Tensor | None = None,
         **options: Any,
     ) -> Output | list[Output]:
@@ -236,9 +179,10 @@ class HookedModel(Backbone):
         Args:
             prompt: a question in text, turns of a chat (dicts with `role` and `content`), or ids
                 (tokens,).  For a model with an audio encoder also audio: the path of a sound file,
-                or a waveform (samples,) at 16 kHz.  A list is decoded as one batch, as are ids
-                (rows, tokens) that are padded on the left, and the output of a tokenizer.  The
-                stock names `input_ids`, `inputs` and `inputs_embeds` are understood too.
+                a waveform (samples,) at 16 kHz, or a pair of samples and sampling rate.  A list is
+                decoded as one batch, as are ids (rows, tokens) that are padded on the left, and the
+                output of a tokenizer.  The stock names of prompts, such as `input_ids` and
+                `inputs_embeds`, are understood too.
             policy: exit policy or its spec string; default: full depth.
             max_new_tokens: largest number of new tokens of a reply, the end token included;
                 default: the generation config's, else 400.
@@ -261,8 +205,8 @@ class HookedModel(Backbone):
                 reason and the layers run uncompiled.
             record: store in `Output.record` the hidden states of every layer that runs and their
                 statistics; True, or the options of `eepolicy.probe` as a dict.
-            seed: seed of sampling; by default the global generator of PyTorch goes on, as in the
-                stock `generate`.  On a CPU that samples the same tokens after
+            seed: seed of sampling, or one for each row; by default the global generator of PyTorch
+                goes on, as in the stock `generate`.  The stock one samples the same tokens after
                 `torch.manual_seed(seed)`.
             attention_mask: (rows, tokens), 0 at padding, for prompts given as ids or embeddings;
                 by default found from the pad id where that ends no reply, as in transformers.
@@ -301,9 +245,7 @@ class HookedModel(Backbone):
         changes = {name: value for name, value in changes.items() if value is not None}
         config = (config or EarlyExitConfig()).replace(**changes)
         prompts = self._prompt_encoder().batch(prompt, attention_mask, options)
-        ends = self.layout.ends if self.layout.has_speech else ()
-        defaults = RequestDefaults(ends, max_new_tokens, self.tokenizer)
-        request = prepare_request(self.model, prompts, options, defaults)
+        request = self._request(prompts, max_new_tokens, options)
         outputs = self.decode(request, config)
         if any(prompts.is_audio):  # rows in text keep their ids
             rows = prompts.text_prompts(len(outputs))
@@ -312,6 +254,72 @@ class HookedModel(Backbone):
                 for out, ids in zip(outputs, rows, strict=True)
             ]
         return outputs[0] if prompts.is_single and len(outputs) == 1 else outputs
+
+    @checked("prompt")
+    def stream_audio(
+        self,
+        prompt: Prompt | Mapping[str, Any],
+        policy: ExitPolicy | str | None = None,
+        max_new_tokens: int | None = None,
+        *,
+        chunk: int | None = None,
+        **options: Any,
+    ) -> AudioStream[Output]:
+        """Answer one prompt in speech, and return the sound while it is decoded.
+
+        Args:
+            prompt: see `generate`.
+            policy: see `generate`.
+            max_new_tokens: see `generate`.
+            chunk: speech units that are decoded before the vocoder gets them; by default what it
+                asks for, else 8.  Few give the first sound early, many cost less.
+            **options: options of `EarlyExitConfig` and of the stock `generate`.
+
+        Returns:
+            An iterator over pieces of sound, (samples,) at its `sampling_rate`.  Together they are
+            the `audio` of `generate`, up to rounding, unless the vocoder says otherwise.
+
+        Raises:
+            EepolicyError: the vocoder cannot stream, or see `generate`.
+
+        Examples:
+            >>> model = eepolicy.load("pocket")
+            >>> stream = model.stream_audio("What color is snow?", "static@6")
+            >>> pieces = list(stream)
+            >>> sum(map(len, pieces)) == len(stream.output.audio)
+            True
+        """
+        names = {field.name for field in fields(EarlyExitConfig)} & options.keys()
+        config = EarlyExitConfig(policy or "full", **{name: options.pop(name) for name in names})
+        mask = options.pop("attention_mask", None)
+        prompts = self._prompt_encoder().batch(prompt, mask, options)
+        request = self._request(prompts, max_new_tokens, options)
+        vocoder, chunk = check_stream(self.vocoder, len(request.prompt), chunk)
+        session = self._session(request, config)
+
+        def finish() -> Output:
+            return outputs_of(session, session.replies, self.tokenizer, self.vocoder)[0]
+
+        return stream_units(session, self.layout, vocoder, chunk, finish)
+
+    def _request(
+        self, prompts: PromptBatch, max_new_tokens: int | None, options: dict[str, Any]
+    ) -> Request:
+        """Prepare prompts and options of the stock `generate`."""
+        ends = self.layout.ends if self.layout.has_speech else ()
+        defaults = RequestDefaults(ends, max_new_tokens, self.tokenizer)
+        return prepare_request(self.model, prompts, options, defaults)
+
+    def _session(
+        self, request: Request, config: EarlyExitConfig, recorder: Recorder | None = None
+    ) -> DecodeSession:
+        """A session that decodes a request; it has not started."""
+        config = config.validate(self.depth, self.layout, self.vocoder)
+        executor = self.compiled_executor() if config.compile else None
+        self.check_predicted(config.policy.predicted_depths(self.depth))
+        costs = self.layer_costs(executor) if config.needs_costs else None
+        runtime = Runtime(executor, costs, recorder)
+        return DecodeSession(self, self.layout, request, config, runtime)
 
     def decode(self, request: Request, config: EarlyExitConfig) -> list[Output]:
         """Decode a request that `prepare_request` made, and attach records.
@@ -323,14 +331,9 @@ class HookedModel(Backbone):
         Raises:
             EepolicyError: an option does not fit the model.
         """
-        config = config.validate(self.depth, self.layout, self.vocoder)
         plan = record_plan(self, config.record)  # checked before any work
-        executor = self.compiled_executor() if config.compile else None
-        self.check_predicted(config.policy.predicted_depths(self.depth))
-        costs = self.layer_costs(executor) if config.needs_costs else None
         recorder = None if plan is None else Recorder(len(request.prompt))
-        runtime = Runtime(executor, costs, recorder)
-        session = DecodeSession(self, self.layout, request, config, runtime)
+        session = self._session(request, config, recorder)
         replies = session.run()
         outputs = outputs_of(session, replies, self.tokenizer, self.vocoder)
         if recorder is None or plan is None:
@@ -346,7 +349,7 @@ class HookedModel(Backbone):
 
     def to(self, device: str | torch.device) -> HookedModel:
         """Move the model, its exit heads and its audio encoder to a device."""
-        self.model.to(device)
+        self.model.to(checked_device(device))
         self._executor = None
         self.measured_costs = {}
         self.heads.to(self.device, self.model.dtype)
@@ -358,8 +361,7 @@ class HookedModel(Backbone):
     def compiled_executor(self) -> CompiledExecutor | None:
         """The executor of compiled layers; None where the model cannot be compiled."""
         if self._executor is None:
-            on_cuda = self.device.type == "cuda"
-            self._executor = (CudaGraphExecutor if on_cuda else CompiledExecutor)(self)
+            self._executor = executor_for(self)
         return self._executor if self._executor.check() else None
 
     def layer_costs(self, executor: CompiledExecutor | None = None) -> LayerCosts:

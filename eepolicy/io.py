@@ -10,19 +10,29 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from eepolicy.errors import EepolicyError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 #: bytes read at a time when the last line of a file is looked up
 _BLOCK = 1 << 16
+#: name of a temporary subfolder
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
 
 
 def write_atomically(
@@ -75,6 +85,21 @@ def write_atomically(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_unfinished(folder: Path, stem: str) -> None:
+    """Remove what a killed process left of files that it was writing.
+
+    The caller has the lock of the folder, so that no other process writes there.
+
+    Args:
+        folder: folder of the files.
+        stem: name of the files without suffixes; empty for all files.
+    """
+    for path in folder.iterdir():
+        match = _UNFINISHED.fullmatch(path.name)
+        if match and (not stem or match["name"].partition(".")[0] == stem.partition(".")[0]):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write bytes to a file atomically.
 
@@ -115,6 +140,37 @@ def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
+def as_json(value: Any) -> Any:
+    """A value of JSON types as a file gives it back: a tuple becomes a list, a key a text."""
+    return json.loads(json.dumps(value))
+
+
+def write_figure(path: str | Path, figure: Any, **options: Any) -> None:
+    """Write a figure of matplotlib atomically.
+
+    Args:
+        path: the file; its suffix names the format.
+        figure: the figure.
+        **options: options of `savefig`.
+
+    Raises:
+        EepolicyError: the file cannot be written.
+    """
+    write_atomically(path, lambda temporary: figure.savefig(temporary, **options))
+
+
+def make_folder(folder: str | Path) -> None:
+    """Create a folder and those above it, if they do not exist.
+
+    Raises:
+        EepolicyError: the folder cannot be created.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EepolicyError(f"{folder} cannot be created: {error.strerror or error}") from error
+
+
 def append_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Append lines to a JSON Lines file and sync it.
 
@@ -134,16 +190,15 @@ def append_lines(path: str | Path, lines: Iterable[str]) -> None:
     data = "".join(f"{line}\n" for line in lines).encode()
     try:
         is_new = not os.path.exists(path)
-        with open(path, "a+b") as file:
+        # without a buffer, whose rest would be written when the file is closed after an error
+        with open(path, "a+b", buffering=0) as file:
             _repair_end(file)
             length = file.seek(0, os.SEEK_END)
-            try:
-                file.write(data)
-                file.flush()
+            with contextlib.ExitStack() as undo:
+                undo.callback(os.truncate, path, length)
+                _write_all(file, data)
                 os.fsync(file.fileno())
-            except BaseException:
-                os.truncate(path, length)
-                raise
+                undo.pop_all()
         if is_new:
             _sync_folder(Path(path).absolute().parent)
     except OSError as error:
@@ -176,6 +231,15 @@ def read_lines(path: str | Path) -> list[str]:
     return [line for line in read_text(path).split("\n") if line.strip()]
 
 
+def beside(folder: Path, suffix: str) -> Path:
+    """The path beside a folder, with a suffix to its name.
+
+    The folder of the shell, `.`, has its own name.
+    """
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.parent / f"{named.name}{suffix}"
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
@@ -188,6 +252,23 @@ def read_json(path: str | Path) -> Any:
         if isinstance(error, EepolicyError):
             raise
         raise EepolicyError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: the file.
+        what: what the file should be, such as "a model card", for the message.
+
+    Raises:
+        EepolicyError: the file cannot be read or is not TOML.
+    """
+    try:
+        values: dict[str, Any] = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise EepolicyError(f"{path} is not {what} in TOML: {error}") from error
+    return values
 
 
 def read_jsonl(path: str | Path) -> list[Any]:
@@ -276,7 +357,14 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _repair_end(file: BinaryIO) -> None:
+def _write_all(file: FileIO, data: bytes) -> None:
+    """Write bytes to a file without a buffer, which may take a part of them at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _repair_end(file: FileIO) -> None:
     """Remove a damaged last line of a JSON Lines file, or end a whole one."""
     end = file.seek(0, os.SEEK_END)
     if end == 0:
@@ -296,29 +384,4 @@ def _repair_end(file: BinaryIO) -> None:
         return
     if not tail.endswith(b"\n"):
         file.seek(0, os.SEEK_END)
-        file.write(b"\n")
-
-
-@contextlib.contextmanager
-def open_tensors(
-    path: str | Path, key: str, what: str, framework: str = "pt"
-) -> Iterator[tuple[Any, Any]]:
-    """Open a safetensors file with a JSON entry in its header.
-
-    Args:
-        path: the file.
-        key: name of the entry.
-        what: what the file should be, such as "a trace", for the message.
-        framework: library of the tensors, as in `safe_open`.
-
-    Yields:
-        The entry, and the open file.
-
-    Raises:
-        EepolicyError: the file is not readable, or has no such entry.
-    """
-    try:
-        with safe_open(path, framework) as file:
-            yield json.loads((file.metadata() or {})[key]), file
-    except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
-        raise EepolicyError(f"{path} is not {what}: {error}") from error
+        _write_all(file, b"\n")

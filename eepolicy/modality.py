@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from typing import Any
+from itertools import combinations
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Count, Tuple, build, check_fields, check_value
+
+#: half-open range of ids; ids; and an id, or -1 for none
+Range = Annotated[tuple[Count, Count], Tuple]
+Ids = Annotated[tuple[Count, ...], Tuple]
+Mark = Annotated[int, Field(ge=-1, lt=2**31)]
+#: a count for each modality
+Produced = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
 class Modality(IntEnum):
@@ -19,6 +31,11 @@ class Modality(IntEnum):
 
     TEXT = 0
     SPEECH = 1
+
+
+def is_ids(tensor: Tensor) -> bool:
+    """Whether a tensor has the type of ids: integers, and no truth values."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 @dataclass(frozen=True)
@@ -40,22 +57,63 @@ class TokenLayout:
         num_codes: number of speech ids that are speech units, counted from the first.  The ids
             after them pad chunks.  None if all are units.
         other_ends: further ids that end a reply.
+        text_after: half-open range of the text ids after the speech ids; empty by default.
     """
 
-    text: tuple[int, int]
-    speech: tuple[int, int]
-    text_chunk: int
-    speech_chunk: int
-    end_of_text: int
-    end: int
-    before_prompt: tuple[int, ...] = ()
-    after_prompt: tuple[int, ...] = ()
-    end_of_speech: int = -1
-    non_text_ids: tuple[int, ...] = ()
-    num_codes: int | None = None
-    other_ends: tuple[int, ...] = ()
+    text: Range
+    speech: Range
+    text_chunk: Annotated[int, Field(ge=0, le=sys.maxsize)]
+    speech_chunk: Annotated[int, Field(ge=1, le=sys.maxsize)]
+    end_of_text: Mark
+    end: Mark
+    before_prompt: Ids = ()
+    after_prompt: Ids = ()
+    end_of_speech: Mark = -1
+    non_text_ids: Ids = ()
+    num_codes: Count | None = None
+    other_ends: Ids = ()
+    text_after: Range = (0, 0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for first, stop in self._ranges:
+            if first > stop:
+                raise EepolicyError(
+                    f"TokenLayout: a range of ids begins before it ends; got {(first, stop)}"
+                )
+        if self.text_chunk and self.text[0] == self.text[1]:
+            raise EepolicyError(f"TokenLayout: text chunks need text ids; got text {self.text}")
+        for one, other in combinations(self._ranges, 2):
+            if max(one[0], other[0]) < min(one[1], other[1]):
+                raise EepolicyError(
+                    f"TokenLayout: an id is text or speech; the ranges {one} and {other} overlap"
+                )
+
+    @property
+    def _ranges(self) -> tuple[Range, Range, Range]:
+        """All ids, in half-open ranges."""
+        return self.text, self.speech, self.text_after
+
+    def check(self, vocabulary: int) -> None:
+        """Refuse ids that a model does not have.
+
+        Args:
+            vocabulary: size of the vocabulary of the model.
+
+        Raises:
+            EepolicyError: with the id and the size.
+        """
+        marks = (self.end_of_text, self.end_of_speech, *self.ends)
+        ids = (*marks, *self.before_prompt, *self.after_prompt, *self.non_text_ids)
+        largest = max(*ids, *(stop - 1 for _, stop in self._ranges))
+        if largest >= vocabulary:
+            raise EepolicyError(
+                f"the layout names id {largest}, and the vocabulary of the model has {vocabulary} "
+                f"ids, 0 to {vocabulary - 1}: {self!r} belongs to another model"
+            )
 
     @classmethod
+    @checked()
     def text_only(cls, vocabulary: int) -> TokenLayout:
         """The layout of a text model: one chunk of text, ended by the model's own end token.
 
@@ -70,17 +128,20 @@ class TokenLayout:
         return self.speech[0] < self.speech[1]
 
     @property
+    def num_units(self) -> int:
+        """Number of speech units."""
+        return self.speech[1] - self.speech[0] if self.num_codes is None else self.num_codes
+
+    @property
     def ends(self) -> tuple[int, ...]:
         """Ids that end a reply."""
         return (self.end, *self.other_ends)
 
     @classmethod
+    @checked()
     def from_dict(cls, plain: dict[str, Any]) -> TokenLayout:
         """Read what `to_dict` returns; lists become tuples."""
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
-        }
-        return cls(**fields)
+        return build(cls, plain)
 
     def to_dict(self) -> dict[str, Any]:
         """The layout as plain JSON types."""
@@ -90,11 +151,13 @@ class TokenLayout:
         """The modality of one id.
 
         Raises:
-            EepolicyError: the id is outside both ranges.
+            EepolicyError: the id is outside all ranges.
         """
+        if type(token) is not int:
+            token = check_value("token", Count, token)
         if self._is_unit(token):
             return Modality.SPEECH
-        if self.text[0] <= token < self.text[1]:
+        if any(first <= token < stop for first, stop in (self.text, self.text_after)):
             return Modality.TEXT
         raise EepolicyError(
             f"token {token} belongs to no modality: text ids are {self.text[0]} to "
@@ -143,12 +206,13 @@ class ChunkClock:
 
     layout: TokenLayout
     modality: Modality = Modality.TEXT
-    chunk: int = 0
-    phase: int = 0
+    chunk: Count = 0
+    phase: Count = 0
     last: Modality | None = None
-    produced: list[int] = field(default_factory=lambda: [0] * len(Modality))
+    produced: Produced = field(default_factory=lambda: [0] * len(Modality))
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.layout.text_chunk == 0:
             self.modality = self.last = Modality.SPEECH
 
@@ -156,6 +220,12 @@ class ChunkClock:
     def ordinal(self) -> int:
         """Number of earlier tokens of the next token's modality."""
         return self.produced[self.modality]
+
+    def copy(self) -> ChunkClock:
+        """A clock of its own in the same state."""
+        new = copy(self)  # without a check of the fields: every token copies a clock
+        new.produced = list(self.produced)
+        return new
 
     def advance(self, token: int) -> None:
         """Advance by one generated token.

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from eepolicy.errors import EepolicyError
+from eepolicy.errors import EepolicyError, translated
 
 #: a file in a text with several spec strings, at its start or after an equals sign or a comma
 _FILE = re.compile(r"(?:^|[=,])\s*(?P<file>[^=,]+?\.py):")
@@ -59,13 +59,9 @@ def load_plugin(spec: str, base: type[T], kind: str, label: str | None = None) -
     name, positional, named = _read_call(match["call"].strip(), spec)
     file = Path(match["file"])
     cls = _find_class(_run(file, kind), file, name, base, kind)
-    try:
+    refused = f"{spec!r}: {name} in {file} does not take these arguments"
+    with translated(lambda error: EepolicyError(f"{refused}: {type(error).__name__}: {error}")):
         plugin: T = _with_spec(cls, label or spec.strip())(*positional, **named)
-    except Exception as error:
-        raise EepolicyError(
-            f"{spec!r}: {name} in {file} does not take these arguments: "
-            f"{type(error).__name__}: {error}"
-        ) from error
     return plugin
 
 
@@ -148,11 +144,11 @@ def _run(file: Path, kind: str) -> ModuleType:
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
-    try:
-        with _importable(file.parent):
-            module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise EepolicyError(f"{file} fails: {_describe(error, file)}") from error
+    with (
+        translated(lambda error: EepolicyError(f"{file} fails: {_describe(error, file)}")),
+        _importable(file.parent),
+    ):
+        module_spec.loader.exec_module(module)
     return module
 
 

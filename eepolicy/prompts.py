@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,13 +14,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from eepolicy.errors import EepolicyError
-from eepolicy.modality import TokenLayout
+from eepolicy.fields import check_fields
+from eepolicy.modality import TokenLayout, is_ids
+from eepolicy.turns import Part, Sound, TurnTemplate
 
 #: turns of a chat, as the chat templates of transformers take them: `role` and `content` each
 Messages: TypeAlias = "list[dict[str, Any]]"
-#: a question in text; turns of a chat; ids (tokens,); a sound file; or a waveform (samples,) at
-#: 16 kHz
-Prompt: TypeAlias = "str | Messages | Tensor | Path"
+#: a question in text; turns of a chat; ids (tokens,); a sound file; a waveform (samples,) at
+#: 16 kHz; or a waveform and its sampling rate
+Prompt: TypeAlias = "str | Messages | Tensor | Path | tuple[Any, int]"
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,43 @@ class Affixes:
         before_spoken: text before a spoken question.
         audio_start: token that begins a spoken question in a text of speech tokens; None for a
             model whose prompts contain no speech tokens.
+        voice_separator: text between the transcript of a `Voice` and a question; None for a model
+            that imitates no voice.
     """
 
     before: str
     after: str
     before_spoken: str
     audio_start: str | None = None
+    voice_separator: str | None = None
+    turns: TurnTemplate | None = None
 
     def around(self, is_spoken: bool) -> tuple[str, str]:
         """Text before and after a question."""
         return self.before_spoken if is_spoken else self.before, self.after
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """A recording whose voice a text-to-speech model imitates.
+
+    The prompt has its transcript before the text to be read, and its speech units after it.  The
+    reply then continues the recording.
+
+    Attributes:
+        text: transcript of the recording.
+        units: (units,) speech units of the recording, counted from 0, as the `encode` of a codec
+            returns them.
+    """
+
+    text: str
+    units: Tensor
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __repr__(self) -> str:
+        return f"Voice({self.text!r}, {len(self.units)} units)"
 
 
 @dataclass(frozen=True)
@@ -54,12 +83,17 @@ class PromptFormat:
         layout: layout of the model, whose ids surround a question of a speech model without card.
         tokenizer: tokenizer of the model, for prompts in text.
         affixes: text around a question, from a model card.
+        voice: recording whose voice a text-to-speech model imitates; None for none.
+        phonemize: turns text into the phonemes that the model reads; None for a model that reads
+            text.
     """
 
     vocab_size: int
     layout: TokenLayout
     tokenizer: PreTrainedTokenizerBase | None = None
     affixes: Affixes | None = None
+    voice: Voice | None = None
+    phonemize: Callable[[str], str] | None = None
 
     def encode(self, prompt: str | Messages | Tensor) -> Tensor:
         """The ids of a prompt: (tokens,).
@@ -71,12 +105,16 @@ class PromptFormat:
             EepolicyError: text without a tokenizer, turns without a chat template, several rows, or
                 ids outside the vocabulary.
         """
-        if is_messages(prompt):
+        if is_messages(prompt) and self.affixes is not None:
+            prompt = self._conversation(prompt)  # type: ignore[arg-type]
+        elif is_messages(prompt):
             prompt = self._render(prompt)  # type: ignore[arg-type]
         if isinstance(prompt, str):
             prompt = torch.tensor(self._encode_question(prompt), dtype=torch.long)
-        if not isinstance(prompt, Tensor) or prompt.is_floating_point():
-            raise EepolicyError(f"a prompt is a question in text, or a row of ids; got {prompt!r}")
+        if not isinstance(prompt, Tensor) or not is_ids(prompt):
+            raise EepolicyError(
+                f"a prompt is a question in text, or a row of ids; got {prompt!r:.60}"
+            )
         ids = prompt[0] if prompt.ndim == 2 and len(prompt) == 1 else prompt
         if ids.ndim != 1 or ids.numel() == 0:
             raise EepolicyError(f"a prompt is one row of ids, (tokens,); got {tuple(prompt.shape)}")
@@ -85,6 +123,37 @@ class PromptFormat:
                 f"ids are 0 to {self.vocab_size - 1}; got {int(ids.min())} to {int(ids.max())}"
             )
         return ids
+
+    def _conversation(self, messages: Messages) -> str | Tensor:
+        """Turns of a speech model as ids, or its only question as text."""
+        assert self.affixes is not None
+        if self.affixes.turns is None:
+            return _only_question(messages)
+        parts = self.conversation_parts(messages)
+        if any(isinstance(part, Sound) for part in parts):
+            raise EepolicyError("turns with sound have no ids of their own: give them to generate")
+        return torch.cat([self.part_ids(part) for part in parts if not isinstance(part, Sound)])
+
+    def conversation_parts(self, messages: Messages) -> list[Part]:
+        """The turns of a conversation as texts, ids and sound, in the template of the card.
+
+        Raises:
+            EepolicyError: the model has no template, or a turn does not fit it.
+        """
+        template = None if self.affixes is None else self.affixes.turns
+        if template is None:
+            raise EepolicyError(
+                "this model takes no turns with sound: its card has no template of turns"
+            )
+        if self.tokenizer is None:
+            raise EepolicyError("turns of a chat need a model with a tokenizer")
+        return template.render(messages, self.layout.ends)
+
+    def part_ids(self, part: str | Tensor) -> Tensor:
+        """The ids of a text or of ids in a conversation: (tokens,)."""
+        if isinstance(part, Tensor):
+            return part.cpu().long()
+        return torch.tensor(self._encode_plain(part), dtype=torch.long)
 
     def encode_affixes(self, is_spoken: bool = False) -> tuple[list[int], list[int]]:
         """Ids before and after a question.
@@ -100,11 +169,19 @@ class PromptFormat:
     def _encode_question(self, question: str) -> list[int]:
         if self.tokenizer is None:
             raise EepolicyError("a prompt in text needs a model with a tokenizer")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise EepolicyError(
+                f"the prompt is no text: half of a character stands at {error.start}; got "
+                f"{question!r:.60}"
+            ) from error
         if self.affixes is not None:
             # tokenized as one text: tokens may span the borders
             start = self.affixes.audio_start
             before, after = self.affixes.around(start is not None and question.startswith(start))
-            return self._encode_plain(before + question + after)
+            encoded = self._encode_plain(before + self._text_to_read(question) + after)
+            return encoded + ([] if self.voice is None else self._voice_ids(self.voice))
         if self.layout.has_speech:
             first, last = self.encode_affixes()
             return [*first, *self._encode_plain(question), *last]
@@ -114,9 +191,32 @@ class PromptFormat:
         ids: list[int] = self.tokenizer(question, add_special_tokens=not is_rendered).input_ids
         return ids
 
+    def _text_to_read(self, question: str) -> str:
+        """The question after the transcript of the voice, as phonemes if the model reads them."""
+        texts = [question] if self.voice is None else [self.voice.text, question]
+        if self.phonemize is not None:
+            texts = [self.phonemize(text) for text in texts]
+        assert self.affixes is not None
+        if self.affixes.voice_separator is None and self.voice is not None:
+            raise EepolicyError(
+                "the model card has no voice_separator, so the model imitates no voice: set "
+                "`model.voice` to None"
+            )
+        return (self.affixes.voice_separator or "").join(texts)
+
+    def _voice_ids(self, voice: Voice) -> list[int]:
+        """Ids of the units of the voice."""
+        first, codes, units = self.layout.speech[0], self.layout.num_units, voice.units
+        is_row = units.ndim == 1 and not units.is_floating_point() and units.numel()
+        if not is_row or units.min() < 0 or units.max() >= codes:
+            raise EepolicyError(
+                f"the units of a voice are integers (units,) from 0 to {codes - 1}; got {units!r}"
+            )
+        return [first + unit for unit in units.tolist()]
+
     def _render(self, messages: Messages) -> str:
         """Turns of a chat as one text, which the model continues."""
-        if self.affixes is not None or self.layout.has_speech:
+        if self.layout.has_speech:
             return _only_question(messages)
         if self.tokenizer is None or not self.tokenizer.chat_template:
             raise EepolicyError(
@@ -196,7 +296,8 @@ def _only_question(messages: Messages) -> str:
     if len(messages) != 1 or messages[0]["role"] != "user" or not isinstance(content, str):
         turns = ", ".join(str(turn["role"]) for turn in messages)
         raise EepolicyError(
-            "a speech model takes one turn of the role 'user' with a text as content; "
+            "this speech model takes one turn of the role 'user' with a text as content, because "
+            "its card has no template of turns; "
             f"got the turns {turns}"
         )
     return content

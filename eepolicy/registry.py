@@ -7,12 +7,11 @@ installed packages.  Entry points are read on demand, so importing eepolicy impo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from eepolicy.errors import EepolicyError
+from eepolicy.errors import EepolicyError, WithLine
 
 _NAME = re.compile(r"[a-z_-]+")
 
@@ -157,11 +156,8 @@ class NameTable(Generic[T]):
         return (*self._objects, *sorted(offered - set(self._objects)))
 
     def _load(self, point: EntryPoint) -> T:
-        try:
+        with WithLine(lambda: f"The {self.kind} {point.name!r} is the plug-in {point.value}."):
             value: T = point.load()
-        except Exception as error:
-            add_line(error, f"The {self.kind} {point.name!r} is the plug-in {point.value}.")
-            raise
         return value
 
 
@@ -224,20 +220,18 @@ class Registry(NameTable[type[P]]):
                 f"{spec!r} is no {self.kind}; {_article(self.kind)} is one of: {self.usage()}"
             )
         cls = self.get(match[0])
-        try:
-            plugin: P = cls.from_spec(spec[match.end() :])
-        except Exception as error:
-            if type(error) in (EepolicyError, ValueError):
+        whose = f"{self.kind} {match[0]!r} ({_identity(cls)})"
+        with WithLine(lambda: f"The {whose} failed on the spec {spec!r}.", unless=EepolicyError):
+            try:
+                plugin: P = cls.from_spec(spec[match.end() :])
+            except ValueError as error:
+                if type(error) not in (EepolicyError, ValueError):
+                    raise
                 reason = f": {error}" if str(error) else ""
                 raise EepolicyError(
                     f"{spec!r} is no {self.kind}{reason}; write {cls.usage}, such as "
                     f"{cls.example}{self._after_usage()}"
                 ) from error
-            add_line(
-                error,
-                f"The {self.kind} {match[0]!r} ({_identity(cls)}) failed on the spec {spec!r}.",
-            )
-            raise
         return plugin
 
     def usage(self) -> str:
@@ -317,12 +311,3 @@ def _identity(value: object) -> str:
 
 def _article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
-
-
-def add_line(error: Exception, line: str) -> None:
-    """Name the plug-in in an error, whose type stays."""
-    add_note: Callable[[str], None] | None = getattr(error, "add_note", None)
-    if add_note is not None:
-        add_note(line)
-    else:  # Python 3.10
-        error.args = (f"{error}\n{line}",)

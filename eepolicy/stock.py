@@ -18,6 +18,7 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 
+from eepolicy.arguments import checked
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.decode.prompt_inputs import read_prompt
 from eepolicy.decode.request import Request, capture, prepare_stock_request
@@ -134,6 +135,7 @@ class CustomGenerate:
         )
 
 
+@checked()
 def custom_generate(
     policy: ExitPolicy | str | None = None,
     *,

@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Count, build, check_value
 from eepolicy.formats import TraceHeader, parse
-from eepolicy.io import open_tensors, write_atomically
+from eepolicy.io import write_atomically
 from eepolicy.modality import Modality
+from eepolicy.tensor_files import open_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +86,16 @@ class TraceEntry:
     draft_status: DraftStatus = DraftStatus.UNVERIFIED
 
 
+def _check_column(name: str, column: Any, tokens: int) -> None:
+    """Refuse a column that is not (tokens,) of integers."""
+    is_column = isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "iu"
+    if not is_column or len(column) != tokens:
+        raise EepolicyError(
+            f"Trace: {name}: expected ({tokens},) of integers, one for each token; got "
+            f"{column!r:.80}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """The tokens of a reply, in order, with their depths and costs.
@@ -123,6 +136,13 @@ class Trace:
     full_depth: int
     prefill_layer_calls: int
 
+    def __post_init__(self) -> None:
+        for name in ("full_depth", "prefill_layer_calls"):
+            check_value(f"Trace: {name}", Count, getattr(self, name))
+        for name, column in vars(self).items():
+            if name not in ("full_depth", "prefill_layer_calls"):
+                _check_column(name, column, np.size(self.token))
+
     def __len__(self) -> int:
         return len(self.token)
 
@@ -132,6 +152,7 @@ class Trace:
         depths = " and ".join(f"{self.mean_depth(n):.2f}" for n in present)
         return f"Trace({counts or 0} tokens, mean depth {depths or '-'} of {self.full_depth})"
 
+    @checked()
     def mean_depth(self, modality: str) -> float:
         """Mean depth of the tokens of a modality, with their branch calls; nan if there are none.
 
@@ -174,6 +195,7 @@ class Trace:
         write_atomically(path, lambda part: save_file(columns, part, metadata))
 
     @classmethod
+    @checked()
     def load(cls, path: str | Path) -> Trace:
         """Read a trace that `save` wrote.
 
@@ -197,12 +219,13 @@ class Trace:
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
 
     @classmethod
+    @checked()
     def from_dict(cls, plain: dict[str, Any]) -> Trace:
         """The trace that `to_dict` wrote."""
         columns: dict[str, Any] = {
             k: np.array(v, np.int64) if isinstance(v, list) else v for k, v in plain.items()
         }
-        return cls(**columns)
+        return build(cls, columns)
 
     def _columns(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}

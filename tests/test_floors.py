@@ -17,6 +17,12 @@ FLOORS = [
     {
         "errors",
         "io",
+        "folder_lock",
+        "guard",
+        "returned",
+        "tensor_files",
+        "fields",
+        "arguments",
         "formats",
         "html",
         "registry",
@@ -24,6 +30,7 @@ FLOORS = [
         "modality",
         "trace",
         "prompts",
+        "turns",
         "workers",
     },
     {"policies"},
@@ -32,10 +39,12 @@ FLOORS = [
     {"model"},
     {"compile"},
     {"decode"},
-    {"probing"},
+    {"probing", "streaming"},
+    {"pretrained"},
     {"hooked"},
     {"layerwise", "stock"},
     {"pipelines"},
+    {"codebooks"},
     {"fitting", "loading"},
     {"harness"},
     {""},
@@ -47,6 +56,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 #: packages that are imported late, in functions, or for types only, and why
 OPTIONAL = {
+    "fcntl": "Windows has no such module",
     "scipy.signal": "only sound of another sampling rate needs it, and it takes half a second",
     "matplotlib": "only plots need it, and it is slow to import",
     "pandas": "only tables need it, and it is slow to import",
@@ -58,14 +68,21 @@ OPTIONAL = {
     "utmosv2": "a rating that is not on PyPI",
     "speechmos": "extra `dnsmos`",
     "datasets": "extra `tasks`",
+    "ray": "extra `ray`",
     "typing_extensions": "`Self` before Python 3.11, in annotations only",
 }
 
 
 #: modules that import what is above them, late, and why
 UPWARDS = {
-    ("eepolicy.hooked", "eepolicy.loading"): "`from_pretrained` is a method, as in transformers",
-    ("eepolicy.hooked", "eepolicy.loading.save"): "`save_pretrained` and `push_to_hub`, likewise",
+    (
+        "eepolicy.pretrained",
+        "eepolicy.loading",
+    ): "`from_pretrained` is a method, as in transformers",
+    (
+        "eepolicy.pretrained",
+        "eepolicy.loading.save",
+    ): "`save_pretrained` and `push_to_hub`, likewise",
 }
 
 

@@ -21,19 +21,15 @@ from eepolicy.analysis.evaluation.formats import (
 )
 from eepolicy.analysis.evaluation.records import FILES, RunFolder
 from eepolicy.errors import EepolicyError
-from eepolicy.formats import (
-    AudioEncoderEntry,
-    CardFile,
-    CheckpointHeader,
-    HeadsHeader,
-    ProbeProgress,
-    RepliesHeader,
-    ReplyLine,
-    TraceHeader,
-    parse,
-)
+from eepolicy.fitting.formats import CheckpointHeader, RepliesHeader, ReplyLine
+from eepolicy.formats import TraceHeader, parse
+from eepolicy.heads.formats import HeadsHeader
 from eepolicy.io import read_json, read_jsonl
+from eepolicy.loading import shipped_cards
+from eepolicy.loading.formats import AudioEncoderEntry
+from eepolicy.probing.formats import ProbeProgress
 from eepolicy.probing.store import FolderStore
+from eepolicy.speech.formats import CardFile
 
 MODEL = {
     "model_type": "llama",
@@ -130,14 +126,14 @@ def test_every_key_is_needed_or_has_a_default(schema):
         (
             TraceHeader,
             {"full_depth": 0},
-            "full_depth: expected greater than or equal to 1; got 0",
+            "full_depth: expected 1 or more; got 0",
         ),
         (RecordLine, {"ended": 1}, "ended: expected a valid boolean; got 1"),
-        (JudgementLine, {"score": 1.5}, "score: expected less than or equal to 1; got 1.5"),
+        (JudgementLine, {"score": 1.5}, "score: expected 1 or less; got 1.5"),
         (
             SpeechLine,
             {"clips": [{"speech": "5e3b", "seconds": -1.0, "transcript": None}]},
-            "clips[0].seconds: expected greater than or equal to 0; got -1.0",
+            "clips[0].seconds: expected 0 or more; got -1.0",
         ),
         (RecordLine, {"tokens": [7, "30", 31]}, "tokens[1]: expected a valid integer; got '30'"),
         (
@@ -219,3 +215,10 @@ def test_a_probe_folder_of_today(tmp_path):
     FolderStore(tmp_path / "probe", {"depths": [1, 2]})
     progress = parse(ProbeProgress, read_json(tmp_path / "probe" / "probe.json"), "probe.json")
     assert progress.identity == {"depths": [1, 2]}
+
+
+def test_replies_take_the_sampling_options_of_every_card():
+    """An option of CosyVoice has options of its own."""
+    for card in shipped_cards().values():
+        header = CASES[RepliesHeader] | {"sampling": card.sampling}
+        assert parse(RepliesHeader, header, "replies").sampling == card.sampling

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.io import (
     append_line,
     append_lines,
+    beside,
     read_json,
     read_jsonl,
     read_lines,
@@ -177,3 +179,11 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
         read_jsonl(file)
     with pytest.raises(EepolicyError, match="contains a line end"):
         append_line(file, "1\n2")
+
+
+def test_a_path_beside_the_folder_of_the_shell(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    assert beside(Path("a/run"), "-heads") == Path("a/run-heads")
+    for name in ("", ".", "../run"):
+        assert beside(Path(name), "-heads").resolve() == (tmp_path / "run-heads").resolve()

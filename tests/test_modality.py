@@ -128,3 +128,17 @@ def test_layout_round_trips():
 def test_an_id_of_no_modality_is_refused():
     with pytest.raises(EepolicyError, match="token 60 belongs to no modality"):
         LAYOUT.modality(60)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"text_after": (70, 60)}, {"text_after": (59, 64)}, {"text": (0, 0)}]
+)
+def test_ranges_are_disjoint_and_rise(wrong):
+    ranges = {"text": (0, 20), "speech": (20, 60), "text_after": (60, 64)}
+    rest = {"text_chunk": 3, "speech_chunk": 7, "end_of_text": 3, "end": 4}
+    layout = TokenLayout(**ranges, **rest)
+    layout.check(64)
+    with pytest.raises(EepolicyError, match="names id 63, and the vocabulary of the model has 63"):
+        layout.check(63)
+    with pytest.raises(EepolicyError, match="TokenLayout: "):
+        TokenLayout(**ranges | wrong, **rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated, NoReturn
 
@@ -21,8 +22,10 @@ from eepolicy.cli import (
     probe,
     report,
     studies,
+    sweep,
     tune,
 )
+from eepolicy.cli.process import Terminated, flush_output, prepared_process
 from eepolicy.cli.shared import app, print_error
 from eepolicy.errors import EepolicyError
 
@@ -42,11 +45,12 @@ __all__ = [
     "probe",
     "report",
     "studies",
+    "sweep",
     "tune",
 ]
 
 #: commands that continue after they were stopped; `tune` does with --keep
-RESUMABLE = {"compare", "fit", "leaderboard", "stats"}
+RESUMABLE = {"compare", "fit", "leaderboard", "stats", "sweep"}
 
 
 @app.callback()
@@ -57,27 +61,44 @@ def every_command(
 
 
 def main() -> NoReturn:
-    """Run the command line; an `EepolicyError` is printed as one sentence, with exit status 2."""
+    """Run the command line; an `EepolicyError` is printed as one sentence, with exit status 2.
+
+    The status is 1 if a file or the output cannot be written, or if the reader of the output has
+    left; 130 after an interrupt, and 143 after SIGTERM.
+    """
+    with prepared_process():
+        code = _run()
+        failure = flush_output()
+        if failure:
+            print_error(failure)
+    sys.exit(code if failure is None else code or 1)
+
+
+def _run() -> int:
+    """Run the command and print its error; gives the exit status."""
+    # typer returns the exit status, or None if the command finished
+    code: int
     if "--debug" in sys.argv[1:2]:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        return code
     try:
-        # typer returns the exit status, or None if the command finished
         code = app(standalone_mode=False) or 0
     except EepolicyError as error:
         print_error(str(error))
         code = 2
     except OSError as error:
-        print_error(str(error))
+        if error.errno != errno.EPIPE:
+            print_error(str(error))
         code = 1
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
+    except (KeyboardInterrupt, typer.Abort) as error:
+        code = 143 if isinstance(error.__cause__ or error, Terminated) else 130
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
         error.show() if hasattr(error, "show") else print_error(str(error))
         code = error.exit_code
-    if code == 130:
+    if code in (130, 143):
         resumable = RESUMABLE & {*sys.argv[1:2]} or "--keep" in sys.argv
         saved = "; finished work is saved, and the same command continues"
         print_error("stopped" + (saved if resumable else ""))
-    sys.exit(code)
+    return code

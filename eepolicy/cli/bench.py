@@ -31,6 +31,7 @@ from eepolicy.cli.options import (
 from eepolicy.cli.progress import progress
 from eepolicy.cli.shared import app, command_line, out, print_json, print_note
 from eepolicy.errors import EepolicyError
+from eepolicy.io import write_text
 
 if TYPE_CHECKING:
     from eepolicy.analysis.timing.runner import Bench
@@ -97,7 +98,7 @@ def bench(
     ] = True,
     compiled: CompileOption = False,
     threads: ThreadsOption = None,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
     write: Annotated[
         Path | None,
@@ -136,6 +137,8 @@ def bench(
         prompts, max_new_tokens, exactly, rounds, first_token, compiled, dtype, device
     )
     names = list(policies or default_policies(spoken))
+    for spec in policies or ():
+        eepolicy.parse_policy(spec).check(spoken.depth)
     tables: dict[str, list[dict[str, Any]]] = {}
     pages: list[str] = []
     for length, rows in product(lengths, sizes):
@@ -270,7 +273,7 @@ def _write(
     picture = Path("images") / f"{file.stem}.svg"
     figure.draw(tables, file.parent / picture)
     shown = ["", f"![Milliseconds a token of each decoding method]({picture})"]
-    file.write_text("\n".join([*_heading(about), *shown, *pages]) + "\n")
+    write_text(file, "\n".join([*_heading(about), *shown, *pages]) + "\n")
 
 
 def _page_title(about: dict[str, Any], prompt_tokens: str) -> str:

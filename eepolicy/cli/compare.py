@@ -11,13 +11,11 @@ import typer
 from eepolicy.cli.comparison import (
     MetricOptions,
     QuestionOptions,
-    count_usage,
-    default_workers,
     give_vocoder,
     has_compiler,
-    results_table,
+    print_comparison,
+    run_comparison,
     until_decided_rule,
-    verdict_lines,
     warnings_of,
 )
 from eepolicy.cli.options import (
@@ -41,8 +39,8 @@ from eepolicy.cli.options import (
     sampling_options,
 )
 from eepolicy.cli.preset import MAX_NEW_TOKENS, Table2Run, check_preset
-from eepolicy.cli.progress import step_progress
-from eepolicy.cli.shared import app, command_line, out, print_json
+from eepolicy.cli.shared import app, print_json
+from eepolicy.cli.workers import GpusOption, ModelSource, RayOption, WorkersOption, connected
 
 QUESTION_PANEL = "Question options"
 SCORING_PANEL = "Scoring options"
@@ -92,6 +90,21 @@ TtsOption = Annotated[
         help="command for speech synthesis of the questions, with {text} and {file}; the model "
         "needs an audio encoder",
         rich_help_panel=QUESTION_PANEL,
+    ),
+]
+WrittenOption = Annotated[
+    bool,
+    typer.Option(
+        "--written",
+        help="ask the written questions of tasks that have sound too",
+        rich_help_panel=QUESTION_PANEL,
+    ),
+]
+LanguageOption = Annotated[
+    str,
+    typer.Option(
+        help="language of the speech, such as zh; scripts without spaces are scored by characters",
+        rich_help_panel=SCORING_PANEL,
     ),
 ]
 JudgeUrlOption = Annotated[
@@ -149,27 +162,27 @@ TimedOption = Annotated[
         rich_help_panel=DECODING_PANEL,
     ),
 ]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(
-        help="number of processes for synthesis and recognition of speech; by default one less "
-        "than the cores, at least 1",
-        min=0,
-        rich_help_panel=SCORING_PANEL,
-    ),
-]
 VocoderOption = Annotated[
     Path | None,
     typer.Option(
-        help="checkpoint folder of the authors' vocoder, for the models of the paper",
+        help="checkpoint folder of the authors' vocoder, for the models of the paper and "
+        "covo-audio-chat; or a folder, an id on the Hub or 'auto' for the codec that the model "
+        "card names",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
 VoiceOption = Annotated[
     Path | None,
     typer.Option(
-        help="sound file with the speaker's voice, for step-audio-2-mini",
+        help="sound file with the speaker's voice, for step-audio-2-mini and for models that "
+        "imitate a voice; folder of a voice, for covo-audio-chat",
         rich_help_panel=MODEL_PANEL,
+    ),
+]
+VoiceTextOption = Annotated[
+    str | None,
+    typer.Option(
+        help="transcript of --voice, for models that imitate a voice", rich_help_panel=MODEL_PANEL
     ),
 ]
 UntilDecidedOption = Annotated[
@@ -197,6 +210,19 @@ AccuracyMarginOption = Annotated[
 MosMarginOption = Annotated[
     float,
     typer.Option(help="MOS that a policy may lose as 'not worse'", rich_help_panel=SCORING_PANEL),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="with --preset: try every part on one reply, print hours and gigabytes, and stop",
+    ),
+]
+AsrDeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="device of speech recognition: auto, cpu or cuda", rich_help_panel=SCORING_PANEL
+    ),
 ]
 CompareTokensOption = Annotated[
     int | None,
@@ -231,17 +257,24 @@ def compare(
     fit_prompts: FitPromptsOption = None,
     whisper: WhisperOption = None,
     rater: RaterOption = None,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     vocoder: VocoderOption = None,
     voice: VoiceOption = None,
+    voice_text: VoiceTextOption = None,
     max_new_tokens: CompareTokensOption = None,
+    asr_device: AsrDeviceOption = "auto",
+    language: LanguageOption = "en",
+    written: WrittenOption = False,
+    dry_run: DryRunOption = False,
     compiled: CompileIfPossibleOption = None,
     restrict_vocab: RestrictVocabOption = False,
     batch: BatchOption = 50,
     timed: TimedOption = 12,
     workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus: GpusOption = 0,
     until_decided: UntilDecidedOption = False,
     wer_margin: WerMarginOption = 2.0,
     accuracy_margin: AccuracyMarginOption = 5.0,
@@ -250,8 +283,8 @@ def compare(
 ) -> None:
     """Compare exit policies on held-out questions: verdicts, tables, figures, and a page.
 
-    All questions are decoded in batches, while other processes transcribe the speech. A sample is
-    decoded again to measure time, one reply at a time.
+    All questions are decoded in batches, while other processes transcribe the speech, and decode
+    too if there are several. A sample is decoded again to measure time, one reply at a time.
 
     A stopped comparison continues when the command is run again. With more --prompts it adds the
     new questions.
@@ -263,28 +296,34 @@ def compare(
     """
     from eepolicy.analysis.evaluation.config import RunConfig
     from eepolicy.analysis.evaluation.records import RunFolder
-    from eepolicy.analysis.evaluation.report import write_report
     from eepolicy.analysis.evaluation.rows import parse_row
-    from eepolicy.analysis.evaluation.run import run
     from eepolicy.analysis.evaluation.verdict import Margins
     from eepolicy.decode.config import EarlyExitConfig
+    from eepolicy.workers import WorkerConfig
 
     if preset is not None:
         rater = rater or "distillmos"  # a measure of the paper
-    metrics = MetricOptions(whisper, rater, judge_url, judge_model, judge_key)
+    metrics = MetricOptions(whisper, rater, judge_url, judge_model, judge_key, asr_device, language)
     notes = warnings_of(metrics, compiled)
+    # compiling pays for itself in the hours of the preset on a GPU, and not in a short run
+    on_gpu = preset is not None and device.startswith("cuda") and has_compiler()
     decoding = EarlyExitConfig(
-        fill=fill, accept=accept, restrict_vocab=restrict_vocab, compile=bool(compiled)
+        fill=fill,
+        accept=accept,
+        restrict_vocab=restrict_vocab,
+        compile=on_gpu if compiled is None else compiled,
     )
     sampling = sampling_options(temperature, top_p)
-    for spec in policies or ():
-        parse_row(spec)
+    list(map(parse_row, policies or ()))  # checks them before anything is loaded
     is_default = replace(decoding, compile=False) == EarlyExitConfig()
-    check_preset(preset, policies, is_default and not sampling and seeds == 1)
-    question_options = QuestionOptions(split, prompts, tuple(tasks or ()), tts)
+    check_preset(preset, policies, is_default and not sampling and seeds == 1, dry_run)
+    question_options = QuestionOptions(split, prompts, tuple(tasks or ()), tts, written)
     own = question_options.own(out_folder)
     spoken = load_model(model, dtype, device, threads, heads, predictor)
-    give_vocoder(spoken, vocoder, voice)
+    give_vocoder(spoken, vocoder, voice, voice_text)
+    worker_config = connected(WorkerConfig(workers, ray, gpus))
+    source = ModelSource(model, dtype, device, heads, predictor, spoken.voice)
+    load = source.for_workers(spoken, worker_config, least=2)  # a single one is busy with speech
     is_own = bool(own) or preset is not None
     questions = (
         own if is_own else held_out_questions(model, split, None if until_decided else prompts)
@@ -299,23 +338,17 @@ def compare(
         batch=batch,
         timed=timed,
         compile_timed=has_compiler() if compiled is None else compiled,
-        workers=default_workers() if workers is None else workers,
+        workers=worker_config,
+        load=load,
         margins=Margins(wer_margin, accuracy_margin, mos_margin),
         looks=until_decided_rule(prompts, len(questions)) if until_decided else None,
     )
     if preset is not None:
-        job = Table2Run(spoken, questions, out_folder, metrics, fit_prompts, config, notes)
-        results = job.run()
+        job = Table2Run(spoken, questions, out_folder, metrics, fit_prompts, config, notes, source)
+        results = job.run(dry_run)
     else:
-        folder = RunFolder(out_folder)
-        with count_usage(folder):
-            comparison = run(spoken, questions, folder, config, metrics, step_progress)
-            results = write_report(spoken, comparison, command_line(), notes)
+        results = run_comparison(spoken, questions, RunFolder(out_folder), config, metrics, notes)
     if as_json:
         print_json(results)
-    elif preset is None:
-        out.print(results_table(results))
-        for line in verdict_lines(results):
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
-        page = out_folder / "index.html"
-        out.print(f"Open {page}", highlight=False, markup=False, soft_wrap=True)
+    elif results and preset is None:
+        print_comparison(results, out_folder / "index.html")

@@ -15,10 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from eepolicy.cli.options import held_out_questions
-from eepolicy.cli.shared import print_warning
+from eepolicy.cli.progress import step_progress
+from eepolicy.cli.shared import command_line, out, print_warning
 from eepolicy.errors import EepolicyError
+from eepolicy.io import beside
 
 if TYPE_CHECKING:
+    from eepolicy.analysis.evaluation.config import RunConfig
     from eepolicy.analysis.evaluation.llm_judge import LlmJudge
     from eepolicy.analysis.evaluation.metrics import SpeechMetrics
     from eepolicy.analysis.evaluation.records import RunFolder
@@ -40,6 +43,8 @@ class MetricOptions:
         judge_url: address of the judge's endpoint; None for no judge.
         judge_model: name of the judge model.
         judge_key: key of the endpoint.
+        asr_device: device of speech recognition.
+        language: code of the language of the speech.
     """
 
     whisper: str | None = None
@@ -47,6 +52,8 @@ class MetricOptions:
     judge_url: str | None = None
     judge_model: str = "gpt-4o-mini"
     judge_key: str | None = None
+    asr_device: str = "auto"
+    language: str = "en"
 
     @property
     def judge(self) -> LlmJudge | None:
@@ -82,7 +89,7 @@ class MetricOptions:
         """Names of the models that all records of a run share, without loading them."""
         from eepolicy.speech import asr
 
-        name = asr.model_name(self.whisper)
+        name = asr.model_name(self.whisper, language=self.language)
         judge = self.judge
         return {
             "speech recognition": None if asr.missing_asr(self.whisper) else name,
@@ -94,8 +101,13 @@ class MetricOptions:
         from eepolicy.analysis.evaluation.metrics import SpeechMetrics
         from eepolicy.speech import asr, mos
 
+        recognizer = None
+        if not asr.missing_asr(self.whisper):
+            recognizer = asr.Whisper(
+                self.whisper, threads=1, device=self.asr_device, language=self.language
+            )
         return SpeechMetrics(
-            asr=None if asr.missing_asr(self.whisper) else asr.Whisper(self.whisper, threads=1),
+            asr=recognizer,
             mos=mos.RATERS[self.rater]() if self.rater is not None and self.rates else None,
             judge=self.judge,
         )
@@ -110,12 +122,14 @@ class QuestionOptions:
         number: number of questions, of each task if there are tasks.
         tasks: `NAME=FILE` of each task.
         tts: command for speech synthesis; None for written questions.
+        is_written: take the written questions where there is sound.
     """
 
     split: str
     number: int
     tasks: tuple[str, ...]
     tts: str | None
+    is_written: bool = False
 
     def own(self, out_folder: Path) -> list[dict[str, Any]]:
         """Read the tasks and synthesize the questions; empty for written held-out questions.
@@ -125,21 +139,24 @@ class QuestionOptions:
         """
         from eepolicy.analysis.evaluation.tasks import synthesized
 
-        questions = read_tasks(self.tasks, self.number)
+        folder = beside(out_folder, "-questions")
+        questions = read_tasks(self.tasks, self.number, folder)
+        if self.is_written:
+            questions = [question | {"audio": None} for question in questions]
         if self.tts is None:
             return questions
         if not questions:
             questions = held_out_questions("pocket", self.split)[: self.number]
-        folder = out_folder.with_name(out_folder.name + "-questions")
         return synthesized(questions, self.tts, folder)
 
 
-def read_tasks(tasks: Sequence[str], number: int) -> list[dict[str, Any]]:
+def read_tasks(tasks: Sequence[str], number: int, sounds: Path) -> list[dict[str, Any]]:
     """Read the first questions of each task.
 
     Args:
         tasks: `NAME=FILE` of each task.
         number: number of questions per task.
+        sounds: folder for spoken questions of data sets on the Hub.
 
     Raises:
         EepolicyError: a task has another form, or its file cannot be read.
@@ -152,7 +169,7 @@ def read_tasks(tasks: Sequence[str], number: int) -> list[dict[str, Any]]:
         if not equals:
             raise EepolicyError(f"a task is given as NAME=FILE; got {task!r}")
         known = {q["question"] for q in questions}
-        own = read_task(file, name)[:number]
+        own = read_task(file, name, sounds)[:number]
         new = [q for q in own if q["question"] not in known]
         if len(new) < len(own):
             print_warning(
@@ -163,31 +180,61 @@ def read_tasks(tasks: Sequence[str], number: int) -> list[dict[str, Any]]:
     return questions
 
 
-def give_vocoder(model: HookedModel, vocoder: Path | None, voice: Path | None) -> None:
-    """Give a model of the paper the vocoder of its authors.
+def give_vocoder(
+    model: HookedModel, vocoder: Path | None, voice: Path | None, voice_text: str | None = None
+) -> None:
+    """Give a speech model the vocoder of its authors, or the codec that its card names.
 
     Args:
         model: model with a card.
-        vocoder: folder of the vocoder's checkpoint; None to do nothing.
-        voice: sound file of the speaker's voice, for Step-Audio-2-mini.
+        vocoder: folder of the vocoder's checkpoint, or an id on the Hub or `auto` for a codec; None
+            to do nothing.
+        voice: sound file of the speaker's voice, for Step-Audio-2-mini and models that imitate one;
+            folder with the files of a voice, for Covo-Audio-Chat.
+        voice_text: transcript of that file, for models that imitate one.
 
     Raises:
-        EepolicyError: the model has another card, or the voice is missing.
+        EepolicyError: the model has another card, or a file is missing.
     """
-    from eepolicy.speech.vocoders import GlmVoice, StepVoice
+    from eepolicy.speech.authors_vocoders import GlmVoice, StepVoice
+    from eepolicy.speech.covo_voice import CovoVoice
 
     if vocoder is None:
         return
+    if model.card is not None and model.card.codec is not None:
+        _give_codec(model, vocoder, voice, voice_text)
+        return
     name = model.card.name if model.card else None
     if name == "glm-4-voice":
-        model.vocoder = GlmVoice(vocoder, model.device.type)
+        speaker: GlmVoice | StepVoice | CovoVoice = GlmVoice(vocoder, str(model.device))
     elif name == "step-audio-2-mini" and voice is not None:
-        model.vocoder = StepVoice(vocoder, voice)
+        speaker = StepVoice(vocoder, voice, str(model.device))
+    elif name == "covo-audio-chat":
+        speaker = CovoVoice(vocoder, voice, str(model.device))
     else:
         raise EepolicyError(
-            "--vocoder is for glm-4-voice, and with --voice for step-audio-2-mini; this model is "
-            f"{name or 'neither'}"
+            "--vocoder is for glm-4-voice and covo-audio-chat, with --voice for step-audio-2-mini, "
+            f"and for models with a codec of transformers, such as llasa; this model is "
+            f"{name or 'none of them'}"
         )
+    speaker.check()
+    model.vocoder = speaker
+
+
+def _give_codec(
+    model: HookedModel, vocoder: Path, voice: Path | None, voice_text: str | None
+) -> None:
+    """Give a model its codec, and the voice of a recording."""
+    from eepolicy.loading.codecs import codec_for
+    from eepolicy.prompts import Voice
+    from eepolicy.speech.audio import read_wave
+
+    codec = codec_for(model, vocoder)
+    model.vocoder = codec
+    if voice is not None:
+        if voice_text is None:
+            raise EepolicyError("--voice needs its transcript: give --voice-text")
+        model.voice = Voice(voice_text, codec.encode(read_wave(voice)))
 
 
 def has_compiler() -> bool:
@@ -227,11 +274,6 @@ def count_usage(folder: RunFolder) -> Iterator[None]:
     folder.note(usage=asdict(total), idle=round(total.idle, 4))
 
 
-def default_workers() -> int:
-    """Number of processes for speech: the other cores."""
-    return max(1, (os.cpu_count() or 2) - 1)
-
-
 def until_decided_rule(first: int, total: int) -> UntilDecided:
     """Looks of `--until-decided`: after the first questions, after 50 more each, and after all.
 
@@ -268,3 +310,40 @@ def terminal_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[
 def verdict_lines(results: list[dict[str, Any]]) -> list[str]:
     """A line per policy with its verdict in words."""
     return [f"{row['policy']}: {row['verdict']}" for row in results[1:]]
+
+
+def run_comparison(
+    model: HookedModel,
+    questions: Sequence[dict[str, Any]],
+    folder: RunFolder,
+    config: RunConfig,
+    metrics: MetricOptions,
+    notes: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Run a comparison and write its report.
+
+    Args:
+        model: model that replies.
+        questions: its questions.
+        folder: folder of the run.
+        config: settings of the run.
+        metrics: models that score replies.
+        notes: sentences for the report.
+
+    Returns:
+        A row of results for each policy.
+    """
+    from eepolicy.analysis.evaluation.report import write_report
+    from eepolicy.analysis.evaluation.run import run
+
+    with count_usage(folder):
+        comparison = run(model, questions, folder, config, metrics, step_progress)
+        return write_report(model, comparison, command_line(), notes)
+
+
+def print_comparison(results: list[dict[str, Any]], page: Path) -> None:
+    """Print the table, the verdicts and the address of the page."""
+    out.print(results_table(results))
+    for line in verdict_lines(results):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    out.print(f"Open {page}", highlight=False, markup=False, soft_wrap=True)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from eepolicy.cli.options import JsonOption
 from eepolicy.cli.shared import app, out, print_json
+
+if TYPE_CHECKING:
+    from eepolicy.speech.authors_vocoders import Authors
 
 PACKAGES = ("eepolicy", "torch", "transformers", "numpy", "safetensors", "matplotlib")
 
@@ -47,7 +51,7 @@ def doctor(
         for heading in ("optional part", "state", "how to install it"):
             table.add_column(heading)
         for name, install in report["parts"].items():
-            table.add_row(name, "missing" if install else "installed", install or "")
+            table.add_row(name, "missing" if install else "installed", escape(install or ""))
         out.print(table)
         if speed:
             out.print(str(reference), highlight=False, markup=False)
@@ -63,6 +67,8 @@ def examine() -> dict[str, Any]:
     import torch
 
     from eepolicy.speech.asr import missing_asr
+    from eepolicy.speech.authors_vocoders import GLM, STEP
+    from eepolicy.speech.covo_voice import COVO
     from eepolicy.speech.mos import NEEDS, missing_mos
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -75,12 +81,9 @@ def examine() -> dict[str, Any]:
         "parts": {
             "speech recognition": missing_asr(),
             **{f"MOS by {rater}": missing_mos(rater) for rater in NEEDS},
-            "vocoder of Step-Audio-2": _unless_installed(
-                "token2wav", "clone github.com/stepfun-ai/Step-Audio2, put it on PYTHONPATH"
-            ),
-            "vocoder of GLM-4-Voice": _unless_installed(
-                "flow_inference", "clone github.com/zai-org/GLM-4-Voice, put it on PYTHONPATH"
-            ),
+            "vocoder of Step-Audio-2": _unless_complete(STEP),
+            "vocoder of GLM-4-Voice": _unless_complete(GLM),
+            "vocoder of Covo-Audio": _unless_complete(COVO),
             "Parquet files": _unless_installed("pyarrow", "pip install pyarrow"),
             "lm-evaluation-harness": _unless_installed(
                 "lm_eval", "pip install 'eepolicy[lm-eval]'"
@@ -93,6 +96,12 @@ def examine() -> dict[str, Any]:
 
 def _unless_installed(module: str, install: str) -> str | None:
     return None if find_spec(module) else install
+
+
+def _unless_complete(authors: Authors) -> str | None:
+    """What to install for a vocoder of a model's authors; None if nothing is missing."""
+    missing = authors.missing()
+    return f"{authors.install} (missing: {', '.join(missing)})" if missing else None
 
 
 def _version(package: str) -> str:

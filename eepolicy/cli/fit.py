@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from eepolicy.cli.fit_rounds import RoundsFiles, RoundsSource, fit_in_rounds
 from eepolicy.cli.options import (
     CompileOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     MaxNewTokensOption,
     ModelArgument,
@@ -23,12 +25,20 @@ from eepolicy.cli.options import (
     load_model,
 )
 from eepolicy.cli.progress import progress
-from eepolicy.cli.shared import app, out, print_json, print_note
+from eepolicy.cli.shared import app, out, print_json, print_note, print_warning
+from eepolicy.cli.workers import GpusOption, ModelSource, RayOption, WorkersOption, connected
+from eepolicy.errors import EepolicyError
+from eepolicy.folder_lock import locked_file
+from eepolicy.workers import WorkerConfig
 
 if TYPE_CHECKING:
-    from eepolicy.fitting import FitConfig, FitResult
+    from eepolicy.fitting import FitConfig, FitResult, Generation
     from eepolicy.hooked import HookedModel
 
+#: bytes beside the model up to which all depths are fitted at once
+AT_ONCE = 4 * 2**30
+#: bytes beside the model that are worth a line
+WORTH_SAYING = 2**30
 #: heading of the options of rounds in the help
 ROUNDS_PANEL = "Options of branches, drafters and rounds"
 
@@ -74,6 +84,13 @@ def fit(
     epochs: Annotated[
         int, typer.Option(help="maximum number of passes over the replies", min=1)
     ] = 5,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="largest learning rate on full-depth replies; by default 1e-3, and 1.5e-3 for a "
+            "fit in rounds, a branch or a drafter"
+        ),
+    ] = None,
     rounds: Annotated[
         int,
         typer.Option(help="number of rounds on own replies", min=0, rich_help_panel=ROUNDS_PANEL),
@@ -110,6 +127,14 @@ def fit(
             rich_help_panel=ROUNDS_PANEL,
         ),
     ] = "float32",
+    batch_replies: Annotated[
+        int | None,
+        typer.Option(
+            help="number of replies in a step; by default 96, and fewer for few prompts",
+            min=1,
+            rich_help_panel=ROUNDS_PANEL,
+        ),
+    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -146,8 +171,28 @@ def fit(
     ] = "0.1",
     max_new_tokens: MaxNewTokensOption = 300,
     seed: Annotated[int, typer.Option(help="seed of initialisation and data order")] = 0,
+    sampled: Annotated[
+        bool,
+        typer.Option(
+            "--sampled",
+            help="fit on replies that are sampled as the authors of a speech model do, as its card "
+            "says; by default they are greedy",
+        ),
+    ] = False,
+    by_depth: Annotated[
+        bool | None,
+        typer.Option(
+            "--by-depth/--at-once",
+            help="fit one depth after another, in the memory of one head, or a depth on each "
+            "worker; by default where all depths would need more than 4 GiB",
+        ),
+    ] = None,
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus: GpusOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Fit an exit head per depth on the model's own replies.
@@ -163,9 +208,10 @@ def fit(
 
     Example: eepolicy fit pocket --heads drafter --layers 1 --on speech --out drafter.safetensors
     """
-    from eepolicy.fitting import FitConfig
+    from eepolicy.fitting import FitConfig, Generation
 
     check_parent(out_file)
+    worker_config = connected(WorkerConfig(workers, ray, gpus))
     config = FitConfig(
         kind=heads,
         depths=None if depths is None else tuple(integers(depths)),
@@ -175,6 +221,8 @@ def fit(
         loss=loss,
         on=on,
         epochs=epochs,
+        learning_rate=learning_rate,
+        batch_replies=batch_replies,
         seed=seed,
         rounds=rounds,
         round_epochs=round_epochs,
@@ -186,12 +234,17 @@ def fit(
     in_rounds = rounds > 0 or heads == "branch" or config.is_drafter
     texts = prompts_to_fit_on(model, prompts, questions, held_out, seed, in_rounds)
     if in_rounds:
-        source = RoundsSource(model, device, threads, compiled, max_new_tokens)
+        kind = "float32" if dtype == "auto" else dtype
+        source = RoundsSource(model, device, threads, compiled, max_new_tokens, worker_config, kind)
         files = RoundsFiles(out_file, workdir or out_file.with_suffix(".fit"), init)
         fit_in_rounds(source, texts, config, files, with_wer=wer, as_json=as_json)
         return
-    fitted_model = load_model(model, device=device, threads=threads)
-    result = _fit(fitted_model, texts, config, out_file, max_new_tokens)
+    fitted_model = load_model(model, dtype, device=device, threads=threads)
+    load = ModelSource(model, dtype, device).for_workers(fitted_model, worker_config)
+    sampling = _sampling(fitted_model) if sampled else {}
+    generation = Generation(max_new_tokens, workers=worker_config, load=load, sampling=sampling)
+    with locked_file(out_file):
+        result = _fit(fitted_model, texts, config, out_file, generation, by_depth)
     if as_json:
         keys = ("fitting", "replies", "held_out_replies", "epochs")
         notes = {key: result.notes[key] for key in keys}
@@ -208,39 +261,94 @@ def _fit(
     prompts: Prompts,
     config: FitConfig,
     out_file: Path,
-    max_new_tokens: int,
+    generation: Generation,
+    by_depth: bool | None = None,
 ) -> FitResult:
     """Generate the replies, fit the heads and save them."""
     from eepolicy import fitting
 
-    replies_file, checkpoint = (
-        out_file.with_suffix(end) for end in (".replies.jsonl", ".checkpoint")
+    by_depth = _announce(model, config, prompts, generation, by_depth)
+    replies_file, checkpoint, folder = (
+        out_file.with_suffix(end) for end in (".replies.jsonl", ".checkpoint", ".depths")
     )
     everything = [*prompts.train, *prompts.held_out]
     replies = fitting.generate_replies(
         model,
         everything,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=generation.max_new_tokens,
         save=replies_file,
         progress=progress("batches of replies"),
+        workers=generation.workers,
+        load=generation.load,
+        sampling=generation.sampling,
     )
     if prompts.share is None:
         chosen = {tuple(model.encode(prompt).tolist()) for prompt in prompts.held_out}
         is_held_out = [tuple(r.tokens[: r.prompt].tolist()) in chosen for r in replies]
     else:
         is_held_out = spread_over(replies, prompts.share)
-    result = fitting.fit(
-        model,
-        *partition(replies, is_held_out),
-        config,
-        checkpoint=checkpoint,
-        report=print_note,
-        progress=progress("steps"),
-    )
+    parts = partition(replies, is_held_out)
+    spreads = by_depth and generation.load is not None and len(config.depths or (1, 2)) > 1
+    bar = progress("depths" if spreads else "steps")
+    report: dict[str, Any] = {"report": print_note, "progress": bar}
+    if by_depth:
+        report |= {"workers": generation.workers, "load": generation.load}
+        result = fitting.fit_by_depth(model, *parts, config, folder, **report)
+    else:
+        result = fitting.fit(model, *parts, config, checkpoint=checkpoint, **report)
     result.heads.save(out_file, model.model, result.notes)
-    for file in (replies_file, checkpoint):
+    for file in (replies_file, checkpoint, *folder.glob("depth-*")):
         file.unlink(missing_ok=True)
+    if folder.is_dir():
+        folder.rmdir()
     return result
+
+
+def _sampling(model: HookedModel) -> dict[str, Any]:
+    """The sampling options of the authors of a model.
+
+    Raises:
+        EepolicyError: the model has no card that says how to sample.
+    """
+    sampling = dict(model.card.sampling) if model.card else {}
+    sampling.pop("do_sample", None)
+    if not sampling:
+        raise EepolicyError("--sampled is for models whose card says how the authors sample")
+    return sampling
+
+
+def _announce(
+    model: HookedModel,
+    config: FitConfig,
+    prompts: Prompts,
+    generation: Generation,
+    by_depth: bool | None,
+) -> bool:
+    """Print the memory that fitting takes, and return whether depths are fitted one by one."""
+    from eepolicy.fitting import fitting_memory
+    from eepolicy.model.free_memory import free_memory
+
+    longest = max(len(model.encode(p)) for p in (*prompts.train, *prompts.held_out))
+    sizes: dict[str, Any] = {
+        "width": model.width,
+        "vocabulary": model.vocab_size,
+        "full_depth": model.depth,
+        "longest": longest + generation.max_new_tokens,
+    }
+    needed = sum(fitting_memory(config, **sizes).values())
+    by_depth = needed > AT_ONCE if by_depth is None else by_depth
+    if by_depth:
+        needed = sum(fitting_memory(replace(config, depths=(1,)), **sizes).values())
+        workers = WorkerConfig.of(generation.workers)
+        if generation.load is not None and workers.ray is None:  # each process fits a depth
+            needed *= workers.processes + 1
+    if needed > WORTH_SAYING:
+        how = "one depth after another" if by_depth else "all depths at once"
+        print_note(f"Estimate: fitting takes {needed / 1e9:.1f} GB beside the model, {how}.")
+    free = free_memory(model.device)
+    if free is not None and needed > free:
+        print_warning(f"Only {free / 1e9:.1f} GB are free on {model.device}.")
+    return by_depth
 
 
 def _rows(result: FitResult) -> list[dict[str, Any]]:

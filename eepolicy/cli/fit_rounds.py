@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,9 @@ from eepolicy.cli.fit_prompts import Prompts
 from eepolicy.cli.options import load_model
 from eepolicy.cli.progress import progress
 from eepolicy.cli.shared import out, print_json, print_note
+from eepolicy.cli.workers import ModelSource
 from eepolicy.errors import EepolicyError
+from eepolicy.workers import WorkerConfig, available_cores
 
 if TYPE_CHECKING:
     from eepolicy.fitting import FitConfig
@@ -34,6 +34,8 @@ class RoundsSource:
         threads: number of CPU threads; None for all cores.
         compile: compile the layers for generation.
         max_new_tokens: maximum number of tokens in a reply.
+        workers: processes that help to generate.
+        dtype: name of the data type of the weights.
     """
 
     name: str
@@ -41,6 +43,8 @@ class RoundsSource:
     threads: int | None
     compile: bool
     max_new_tokens: int
+    workers: WorkerConfig
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -71,21 +75,21 @@ def fit_in_rounds(
     from eepolicy import fitting
     from eepolicy.heads import load_heads, read_notes
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    model = load_model(source.name, device=source.device, threads=source.threads or cores or 1)
+    threads = source.threads or available_cores()
+    model = load_model(source.name, source.dtype, device=source.device, threads=threads)
     start = None if files.init is None else load_heads(files.init, model.lens, model.model)
-    on_cpu = source.device == "cpu"
+    load = ModelSource(source.name, source.dtype, source.device).for_workers(model, source.workers)
     generation = fitting.Generation(
         source.max_new_tokens,
         batch=64,
         compile=source.compile,
-        processes=min(source.threads or cores or 1, 4) if on_cpu else 1,
-        load=partial(load_model, source.name, threads=1),
+        workers=source.workers if load else 0,
+        load=load,
     )
     questions = fitting.Questions(
         [model.encode(q) for q in prompts.train], [model.encode(q) for q in prompts.held_out]
     )
-    measure = partial(reply_word_errors, model) if with_wer else None
+    measure = reply_word_errors if with_wer else None
     reports = fitting.Reports(print_note, progress, measure)
     result = fitting.fit_rounds(
         model, questions, config, files.workdir, start=start, generation=generation, reports=reports
@@ -110,6 +114,7 @@ def reply_word_errors(model: HookedModel, replies: Sequence[Document]) -> dict[s
 
     from eepolicy.analysis.evaluation.scoring import word_errors
     from eepolicy.speech.asr import Whisper
+    from eepolicy.speech.vocoders import decode_at
 
     if model.vocoder is None or model.tokenizer is None:
         raise EepolicyError("--wer needs a model with a vocoder and a tokenizer")
@@ -118,7 +123,7 @@ def reply_word_errors(model: HookedModel, replies: Sequence[Document]) -> dict[s
     for start in range(0, len(replies), 32):
         ids = [reply.reply for reply in replies[start : start + 32]]
         texts = [model.tokenizer.decode(layout.text_ids(i)).strip() for i in ids]
-        waves = [model.vocoder.decode(layout.units(i)) for i in ids]
+        waves = [decode_at(model.vocoder, layout.units(i)) for i in ids]
         for text, transcript in zip(texts, asr.transcribe_clips(waves), strict=True):
             wrong, total = word_errors(text, transcript)
             errors, words = errors + wrong, words + total

@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eepolicy.cli.codebook_options import (
+    CodebooksOption,
+    DepthHeadsOption,
+    DepthPolicyOption,
+    MissingOption,
+)
+from eepolicy.cli.codebooks import CodebookLoading, generate_frames, refuse_options
+from eepolicy.cli.compare import VocoderOption, VoiceOption, VoiceTextOption
+from eepolicy.cli.comparison import give_vocoder
 from eepolicy.cli.options import (
     AcceptOption,
     CompileOption,
@@ -25,8 +34,8 @@ from eepolicy.cli.options import (
     load_model,
     sampling_options,
 )
+from eepolicy.cli.process import as_text
 from eepolicy.cli.shared import app, out, print_json, print_note
-from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
     from eepolicy.decode.output import Output
@@ -38,8 +47,11 @@ def generate(
         str, typer.Argument(help="text of the question; with --spoken a sound file")
     ],
     policy: Annotated[str, typer.Option(help="exit policy, see 'eepolicy policies'")] = "full",
+    depth_policy: DepthPolicyOption = None,
+    codebooks: CodebooksOption = None,
+    missing: MissingOption = None,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="wav file to write the speech to")
+        Path | None, typer.Option("--out", help="file to write the speech to (wav, flac or ogg)")
     ] = None,
     is_spoken: Annotated[
         bool,
@@ -56,7 +68,11 @@ def generate(
     ] = None,
     model: ModelOption = "pocket",
     heads: HeadsOption = None,
+    depth_heads: DepthHeadsOption = None,
     predictor: PredictorOption = None,
+    vocoder: VocoderOption = None,
+    voice: VoiceOption = None,
+    voice_text: VoiceTextOption = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="maximum number of tokens of the reply")
     ] = 400,
@@ -64,10 +80,13 @@ def generate(
     accept: AcceptOption = "all",
     temperature: TemperatureOption = None,
     top_p: TopPOption = None,
+    card_sampling: Annotated[
+        bool, typer.Option("--card-sampling", help="sample as the authors do, by the model card")
+    ] = False,
     seed: Annotated[int, typer.Option(help="seed of sampling")] = 0,
     compiled: CompileOption = False,
     restrict_vocab: RestrictVocabOption = False,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -76,16 +95,44 @@ def generate(
 
     Example: eepolicy generate "What is the capital of France?" --policy spark:triple@14 --out a.wav
     """
-    from eepolicy.speech.audio import write_wav
-    from eepolicy.speech.mel import SAMPLE_RATE
+    from eepolicy.loading.codebooks import has_codebooks
+    from eepolicy.speech.audio import check_suffix, write_audio
 
     check_parent(out_file)
-    if out_file and out_file.suffix != ".wav":
-        raise EepolicyError(f"speech is written as .wav; got --out {out_file}")
+    if out_file:
+        check_suffix(out_file)
+    of_frames = {"depth_policy": depth_policy, "codebooks": codebooks, "missing": missing}
+    if has_codebooks(model):
+        one_stream = {
+            "--spoken": is_spoken,
+            "--chat": is_chat,
+            "--predictor": predictor,
+            "--vocoder": vocoder,
+            "--voice": voice,
+            "--voice-text": voice_text,
+            "--restrict-vocab": restrict_vocab,
+            "--card-sampling": card_sampling,
+            "--accept": None if accept == "all" else accept,
+        }
+        refuse_options(one_stream, f"{model} has several codebooks")
+        loading = CodebookLoading(model, dtype, device, threads, heads, depth_heads)
+        decoding: dict[str, Any] = dict(of_frames, policy=policy, fill=fill)
+        sampled = sampling_options(temperature, top_p)
+        sampled |= {f"depth_decoder_{name}": value for name, value in sampled.items()}
+        decoding |= {"max_new_tokens": max_new_tokens, "compile": compiled, "seed": seed} | sampled
+        generate_frames(as_text(question), loading, decoding, out_file, as_json)
+        return
+    frame_options = {f"--{name.replace('_', '-')}": value for name, value in of_frames.items()}
+    refuse_options(
+        frame_options | {"--depth-heads": depth_heads},
+        f"{model} has one stream of tokens, not several codebooks",
+    )
     spoken = load_model(model, dtype, device, threads, heads, predictor)
-    prompt: Any = Path(question) if is_spoken else question
+    give_vocoder(spoken, vocoder, voice, voice_text)
+    sampling = spoken.card.sampling if card_sampling and spoken.card is not None else {}
+    prompt: Any = Path(question) if is_spoken else as_text(question)
     if not is_spoken and (spoken.has_chat_template if is_chat is None else is_chat):
-        prompt = [{"role": "user", "content": question}]
+        prompt = [{"role": "user", "content": prompt}]
     output = spoken.generate(
         prompt,
         policy,
@@ -95,18 +142,18 @@ def generate(
         compile=compiled,
         restrict_vocab=restrict_vocab,
         seed=seed,
-        **sampling_options(temperature, top_p),
+        **(sampling | sampling_options(temperature, top_p)),
     )
     if out_file:
         wave = output.audio
-        write_wav(out_file, wave)
+        write_audio(out_file, wave, output.sampling_rate)
     if as_json:
         print_json(_document(output, spoken.depth))
         return
     out.print(output.text, highlight=False, markup=False)
     print_note(_summary(output, spoken.depth))
     if out_file:
-        print_note(f"{len(wave) / SAMPLE_RATE:.2f} s of speech in {out_file}")
+        print_note(f"{len(wave) / output.sampling_rate:.2f} s of speech in {out_file}")
 
 
 def _summary(output: Output, full_depth: int) -> str:

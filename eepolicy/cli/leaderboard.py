@@ -10,7 +10,6 @@ import typer
 from eepolicy.cli.comparison import (
     MetricOptions,
     count_usage,
-    default_workers,
     has_compiler,
     terminal_table,
     warnings_of,
@@ -25,6 +24,8 @@ from eepolicy.cli.options import (
 )
 from eepolicy.cli.progress import step_progress
 from eepolicy.cli.shared import app, out, print_json, print_note
+from eepolicy.cli.workers import ModelSource
+from eepolicy.workers import WorkerConfig
 
 #: folder of run folders that the command reads if none is given
 RESULTS = Path("results")
@@ -112,10 +113,14 @@ def run_list(folder: Path, prompts: int, device: str, threads: int | None) -> No
         print_note(estimate(left))
     metrics = MetricOptions()
     warnings_of(metrics, None)
-    config = RunConfig(
-        policies=ROWS, compile_timed=has_compiler(), workers=default_workers()
-    )  # what else is the default of `eepolicy compare` as well
     spoken = load_model("pocket", device=device, threads=threads)
+    workers = WorkerConfig(None)
+    config = RunConfig(  # what else is the default of `eepolicy compare` as well
+        policies=ROWS,
+        compile_timed=has_compiler(),
+        workers=workers,
+        load=ModelSource("pocket", "float32", device).for_workers(spoken, workers, least=2),
+    )
     with count_usage(RunFolder(folder)):
         run(spoken, questions, RunFolder(folder), config, metrics, step_progress)
 

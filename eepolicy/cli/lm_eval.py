@@ -47,7 +47,12 @@ def lm_eval(
     if "eepolicy" not in model_registry:
         model_registry.register("eepolicy", target=TARGET)
     sys.argv = ["eepolicy lm-eval", *harness_arguments(arguments)]
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except EepolicyError:
+        raise
+    except ValueError as error:  # the harness refuses its arguments with it
+        raise EepolicyError(f"lm-evaluation-harness: {error}") from error
 
 
 def harness_arguments(arguments: list[str]) -> list[str]:

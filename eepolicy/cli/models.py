@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -12,13 +11,9 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eepolicy.cli.options import DtypeOption, JsonOption, load_model
+from eepolicy.cli.options import DtypeOption, JsonOption, load_model, torch_dtype
 from eepolicy.cli.shared import app, err, out, print_json, print_note
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from eepolicy.io import read_toml
 
 models = typer.Typer(invoke_without_command=True)
 app.add_typer(models, name="models")
@@ -57,9 +52,7 @@ def list_models(context: typer.Context, as_json: JsonOption = False) -> None:
 def _cards() -> list[dict[str, Any]]:
     """The fields of the model cards, read without torch: the list is there at once."""
     folder = Path(str(files("eepolicy") / "loading" / "model_cards"))
-    return [
-        tomllib.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.toml"))
-    ]
+    return [read_toml(file, "a model card") for file in sorted(folder.glob("*.toml"))]
 
 
 @models.command()
@@ -68,37 +61,80 @@ def check(
 ) -> None:
     """Print what a checkpoint contains, what fits, what is missing, and its memory.
 
-    The weights are not loaded. The exit status is 1 if something is missing.
+    One weight is read at a time. The exit status is 1 if something is missing.
 
     Example: eepolicy models check ~/checkpoints/Step-Audio-2-mini
     """
+    from transformers.utils import logging
+
     from eepolicy.loading.inspect import inspect
 
+    logging.disable_progress_bar()  # of weights that are not read
     is_good = True
     for finding in inspect(folder):
         is_good &= finding.ok
         console, mark = (out, "✓") if finding.ok else (err, "✗")
         console.print(f"{mark} {finding.sentence}", highlight=False, markup=False, soft_wrap=True)
+    for line in _estimates(folder) if is_good else ():
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(0 if is_good else 1)
+
+
+def _estimates(folder: Path) -> list[str]:
+    """Memory of fitting and hours of the paper's table, for a checkpoint at the paper's sizes."""
+    from eepolicy.analysis.evaluation.spark_table2 import ROWS
+    from eepolicy.analysis.evaluation.table2_estimate import Load, estimate
+    from eepolicy.analysis.evaluation.table2_sizes import published_sizes
+    from eepolicy.loading.auto import UPSTREAM
+    from eepolicy.loading.huggingface import read_config
+
+    config = read_config(folder / "config.json")
+    _, name = UPSTREAM.get(config.get("model_type", ""), (None, ""))
+    size = published_sizes().get(name)
+    text = config | config.get("text_config", {})
+    layers = text.get("num_layers") or text.get("num_hidden_layers")
+    if size is None or (layers, text.get("hidden_size")) != (size.layers, size.width):
+        return []
+    whole = estimate(size, ROWS[name], Load())
+    fitting = whole.memory["while fitting: one depth"]
+    return [
+        f"Estimate: fitting a linear head takes {fitting / 1e9:.1f} GB beside the weights.",
+        f"Estimate: Table 2 of the paper takes {whole.hours:.1f} hours on {whole.machine.name}, "
+        "and the time of vocoder, recognition, rating and judge: see 'eepolicy compare --preset "
+        "spark-table2 --dry-run'.",
+    ]
 
 
 @app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(help="folder or Hub id of GLM-4-Voice or Step-Audio-2-mini")
+        str,
+        typer.Argument(
+            help="folder or Hub id of GLM-4-Voice, Step-Audio-2-mini or Covo-Audio-Chat; with "
+            "--card of any model in Hugging Face format"
+        ),
     ],
     folder: Annotated[Path, typer.Argument(help="new folder for the converted model")],
     dtype: DtypeOption = "bfloat16",
+    card: Annotated[
+        str | None,
+        typer.Option(help="model card to write into the new folder: a name or a TOML file"),
+    ] = None,
 ) -> None:
     """Convert a model from its authors' file layout to the Hugging Face format.
 
     The converted model loads with every option of transformers, such as device_map and
-    quantization_config.
+    quantization_config. With --card, its config contains the card, and later commands need no card.
 
     Example: eepolicy convert zai-org/glm-4-voice-9b glm-4-voice
     """
+    import eepolicy
     from eepolicy.loading.convert import check_new_folder, save_converted
 
     check_new_folder(folder)  # before the model is loaded, which takes minutes
-    save_converted(load_model(source, dtype), folder)
+    if card is None:
+        model = load_model(source, dtype)
+    else:
+        model = eepolicy.load(source, torch_dtype(dtype, source, "cpu"), card)
+    save_converted(model, folder)
     print_note(f"The model in Hugging Face format is in {folder}, in {dtype}")

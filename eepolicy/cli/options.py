@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from eepolicy.hooked import HookedModel
 
+#: device maps of transformers, which `--device` takes too
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 #: headings of the options in the help, by topic
 MODEL_PANEL = "Model options"
 DECODING_PANEL = "Decoding options"
@@ -28,13 +30,16 @@ ModelOption = Annotated[str, typer.Option(help=MODEL_HELP, rich_help_panel=MODEL
 DtypeOption = Annotated[
     str,
     typer.Option(
-        help="data type of the weights: float32, bfloat16 or float16", rich_help_panel=MODEL_PANEL
+        help="data type of the weights: float32, bfloat16, float16, or auto: on a GPU as they are "
+        "stored, and float32 on a CPU",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 DeviceOption = Annotated[
     str,
     typer.Option(
-        help="device that the model runs on, such as cpu, cuda or cuda:1",
+        help="device that the model runs on, such as cpu, cuda or cuda:1; auto, balanced, "
+        "balanced_low_0 and sequential spread a model in Hugging Face format over all GPUs",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -148,7 +153,7 @@ JsonOption = Annotated[
 
 def load_model(
     name: str,
-    dtype: str = "float32",
+    dtype: str = "auto",
     device: str = "cpu",
     threads: int | None = None,
     heads: str | None = None,
@@ -158,8 +163,8 @@ def load_model(
 
     Args:
         name: see `eepolicy.load`.
-        dtype: name of the data type of the weights.
-        device: device to move the model to.
+        dtype: name of the data type of the weights, or `"auto"`.
+        device: device to move the model to, or one of `DEVICE_MAPS`.
         threads: number of CPU threads; None for `"auto"` of `eepolicy.load`.
         heads: exit heads; see `eepolicy.load`.
         predictor: file with an exit predictor to use instead of the model's own.
@@ -173,15 +178,33 @@ def load_model(
     from eepolicy.heads import load_predictor
 
     logging.disable_progress_bar()  # it would flicker for a second
-    model = eepolicy.load(name, dtype=torch_dtype(dtype), threads=threads or "auto", heads=heads)
+    kind = torch_dtype(dtype, name, device)
+    spread = device_map(device)
+    model = eepolicy.load(name, dtype=kind, threads=threads or "auto", heads=heads, **spread)
     if predictor is not None:
         model.predictor = load_predictor(predictor, model.model)
-    model.to(device)
+    if not spread:
+        model.to(device)
     return model
 
 
-def torch_dtype(name: str) -> torch.dtype:
+def device_map(device: str) -> dict[str, str]:
+    """The option of `from_pretrained` that spreads a model; empty for a single device.
+
+    Args:
+        device: a device, or one of `DEVICE_MAPS`.
+    """
+    return {"device_map": device} if device in DEVICE_MAPS else {}
+
+
+def torch_dtype(name: str, model: str, device: str) -> torch.dtype:
     """Look up a data type by name.
+
+    Args:
+        name: name of the data type, or `"auto"`: on a GPU that of the weights, and float32 on a
+            CPU, where other types are slow.
+        model: see `eepolicy.load`.
+        device: device of the model.
 
     Raises:
         EepolicyError: models are not loaded in this type.
@@ -189,8 +212,12 @@ def torch_dtype(name: str) -> torch.dtype:
     import torch
 
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "auto":
+        from eepolicy.loading.stored_dtype import stored_dtype
+
+        return torch.float32 if device == "cpu" else stored_dtype(model)
     if name not in known:
-        raise EepolicyError(f"--dtype is {', '.join(known)}; got {name!r}")
+        raise EepolicyError(f"--dtype is auto, {', '.join(known)}; got {name!r}")
     return known[name]
 
 

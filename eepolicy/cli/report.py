@@ -25,7 +25,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="folder of a comparison")],
     model: ModelOption = "pocket",
     heads: HeadsOption = None,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -36,6 +36,7 @@ def report(
     """
     from eepolicy.analysis.evaluation.load import load_comparison
     from eepolicy.analysis.evaluation.report import write_report
+    from eepolicy.analysis.evaluation.spark_table2 import rows_in, write_table2
     from eepolicy.heads.fingerprint import fingerprint
 
     comparison = load_comparison(folder)
@@ -44,8 +45,11 @@ def report(
     if fingerprint(spoken.model) != identity.get("model"):
         raise EepolicyError(f"{folder} contains a run of another model than {model}: give --model")
     results = write_report(spoken, comparison, command_line(), again=True)
+    rows = rows_in(spoken, comparison)
+    if rows:
+        write_table2(rows, comparison)
     if as_json:
-        patterns = ("results.*", "*.png", "*.svg", "*.pdf", "index.html")
+        patterns = ("table2.md", "results.*", "*.png", "*.svg", "*.pdf", "index.html")
         files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
         print_json({"model": model, "folder": folder, "results": results, "files": files})
         return

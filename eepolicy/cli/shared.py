@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # piped tables are not wrapped at the width of a terminal
-out = Console(width=None if sys.stdout.isatty() else 140)
+out = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 

@@ -20,7 +20,10 @@ from eepolicy.cli.options import (
 )
 from eepolicy.cli.progress import progress
 from eepolicy.cli.shared import app, print_json, print_markdown, print_note
+from eepolicy.cli.workers import GpusOption, ModelSource, RayOption, WorkersOption, connected
 from eepolicy.errors import EepolicyError
+from eepolicy.io import make_folder, write_figure, write_text
+from eepolicy.workers import WorkerConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +43,9 @@ def stats(
     lens: LensOption = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus: GpusOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Measure layer statistics, confidence calibration, and repetition in text and speech.
@@ -54,15 +60,19 @@ def stats(
     from eepolicy.analysis.studies.sequences import by_modality, sequence_statistics
     from eepolicy.fitting.replies import generate_replies
 
+    worker_config = connected(WorkerConfig(workers, ray, gpus))
     spoken = _speech_model(model, device, threads, heads)
     questions = [q["question"] for q in held_out_questions(model, "test", prompts)]
-    out_folder.mkdir(parents=True, exist_ok=True)
+    load = ModelSource(model, device=device, heads=heads).for_workers(spoken, worker_config)
+    make_folder(out_folder)
     replies = generate_replies(
         spoken,
         questions,
         max_new_tokens=400,
         save=out_folder / "replies.jsonl",
         progress=progress("batches of replies"),
+        workers=worker_config,
+        load=load,
     )
     result = eepolicy.probe(
         spoken,
@@ -70,6 +80,8 @@ def stats(
         heads=spoken.lens if lens else None,
         save=out_folder / "probe",
         progress=progress("probed replies"),
+        workers=worker_config,
+        load=load,
     )
     tokens, calibration = token_statistics(result), reliability(result)
     sequences = sequence_statistics(by_modality(spoken.layout, replies))
@@ -115,6 +127,9 @@ def drift(
     heads: HeadsOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus: GpusOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the drift of states and tokens between full-depth refreshes.
@@ -126,18 +141,29 @@ def drift(
     from eepolicy.analysis.studies.base import BatchOptions
     from eepolicy.analysis.studies.drift import FILLS
     from eepolicy.analysis.studies.drift import drift as measure_drift
+    from eepolicy.decode.fills import parse_fill
+    from eepolicy.policies import parse_policy
 
+    for spec in fill or ():  # before the model is loaded
+        parse_fill(spec)
+    for spec in policies or ():
+        parse_policy(spec)
+    config = connected(WorkerConfig(workers, ray, gpus))
     spoken = _speech_model(model, device, threads, heads)
     questions = [q["question"] for q in held_out_questions(model, "test", prompts)]
     chosen = policies or [f"spark:triple@{round(0.7 * spoken.depth)}"]
     runs = [(policy, f) for policy in chosen for f in fill or list(FILLS)]
-    out_folder.mkdir(parents=True, exist_ok=True)
-    options = BatchOptions(progress=progress("batches", lambda item: f"{item[0]} {item[1]}"))
+    make_folder(out_folder)
+    options = BatchOptions(
+        progress=progress("batches", lambda item: f"{item[0]} {item[1]}"),
+        workers=config,
+        load=ModelSource(model, device=device, heads=heads).for_workers(spoken, config),
+    )
     result = measure_drift(spoken, questions, runs, options)
     files = _write(out_folder, "drift", result.table(), lambda: result.figure("kl"))
     for name, rows in (("tokens", result.tokens), ("replies", result.replies)):
         files.append(out_folder / f"{name}.csv")
-        rows.to_csv(files[-1], index=False)
+        write_text(files[-1], rows.to_csv(index=False))
     if as_json:
         results = result.to_pandas()
         print_json({"model": model, "prompts": prompts, "results": results, "files": files})
@@ -163,9 +189,9 @@ def _write(folder: Path, name: str, table: str, figure: Callable[[], Figure]) ->
     from eepolicy.analysis.style import figures
 
     text, *pictures = files = [folder / f"{name}.{kind}" for kind in ("md", "svg", "png")]
-    text.write_text(table + "\n")
+    write_text(text, table + "\n")
     with figures():
         drawn = figure()
         for file in pictures:
-            drawn.savefig(file, dpi=150)
+            write_figure(file, drawn, dpi=150)
     return files

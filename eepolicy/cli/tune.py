@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,10 @@ from eepolicy.cli.options import (
     load_model,
 )
 from eepolicy.cli.shared import app, out, print_json, print_markdown, print_note
+from eepolicy.cli.workers import GpusOption, ModelSource, RayOption, WorkersOption, connected
 from eepolicy.errors import EepolicyError
+from eepolicy.io import write_text
+from eepolicy.workers import WorkerConfig
 
 if TYPE_CHECKING:
     from eepolicy.analysis.studies.policy_search import SearchResult
@@ -57,6 +61,9 @@ def tune(
     ] = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus: GpusOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Search schedules for the fewest layer calls within a loss budget, with a guarantee.
@@ -64,6 +71,8 @@ def tune(
     Example: eepolicy tune --wer-loss 4 --accuracy-loss 8 --keep work/tune
     """
     from eepolicy.analysis.studies import policy_search
+    from eepolicy.analysis.studies.base import BatchOptions
+    from eepolicy.analysis.studies.batch_scores import BatchScorer, make_scorer
     from eepolicy.speech import asr
 
     if asr.missing_asr():
@@ -76,19 +85,26 @@ def tune(
             f"got --prompts {prompts} --check {check}"
         )
     budget = policy_search.LossBudget(wer_loss / 100, accuracy_loss / 100, confidence)
-    result = policy_search.search_policies(
-        policy_search.PolicyEvaluator(spoken, asr.Whisper(threads=threads or 1), keep),
-        calibration[:prompts],
-        others[:check],
-        budget,
-        candidates=policy_search.policy_chains(
-            spoken.depth, None if depths is None else integers(depths)
-        ),
-        report=print_note,
-    )
+    config, whisper = connected(WorkerConfig(workers, ray, gpus)), asr.Whisper(threads=threads or 1)
+    source = ModelSource(model, device=device, heads=heads)
+    load = source.for_workers(spoken, config)
+    length = BatchOptions().max_new_tokens
+    own = BatchScorer(spoken, whisper, length)
+    make = partial(make_scorer, load or source.load, partial(asr.Whisper, threads=1), length)
+    with (config if load else WorkerConfig(0)).start(make, own) as scorers:
+        result = policy_search.search_policies(
+            policy_search.PolicyEvaluator(spoken, whisper, keep, workers=scorers),
+            calibration[:prompts],
+            others[:check],
+            budget,
+            candidates=policy_search.policy_chains(
+                spoken.depth, None if depths is None else integers(depths)
+            ),
+            report=print_note,
+        )
     summary = _summary(result, check)
     if out_file:
-        out_file.write_text(f"{result.table()}\n\n{summary}\n")
+        write_text(out_file, f"{result.table()}\n\n{summary}\n")
     if as_json:
         print_json(
             {

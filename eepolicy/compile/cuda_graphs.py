@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -152,7 +152,7 @@ class CudaGraphExecutor(CompiledExecutor):
             current.wait_stream(stream)
             if out is None:
                 raise RuntimeError("a kernel is missing")
-        except Exception as error:
+        except RuntimeError as error:  # CUDA reports its errors so
             self._unavailable = True
             warnings.warn(
                 f"CUDA graphs are not used, compiled layers are launched one by one: {error}",
@@ -162,17 +162,30 @@ class CudaGraphExecutor(CompiledExecutor):
         return _GraphReplay(graph, static, out)
 
 
+def executor_for(model: Backbone) -> CompiledExecutor:
+    """A new executor of compiled layers: with CUDA graphs on a GPU.
+
+    Args:
+        model: model whose layers run.
+    """
+    return (CudaGraphExecutor if model.device.type == "cuda" else CompiledExecutor)(model)
+
+
 @contextmanager
 def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     """Capture the kernels that are launched on the current stream."""
     graph.capture_begin(pool, capture_error_mode="thread_local")
-    try:
+    with ExitStack() as failed:
+        failed.callback(_end_failed, graph)
         yield
-    except BaseException:
-        with suppress(RuntimeError):  # it reports the same error with less detail
-            graph.capture_end()
-        raise
+        failed.pop_all()
     graph.capture_end()
+
+
+def _end_failed(graph: torch.cuda.CUDAGraph) -> None:
+    """End a capture within which an error was raised."""
+    with suppress(RuntimeError):  # it reports the same error with less detail
+        graph.capture_end()
 
 
 class GraphInputs(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from eepolicy.compile.gemv import ONE_SHAPE, Products, library, product_of
 from eepolicy.compile.head_module import HeadModule, head_module
-from eepolicy.compile.kernel_cache import KernelCache, KernelCall
+from eepolicy.compile.kernel_cache import KERNEL_ERRORS, KernelCache, KernelCall
 from eepolicy.compile.layer_functions import (
     MakeFunction,
     causal_mask,
@@ -329,7 +329,7 @@ class CompiledExecutor(LayerExecutor):
             return None
         try:
             return self._kernels.run(*args)
-        except Exception as error:
+        except KERNEL_ERRORS as error:
             self._turn_off(error)
             return None
 

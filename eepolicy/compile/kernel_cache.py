@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eepolicy.compile.native import native_library
 from eepolicy.compile.plan import CannotRecord, KernelPlan, Source, input_values, record
+from eepolicy.errors import translated
 
 #: largest difference of a plan from the kernels of the compiler, as a share of the largest number:
 #: products are summed in another order
@@ -28,6 +29,19 @@ OPTIONS = {
     "size_asserts": False,
     "alignment_asserts": False,
 }
+
+
+class CannotCompile(RuntimeError):
+    """The compiler cannot compile a function; the message is that of its error."""
+
+
+def cannot_compile(error: Exception) -> CannotCompile:
+    """The error for one that is raised while a function is compiled, of any type."""
+    return CannotCompile(str(error).strip() or repr(error))
+
+
+#: errors of `KernelCache.run`.  A kernel that was compiled raises one of the others
+KERNEL_ERRORS = (CannotCompile, RuntimeError, IndexError, AssertionError)
 
 
 class DynamicDims(NamedTuple):
@@ -98,13 +112,25 @@ class KernelCache:
             The outputs of the function; None where the compiler makes no more kernels for it.
 
         Raises:
-            Exception: an error of the compiler, where it cannot compile the function.
+            CannotCompile: the compiler cannot compile the function.
         """
         call = self._calls.get(guard)
         if call is not None:
             return call(args)
         if guard in self._refused:
             return None
+        with translated(cannot_compile):
+            return self._compile_and_call(key, guard, make, args, dynamic)
+
+    def _compile_and_call(
+        self,
+        key: Hashable,
+        guard: Hashable,
+        make: Callable[[], Callable[..., Any]],
+        args: Sequence[Tensor],
+        dynamic: Callable[[], Sequence[DynamicDims]],
+    ) -> tuple[Tensor, ...] | None:
+        """The first call with a guard; see `run`."""
         if key not in self._functions:
             self._functions[key] = self._compiled(make())
         for tensor, sizes, _ in dynamic():

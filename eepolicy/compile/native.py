@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eepolicy.errors import Caught
+
 #: source of the library
 SOURCE = Path(__file__).with_name("native.cpp")
 #: a product and a sum become one instruction
@@ -63,13 +65,12 @@ class NativeLibrary:
 @cache
 def native_library() -> NativeLibrary | None:
     """The library, which is compiled at the first call; None where that is not possible."""
-    from torch._inductor.codecache import CppCodeCache
+    with Caught():
+        from torch._inductor.codecache import CppCodeCache
 
-    try:
         library: Any = CppCodeCache.load(SOURCE.read_text(), extra_flags=FLAGS)
         return NativeLibrary(library)
-    except Exception:  # the kernels of the compiler are called one by one
-        return None
+    return None  # the kernels of the compiler are called one by one
 
 
 def serves(like: torch.Tensor) -> bool:

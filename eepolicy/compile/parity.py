@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eepolicy.compile.kernel_cache import KernelCache
+from eepolicy.compile.kernel_cache import KernelCache, cannot_compile
+from eepolicy.errors import translated
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.kv_cache import KVCache
 
@@ -43,7 +44,8 @@ class UncompiledKernels(KernelCache):
         args: Sequence[Tensor],
         dynamic: object,
     ) -> tuple[Tensor, ...]:
-        out = make()(*args)
+        with translated(cannot_compile):
+            out = make()(*args)
         return out if isinstance(out, tuple) else (out,)
 
 

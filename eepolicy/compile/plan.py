@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.compile.native import MAX_ARGUMENTS, MAX_ROWS, Integers, NativeLibrary
+from eepolicy.errors import translated
 
 #: index of a tensor among the arguments, and the number to read from it; None for the tensor itself
 Source: TypeAlias = "tuple[int, Callable[[Tensor], Any] | None]"
@@ -191,10 +192,8 @@ def record(
             index, number = readers.pop(0)
             assert number is not None
             symbolic.append(recorder.symbol(index, number))
-    try:
+    with translated(lambda error: CannotRecord(str(error))):
         out = recorder.trace(code, symbolic)
-    except Exception as error:
-        raise CannotRecord(str(error)) from error
     return recorder.plan(out)
 
 

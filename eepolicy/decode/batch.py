@@ -13,6 +13,8 @@ from eepolicy.decode.branches import Branches
 from eepolicy.decode.column_states import ColumnStates
 from eepolicy.decode.positions import Positions
 from eepolicy.decode.recorder import Recorder
+from eepolicy.errors import EepolicyError
+from eepolicy.guard import Guard, name_of
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.model.families import Rotation
@@ -70,6 +72,7 @@ class Batch:
         self.executor = executor
         self.cache = executor.open_cache(len(padding), capacity)
         self._pending = ColumnStates(len(padding), capacity)
+        self._deferred: set[int] = set()  # rows that the fill keeps pending in this step
         self._reply_start: int | None = None  # column of the first token of a step
         self._costs = [TokenCost() for _ in padding]
         self.branches = Branches(self.options.branch_depths, backbone.depth, len(padding), capacity)
@@ -186,12 +189,22 @@ class Batch:
     def exit(self, block: Block) -> None:
         """Rows stop after `block.depth` layers; the fill treats the missing keys and values."""
         if block.depth < self.backbone.depth:
-            self.options.fill.on_exit(self, block)
+            self._deferred.clear()
+            with Guard(self.options.fill, "on_exit"):
+                self.options.fill.on_exit(self, block)
+            for row in block.rows:
+                if row not in self._deferred and self.num_pending(row):
+                    raise EepolicyError(
+                        f"{name_of(self.options.fill, 'on_exit')} left the layers above depth "
+                        f"{block.depth} of a row: it must call batch.defer, batch.run or "
+                        "batch.mark_computed"
+                    )
 
     def defer(self, block: Block) -> None:
         """Keep the columns of a block pending at its depth."""
         columns = slice(self.columns - block.hidden.shape[1], self.columns)
         self.store(self._pending, block, columns)
+        self._deferred.update(block.rows)
 
     def store(self, states: ColumnStates, block: Block, columns: slice) -> None:
         """Store the columns that each row of a block computes; `columns` are those of the block."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from eepolicy.arguments import checked
 from eepolicy.decode.acceptance import AcceptAll, Acceptance, parse_acceptance
 from eepolicy.decode.fills import CatchUp, KVFill, parse_fill
 from eepolicy.decode.rebatch import check_rebatch
 from eepolicy.decode.verify import MAX_UNVERIFIED
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Positive, Seed, build, check_fields
+from eepolicy.guard import Guard, wrong_result
 from eepolicy.modality import TokenLayout
 from eepolicy.policies import ExitPolicy, FullDepth, parse_policy
 from eepolicy.policies.base import check_depth
+from eepolicy.returned import check_depths
 from eepolicy.speech.vocoders import Vocoder
 
 
@@ -38,7 +44,8 @@ class EarlyExitConfig:
         compile: run the layers with code made by `torch.compile`.
         record: record hidden states and statistics of the layers that run; True, or the options of
             `eepolicy.probe`.
-        seed: seed of sampling; None for the global generator of PyTorch.
+        seed: seed of sampling; None for the global generator of PyTorch.  A tuple has a seed for
+            each row of the batch, which is then sampled as it is alone.
 
     Raises:
         EepolicyError: a value has the wrong type or is out of range.
@@ -54,12 +61,12 @@ class EarlyExitConfig:
     policy: ExitPolicy = field(default_factory=FullDepth)
     fill: KVFill = field(default_factory=CatchUp)
     accept: Acceptance = field(default_factory=AcceptAll)
-    max_pending: int | None = None
+    max_pending: Positive | None = None
     rebatch: str | float = "never"
     restrict_vocab: bool = False
     compile: bool = False
     record: bool | Mapping[str, Any] = False
-    seed: int | None = None
+    seed: Seed | Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
 
     def __init__(
         self,
@@ -72,18 +79,24 @@ class EarlyExitConfig:
         restrict_vocab: bool = False,
         compile: bool = False,
         record: bool | Mapping[str, Any] = False,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
     ) -> None:
+        # the items of bytes are integers, as seeds are
+        has_seeds = isinstance(seed, Sequence) and not isinstance(seed, (str, bytes, bytearray))
         values = {
-            "policy": _parsed(policy, ExitPolicy, FullDepth, parse_policy, "policy"),
-            "fill": _parsed(fill, KVFill, CatchUp, parse_fill, "fill"),
-            "accept": _parsed(accept, Acceptance, AcceptAll, parse_acceptance, "accept"),
+            "policy": plugin_of(
+                FullDepth() if policy is None else policy, ExitPolicy, parse_policy, "policy"
+            ),
+            "fill": plugin_of(CatchUp() if fill is None else fill, KVFill, parse_fill, "fill"),
+            "accept": plugin_of(
+                AcceptAll() if accept is None else accept, Acceptance, parse_acceptance, "accept"
+            ),
             "max_pending": max_pending,
             "rebatch": rebatch,
             "restrict_vocab": restrict_vocab,
             "compile": compile,
             "record": record,
-            "seed": seed,
+            "seed": tuple(seed) if has_seeds else seed,  # type: ignore[arg-type]
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -91,9 +104,7 @@ class EarlyExitConfig:
 
     def _check(self) -> None:
         """Check values that do not depend on a model."""
-        is_count = isinstance(self.max_pending, int) and not isinstance(self.max_pending, bool)
-        if self.max_pending is not None and (not is_count or self.max_pending < 1):
-            raise EepolicyError(f"max_pending is 1 or more, or None; got {self.max_pending!r}")
+        check_fields(self)
         check_rebatch(self.rebatch)
         if not self.fill.defers and (self.max_pending is not None or self.rebatch != "never"):
             raise EepolicyError(
@@ -151,10 +162,7 @@ class EarlyExitConfig:
             EepolicyError: the policy has depths that the model lacks, or acts on speech and the
                 model has none, or the model does not support another option.
         """
-        self.policy.check(depth)
-        least = self.policy.min_depth(depth)
-        if least:  # 0 is the drafter
-            check_depth(least, depth, f"min_depth of {self.policy!r}")
+        self._check_policy(depth)
         if self.policy.on == "speech" and not layout.has_speech:
             raise EepolicyError(
                 f"{self.policy!r} acts on speech, and this model has none: put 'text=' in front, "
@@ -166,7 +174,30 @@ class EarlyExitConfig:
                 "restrict_vocab reads speech out over its own ids: it needs a model with speech, "
                 f"and excludes options that read the full model ({self.policy!r}, {self.accept!r})"
             )
-        return self.replace(accept=self.accept.bind(layout, vocoder))
+        with Guard(self.accept, "bind"):
+            accept = self.accept.bind(layout, vocoder)
+        if not isinstance(accept, Acceptance):
+            raise wrong_result(self.accept, "bind", accept, "an acceptance rule")
+        return self.replace(accept=accept)
+
+    def _check_policy(self, depth: int) -> None:
+        """Check what a policy says of a model of `depth` layers."""
+        policy = self.policy
+        with Guard(policy, "check"):
+            policy.check(depth)
+        with Guard(policy, "min_depth"):
+            least = policy.min_depth(depth)
+        if type(least) is not int:
+            raise wrong_result(policy, "min_depth", least, "an integer")
+        if least:  # 0 is the drafter
+            check_depth(least, depth, f"min_depth of {policy!r}")
+        with Guard(policy, "possible_depths"):
+            possible = policy.possible_depths(depth)
+        if possible is not None:
+            check_depths(policy, "possible_depths", possible, 0, depth)
+        with Guard(policy, "predicted_depths"):
+            predicted = policy.predicted_depths(depth)
+        check_depths(policy, "predicted_depths", predicted, 1, depth)
 
     def replace(self, **changes: Any) -> EarlyExitConfig:
         """A copy with other values."""
@@ -182,15 +213,24 @@ class EarlyExitConfig:
         return values | {name: values[name].spec for name in ("policy", "fill", "accept")}
 
     @classmethod
+    @checked()
     def from_dict(cls, values: Mapping[str, Any]) -> EarlyExitConfig:
         """Read what `to_dict` returns."""
-        return cls(**values)
+        return build(cls, values)
 
 
-def _parsed(value: Any, base: type, default: Any, parse: Any, name: str) -> Any:
-    """An object of a plug-in class from an object, a spec string, or None."""
-    if value is None:
-        return default()
+def plugin_of(value: Any, base: type, parse: Any, name: str) -> Any:
+    """An object of a plug-in class from an object or a spec string.
+
+    Args:
+        value: the object or the spec string.
+        base: base class of the plug-ins.
+        parse: builds an object from a spec string.
+        name: name of the option, for the message.
+
+    Raises:
+        EepolicyError: the value is neither.
+    """
     plugin = parse(value) if isinstance(value, str) else value
     if not isinstance(plugin, base):
         raise EepolicyError(

@@ -14,7 +14,7 @@ from eepolicy.model.backbone import Backbone
 #: windows and other features of the config beyond this many positions are not checked, because
 #: the keys of one layer would take too much memory
 MAX_POSITION = 20_000
-#: positions behind the longest window
+#: positions after the longest window
 MARGIN = 8
 
 #: names in a config, or in its rotary parameters, of positions from which attention changes
@@ -85,7 +85,7 @@ class FarCache(DynamicCache):  # type: ignore[misc]
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Put new keys and values behind the earlier ones, (rows, heads, tokens, d) each."""
+        """Append new keys and values to the earlier ones, (rows, heads, tokens, d) each."""
         generator = torch.Generator().manual_seed(layer_idx)
         column = torch.randn(self.length, generator=generator) * self._scale
         shape = (*values.shape[:2], self.length, values.shape[3])

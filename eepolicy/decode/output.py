@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from eepolicy.decode.output_html import reply_html
-from eepolicy.errors import EepolicyError
-from eepolicy.speech.mel import SAMPLE_RATE
-from eepolicy.speech.vocoders import Vocoder
+from eepolicy.guard import Guard
+from eepolicy.returned import check_wave
+from eepolicy.speech.audio import resampled
+from eepolicy.speech.vocoders import Vocoder, required_vocoder, sampling_rate_of
 from eepolicy.trace import Trace
 
 
@@ -51,7 +52,8 @@ class Output:
     def _repr_html_(self) -> str:
         """The reply in a notebook: its text, a player of its speech, and the depths."""
         speaks = self.vocoder is not None and len(self.units)
-        return reply_html(self.text, self.audio if speaks else None, self.trace)
+        sound = (self.audio, self.sampling_rate) if speaks else None
+        return reply_html(self.text, sound, self.trace)
 
     @property
     def sequences(self) -> Tensor:
@@ -66,7 +68,7 @@ class Output:
     @property
     def sampling_rate(self) -> int:
         """Samples per second of `audio`."""
-        return SAMPLE_RATE
+        return sampling_rate_of(self.vocoder)
 
     @property
     def audio(self) -> Tensor:
@@ -75,6 +77,18 @@ class Output:
         Raises:
             EepolicyError: the model has no vocoder.
         """
-        if self.vocoder is None:
-            raise EepolicyError("the model has no vocoder: pass one to HookedModel(vocoder=...)")
-        return self.vocoder.decode(self.units)
+        vocoder = required_vocoder(self.vocoder)
+        with Guard(vocoder, "decode"):
+            wave = vocoder.decode(self.units)
+        return check_wave(vocoder, wave)
+
+    def audio_at(self, rate: int) -> Tensor:
+        """The speech at another sampling rate: (samples,).
+
+        Args:
+            rate: samples per second.
+
+        Raises:
+            EepolicyError: the model has no vocoder.
+        """
+        return resampled(self.audio, self.sampling_rate, rate)

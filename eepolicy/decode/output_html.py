@@ -8,7 +8,7 @@ from torch import Tensor
 
 from eepolicy.html import SPEECH_COLOUR, TEXT_COLOUR, audio_player, paragraph
 from eepolicy.modality import Modality
-from eepolicy.speech.audio import wav_bytes
+from eepolicy.speech.audio import audio_bytes
 from eepolicy.trace import DraftStatus, Trace
 
 COLOURS = {Modality.TEXT: TEXT_COLOUR, Modality.SPEECH: SPEECH_COLOUR}
@@ -18,17 +18,18 @@ ROW_TOKENS, MAX_TOKENS = 96, 960
 CELL, HEIGHT, GAP = 7, 40, 12
 
 
-def reply_html(text: str | None, audio: Tensor | None, trace: Trace) -> str:
+def reply_html(text: str | None, sound: tuple[Tensor, int] | None, trace: Trace) -> str:
     """A reply as HTML that needs no other file.
 
     Args:
         text: text of the reply.
-        audio: its speech, (samples,) at 16 kHz; None for none.
+        sound: its speech, (samples,), and samples per second; None for none.
         trace: its trace.
     """
     parts = [paragraph(text or "(no text)")]
-    if audio is not None:
-        parts.append(audio_player(wav_bytes(audio.detach().float().cpu())))
+    if sound is not None:
+        wave, rate = sound
+        parts.append(audio_player(audio_bytes(wave.detach().float().cpu(), rate, "WAV")))
     parts += [depth_strip(trace), paragraph(repr(trace), small=True)]
     return f"<div>{''.join(parts)}</div>"
 

@@ -117,7 +117,7 @@ def _read(backbone: Backbone, hidden: Tensor) -> Tensor:
 
 def _errors(ours: Tensor, stock: Tensor) -> Tensor:
     """Difference at each position, as a share of the norm of the stock logits: (rows, tokens)."""
-    ours, stock = ours.float(), stock.float()
+    ours, stock = ours.float().to(stock.device), stock.float()  # the last layer may be elsewhere
     errors: Tensor = (ours - stock).norm(dim=-1) / stock.norm(dim=-1)
     return errors
 

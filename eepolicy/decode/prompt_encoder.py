@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eepolicy.decode.prompt_inputs import read_prompt
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import check_value
 from eepolicy.model.backbone import Backbone
 from eepolicy.prompts import (
     Prompt,
@@ -24,6 +25,8 @@ from eepolicy.prompts import (
 )
 from eepolicy.speech.audio import read_wave
 from eepolicy.speech.audio_prompt import AudioPrompt
+from eepolicy.speech.waves import as_wave, check_wave
+from eepolicy.turns import Part, Sound, has_sound
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,16 @@ class PromptEncoder:
 
     def _pad_id(self, given: int | None) -> int:
         """An id of the vocabulary that pads prompts; the layers never see it."""
-        pad = self.pad_id if given is None else given
+        pad: int = self.pad_id if given is None else check_value("pad_token_id", int, given)
         return pad if 0 <= pad < self.format.vocab_size else 0
 
     def _from_embeddings(self, embeddings: Tensor, mask: Tensor | None) -> PromptBatch:
         """Check embeddings and move them to the model."""
         width = self.backbone.width
+        if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
+            raise EepolicyError(f"inputs_embeds is a tensor of numbers; got {embeddings!r:.80}")
+        if not bool(embeddings.isfinite().all()):
+            raise EepolicyError("inputs_embeds has a value that is nan or infinite")
         if embeddings.ndim != 3 or embeddings.shape[2] != width or not embeddings.shape[1]:
             raise EepolicyError(
                 f"inputs_embeds is (rows, tokens, {width}); got {tuple(embeddings.shape)}"
@@ -97,7 +104,7 @@ class PromptEncoder:
 
     def _pad(self, prompts: list[Prompt], is_single: bool, pad: int) -> PromptBatch:
         """Encode prompts and pad them on the left; audio needs embeddings for all rows."""
-        audio = tuple(is_audio(prompt) for prompt in prompts)
+        audio = tuple(_has_sound(prompt) for prompt in prompts)
         if not any(audio):
             device = self.backbone.device
             rows = [self.format.encode(p).to(device) for p in prompts]  # type: ignore[arg-type]
@@ -117,30 +124,70 @@ class PromptEncoder:
             EepolicyError: audio for a model without an audio encoder.
         """
         device = self.backbone.device
-        if not is_audio(prompt):
-            assert not isinstance(prompt, Path)
+        if not _has_sound(prompt):
+            assert not isinstance(prompt, (Path, tuple))
             ids = self.format.encode(prompt).to(device)
             return ids, self.backbone.parts.embed(ids[None])[0]
         if self.audio_encoder is None or self.format.affixes is None:
+            hint = ""
+            if self.format.affixes is not None and self.format.affixes.audio_start is not None:
+                hint = (
+                    ", or load its speech tokenizer: put the folder glm-4-voice-tokenizer beside "
+                    "the folder of the model"
+                )
             raise EepolicyError(
                 "this model has no audio encoder: give the question in text instead of "
-                f"{_describe(prompt)}"
+                f"{_describe(prompt)}{hint}"
             )
-        wave = read_wave(prompt) if isinstance(prompt, Path) else prompt
-        assert isinstance(wave, Tensor)
-        audio_ids, audio_states = self.audio_encoder.encode(wave)
-        before, after = self.format.encode_affixes(is_spoken=True)
-        ids = torch.tensor([*before, *audio_ids.tolist(), *after], device=device)
-        embeddings = self.backbone.parts.embed(ids[None])[0].clone()
-        is_patch = torch.zeros(len(ids), dtype=torch.bool, device=device)
-        is_patch[len(before) : len(before) + len(audio_ids)] = (
-            audio_ids.to(device) == self.audio_encoder.patch
+        if is_messages(prompt):
+            return self._embed_parts(self.format.conversation_parts(prompt))  # type: ignore[arg-type]
+        before, after = map(torch.tensor, self.format.encode_affixes(is_spoken=True))
+        return self._embed_parts([before.long(), Sound(prompt), after.long()])
+
+    def _embed_parts(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
+        """Texts, ids and sound one after the other, as ids (tokens,) and embeddings."""
+        assert self.audio_encoder is not None
+        ids: list[Tensor] = []
+        sounds: list[Tensor] = []
+        is_patch: list[Tensor] = []
+        for part in parts:
+            if isinstance(part, Sound):
+                own, states = self.audio_encoder.encode(_wave_of(part))
+                is_patch.append(own == self.audio_encoder.patch)
+                sounds.append(states)
+            else:
+                own = self.format.part_ids(part)
+                is_patch.append(torch.zeros(len(own), dtype=torch.bool))
+            ids.append(own.cpu())
+        joined = self.format.encode(torch.cat(ids)).to(self.backbone.device)
+        embeddings = self.backbone.parts.embed(joined[None])[0].clone()
+        patches = torch.cat(is_patch).to(embeddings.device)
+        if bool(patches.any()):  # a speech tokenizer gives ids alone
+            embeddings[patches] = torch.cat(sounds).to(embeddings)
+        return joined, embeddings
+
+
+def _has_sound(prompt: object) -> bool:
+    """Whether a prompt is sound, or turns with sound."""
+    return is_audio(prompt) or (is_messages(prompt) and has_sound(prompt))  # type: ignore[arg-type]
+
+
+def _wave_of(sound: Sound) -> Tensor:
+    """The waveform (samples,) at 16 kHz of a sound in a prompt."""
+    value = Path(sound.value) if isinstance(sound.value, str) else sound.value
+    wave = read_wave(value) if isinstance(value, Path) else as_wave(value)
+    if not isinstance(wave, Tensor):
+        raise EepolicyError(
+            "sound is a file, a waveform, or a waveform with its sampling rate; got "
+            f"{sound.value!r:.60}"
         )
-        embeddings[is_patch] = audio_states.to(embeddings)
-        return ids, embeddings
+    check_wave(wave)
+    return wave
 
 
 def _describe(prompt: Prompt) -> str:
+    if is_messages(prompt):
+        return "turns with sound"
     return f"{tuple(prompt.shape)} samples" if isinstance(prompt, Tensor) else repr(str(prompt))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eepolicy.errors import EepolicyError
 from eepolicy.prompts import Prompt, is_messages
+from eepolicy.speech.waves import as_wave, warn_of_file_name
 
 #: options that hold the prompt of the stock `generate`, and are its `prompt` here
 PROMPT_OPTIONS = ("inputs", "input_ids")
@@ -39,6 +40,11 @@ def read_prompt(
         if given is not None and prompt is not None:
             raise EepolicyError(f"give one prompt; got one and {name}= beside it")
         prompt = given if prompt is None else prompt
+    prompt = as_wave(prompt)
+    if isinstance(prompt, (list, tuple)) and not is_messages(prompt) and not _is_ids(prompt):
+        prompt = [as_wave(one) for one in prompt]
+    for text in prompt if isinstance(prompt, list) else [prompt]:
+        warn_of_file_name(text)
     if isinstance(prompt, Mapping):  # the output of a tokenizer or of a chat template
         fields = {name: value for name, value in prompt.items() if value is not None}
         if not {"input_ids", "inputs_embeds"} & fields.keys():
@@ -54,7 +60,7 @@ def read_prompt(
         if twice:
             raise EepolicyError(f"{', '.join(sorted(twice))}: in the prompt and beside it")
         options.update(fields)
-    prompt = _tensor(prompt)
+    prompt, mask = _tensor(prompt), _checked_mask(_tensor(mask))
     if isinstance(prompt, list) and mask is not None:
         raise EepolicyError(
             "rows of different lengths are padded here, without an attention mask; or call the "
@@ -63,10 +69,29 @@ def read_prompt(
     return prompt, mask
 
 
+def _checked_mask(mask: Any) -> Tensor | None:
+    """An attention mask (rows, tokens) of 0 and 1; floats count as in transformers.
+
+    Raises:
+        EepolicyError: it is something else.
+    """
+    if mask is None:
+        return None
+    is_mask = isinstance(mask, Tensor) and mask.ndim in (1, 2) and not mask.is_complex()
+    if not is_mask or not bool(((mask == 0) | (mask == 1)).all()):
+        raise EepolicyError(f"an attention mask is (rows, tokens) of 0 and 1; got {mask!r:.80}")
+    return mask if isinstance(mask, Tensor) else None
+
+
 def _tensor(values: Any) -> Any:
     """Ids as tensors: an array or a list of ids, or a list of such rows; all else as it is."""
     if isinstance(values, (np.ndarray, np.generic)):
-        return torch.as_tensor(values)
+        try:
+            return torch.as_tensor(values)
+        except TypeError as error:
+            raise EepolicyError(
+                f"an array as prompt or mask has integers; got {values!r:.80}"
+            ) from error
     if not isinstance(values, (list, tuple)) or not values or is_messages(values):
         return values
     if _is_ids(values):

@@ -10,13 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from eepolicy.arguments import checked
 from eepolicy.decode.block import Block
 from eepolicy.decode.positions import Positions
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Finite, NonNegative, Positive, Tuple, build, check_fields
 
 #: Rows leave only if leaving costs less than this share of running on.  The share is below 1
 #: because the time for gathering, deferring and joining rows is not measured.
@@ -98,18 +100,27 @@ class LayerCosts:
         readout_seconds: seconds of an evaluation of the output embedding on one position.
     """
 
-    num_positions: tuple[int, ...]
-    seconds: tuple[float, ...]
-    gather_seconds: float = 0.0
-    readout_seconds: float = 0.0
+    num_positions: Annotated[tuple[Positive, ...], Tuple]
+    seconds: Annotated[tuple[NonNegative, ...], Tuple]
+    gather_seconds: Finite = 0.0
+    readout_seconds: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.seconds or len(self.seconds) != len(self.num_positions):
+            raise EepolicyError(
+                "LayerCosts: expected seconds for each number of positions; got "
+                f"{self.seconds!r} for {self.num_positions!r}"
+            )
 
     @classmethod
+    @checked()
     def from_dict(cls, plain: Mapping[str, Any]) -> LayerCosts:
         """Read what `dataclasses.asdict` makes of it and JSON keeps; lists become tuples."""
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
         }
-        return cls(**values)
+        return build(cls, values)
 
     def of(self, num_positions: int) -> float:
         """Seconds for a number of positions, linearly interpolated."""

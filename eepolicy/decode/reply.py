@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from eepolicy.guard import Guard
 from eepolicy.modality import ChunkClock, TokenLayout
-from eepolicy.policies.history import History
-from eepolicy.policies.state import PolicyState
+from eepolicy.policies import ExitPolicy, Step
+from eepolicy.policies.history import CallCosts, History
+from eepolicy.policies.state import PolicyState, check_state
 from eepolicy.trace import DraftStatus, TokenCost, TraceEntry
 
 
@@ -93,14 +95,17 @@ class Reply:
         modality, chunk, phase, *_ = self.step_fields()
         since = 0
         if depth < self.full_depth:
-            since = 1 + (self.entries[-1].since_refresh if self.entries else 0)
+            since = 1 + self._since_refresh()
         self.entries.append(TraceEntry(token, modality, chunk, phase, depth, since, cost, status))
         self._policy_states.append(self.policy_state)
-        clock = self._clocks[-1]
-        clock = replace(clock, produced=list(clock.produced))
+        clock = self._clocks[-1].copy()
         if token not in self.ends:
             clock.advance(token)
         self._clocks.append(clock)
+
+    def _since_refresh(self) -> int:
+        """Number of newest tokens that all exited early."""
+        return self.entries[-1].since_refresh if self.entries else 0
 
     def add_cost(self, cost: TokenCost) -> None:
         """Add to the cost of the newest token."""
@@ -130,9 +135,45 @@ class Reply:
         return sum((entry.cost for entry in rejected), TokenCost())
 
 
+def first_states(policy: ExitPolicy, num_rows: int) -> list[PolicyState | None]:
+    """What a policy keeps of each row before the first step."""
+    with Guard(policy, "begin"):
+        state = policy.begin(num_rows)
+    state = check_state(policy, state, num_rows)
+    return [None if state is None else state.select([i]) for i in range(num_rows)]
+
+
 def history_of(replies: Sequence[Reply]) -> History:
     """The history of some replies, for a policy with `needs_history`."""
     # (5, rows), on the host
     known = torch.tensor([reply.history_fields() for reply in replies]).T
     logits = [reply.newest_logits for reply in replies]
     return History(known[0], known[1], known[2], known[3], known[4].bool(), logits)
+
+
+def policy_step(
+    policy: ExitPolicy, replies: Sequence[Reply], full_depth: int, costs: CallCosts | None = None
+) -> Step:
+    """Begin a step of some replies: what the policy knows of each of them.
+
+    Args:
+        policy: exit policy, whose state of each reply is updated.
+        replies: the replies, which keep the state.
+        full_depth: number of layers of the model.
+        costs: measured costs, for a policy with `needs_costs`.
+    """
+    # (rows,) each, on the host
+    known = torch.tensor([reply.step_fields() for reply in replies]).unbind(1)
+    fields = known[0], known[1], known[2], known[3], known[4]
+    history = history_of(replies) if policy.needs_history else None
+    states = [reply.policy_state for reply in replies if reply.policy_state is not None]
+    state = type(states[0]).join(states) if states else None
+    step = Step(*fields, full_depth, history, state, costs, known[5])
+    if state is not None:
+        with Guard(policy, "update"):
+            state = policy.update(step)
+        state = check_state(policy, state, len(replies))
+        step = replace(step, state=state)
+    for i, reply in enumerate(replies):
+        reply.begin_step(None if state is None else state.select([i]))
+    return step

@@ -14,20 +14,22 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     RepetitionPenaltyLogitsProcessor,
-    StoppingCriteria,
     StoppingCriteriaList,
     StopStringCriteria,
 )
 from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
 from transformers.generation.streamers import BaseStreamer
 
+from eepolicy.decode.repetition_aware import with_repetition_aware
+from eepolicy.decode.repetition_window import with_windowed_penalty
 from eepolicy.decode.stock_options import (
     CHANGES_TOKENS,
     IGNORED_ARGUMENTS,
     MAX_NEW_TOKENS,
-    NEUTRAL,
     REFUSED,
     SAMPLING,
+    check_options,
+    refuse_unsupported,
 )
 from eepolicy.errors import EepolicyError
 from eepolicy.model.families import text_config
@@ -51,7 +53,7 @@ class Request:
         criteria: stopping criteria from the caller and from the options, except `ends` and
             `max_new_tokens`.
         streamer: receives accepted tokens.
-        pad_id: id that the stock `generate` puts behind the replies that end early.
+        pad_id: id that the stock `generate` appends to replies that end early.
     """
 
     prompt: Tensor
@@ -111,34 +113,51 @@ class Prepared:
         Raises:
             EepolicyError: an option is not supported, or rows are not padded on the left.
         """
-        self._check()
+        self.check()
         embeddings = self._embeddings()
         prompt = self.ids if embeddings is None else embeddings
         if streamer is not None and len(prompt) != 1:
             raise EepolicyError(f"a streamer follows one reply; got {len(prompt)} rows")
-        mask = self.arguments.get("attention_mask")
-        if mask is None:  # the stock generate drops a mask of ones
-            mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-        _check_positions(self.arguments.get("position_ids"), mask)
-        ends = [c.eos_token_id.flatten().tolist() for c in self.criteria if _is_end(c)]
         return Request(
             prompt=prompt,
             ids=self.ids,
-            padding=padding_of(mask, prompt),
+            padding=self.padding(prompt),
             max_new_tokens=max(1, self.criteria.max_length - self.ids.shape[1]),
-            ends=frozenset(token for tokens in ends for token in tokens),
+            ends=self.ends,
             do_sample=bool(self.config.do_sample),
             processors=[_of_row(self.processors, row) for row in range(len(prompt))],
-            criteria=StoppingCriteriaList(
-                c for c in self.criteria if not _is_end(c) and type(c) is not MaxLengthCriteria
-            ),
+            criteria=self.further_criteria,
             streamer=streamer,
             pad_id=self._pad_id(),
         )
 
-    def _check(self) -> None:
+    def padding(self, prompt: Tensor) -> list[int]:
+        """Number of padding columns of each row, whose positions follow from it."""
+        mask = self.arguments.get("attention_mask")
+        if mask is None:  # the stock generate drops a mask of ones
+            mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+        _check_positions(self.arguments.get("position_ids"), mask)
+        return padding_of(mask, prompt)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids that end a reply, by the stock criterion and no subclass of it."""
+        ends = [
+            c.eos_token_id.flatten().tolist() for c in self.criteria if type(c) is EosTokenCriteria
+        ]
+        return frozenset(token for tokens in ends for token in tokens)
+
+    @property
+    def further_criteria(self) -> StoppingCriteriaList:
+        """Stopping criteria other than `ends` and `max_new_tokens`."""
+        return StoppingCriteriaList(
+            c for c in self.criteria if type(c) not in (EosTokenCriteria, MaxLengthCriteria)
+        )
+
+    def check(self) -> None:
         """Refuse what this library does not decode."""
-        _refuse_unsupported(self.config, {}, CHANGES_TOKENS)
+        refused = {name: REFUSED[name] for name in REFUSED if name in CHANGES_TOKENS}
+        refuse_unsupported(self.config, {}, refused)
         mode = self.config.get_generation_mode(None)
         if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise EepolicyError(
@@ -167,10 +186,9 @@ class Prepared:
         return prompt_embeddings(self.model, input_ids=self.ids, attention_mask=mask, **given)
 
     def _pad_id(self) -> int:
-        """The id behind a reply that ends early."""
+        """The id after a reply that ends early."""
         pad = getattr(self.config, "_pad_token_tensor", None)
-        if pad is None:
-            pad = self.config.pad_token_id
+        pad = self.config.pad_token_id if pad is None else pad
         return 0 if pad is None else int(pad)
 
 
@@ -207,8 +225,10 @@ def prepare_request(
         EepolicyError: an option is not supported, or the stock `generate` refuses it.
     """
     defaults = defaults or RequestDefaults()
-    config, rest = _generation_config(options)
-    _refuse_unsupported(config, rest)
+    check_options(options, text_config(model).vocab_size)
+    options = with_repetition_aware(with_windowed_penalty(options), prompts)
+    config, rest = generation_config_of(options)
+    refuse_unsupported(config, rest)
     _set_defaults(model, config, options, defaults)
     rest["generation_config"] = config
     return _call_stock(model, prompts, rest, defaults.tokenizer)
@@ -228,8 +248,9 @@ def prepare_stock_request(
     Raises:
         EepolicyError: an option is not supported, or the stock `generate` refuses it.
     """
+    check_options(options, text_config(model).vocab_size)
     rest, config = dict(options), options.get("generation_config")
-    _refuse_unsupported(config, rest)
+    refuse_unsupported(config, rest)
     if ends and getattr(config, "eos_token_id", None) is None:
         rest.setdefault("eos_token_id", list(ends))
     return _call_stock(model, prompts, rest, None)
@@ -261,7 +282,7 @@ def _call_stock(
     return prepared.request(streamer)
 
 
-def _generation_config(options: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
+def generation_config_of(options: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
     """The generation config with the options in it, and the options that are not part of one."""
     rest = dict(options)
     given = rest.pop("generation_config", None)
@@ -270,19 +291,6 @@ def _generation_config(options: dict[str, Any]) -> tuple[GenerationConfig, dict[
         return config, config.update(**rest)
     except (TypeError, ValueError) as error:
         raise EepolicyError(f"the stock generate refuses this: {error}") from error
-
-
-def _refuse_unsupported(
-    config: GenerationConfig | None,
-    rest: dict[str, Any],
-    names: frozenset[str] = frozenset(REFUSED),
-) -> None:
-    """Refuse options of `REFUSED` that have an effect."""
-    for name, advice in REFUSED.items():
-        value = rest.get(name, getattr(config, name, None))
-        is_plain = value is None or isinstance(value, (bool, int, float))
-        if name in names and (not is_plain or value not in (None, NEUTRAL.get(name, False))):
-            raise EepolicyError(f"{name} is not supported: {advice}")
 
 
 def _set_defaults(
@@ -377,11 +385,6 @@ def _is_set(value: object) -> bool:
     """Whether an argument has a value; multimodal models pass a dict without one for text."""
     values = value.values() if isinstance(value, dict) else (value,)
     return any(value is not None for value in values)
-
-
-def _is_end(criterion: StoppingCriteria) -> bool:
-    """Whether a criterion is exactly the stock one for end tokens, not a subclass."""
-    return type(criterion) is EosTokenCriteria
 
 
 def _of_row(processors: LogitsProcessorList, row: int) -> LogitsProcessorList:

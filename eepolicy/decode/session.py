@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ from eepolicy.decode.rebatch import (
     ShareRebatch,
 )
 from eepolicy.decode.recorder import Recorder
-from eepolicy.decode.reply import Reply, history_of
+from eepolicy.decode.reply import Reply, first_states, policy_step
 from eepolicy.decode.request import Request
-from eepolicy.decode.sampling import Sampler
+from eepolicy.decode.sampling import Sampler, meets, without_nan
 from eepolicy.decode.step import StepOutput, run_step
 from eepolicy.decode.verify import DraftVerifier, NewTokens
 from eepolicy.errors import EepolicyError
@@ -33,7 +33,6 @@ from eepolicy.model.backbone import Backbone
 from eepolicy.model.executor import LayerExecutor
 from eepolicy.policies import Step
 from eepolicy.policies.history import CallCosts
-from eepolicy.policies.state import check_state
 from eepolicy.trace import Trace
 
 #: columns that a batch has room for at first; it grows beyond them
@@ -98,13 +97,8 @@ class DecodeSession:
             executor=runtime.executor,
             recorder=runtime.recorder,
         )
-        state = check_state(config.policy, config.policy.begin(num_rows), num_rows)
-        self.replies = [
-            Reply(
-                layout, backbone.depth, request.ends, None if state is None else state.select([i])
-            )
-            for i in range(num_rows)
-        ]
+        states = first_states(config.policy, num_rows)
+        self.replies = [Reply(layout, backbone.depth, request.ends, own) for own in states]
         self._costs: CallCosts | None = runtime.layer_costs if config.policy.needs_costs else None
         self.active = list(range(num_rows))
         self.sampler = Sampler(request.processors, request.do_sample, config.seed)
@@ -115,18 +109,32 @@ class DecodeSession:
             )
         #: what the next step feeds: tokens, or the block of a step that was launched
         self._inputs: Tensor | Block = request.prompt
-        self._num_streamed = 0
+        self._num_verified = 0
 
     def run(self) -> list[Reply]:
         """Decode until every reply has ended."""
+        for _ in self.steps():
+            pass
+        return self.replies
+
+    def steps(self) -> Iterator[list[int]]:
+        """Decode step by step until every reply has ended.
+
+        Yields:
+            Ids of the first reply that the step has verified; often one, none for a draft.
+        """
         streamer = self.request.streamer
         if streamer is not None:
             streamer.put(self.request.ids.cpu())
         while self.active:
             self.step()
+            verified = self._newly_verified()
+            if streamer is not None:
+                for token in verified:
+                    streamer.put(torch.tensor([token]))
+            yield verified
         if streamer is not None:
             streamer.end()
-        return self.replies
 
     def trace(self, reply: Reply) -> Trace:
         """The trace of a reply."""
@@ -144,9 +152,11 @@ class DecodeSession:
         rows = self.active
         output = run_step(self.batch, self._inputs, rows, self.config.policy, self._policy_step())
         scores, sampled = self._sample(output)
-        fetch = overlap.async_to_host(sampled)
+        fetch = overlap.async_to_host(without_nan(scores, sampled))
         launched = self._launch_next_step(sampled)
         tokens = fetch()
+        if min(tokens) < 0:
+            raise self.sampler.nan_error(min(output.depth), self.batch.full_depth)
         self.ttft = self.ttft or self.seconds
         ends = [self._ends(row, token) for row, token in zip(rows, tokens, strict=True)]
         lengths = [len(self.replies[row]) + 1 for row in rows]
@@ -155,26 +165,12 @@ class DecodeSession:
             reply = self.replies[row]
             if (len(reply), reply.entries[-1].token) != (lengths[i], tokens[i]):
                 ends[i] = self._ends(row)  # verification replaced the newest token
-        self._stream()
         self._retire(ends, dropped, launched if launched is not None else sampled)
 
     def _policy_step(self) -> Step:
         """What the policy knows of the active rows."""
         replies = [self.replies[row] for row in self.active]
-        # (rows,) each, on the host
-        known = torch.tensor([reply.step_fields() for reply in replies]).unbind(1)
-        fields = known[0], known[1], known[2], known[3], known[4]
-        policy, full_depth = self.config.policy, self.batch.full_depth
-        history = history_of(replies) if policy.needs_history else None
-        states = [reply.policy_state for reply in replies if reply.policy_state is not None]
-        state = type(states[0]).join(states) if states else None
-        step = Step(*fields, full_depth, history, state, self._costs, known[5])
-        if state is not None:
-            state = check_state(policy, policy.update(step), len(replies))
-            step = replace(step, state=state)
-        for i, reply in enumerate(replies):
-            reply.begin_step(None if state is None else state.select([i]))
-        return step
+        return policy_step(self.config.policy, replies, self.batch.full_depth, self._costs)
 
     def _sample(self, output: StepOutput) -> tuple[Tensor, Tensor]:
         """Scores (rows, vocab) and the tokens (rows,) taken from them."""
@@ -240,17 +236,13 @@ class DecodeSession:
         if not self.request.criteria:
             return False
         ids = self._ids_before(row, [*reply.tokens, *more])
-        return bool(self.request.criteria(ids[None], None))
+        return any(meets(criterion, ids[None]) for criterion in self.request.criteria)
 
-    def _stream(self) -> None:
-        """Hand verified tokens to the streamer."""
-        if self.request.streamer is None:
-            return
+    def _newly_verified(self) -> list[int]:
+        """Ids of the first reply that were verified since the last call."""
         reply = self.replies[0]
-        num_verified = len(reply) - reply.num_drafts
-        for token in reply.tokens[self._num_streamed : num_verified]:
-            self.request.streamer.put(torch.tensor([token]))
-        self._num_streamed = num_verified
+        num_before, self._num_verified = self._num_verified, len(reply) - reply.num_drafts
+        return [entry.token for entry in reply.entries[num_before : self._num_verified]]
 
 
 def check_request(config: EarlyExitConfig, request: Request) -> None:

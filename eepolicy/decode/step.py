@@ -12,8 +12,10 @@ from eepolicy.decode.block import Block
 from eepolicy.decode.readout import LazyReadout
 from eepolicy.decode.traversal import FullThenSelect, LayerwisePass, ReadoutGroup, Traversal
 from eepolicy.errors import EepolicyError
+from eepolicy.guard import Guard
 from eepolicy.modality import Modality
 from eepolicy.policies import ExitPolicy, Step
+from eepolicy.returned import check_depths, check_flags, check_ids
 from eepolicy.trace import TokenCost
 
 
@@ -29,12 +31,14 @@ class StepOutput:
             index in the step.  The columns are the pending positions that this step completed,
             oldest first, and then the newest position.  A prompt that ran in the same calls comes
             before it.  Rows that ran only their newest position are left out.
+        hidden: (rows, width), hidden states that the logits were read out of, before any norm.
     """
 
     logits: Tensor
     depth: list[int]
     costs: list[TokenCost]
     pending_states: dict[int, Tensor]
+    hidden: Tensor
 
 
 def run_step(
@@ -99,7 +103,9 @@ def _limits(policy: ExitPolicy, step: Step, batch: Batch) -> list[int]:
     Raises:
         EepolicyError: the policy returns a depth that the model does not have.
     """
-    limits = [int(d) for d in policy.depths(step).tolist()]
+    with Guard(policy, "depths"):
+        depths = policy.depths(step)
+    limits: list[int] = check_ids(policy, "depths", depths, step.phase.shape).tolist()
     least, full_depth = _least_depth(batch), batch.full_depth
     for limit in limits:
         if not least <= limit <= full_depth:
@@ -125,12 +131,11 @@ def _groups(policy: ExitPolicy, step: Step, limits: list[int], batch: Batch) -> 
     groups: dict[tuple[int, ...], ReadoutGroup] = {}
     modality = step.modality.tolist()  # a policy's candidates may depend on it
     for row, limit in enumerate(limits):
-        candidates = policy.candidate_depths(step if len(limits) == 1 else step.select([row]))
-        least = _least_depth(batch)
-        if list(candidates) != sorted(set(candidates)) or min(candidates, default=1) < least:
-            raise EepolicyError(
-                f"{policy!r} has candidate depths {candidates}: they must rise from {least}"
-            )
+        with Guard(policy, "candidate_depths"):
+            candidates = policy.candidate_depths(step if len(limits) == 1 else step.select([row]))
+        candidates = check_depths(
+            policy, "candidate_depths", candidates, _least_depth(batch), batch.full_depth
+        )
         below = tuple(depth for depth in candidates if depth < limit)
         key = (modality[row], *below) if below or ranges else ()
         row_ranges = ranges if modality[row] == Modality.SPEECH else ()
@@ -162,8 +167,10 @@ class _Exits:
         if depth in group.candidates:
             readout = self.traversal.readout(depth, group)
             here = self.step.select(group.rows).to(readout.hidden.device)
-            should_exit = self.policy.should_exit(here, depth, readout).tolist()
-            out = [i for i, exits in enumerate(should_exit) if exits]
+            with Guard(self.policy, "should_exit"):
+                exits = self.policy.should_exit(here, depth, readout)
+            flags = check_flags(self.policy, "should_exit", exits, len(group.rows)).tolist()
+            out = [i for i, exits in enumerate(flags) if exits]
             exited += self.collector.exit(group, out, readout)
         at_limit = [i for i, row in enumerate(group.rows) if self.limits[row] == depth]
         if at_limit:
@@ -214,11 +221,8 @@ class ExitCollector:
     def output(self) -> StepOutput:
         """The result of the step, rows in order."""
         self._read_together([readout for _, readout in self.exits if not readout.is_evaluated])
-        parts = [readout.logits for _, readout in self.exits]
-        logits = torch.cat(parts) if len(parts) > 1 else parts[0]
-        order = [row for rows, _ in self.exits for row in rows]
-        if order != sorted(order):
-            logits = logits[torch.tensor(order, device=logits.device).argsort()]
+        logits = self._in_order([readout.logits for _, readout in self.exits])
+        hidden = self._in_order([readout.hidden for _, readout in self.exits])
         depth, readouts = [0] * len(self.rows), [0] * len(self.rows)
         for rows, readout in self.exits:
             for row in rows:
@@ -227,7 +231,15 @@ class ExitCollector:
         costs = [
             self.batch.cost(row) + TokenCost(n) for row, n in zip(self.rows, readouts, strict=True)
         ]
-        return StepOutput(logits, depth, costs, self.pending_states)
+        return StepOutput(logits, depth, costs, self.pending_states, hidden)
+
+    def _in_order(self, parts: list[Tensor]) -> Tensor:
+        """One tensor of what was read out at each exit, (rows, ...) with the rows in order."""
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
+        order = [row for rows, _ in self.exits for row in rows]
+        if order == sorted(order):
+            return joined
+        return joined[torch.tensor(order, device=joined.device).argsort()]
 
     def _read_together(self, unread: list[LazyReadout]) -> None:
         """Evaluate readouts in one call if one head serves all depths."""

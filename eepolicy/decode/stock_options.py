@@ -2,6 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+from transformers import GenerationConfig
+
+from eepolicy.errors import EepolicyError
+from eepolicy.fields import Count, Positive, PositiveNumber, Share, check_value
+
+
+@runtime_checkable
+class Streamer(Protocol):
+    """What `streamer` must have; see `transformers.generation.streamers.BaseStreamer`."""
+
+    def put(self, value: Any) -> None:
+        """Take new tokens."""
+
+    def end(self) -> None:
+        """The reply has ended."""
+
+
 #: new tokens of a reply if neither the call nor a generation config sets a length
 MAX_NEW_TOKENS = 400
 #: options that have no effect in greedy decoding; one of them turns sampling on
@@ -40,11 +63,59 @@ REFUSED = {
     "output_hidden_states": "see HookedModel.hidden_states, or record=True",
     "output_attentions": "attention weights are not stored",
 }
+#: types and ranges of options of the stock `generate`, which looks at few of them itself
+OPTION_TYPES: dict[str, Any] = {
+    "do_sample": bool | None,
+    "temperature": PositiveNumber | None,
+    "top_p": Share | None,
+    "top_k": Count | None,
+    "repetition_penalty": PositiveNumber | None,
+    "num_return_sequences": Positive | None,
+    "min_new_tokens": Count | None,
+    "no_repeat_ngram_size": Count | None,
+    "pad_token_id": Annotated[int, Field(ge=-(2**31), lt=2**31)] | None,
+    "generation_config": GenerationConfig | None,
+    "streamer": Streamer | None,
+    "inputs_embeds": Tensor | None,
+}
+#: options that are lists of functions
+FUNCTIONS = ("logits_processor", "stopping_criteria")
+
+
+def check_options(options: Mapping[str, Any], vocabulary: int) -> None:
+    """Check options of the stock `generate`.
+
+    Args:
+        options: options by name.
+        vocabulary: size of the vocabulary.
+
+    Raises:
+        EepolicyError: an option has another type or is out of range.
+    """
+    for name, value in options.items():
+        if name in OPTION_TYPES:
+            check_value(name, OPTION_TYPES[name], value)
+        elif name in FUNCTIONS and value is not None:
+            is_list = isinstance(value, (list, tuple))
+            if not is_list or not all(map(callable, value)):
+                raise EepolicyError(f"{name} is a list of functions; got {value!r:.80}")
+    ends = options.get("eos_token_id")
+    ids = ends.flatten().tolist() if isinstance(ends, Tensor) else ends
+    for end in ids if isinstance(ids, (list, tuple)) else [ids]:
+        is_id = isinstance(end, (int, np.integer)) and not isinstance(end, bool)
+        if end is not None and not (is_id and end < vocabulary):
+            raise EepolicyError(
+                f"eos_token_id is an id below {vocabulary}, the size of the vocabulary, a list of "
+                f"ids, or -1 for none; got {ends!r:.80}"
+            )
+
+
 #: values of these options that have no effect
 NEUTRAL = {
     "use_cache": True,
     "guidance_scale": 1,
     "encoder_repetition_penalty": 1,
+    "num_return_sequences": 1,
 }
 #: those that change tokens, and are refused in the model's own generation config too
 CHANGES_TOKENS = frozenset(
@@ -70,3 +141,27 @@ IGNORED_ARGUMENTS = frozenset(
         "use_cache",
     }
 )
+
+
+def refuse_unsupported(
+    config: GenerationConfig | None,
+    rest: dict[str, Any],
+    refused: Mapping[str, str] = REFUSED,
+    where: str = "",
+) -> None:
+    """Refuse options that are not supported and have an effect.
+
+    Args:
+        config: generation config of the caller; None for none.
+        rest: options that are not in the config.
+        refused: names, with the reason or what to use instead.
+        where: words after "is not supported", such as the kind of model.
+
+    Raises:
+        EepolicyError: with the option and the advice.
+    """
+    for name, advice in refused.items():
+        value = rest.get(name, getattr(config, name, None))
+        is_plain = value is None or isinstance(value, (bool, int, float))
+        if not is_plain or value not in (None, NEUTRAL.get(name, False)):
+            raise EepolicyError(f"{name} is not supported{where}: {advice}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from eepolicy.decode.batch import Batch
 from eepolicy.decode.reply import Reply
 from eepolicy.decode.sampling import Sampler
 from eepolicy.decode.step import StepOutput
+from eepolicy.guard import Guard, wrong_result
+from eepolicy.returned import check_flags, check_numbers
 from eepolicy.trace import DraftStatus, TokenCost
 
 #: drafts of a row that may stay unverified if `max_pending` sets no limit.  The limit bounds the
@@ -142,6 +145,11 @@ class DraftVerifier:
             reply.add_cost(cost)
         return None
 
+    def _begin(self) -> Any:
+        """State of a row that was not verified yet."""
+        with Guard(self.accept, "begin"):
+            return self.accept.begin()
+
     def _judge(self, row: int, reply: Reply, logits: Tensor) -> tuple[int, int | None]:
         """Number of accepted drafts, and the replacement of the first rejected one."""
         count, tokens = reply.num_drafts, reply.tokens
@@ -154,13 +162,22 @@ class DraftVerifier:
             target_scores=self.sampler.process(logits, [row] * count, histories),
             draft_scores=torch.stack(reply.draft_scores),
             do_sample=self.sampler.do_sample,
-            uniforms=self.sampler.uniforms(count).to(logits.device),
-            state=self._states[row] if row in self._states else self.accept.begin(),
+            uniforms=self.sampler.uniforms(count, row).to(logits.device),
+            state=self._states[row] if row in self._states else self._begin(),
         )
-        accepted = [*self.accept.accepts(drafts).tolist(), False]
+        with Guard(self.accept, "accepts"):
+            flags = self.accept.accepts(drafts)
+        flags = check_flags(self.accept, "accepts", flags, count)
+        accepted = [*map(bool, flags.tolist()), False]
         first_rejected = accepted.index(False)
-        self._states[row] = self.accept.next_state(drafts, first_rejected)
+        with Guard(self.accept, "next_state"):
+            self._states[row] = self.accept.next_state(drafts, first_rejected)
         if first_rejected == count:
             return count, None
-        scores = self.accept.replacement_scores(drafts, first_rejected)
-        return first_rejected, int(self.sampler.next_tokens(scores[None], [0], 1))
+        with Guard(self.accept, "replacement_scores"):
+            scores = self.accept.replacement_scores(drafts, first_rejected)
+        scores = check_numbers(self.accept, "replacement_scores", scores, logits.shape[1:])
+        token = int(self.sampler.next_token(scores, row))
+        if math.isnan(float(scores[token])):
+            raise wrong_result(self.accept, "replacement_scores", "nan", "scores without nan")
+        return first_rejected, token

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,23 +150,37 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
             self.tally.add_scores([self.hooked.depth] * sum(len(r[2]) for r in requests))
             return answers
         check_scorable(self.config_exit)
-        answers = []
-        for key, context, continuation in tqdm(requests, disable=disable_tqdm or self.rank != 0):
-            answers.append(self._score(context, continuation))
-            if key is not None:  # parts of a long text have none
-                self.cache_hook.add_partial("loglikelihood", key, answers[-1])
-        return answers
+        size = override_bs or self.batch_size
+        if size == "auto":
+            size = self._detect_batch_size()
+        # neighbours of one length need little padding; the longest come first, as they take most
+        order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i][1:])))
+        scored: dict[int, tuple[float, bool]] = {}
+        with tqdm(total=len(requests), disable=disable_tqdm or self.rank != 0) as bar:
+            for start in range(0, len(order), size):
+                chosen = order[start : start + size]
+                scores = self._score([requests[i][1:] for i in chosen])
+                for index, answer in zip(chosen, scores, strict=True):
+                    scored[index], key = answer, requests[index][0]
+                    if key is not None:  # parts of a long text have none
+                        self.cache_hook.add_partial("loglikelihood", key, answer)
+                bar.update(len(chosen))
+        return [scored[index] for index in range(len(requests))]
 
-    def _score(self, context: list[int], continuation: list[int]) -> tuple[float, bool]:
-        ids = torch.tensor((context + continuation)[-(self.max_length + 1) :], device=self.device)
-        scores = forced_scores(
-            self.hooked, self.hooked.layout, self.config_exit.policy, ids, len(continuation)
-        )
-        self.tally.add_scores(scores.depth)
-        following = ids[-len(continuation) :]
-        logits = scores.logits.log_softmax(-1, dtype=self.softmax_dtype)
-        chosen = logits.gather(1, following[:, None])
-        return float(chosen.sum()), bool((logits.argmax(-1) == following).all())
+    def _score(self, replies: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """Scores of continuations of contexts, as one batch."""
+        room = self.max_length + 1
+        sequences = [torch.tensor((c + r)[-room:], device=self.device) for c, r in replies]
+        lengths = [len(continuation) for _, continuation in replies]
+        policy, answers = self.config_exit.policy, []
+        every = forced_scores(self.hooked, self.hooked.layout, policy, sequences, lengths)
+        for ids, length, scores in zip(sequences, lengths, every, strict=True):
+            self.tally.add_scores(scores.depth)
+            following = ids[-length:]
+            logits = scores.logits.log_softmax(-1, dtype=self.softmax_dtype)
+            chosen = logits.gather(1, following[:, None])
+            answers.append((float(chosen.sum()), bool((logits.argmax(-1) == following).all())))
+        return answers
 
     def tok_batch_encode(
         self, strings: list[str], *arguments: Any, **options: Any

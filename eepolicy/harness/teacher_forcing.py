@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.decode.fills import CatchUp
@@ -52,54 +54,69 @@ def check_scorable(config: EarlyExitConfig) -> None:
 
 @torch.no_grad()
 def forced_scores(
-    model: Backbone, layout: TokenLayout, policy: ExitPolicy, ids: Tensor, num_scored: int
-) -> ForcedScores:
-    """Score the last tokens of a sequence as the reply to the tokens before them.
+    model: Backbone,
+    layout: TokenLayout,
+    policy: ExitPolicy,
+    sequences: Sequence[Tensor],
+    num_scored: Sequence[int],
+) -> list[ForcedScores]:
+    """Score the last tokens of sequences as replies to the tokens before them.
 
-    Decoding with `catch_up` would have the same scores if it produced these tokens.
+    Decoding with `catch_up` would have the same scores if it produced these tokens.  A layer runs
+    once for all sequences.
 
     Args:
         model: the model.
         layout: its layout.
         policy: exit policy, checked against the model.
-        ids: (tokens,) prompt and reply.
-        num_scored: number of tokens of the reply, at least 1 and fewer than `ids`.
+        sequences: (tokens,) prompt and reply each.
+        num_scored: number of tokens of each reply, at least 1 and fewer than of its sequence.
     """
-    states = _States(model, ids[None, :-1], num_scored)
-    reply = Reply(layout, model.depth, frozenset(), policy.begin(1))
-    logits, depths = [], []
-    for index, token in enumerate(ids[-num_scored:].tolist()):
-        readout = _exit(model, policy, _step(policy, reply, model.depth), states, index)
-        logits.append(readout.logits[0])
-        depths.append(readout.depth)
-        reply.newest_logits = readout.logits[0]
-        reply.append(token, readout.depth, TokenCost())
-    return ForcedScores(torch.stack(logits), depths)
+    states, scores = _States(model, sequences, num_scored), []
+    for row, (ids, number) in enumerate(zip(sequences, num_scored, strict=True)):
+        reply = Reply(layout, model.depth, frozenset(), policy.begin(1))
+        logits, depths = [], []
+        for index, token in enumerate(ids[-number:].tolist()):
+            step = _step(policy, reply, model.depth)
+            readout = _exit(model, policy, step, partial(states.at, row, index))
+            logits.append(readout.logits[0])
+            depths.append(readout.depth)
+            reply.newest_logits = readout.logits[0]
+            reply.append(token, readout.depth, TokenCost())
+        scores.append(ForcedScores(torch.stack(logits), depths))
+    return scores
 
 
 class _States:
     """Hidden states by depth; a layer runs when the first depth behind it is read.
 
+    Sequences are padded on the right, which causal attention does not see.
+
     Args:
         model: the model.
-        ids: (1, tokens), fed tokens.
-        num_scored: number of last tokens whose states are read.
+        sequences: (tokens,) each; the last token is not fed.
+        num_scored: number of last tokens of each whose states are read.
     """
 
-    def __init__(self, model: Backbone, ids: Tensor, num_scored: int) -> None:
-        self._model, self._num_scored = model, num_scored
-        self._layers = model.hidden_states(ids)
-        self._states: list[Tensor] = []  # (tokens scored, width), depth 1 first
+    def __init__(
+        self, model: Backbone, sequences: Sequence[Tensor], num_scored: Sequence[int]
+    ) -> None:
+        self._model = model
+        fed = [ids[:-1] for ids in sequences]
+        self._spans = [slice(len(f) - n, len(f)) for f, n in zip(fed, num_scored, strict=True)]
+        self._layers = model.hidden_states(pad_sequence(fed, batch_first=True))
+        self._states: list[list[Tensor]] = []  # (tokens scored, width) a row, depth 1 first
 
-    def at(self, depth: int, index: int) -> Tensor:
+    def at(self, row: int, index: int, depth: int) -> Tensor:
         """The state that is read at a depth, of a scored token: (1, width)."""
         while len(self._states) < depth:
             hidden = next(self._layers)
             number = len(self._states) + 1
             if number in self._model.branches:
                 hidden = self._model.branch_states(hidden, number)
-            self._states.append(hidden[0, -self._num_scored :])
-        return self._states[depth - 1][index : index + 1]
+            spans = enumerate(self._spans)
+            self._states.append([hidden[i, span].clone() for i, span in spans])
+        return self._states[depth - 1][row][index : index + 1]
 
 
 def _step(policy: ExitPolicy, reply: Reply, full_depth: int) -> Step:
@@ -128,24 +145,24 @@ def _step(policy: ExitPolicy, reply: Reply, full_depth: int) -> Step:
 
 
 def _exit(
-    model: Backbone, policy: ExitPolicy, step: Step, states: _States, index: int
+    model: Backbone, policy: ExitPolicy, step: Step, state_at: Callable[[int], Tensor]
 ) -> LazyReadout:
-    """The readout at which a token exits."""
+    """The readout at which a token exits; `state_at` gives its state at a depth."""
     source = ReadoutSource(_reader(model), predict=model.exit_probability)
     limit = int(policy.depths(step)[0])
     if not 1 <= limit <= model.depth:
         raise EepolicyError(f"{policy!r} gave depth {limit}; scores need 1 to {model.depth}")
     full = None
     if policy.needs_full_pass:
-        full = LazyReadout(model.depth, states.at(model.depth, index), source)
+        full = LazyReadout(model.depth, state_at(model.depth), source)
     last: LazyReadout | None = None
     for depth in policy.candidate_depths(step):
         if not depth < limit:
             break
-        last = LazyReadout(depth, states.at(depth, index), source, last, full)
+        last = LazyReadout(depth, state_at(depth), source, last, full)
         if bool(policy.should_exit(step.to(last.hidden.device), depth, last)[0]):
             return last
-    return LazyReadout(limit, states.at(limit, index), source, last, full)
+    return LazyReadout(limit, state_at(limit), source, last, full)
 
 
 def _reader(model: Backbone) -> Callable[[Tensor, int, object], Tensor]:

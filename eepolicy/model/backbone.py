@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
+from eepolicy.guard import Guard, wrong_result
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.predictor import ExitPredictor, check_predicted
@@ -28,6 +29,7 @@ from eepolicy.model.families import (
 )
 from eepolicy.model.kv_cache import KVCache, LayerKV, StoreOnly
 from eepolicy.model.masks import BlockColumns, MaskForm, block_mask
+from eepolicy.returned import check_numbers
 
 
 class Backbone(LayerExecutor):
@@ -302,10 +304,10 @@ class Backbone(LayerExecutor):
         """Hidden states after each layer, before any norm.
 
         Args:
-            ids: (1, tokens).
+            ids: (rows, tokens).  Rows may be padded on the right.
 
         Yields:
-            (1, tokens, width), depth 1 first.
+            (rows, tokens, width), depth 1 first.
         """
         self.check_length(ids.shape[1])
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
@@ -334,13 +336,16 @@ class Backbone(LayerExecutor):
         head = self.lens if depth == self.depth else self.heads
         if vocab_ranges:
             return head.logits_among(hidden, depth, vocab_ranges, self.vocab_size)
-        logits = head.logits(hidden, depth)
+        with Guard(head, "logits"):
+            logits = head.logits(hidden, depth)
+        if not isinstance(logits, Tensor) or logits.ndim != hidden.ndim:
+            raise wrong_result(head, "logits", logits, f"a tensor (..., {self.vocab_size})")
         if logits.shape[-1] != self.vocab_size:
             raise EepolicyError(
                 f"{head!r} reads out {logits.shape[-1]} of {self.vocab_size} tokens; "
                 "a reply needs all of them"
             )
-        return logits
+        return check_numbers(head, "logits", logits, (*hidden.shape[:-1], self.vocab_size))
 
     def check_predicted(self, depths: Sequence[int]) -> None:
         """Refuse depths without an exit predictor for the heads.
@@ -362,7 +367,12 @@ class Backbone(LayerExecutor):
         """
         self.check_predicted([depth])
         assert self.predictor is not None
-        return self.predictor.probability(hidden, depth)
+        with Guard(self.predictor, "probability"):
+            probability = self.predictor.probability(hidden, depth)
+        check_numbers(self.predictor, "probability", probability, hidden.shape[:-1])
+        if probability.device.type == "cpu" and bool(probability.isnan().any()):
+            raise wrong_result(self.predictor, "probability", "nan", "probabilities")
+        return probability
 
 
 def _call_layer(

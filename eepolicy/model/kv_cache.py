@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 #: columns by which a buffer of one batch grows
 COLUMN_STEP = 64
@@ -21,6 +22,17 @@ MAX_SPARE_BUFFERS = 4
 
 #: rows of a batch: a slice where they are adjacent, else their indices (rows,)
 Rows = slice | Tensor
+
+
+def numbers_per_token(config: PreTrainedConfig) -> int:
+    """Count the numbers in the keys and values of a token in a layer.
+
+    Args:
+        config: config of the decoder.
+    """
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * heads * size)
 
 
 class StoreOnly(Exception):
@@ -115,7 +127,7 @@ class KVCache:
         self._store_only = False
         self._columns: Tensor | None = None  # (columns,), their indices
         #: copies of non-adjacent rows, reused by one layer after another
-        self._gathered: dict[tuple[bool, int, int], Tensor] = {}
+        self._gathered: dict[tuple[bool, torch.device, int, int], Tensor] = {}
 
     def set_slots(
         self,
@@ -290,7 +302,8 @@ class KVCache:
                 if old is not None:
                     new = new_layers[index]
                     new = self._empty(old) if new is None else new
-                    new[:, :, :stop] = old[rows, :, :stop]
+                    here = rows if isinstance(rows, slice) else rows.to(old.device)
+                    new[:, :, :stop] = old[here, :, :stop]
                     new_layers[index] = new
         if lease is not None:
             lease()
@@ -316,7 +329,8 @@ class KVCache:
         if isinstance(rows, slice):
             return _adjacent_rows(stored, rows, max(stop, min_columns))
         first = start if self._store_only else 0
-        key = keys, stored.shape[1], stored.shape[3]
+        rows = rows.to(stored.device)  # layers may be on several devices
+        key = keys, stored.device, stored.shape[1], stored.shape[3]
         if key not in self._gathered:
             self._gathered[key] = self._empty(stored)
         gathered = self._gathered[key][: len(rows), :, :stop]
@@ -329,9 +343,11 @@ class KVCache:
         rows, start, stop, own = self._slots
         result = self._read(stored, keys)
         target = result[:, :, start - stop :]
-        target.copy_(new if own is None else torch.where(own[:, None, :, None], new, target))
+        if own is not None:
+            new = torch.where(own.to(new.device)[:, None, :, None], new, target)
+        target.copy_(new)
         if isinstance(rows, Tensor):
-            stored[rows, :, start:stop] = target
+            stored[rows.to(stored.device), :, start:stop] = target
         return result
 
 

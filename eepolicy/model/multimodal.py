@@ -19,7 +19,6 @@ class _Reached(Exception):
     """Raised when the stock model calls its decoder."""
 
 
-@torch.no_grad()
 def prompt_embeddings(model: PreTrainedModel, **inputs: Any) -> Tensor:
     """The embeddings that a multimodal model gives to its decoder.
 
@@ -39,13 +38,31 @@ def prompt_embeddings(model: PreTrainedModel, **inputs: Any) -> Tensor:
         EepolicyError: the decoder would get positions that are not consecutive, or a mask that
             looks ahead, as some models have for images.  The layer loop has neither.
     """
+    return embeddings_into(decoder_of(model).inner, model, inputs)
+
+
+@torch.no_grad()
+def embeddings_into(decoder: nn.Module, model: PreTrainedModel, inputs: dict[str, Any]) -> Tensor:
+    """The embeddings that a stock model gives to one of its decoders.
+
+    Args:
+        decoder: the decoder.
+        model: the stock model.
+        inputs: arguments of its forward pass.
+
+    Returns:
+        (rows, tokens, width).
+
+    Raises:
+        EepolicyError: see `prompt_embeddings`.
+    """
     reached: dict[str, Any] = {}
 
     def stop(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         reached.update(options)
         raise _Reached
 
-    handle = decoder_of(model).inner.register_forward_pre_hook(stop, with_kwargs=True)
+    handle = decoder.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         model(**inputs)
     except _Reached:

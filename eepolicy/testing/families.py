@@ -8,11 +8,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from eepolicy.decode.acceptance import AcceptAll, AcceptExact
 from eepolicy.decode.fills import CatchUp
+from eepolicy.errors import WithLine
 from eepolicy.hooked import HookedModel
 from eepolicy.model.families import FAMILIES, SLIDING, Adapter, parts_of
 from eepolicy.policies import FullDepth
 from eepolicy.prompts import pad_left
-from eepolicy.registry import add_line
 from eepolicy.testing.configs import small_config
 from eepolicy.testing.decoding import (
     NEW_TOKENS,
@@ -24,6 +24,8 @@ from eepolicy.testing.decoding import (
 from eepolicy.testing.models import PROMPTS, random_model
 from eepolicy.testing.report import require
 
+#: prompts of one length: a batch of them has no padding, and its rows share a mask
+EQUAL_PROMPTS = tuple(torch.tensor(ids) for ids in ([8, 31, 12, 50], [44, 3, 21, 9]))
 #: windows of the checked config are at most this long, so that texts beyond them stay short
 MAX_WINDOW = 64
 
@@ -53,7 +55,8 @@ def check_family(config: PreTrainedConfig | str, adapter: Adapter | None = None)
     config = small_config(config, layers=3) if isinstance(config, str) else config
     family = config.model_type
     model = random_model(config, dtype=_DTYPES.get(family, torch.float64))
-    try:
+    line = f"The model family {family!r} fails a check with this error."
+    with WithLine(lambda: line, unless=AssertionError):
         hooked = HookedModel(model, parts=(adapter or parts_of)(model))
         window = hooked.parts.window if SLIDING in hooked.parts.attention else None
         require(
@@ -76,17 +79,12 @@ def check_family(config: PreTrainedConfig | str, adapter: Adapter | None = None)
         if model.config._attn_implementation == "eager":
             model.float()  # the stock model's masks of padding overflow in float64
         check_generate(family, hooked)
-    except AssertionError:
-        raise
-    except Exception as error:
-        add_line(error, f"The model family {family!r} fails a check with this error.")
-        raise
 
 
 def _check_logits(family: str, hooked: HookedModel, length: int) -> None:
     """Logits of the layer loop are the stock model's."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(hooked.vocab_size, (1, length), generator=generator)
+    ids = torch.randint(hooked.vocab_size, (2, length), generator=generator)
     with torch.no_grad():
         *_, last = hooked.hidden_states(ids)
         ours, stock = hooked.logits(last, hooked.depth), hooked.model(ids).logits
@@ -102,21 +100,22 @@ def _check_logits(family: str, hooked: HookedModel, length: int) -> None:
 
 def check_generate(family: str, hooked: HookedModel) -> None:
     """Replies at full depth and verified replies are those of the stock `generate`."""
-    ids, mask = pad_left(PROMPTS, 0)
     options = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": NEW_TOKENS}
-    with torch.no_grad():
-        stock = hooked.model.generate(ids, attention_mask=mask, **options)[:, ids.shape[1] :]
-    for accept, policy in ((AcceptAll(), FullDepth()), (AcceptExact(), ScatteredDepths())):
-        replies = hooked.generate(PROMPTS, policy, NEW_TOKENS, accept=accept)
-        for row, reply in enumerate(replies):
-            tokens, expected = reply.tokens.tolist(), stock[row].tolist()
-            require(
-                tokens + [0] * (len(expected) - len(tokens)) == expected,
-                family,
-                "check_generate",
-                f"the reply to prompt {row} with {accept!r} is {tokens}, the stock model's "
-                f"{expected}",
-            )
+    for prompts in (PROMPTS, EQUAL_PROMPTS):
+        ids, mask = pad_left(prompts, 0)
+        with torch.no_grad():
+            stock = hooked.model.generate(ids, attention_mask=mask, **options)[:, ids.shape[1] :]
+        for accept, policy in ((AcceptAll(), FullDepth()), (AcceptExact(), ScatteredDepths())):
+            replies = hooked.generate(prompts, policy, NEW_TOKENS, accept=accept)
+            for row, reply in enumerate(replies):
+                tokens, expected = reply.tokens.tolist(), stock[row].tolist()
+                require(
+                    tokens + [0] * (len(expected) - len(tokens)) == expected,
+                    family,
+                    "check_generate",
+                    f"the reply to prompt {row} with {accept!r} is {tokens}, the stock model's "
+                    f"{expected}",
+                )
 
 
 def text_families() -> list[str]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from eepolicy.decode.acceptance import AcceptExact
+from eepolicy.errors import WithLine
 from eepolicy.heads import KINDS, ExitHead
 from eepolicy.hooked import HookedModel
 from eepolicy.policies import Draft, Static
-from eepolicy.registry import add_line
 from eepolicy.testing.configs import WIDTH
 from eepolicy.testing.decoding import check_decoding
 from eepolicy.testing.models import LAYOUT, random_llama
@@ -42,7 +42,10 @@ def check_head(head: type[Any] | Callable[[HookedModel], ExitHead] | str) -> Non
     head = KINDS.get(head) if isinstance(head, str) else head
     model = random_llama(LAYERS)
     untrained = getattr(head, "untrained", None)
-    try:
+    with WithLine(
+        lambda: f"The exit head {describe(head)} fails a check with this error.",
+        unless=AssertionError,
+    ):
         if untrained is not None:
             depths = getattr(head, "default_depths", lambda _: BELOW)(LAYERS)
             built = untrained(model.lens, depths, width=WIDTH, rank=4).to(torch.float64)
@@ -53,11 +56,6 @@ def check_head(head: type[Any] | Callable[[HookedModel], ExitHead] | str) -> Non
         for check in CHECKS:
             with torch.no_grad():
                 check(built, model)
-    except AssertionError:
-        raise
-    except Exception as error:
-        add_line(error, f"The exit head {describe(head)} fails a check with this error.")
-        raise
 
 
 def check_module(head: ExitHead, model: HookedModel) -> None:

@@ -6,10 +6,12 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import eepolicy
-from eepolicy.registry import Plugin, add_line
+from eepolicy.errors import Caught, WithLine
+from eepolicy.registry import Plugin
 
 T = TypeVar("T")
 
@@ -42,14 +44,14 @@ def describe(plugin: object) -> str:
 def run_checks(plugin: T, checks: Iterable[Callable[[T], None]]) -> None:
     """Run checks one after the other; an error within one gets a line that names it."""
     for check in checks:
-        try:
+        with WithLine(partial(_error_line, plugin, check), unless=AssertionError):
             check(plugin)
-        except AssertionError:
-            raise
-        except Exception as error:
-            name = getattr(check, "__name__", "check_decodes")
-            add_line(error, f"{describe(plugin)} fails {name} with this error.")
-            raise
+
+
+def _error_line(plugin: object, check: object) -> str:
+    """The line of an error within a check."""
+    name = getattr(check, "__name__", "check_decodes")
+    return f"{describe(plugin)} fails {name} with this error."
 
 
 def instances_of(plugin: Any, parse: Callable[[str], Any]) -> Iterator[Any]:
@@ -108,12 +110,13 @@ def check_value_object(plugin: Any, check: str) -> None:
     module = inspect.getmodule(type(plugin))
     names = {name: getattr(eepolicy, name) for name in eepolicy.__all__}
     names |= vars(module or eepolicy) | {type(plugin).__name__: type(plugin)}
-    try:
+    again = None
+    with Caught() as caught:
         again = eval(repr(plugin), dict(names))
-    except Exception as error:
-        require(
-            False, plugin, check, f"its repr does not evaluate: {type(error).__name__}: {error}"
-        )
+    error = caught.error
+    require(
+        error is None, plugin, check, f"its repr does not evaluate: {type(error).__name__}: {error}"
+    )
     require(again == plugin, plugin, check, f"its repr evaluates to another object, {again!r}")
     require(hash(again) == hash(plugin), plugin, check, "equal objects have other hashes")
 

@@ -95,6 +95,8 @@ def test_fit_command(run, tmp_path):
         "2",
         "--held-out",
         "0.3",
+        "--max-new-tokens",
+        "40",
     ]
     out, _ = run("fit", "pocket", "--out", str(file), *arguments)
     assert [p.name for p in tmp_path.iterdir() if p.suffix != ".txt"] == [file.name]
@@ -111,7 +113,8 @@ def test_fit_command(run, tmp_path):
     assert parse(out)["tokens"] == reply.tokens.tolist()
     out, _ = run("generate", "What color is snow?", *arguments_of_reply)
     assert parse(out)["tokens"] != reply.tokens.tolist()
-    arguments[3:5] = ["6,10", "--max-new-tokens", "20", "--epochs"]
+    arguments[3] = "6,10"
+    arguments[-1] = "20"
     out, err = run("fit", "pocket", "--out", str(file), *arguments, "--json")
     result, notes = parse(out), read_notes(file)["notes"]
     assert "epoch 2" in err
@@ -132,9 +135,10 @@ def test_fit_command(run, tmp_path):
     assert "there is no folder" in err
 
 
+@pytest.mark.slow
 def test_stats_command(run, tmp_path):
     folder = tmp_path / "stats"
-    out, _ = run("stats", "--prompts", "4", "--out", str(folder))
+    out, _ = run("stats", "--prompts", "2", "--out", str(folder))
     assert "| entropy, nats | 20 |" in out
     names = ("statistics", "reliability", "sequences")
     for name in names:
@@ -142,9 +146,9 @@ def test_stats_command(run, tmp_path):
     assert len((folder / "reliability.md").read_text().splitlines()) == 2 + 20
     shown = out.splitlines()
     # goes on, with nothing left to do
-    out, _ = run("stats", "--prompts", "4", "--out", str(folder), "--json")
+    out, _ = run("stats", "--prompts", "2", "--out", str(folder), "--json")
     result, probed = parse(out), eepolicy.ProbeResult.load(folder / "probe")
-    assert (result["model"], result["prompts"], result["lens"]) == ("pocket", 4, False)
+    assert (result["model"], result["prompts"], result["lens"]) == ("pocket", 2, False)
     assert result["tokens"] == {
         m.name.lower(): (probed.modality == m).sum() for m in eepolicy.Modality
     }
@@ -173,14 +177,15 @@ def test_stats_command(run, tmp_path):
         if row["statistic"] == "repeats":
             assert f"| {100 * row['speech']:.1f} [" in line
     assert [Path(file).exists() for file in result["files"]] == [True] * (2 + 3 * 3)
-    _, err = run("stats", "--prompts", "5", "--out", str(folder), code=2)
+    _, err = run("stats", "--prompts", "3", "--out", str(folder), code=2)
     assert "give another file" in err
 
 
-def test_drift_command(run, tmp_path):
+@pytest.mark.slow
+def test_drift_command_with_two_fills(run, tmp_path):
     folder = tmp_path / "drift"
     arguments = ["--fill", "catch_up", "--fill", "mask", "--prompts", "2", "--out", str(folder)]
-    out, _ = run("drift", "spark:even@12", *arguments)
+    out, _ = run("drift", "spark:even@12", *arguments, "--workers", "0")
     assert out.count("`spark:even@12`") == 2
     tokens = pd.read_csv(folder / "tokens.csv")
     whole = tokens[(tokens.modality == "speech") & (tokens.since_refresh == 0)]
@@ -188,7 +193,13 @@ def test_drift_command(run, tmp_path):
     assert whole[whole.fill == "catch_up"].kl.max() < 1e-7
     assert whole[whole.fill == "mask"].kl.mean() > 1e-2
     assert (folder / "drift.svg").exists()
-    out, _ = run("drift", "static@12", *arguments[2:], "--json")
+
+
+@pytest.mark.slow
+def test_drift_command(run, tmp_path):
+    folder = tmp_path / "drift"
+    arguments = ["--fill", "mask", "--prompts", "2", "--out", str(folder)]
+    out, _ = run("drift", "static@12", *arguments, "--json")
     result, tokens = parse(out), pd.read_csv(folder / "tokens.csv")
     assert (result["model"], result["prompts"]) == ("pocket", 2)
     [row] = result["results"]
@@ -252,7 +263,9 @@ def test_doctor_reports_versions_and_missing_parts(run, monkeypatch):
     monkeypatch.setattr(asr, "missing_asr", lambda: "pip install asr")
     report = json.loads(run("doctor", "--json")[0])
     assert report["parts"]["speech recognition"] == "pip install asr"
+    monkeypatch.setattr("eepolicy.cli.doctor.find_spec", lambda module: None)
     out, _ = run("doctor", "--strict", code=1)
+    assert "pip install 'eepolicy[inspect]'" in out  # brackets are no markup
     assert "pip install asr" in out
 
 
@@ -376,6 +389,7 @@ def test_report_writes_the_page_again(run, tmp_path, monkeypatch):
     assert "contains no records" in err
 
 
+@pytest.mark.slow  # the file itself is tested in `test_results_files.py`
 def test_results_in_parquet_are_those_in_csv(run, tmp_path, monkeypatch):
     pytest.importorskip("pyarrow", reason="Parquet takes pyarrow: pip install pyarrow")
     for module, missing in ((asr, "missing_asr"), (mos, "missing_mos")):

@@ -28,6 +28,7 @@ COMMON = (
 )
 
 
+@pytest.mark.slow
 def test_a_branch_is_fitted_and_used(run, tmp_path, questions):
     file, work = tmp_path / "heads.safetensors", tmp_path / "work"
     arguments = ("--prompts", str(questions), "--out", str(file), "--workdir", str(work))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import product
 
 import pytest
 import torch
@@ -50,7 +51,14 @@ class Rerun(CudaGraphExecutor):
         return replay
 
 
-@pytest.fixture(params=["llama", "gemma2", "gemma3", "gpt2", "glm"])
+SPAN_FAMILIES = ["llama", "gemma2", "gemma3", "gpt2", "glm"]
+#: families and prompts of which all decodings are compared in each run; the others are slow, and
+#: have a decoding of one prompt in `test_the_oldest_graphs_are_dropped`
+FAST = [("llama", "one"), ("gemma3", "ragged")]
+PROMPTS = {"one": ONE, "ragged": RAGGED}
+
+
+@pytest.fixture(params=SPAN_FAMILIES)
 def spans(request, monkeypatch) -> HookedModel:
     """A model whose compiled layers run in spans and attend to unfilled columns too."""
     monkeypatch.setattr(captured, "KV_BUCKET", 16)
@@ -65,10 +73,17 @@ def same(model: HookedModel, prompts, policy, options, plain=None) -> None:
     assert_same_replies(ours, plain)
 
 
-@pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
+@pytest.mark.parametrize(
+    ("spans", "prompts"),
+    [
+        pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
+        for case in product(SPAN_FAMILIES, PROMPTS)
+    ],
+    indirect=["spans"],
+)
 def test_replies_equal_those_of_the_stock_layers(spans, prompts):
     for policy, options in ALL:
-        same(spans, prompts, policy, options)
+        same(spans, PROMPTS[prompts], policy, options)
     assert spans._executor.replays > LAYERS
 
 

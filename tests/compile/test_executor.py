@@ -243,7 +243,7 @@ def test_kernels_stay_few_and_silent_whatever_rows_do(capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("rows", [6, 9])
+@pytest.mark.parametrize("rows", [6, pytest.param(9, marks=pytest.mark.slow)])
 def test_equal_numbers_of_rows_and_columns_need_no_kernel_of_their_own(rows):
     """The kernel is made where the numbers are equal, and used where they are not."""
     model = HookedModel(tiny("llama", 7), layout=LAYOUT)
@@ -334,8 +334,21 @@ def test_keys_that_change_when_they_are_repeated_are_detected(monkeypatch):
         assert model.compiled_executor() is None
 
 
+#: kinds of heads that are compared in each run: a map before the lens, and layers before it
+FAST_KINDS = ("tuned", "branch")
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("kind", [None, *KINDS.names()])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        None,
+        *(
+            pytest.param(kind, marks=() if kind in FAST_KINDS else pytest.mark.slow)
+            for kind in KINDS.names()
+        ),
+    ],
+)
 def test_readouts_equal_those_of_the_heads(kind):
     model, depths = HookedModel(tiny("llama", 14), layout=LAYOUT), (1, 2, 5)
     if kind:
@@ -358,11 +371,11 @@ def test_readouts_equal_those_of_the_heads(kind):
     assert layers.kernels - before == (8 if own else 4)
 
 
-def test_heads_of_other_ids_are_refused_when_compiled():
-    model = HookedModel(tiny("llama", 17), layout=LAYOUT)
-    model.heads = FittedHead({3: LinearHead(model.lens, model.lens.head.weight[:40])})
+def test_heads_of_other_ids_are_refused_when_compiled(llama, monkeypatch):
+    heads = FittedHead({3: LinearHead(llama.lens, llama.lens.head.weight[:40])})
+    monkeypatch.setattr(llama, "heads", heads)
     with pytest.raises(EepolicyError, match="reads out 40 of 60 tokens"):
-        model.generate(QUESTION, "both=static@3", 5, compile=True)
+        llama.generate(QUESTION, "both=static@3", 5, compile=True)
 
 
 @torch.no_grad()

@@ -106,7 +106,14 @@ def fits(counts: np.ndarray, law: np.ndarray) -> float:
     return float(chisquare(counts, wanted * counts.sum() / wanted.sum()).pvalue)
 
 
-@pytest.mark.parametrize("accept", ["sampling", "block", "tolerance:0"])
+@pytest.mark.parametrize(
+    "accept",
+    # `test_acceptance_laws.py` has the laws of all rules
+    [
+        "sampling",
+        *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("block", "tolerance:0")),
+    ],
+)
 def test_lossless_sampling_through_a_repetition_penalty(accept):
     """Replies of two drafts that are verified together, against their enumerated law.
 

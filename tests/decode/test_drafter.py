@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, LAYOUT, layers_of, tiny
+from conftest import FAMILIES, LAYERS, LAYOUT, layers_of, tiny
 from decoding import PROMPTS
 from torch import Tensor
 
@@ -69,9 +71,10 @@ def draft_logits(hooked: HookedModel, ids: Tensor, start: int) -> list[Tensor]:
 
 def test_a_chain_of_drafts_is_that_of_a_plain_loop(family):
     hooked = with_drafter(tiny(family), num_layers=2, agrees=True)
-    plain = [o.tokens for o in hooked.generate(PROMPTS, max_new_tokens=NEW)]
+    prompts = PROMPTS[:2]
+    plain = [o.tokens for o in hooked.generate(prompts, max_new_tokens=NEW)]
     policy = Draft(3, on="both")
-    for prompt, tokens in zip(PROMPTS, plain, strict=True):
+    for prompt, tokens in zip(prompts, plain, strict=True):
         expected, ids = [], torch.cat([prompt, tokens])
         # the policy drafts three tokens, and the full model keeps those that are its own
         start = len(prompt) - 1
@@ -94,8 +97,20 @@ def test_a_chain_of_drafts_is_that_of_a_plain_loop(family):
         assert out.trace.depth.tolist()[: len(kept) - 4] == kept[: len(kept) - 4]
 
 
-@pytest.mark.parametrize("policy", ["both=draft:3", "draft:2", "both=draft:confidence>0.1"])
-@pytest.mark.parametrize("accept", ["exact", "sampling", "block"])
+def grid() -> list:
+    """Every family, policy and rule; a third of them is fast, with every pair of two."""
+    policies = ["both=draft:3", "draft:2", "both=draft:confidence>0.1"]
+    cases = product(*map(enumerate, (FAMILIES, policies, ["exact", "sampling", "block"])))
+    return [
+        pytest.param(
+            *(value for _, value in case),
+            marks=pytest.mark.slow if sum(number for number, _ in case) % 3 else (),
+        )
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize(("family", "policy", "accept"), grid())
 def test_replies_with_drafts_are_the_full_models_in_batches_too(family, policy, accept):
     hooked = with_drafter(tiny(family), agrees=True)
     plain = hooked.generate(PROMPTS, max_new_tokens=NEW)

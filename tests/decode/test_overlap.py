@@ -41,9 +41,9 @@ def always(monkeypatch) -> None:
     ids=str,
 )
 def test_replies_and_costs_are_the_same(model, monkeypatch, prompts, policy, options):
-    plain = model.generate(prompts, policy, max_new_tokens=40, eos_token_id=ENDS, **options)
+    plain = model.generate(prompts, policy, max_new_tokens=30, eos_token_id=ENDS, **options)
     monkeypatch.setattr(ahead, "is_async", lambda device: True)
-    ours = model.generate(prompts, policy, max_new_tokens=40, eos_token_id=ENDS, **options)
+    ours = model.generate(prompts, policy, max_new_tokens=30, eos_token_id=ENDS, **options)
     if prompts is RAGGED:  # rows end while the next step of all rows runs
         assert len({len(out.tokens) for out in plain}) > 1
     assert_same_replies(ours, plain)

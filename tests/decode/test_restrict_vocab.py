@@ -36,7 +36,7 @@ class OnlySpeech(LogitsProcessor):
 
 @pytest.mark.parametrize("policy", ["full", "both=static@3", "spark:triple@2"])
 def test_restrict_vocab_reads_what_a_mask_would_leave(hooked, policy):
-    options = {"max_new_tokens": 60, "temperature": 1.5, "seed": 3}
+    options = {"max_new_tokens": 30, "temperature": 1.5, "seed": 3}
     plain = hooked.generate(PROMPT, policy, **options)
     masked = hooked.generate(PROMPT, policy, logits_processor=[OnlySpeech()], **options)
     restricted = hooked.generate(PROMPT, policy, restrict_vocab=True, **options)

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from decoding import PROMPTS, RandomDepths
 
+from eepolicy import EepolicyError
+
+NEW = 24  # two chunks of text and of speech, and a part of the next
+
 
 @pytest.mark.parametrize(
     "policy",
@@ -22,9 +26,9 @@ from decoding import PROMPTS, RandomDepths
     ],
 )
 def test_a_row_does_not_depend_on_its_neighbours(stock, hooked, policy):
-    together = hooked.generate(PROMPTS, policy, max_new_tokens=40)
+    together = hooked.generate(PROMPTS, policy, max_new_tokens=NEW)
     for prompt, out in zip(PROMPTS, together, strict=True):
-        alone = hooked.generate(prompt, policy, max_new_tokens=40)
+        alone = hooked.generate(prompt, policy, max_new_tokens=NEW)
         assert out.tokens.tolist() == alone.tokens.tolist()
         for name, value in vars(alone.trace).items():
             if name != "prefill_layer_calls":  # in a batch, a prefill depends on all rows
@@ -36,9 +40,9 @@ def test_a_row_does_not_depend_on_its_neighbours(stock, hooked, policy):
 )
 def test_a_row_does_not_depend_on_its_neighbours_with_other_fills(stock, hooked, options):
     policy = "text=static@5,speech=margin>0.1@[2,4]"
-    together = hooked.generate(PROMPTS, policy, max_new_tokens=40, **options)
+    together = hooked.generate(PROMPTS, policy, max_new_tokens=NEW, **options)
     for prompt, out in zip(PROMPTS, together, strict=True):
-        alone = hooked.generate(prompt, policy, max_new_tokens=40, **options)
+        alone = hooked.generate(prompt, policy, max_new_tokens=NEW, **options)
         assert out.tokens.tolist() == alone.tokens.tolist()
         for name in ("depth", "layer_calls", "layer_positions", "filled", "readouts"):
             assert np.array_equal(getattr(out.trace, name), getattr(alone.trace, name)), name
@@ -53,3 +57,15 @@ def test_rows_that_leave_at_several_depths_are_read_out_at_once(stock, hooked):
     at = [[int(out.trace.depth[i]) for out in outs if i < len(out.tokens)] for i in range(steps)]
     assert any(len(set(depths)) > 1 for depths in at)
     assert heads == [len(depths) for depths in at]
+
+
+@pytest.mark.parametrize("accept", ["all", "sampling"])
+def test_a_sampled_row_with_a_seed_is_sampled_as_alone(stock, hooked, accept):
+    policy, options = "spark:triple@2", {"max_new_tokens": NEW, "temperature": 1.5}
+    seeds = [3, 4, 3, 5]
+    together = hooked.generate(PROMPTS, policy, accept=accept, seed=seeds, **options)
+    for prompt, seed, out in zip(PROMPTS, seeds, together, strict=True):
+        alone = hooked.generate(prompt, policy, accept=accept, seed=seed, **options)
+        assert out.tokens.tolist() == alone.tokens.tolist()
+    with pytest.raises(EepolicyError, match="one for each row; got 2 for 4 rows"):
+        hooked.generate(PROMPTS, policy, seed=[1, 2], **options)

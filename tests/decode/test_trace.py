@@ -49,7 +49,7 @@ from eepolicy.policies import Step, parse_policy
 )
 def test_trace_counts_what_really_ran(stock, hooked, policy):
     with LayerCounter(stock) as counter:
-        trace = hooked.generate(PROMPT, policy, max_new_tokens=50).trace
+        trace = hooked.generate(PROMPT, policy, max_new_tokens=30).trace
     # the prompt runs in the calls of a first token at full depth
     alone = 0 if trace.depth[0] == LAYERS else LAYERS
     prefill, decoded = counter.calls[:alone], counter.calls[alone:]
@@ -71,14 +71,14 @@ def test_trace_counts_what_really_ran(stock, hooked, policy):
 def test_a_batch_counts_what_really_ran(stock, hooked, rebatch):
     """A call of a layer counts for every row that took part in it, and no row more took part."""
     with LayerCounter(stock) as counter:
-        outs = hooked.generate(PROMPTS, RandomDepths(3), max_new_tokens=40, rebatch=rebatch)
+        outs = hooked.generate(PROMPTS, RandomDepths(3), max_new_tokens=24, rebatch=rebatch)
     decoded = counter.calls[outs[0].trace.prefill_layer_calls :]
     assert sum(out.trace.layer_calls.sum() for out in outs) == sum(rows for _, rows, _ in decoded)
 
 
 @pytest.mark.parametrize(("pattern", "group"), [("even", "Le"), ("odd", "eL"), ("triple", "Lee")])
 def test_depths_are_the_schedule_on_the_chunks_produced(hooked, pattern, group):
-    trace = hooked.generate(PROMPT, SparK(pattern, 2), max_new_tokens=80).trace
+    trace = hooked.generate(PROMPT, SparK(pattern, 2), max_new_tokens=40).trace
     clock = ChunkClock(LAYOUT)
     expected = []
     for token in trace.token.tolist():
@@ -173,7 +173,7 @@ def test_a_scheduled_step_reads_nothing_off_the_device(hooked, padding, monkeypa
     def decode(policy):
         batch = Batch(hooked, padding, 40)
         batch.prefill(tokens[:, None].expand(-1, 5))
-        for i in range(9):
+        for i in range(4):  # a group of triple, and the next refresh
             at = torch.full((len(rows),), i)
             step = Step(torch.ones_like(at), at, at, at, at, LAYERS)
             run_step(batch, tokens[:, None], rows, parse_policy(policy), step)

@@ -14,7 +14,11 @@ import pytest
 import eepolicy
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: pages whose blocks take longest
+SLOW_PAGES = ("recipes.md", "tutorial.md")
+#: `tests/analysis/evaluation/test_gallery.py` runs it with small data: its studies take hours
+GALLERY = ROOT / "docs" / "gallery.md"
+PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {GALLERY})]
 #: modules that import an optional package at the top, and the package
 OPTIONAL = {
     "eepolicy.harness.inspect_provider": "inspect_ai",
@@ -27,7 +31,13 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.name in SLOW_PAGES else (), id=page.name)
+        for page in PAGES
+    ],
+)
 def test_python_blocks_run(page, capsys, tmp_path, monkeypatch):
     """All blocks of a page, in order; a comment after a print states what it prints."""
     monkeypatch.chdir(tmp_path)  # some write files

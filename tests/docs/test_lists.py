@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from eepolicy.registry import Entry
-from tools import lists
+from tools import formats, lists
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,3 +60,22 @@ def test_a_table_links_papers_and_escapes_pipes():
         "| `b` | z |  |",
         "",
     ]
+
+
+def test_the_page_of_formats_has_every_schema_and_key():
+    """A schema is a subclass of pydantic's model in a file of the library."""
+    classes = {
+        node.name
+        for top in ("eepolicy", "analysis")
+        for path in (ROOT / top).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and {"FileFormat", "BaseModel"} & {ast.unparse(base) for base in node.bases}
+    }
+    assert classes - {"FileFormat"} == {schema.__name__ for schema in formats.FILES}
+    tables = formats.format_tables()
+    assert "| `seconds` | number from 0 | required | duration |" in tables
+    assert not re.findall(r"^\| `\w+` \|.*\|  \|$", tables, re.MULTILINE)  # a key without a meaning
+    for schema in formats.FILES:
+        section = tables.split(f"### {schema.__name__}\n")[1].split("\n### ")[0]
+        assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [*schema.model_fields]

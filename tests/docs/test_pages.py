@@ -15,6 +15,8 @@ PAGES = [
     *(p for p in sorted((ROOT / "docs").rglob("*.md")) if GENERATED not in p.parents),
 ]
 LISTS = sorted((ROOT / "docs" / "contributing").glob("*.md"))
+#: packages without API page: commands are on their own page, and nobody calls the compiler
+WITHOUT_API_PAGE = {"cli", "compile"}
 #: folders whose files the pages name by their path from the root
 FOLDERS = "eepolicy|analysis|benchmarks|pocket|tests|docs"
 
@@ -65,3 +67,15 @@ def test_lists_for_contributors_are_short(page):
 def test_every_kind_of_addition_has_a_list():
     kinds = {"acceptance", "column", "family", "fill", "head", "policy"}
     assert {p.stem for p in LISTS} == kinds | {"index", "speech-model", "statistic", "study"}
+
+
+def test_packages_have_api_pages():
+    """Each page is in the navigation and on the first page."""
+    pages = {p.name: p.read_text() for p in (ROOT / "docs" / "api").glob("*.md")}
+    shown = set(re.findall(r"^::: eepolicy\.(\w+)", "\n".join(pages.values()), re.MULTILINE))
+    packages = {file.parent.name for file in (ROOT / "eepolicy").glob("*/__init__.py")}
+    assert packages - shown == WITHOUT_API_PAGE
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in pages:
+        assert f": api/{page}\n" in navigation or page == "index.md"
+        assert f"]({page})" in pages["index.md"] or page == "index.md"

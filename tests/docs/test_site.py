@@ -63,6 +63,12 @@ def pages() -> dict[str, Page]:
 
 
 @built
+def test_only_what_pages_need_is_published():
+    kinds = {file.suffix for file in SITE.rglob("*") if file.is_file()}
+    assert not kinds & {".toml", ".py", ".ipynb", ".md", ".txt"}
+
+
+@built
 def test_no_link_is_dead():
     site = pages()
     assert len(site) > 15

@@ -58,6 +58,9 @@ class Tokenizer:
         ids = torch.tensor([[ord(letter) - 96 for letter in text]])
         return type("Encoding", (), {"input_ids": ids})
 
+    def decode(self, ids):
+        return "".join(chr(96 + i) for i in ids.tolist())
+
 
 def test_messages_go_through_the_chat_template():
     model = HookedModel(tiny("llama"), tokenizer=Tokenizer())

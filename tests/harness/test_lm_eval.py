@@ -197,6 +197,24 @@ def test_exits_are_in_results(folder, monkeypatch):
         assert reply == [text.split(".")[0]]
 
 
+def test_log_likelihoods_do_not_depend_on_the_batch_size(folder):
+    """Requests come back in their order; the model is in float32."""
+    answers, scored = [], []
+    for size in (1, 3):
+        lm = EarlyExitLM(
+            str(folder / "model"), policy="text=entropy<6.55@[2,4]", device="cpu", batch_size=size
+        )
+        ids = [lm.tok_encode(text) for pair in QUESTIONS for text in pair]
+        requests = [(None, q, a) for q, a in zip(ids[::2], ids[1::2], strict=True)]
+        answers.append(lm._loglikelihood_tokens(requests, disable_tqdm=True))
+        scored.append(lm.tally.to_dict(6))
+    assert scored[0] == scored[1]
+    assert len({value for value, _ in answers[0]}) == len(QUESTIONS)
+    for (one, greedy), (other, also) in zip(*answers, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+        assert greedy == also
+
+
 def test_a_speech_model_answers_questions(folder, monkeypatch):
     lm = EarlyExitLM("pocket", policy="spark:triple@14", device="cpu", batch_size=2)
     results, replies = run(

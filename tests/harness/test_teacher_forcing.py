@@ -79,9 +79,26 @@ def test_scores_are_those_of_decoding(name, policy):
     out = model.generate(prompt, policy, max_new_tokens=12, logits_processor=[keep])
     ids = torch.cat([prompt, out.tokens])
     config = EarlyExitConfig(policy)
-    scores = forced_scores(model, TEXT, config.policy, ids, len(out.tokens))
+    [scores] = forced_scores(model, TEXT, config.policy, [ids], [len(out.tokens)])
     assert scores.depth == out.trace.depth.tolist()
     torch.testing.assert_close(scores.logits, torch.stack(keep.scores), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["text=entropy<3.5@[2,3,4]", "text=patience:2@1", Alternating()])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+def test_scores_do_not_depend_on_the_batch(name, policy):
+    """Sequences of several lengths, up to beyond a sliding window."""
+    model = HookedModel(tiny(name, dtype=torch.float64), TEXT)
+    policy = EarlyExitConfig(policy).policy
+    generator = torch.Generator().manual_seed(1)
+    sequences = [torch.randint(60, (n,), generator=generator) for n in (4, 17, 2, 9)]
+    numbers = [3, 5, 1, 8]
+    together = forced_scores(model, TEXT, policy, sequences, numbers)
+    assert len({depth for scores in together for depth in scores.depth}) > 1
+    for ids, number, scores in zip(sequences, numbers, together, strict=True):
+        [alone] = forced_scores(model, TEXT, policy, [ids], [number])
+        assert scores.depth == alone.depth
+        torch.testing.assert_close(scores.logits, alone.logits, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(

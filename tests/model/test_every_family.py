@@ -34,6 +34,7 @@ SLOW = (
     "phi",
     "qwen2",
     "smollm3",
+    "xglm",
 )
 #: queries are scaled from 12 positions on
 YARN = {

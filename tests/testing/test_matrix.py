@@ -29,9 +29,14 @@ SPECS = {
     "margin": "both=margin>0.1@1",
     "saturation": "both=saturation>0.5@1",
     "patience": "both=patience:2@1",
+    "drift": "both=drift>0.3@1",
     "predictor": "both=predictor>0.5@1",
     "draft": "both=draft:2@1",
     "dynamic-draft": "both=dynamic-draft@[1,2]",
+    # no token of these models is a unit of the shipped file; tests/policies/test_unit_classes.py
+    # has exits
+    "steady": "both=steady:pocket@1",
+    "silence": "both=silence:pocket@1",
     "random": "both=random:2.0@1",
     "oracle": "both=oracle@1",
     "by modality": "text=static@2,speech=spark:odd@1",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Count, NonNegative, check_fields
 from eepolicy.modality import TokenLayout
 from eepolicy.registry import parse_rest
-from eepolicy.speech.vocoders import Vocoder, codebook_of
+from eepolicy.speech.vocoders import Vocoder, check_codebook, codebook_of
 
 
 @ACCEPTANCE_RULES.register
@@ -30,9 +30,9 @@ class AcceptAcoustic(Acceptance):
         first: id of the first unit.
     """
 
-    distance: float
+    distance: NonNegative
     codebook: Tensor | None = field(default=None, repr=False, compare=False)
-    first: int = 0
+    first: Count = 0
     name: ClassVar[str] = "acoustic"
     usage: ClassVar[str] = "acoustic:DISTANCE"
     example: ClassVar[str] = "acoustic:20"
@@ -41,8 +41,8 @@ class AcceptAcoustic(Acceptance):
     source: ClassVar[str] = "https://arxiv.org/abs/2511.13732"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.distance < math.inf:
-            raise EepolicyError(f"{self!r}: distance is a finite number, 0 or more")
+        check_fields(self)
+        check_codebook(self.codebook, type(self).__name__)
 
     def accepts(self, drafts: Drafts) -> Tensor:
         assert self.codebook is not None

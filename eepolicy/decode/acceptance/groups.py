@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,10 +11,10 @@ from torch import Tensor
 from eepolicy.decode.acceptance.acoustic import AcceptAcoustic, codebook_for
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
 from eepolicy.decode.acceptance.sampling import drafted_probabilities
-from eepolicy.errors import EepolicyError
+from eepolicy.fields import Count, NonNegative, check_fields
 from eepolicy.modality import TokenLayout
 from eepolicy.registry import parse_rest
-from eepolicy.speech.vocoders import Vocoder
+from eepolicy.speech.vocoders import Vocoder, check_codebook
 
 #: rows of the distance matrix that are computed at a time
 _ROWS = 1024
@@ -50,9 +49,9 @@ class AcceptGroups(Acceptance):
         first: id of the first unit.
     """
 
-    distance: float
+    distance: NonNegative
     codebook: Tensor | None = field(default=None, repr=False, compare=False)
-    first: int = 0
+    first: Count = 0
     #: codebook and groups by device, made once for the rule and its bound copies
     _made: dict[torch.device, tuple[Tensor, SoundGroups]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -66,8 +65,8 @@ class AcceptGroups(Acceptance):
     uses_draft_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.distance < math.inf:
-            raise EepolicyError(f"{self!r}: distance is a finite number, 0 or more")
+        check_fields(self)
+        check_codebook(self.codebook, type(self).__name__)
 
     def accepts(self, drafts: Drafts) -> Tensor:
         if not drafts.do_sample:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from eepolicy.arguments import checked
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, Acceptance, Drafts
 from eepolicy.errors import EepolicyError
+from eepolicy.fields import Tuple, check_fields
 from eepolicy.modality import TokenLayout
 from eepolicy.plugin_files import is_file_spec, load_plugin
 from eepolicy.speech.vocoders import Vocoder
@@ -33,9 +36,10 @@ class AcceptJoined(Acceptance):
         EepolicyError: there are fewer than two rules, or one of them cannot be joined.
     """
 
-    rules: tuple[Acceptance, ...]
+    rules: Annotated[tuple[Acceptance, ...], Tuple]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if len(self.rules) < 2:
             raise EepolicyError(f"{self!r}: join two or more rules")
         for rule in self.rules:
@@ -58,6 +62,7 @@ class AcceptJoined(Acceptance):
         return "+".join(rule.spec for rule in self.rules)
 
 
+@checked()
 def parse_acceptance(spec: str) -> Acceptance:
     """Build an acceptance rule from its spec string.
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
-from eepolicy.errors import EepolicyError
+from eepolicy.fields import Share, check_fields
 from eepolicy.registry import parse_rest
 
 
@@ -22,15 +22,14 @@ class AcceptRatio(Acceptance):
             the most likely token).
     """
 
-    share: float
+    share: Share
     name: ClassVar[str] = "ratio"
     usage: ClassVar[str] = "ratio:SHARE"
     example: ClassVar[str] = "ratio:0.3"
     summary: ClassVar[str] = "at least 0.3 times as likely as the full model's most likely token"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise EepolicyError(f"{self!r}: share is from 0 to 1")
+        check_fields(self)
 
     def accepts(self, drafts: Drafts) -> Tensor:
         p = drafts.target_scores.softmax(-1)  # (drafts, vocab)

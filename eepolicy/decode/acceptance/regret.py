@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
-from eepolicy.errors import EepolicyError
+from eepolicy.fields import Count, NonNegative, check_fields
 from eepolicy.registry import parse_rest
 
 
@@ -40,9 +39,9 @@ class AcceptRegret(Acceptance):
         count: largest number of accepted drafts with a regret above 0 in a verification.
     """
 
-    budget: float
-    gate: float = 0.25
-    count: int = 2
+    budget: NonNegative
+    gate: NonNegative = 0.25
+    count: Count = 2
     name: ClassVar[str] = "regret"
     usage: ClassVar[str] = "regret:BUDGET[:GATE[:COUNT]]"
     example: ClassVar[str] = "regret:8"
@@ -55,8 +54,7 @@ class AcceptRegret(Acceptance):
     is_joint: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (0 <= self.budget < math.inf and 0 <= self.gate < math.inf and self.count >= 0):
-            raise EepolicyError(f"{self!r}: budget, gate and count are finite numbers, 0 or more")
+        check_fields(self)
 
     def begin(self) -> float:
         return 0.0

@@ -11,7 +11,7 @@ from torch import Tensor
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
 from eepolicy.decode.acceptance.exact import AcceptExact
 from eepolicy.decode.acceptance.sampling import AcceptSampling, drafted_probabilities
-from eepolicy.errors import EepolicyError
+from eepolicy.fields import Share, check_fields
 from eepolicy.registry import parse_rest
 
 
@@ -35,7 +35,7 @@ class AcceptTolerance(Acceptance):
         tolerance: added to the probability of acceptance, from 0 (`sampling`) to 1 (accept all).
     """
 
-    tolerance: float
+    tolerance: Share
     name: ClassVar[str] = "tolerance"
     usage: ClassVar[str] = "tolerance:TOLERANCE"
     example: ClassVar[str] = "tolerance:0.2"
@@ -45,8 +45,7 @@ class AcceptTolerance(Acceptance):
     uses_draft_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tolerance <= 1:
-            raise EepolicyError(f"{self!r}: tolerance is from 0 to 1")
+        check_fields(self)
 
     def accepts(self, drafts: Drafts) -> Tensor:
         if not drafts.do_sample:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, Acceptance, Drafts
-from eepolicy.errors import EepolicyError
+from eepolicy.fields import Positive, check_fields
 from eepolicy.registry import parse_rest
 
 
@@ -21,15 +21,14 @@ class AcceptTop(Acceptance):
         count: number of most likely tokens.
     """
 
-    count: int
+    count: Positive
     name: ClassVar[str] = "top"
     usage: ClassVar[str] = "top:COUNT"
     example: ClassVar[str] = "top:5"
     summary: ClassVar[str] = "among the full model's 5 most likely tokens"
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise EepolicyError(f"{self!r}: count is 1 or more")
+        check_fields(self)
 
     def accepts(self, drafts: Drafts) -> Tensor:
         count = min(self.count, drafts.target_scores.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol
 
+from eepolicy.arguments import checked
 from eepolicy.decode.block import Block
 from eepolicy.plugin_files import is_file_spec, load_plugin
 from eepolicy.registry import Declared, Registry
@@ -78,6 +79,7 @@ class KVFill(Declared, ABC):
 FILLS: Registry[KVFill] = Registry(kind="fill", group="eepolicy.fills")
 
 
+@checked()
 def parse_fill(spec: str) -> KVFill:
     """Build a fill from its spec string.
 

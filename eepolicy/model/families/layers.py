@@ -72,6 +72,17 @@ class LayerPast(AdaptedLayer):
         return self.stock(hidden, layer_past=cache, **options)
 
 
+class LayerWithRowMasks(AdaptedLayer):
+    """A layer that takes no mask for all rows at once."""
+
+    def translate(
+        self, hidden: Tensor, cache: Any, position: Rotation | None, options: dict[str, Any]
+    ) -> Any:
+        mask = options.pop("attention_mask")
+        mask = None if mask is None else mask.expand(len(hidden), -1, -1, -1)
+        return self.stock(hidden, attention_mask=mask, past_key_values=cache, **options)
+
+
 class BloomLayer(AdaptedLayer):
     """A layer of Bloom, or of Falcon with ALiBi, which is a part of the mask here."""
 

@@ -13,7 +13,13 @@ from transformers import PreTrainedModel
 
 from eepolicy.model.families.base import DecoderParts, register_family
 from eepolicy.model.families.decoder import decoder_of
-from eepolicy.model.families.layers import BloomLayer, FalconLayer, LayerPast, adapted
+from eepolicy.model.families.layers import (
+    BloomLayer,
+    FalconLayer,
+    LayerPast,
+    LayerWithRowMasks,
+    adapted,
+)
 from eepolicy.model.families.rotary import plain_parts, rotary_parts
 from eepolicy.model.families.scale import times
 
@@ -104,7 +110,8 @@ def xglm(model: PreTrainedModel) -> DecoderParts:
     """XGLM: sinusoidal positions."""
     decoder = decoder_of(model)
     table = decoder.inner.embed_positions
-    return replace(plain_parts(decoder), position_embedding=lambda at: table(at, 0))
+    parts = replace(plain_parts(decoder), position_embedding=lambda at: table(at, 0))
+    return adapted(parts, LayerWithRowMasks)
 
 
 def alibi(model: PreTrainedModel, heads: int) -> Callable[[Tensor], Tensor]:
