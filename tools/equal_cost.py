@@ -1,11 +1,13 @@
-"""Write the table of rows against static exits: `python -m tools.equal_cost results/pocket`.
+"""Write the table of rows against static exits.
+
+    python -m tools.equal_cost results/pocket [--write docs/findings/generated/equal-cost.md]
 
 The folder is one of `eepolicy leaderboard --run` or `eepolicy compare`.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from eepolicy.analysis.evaluation.equal_cost import at_equal_cost, equal_cost_table
@@ -17,10 +19,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "findings" / "generated" / "equal-co
 
 def main() -> None:
     """Write the table into the docs."""
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m tools.equal_cost FOLDER_OF_A_COMPARISON")
-    results = at_equal_cost(load_comparison(Path(sys.argv[1])))
-    write_text(PAGE, equal_cost_table(results) + "\n")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="folder of a comparison")
+    parser.add_argument("--write", type=Path, default=PAGE, help="file of the table")
+    args = parser.parse_args()
+    results = at_equal_cost(load_comparison(args.folder))
+    write_text(args.write, equal_cost_table(results) + "\n")
 
 
 if __name__ == "__main__":

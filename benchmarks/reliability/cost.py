@@ -207,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("commit", help="commit without the checks, such as 723b8da")
+    parser.add_argument("commit", help="commit without the checks, such as f4cfce1")
     parser.add_argument("--pairs", type=int, default=40, help="pairs of replies of each policy")
     parser.add_argument("--policies", nargs="+", default=defaults.policies, help="spec strings")
     parser.add_argument("--tokens", type=int, default=defaults.tokens, help="most tokens")
