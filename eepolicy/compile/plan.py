@@ -193,8 +193,8 @@ def record(
             assert number is not None
             symbolic.append(recorder.symbol(index, number))
     with translated(lambda error: CannotRecord(str(error))):
-        out = recorder.trace(code, symbolic)
-    return recorder.plan(out)
+        plan = recorder.plan(recorder.trace(code, symbolic))
+    return plan
 
 
 def input_values(sources: Sequence[Source], args: Sequence[Tensor]) -> list[Any]:
