@@ -62,10 +62,19 @@ def pages() -> dict[str, Page]:
     return {str(p.relative_to(SITE)): Page(p.read_text()) for p in files if p.name != "404.html"}
 
 
+def target(page: str, link: str) -> str:
+    """Path in the site that a link of a page leads to; empty for another site."""
+    parts = urlparse(urljoin(f"http://site/{page}", link))
+    path = unquote(parts.path).lstrip("/")
+    return path if parts.netloc == "site" else ""
+
+
 @built
 def test_only_what_pages_need_is_published():
-    kinds = {file.suffix for file in SITE.rglob("*") if file.is_file()}
-    assert not kinds & {".toml", ".py", ".ipynb", ".md", ".txt"}
+    sources = {".toml", ".py", ".ipynb", ".md", ".sh", ".txt", ".yaml"}
+    published = {str(f.relative_to(SITE)) for f in SITE.rglob("*") if f.suffix in sources}
+    linked = {target(page, link) for page, content in pages().items() for link in content.links}
+    assert published <= linked
 
 
 @built
