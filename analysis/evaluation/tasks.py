@@ -62,8 +62,7 @@ def read_task(
     is_hub = str(source).startswith(HUB)
     file = Path(source)
     questions: dict[str, dict[str, Any]] = {}
-    rows = _read_hub(str(source), sounds) if is_hub else _read_file(file)
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(read_rows(source, sounds), start=1):
         if not isinstance(row, Mapping):
             raise EepolicyError(f"{file} is not a list of questions: entry {number} is {row!r}")
         question = next((row[f] for f in QUESTION_FIELDS if isinstance(row.get(f), str)), None)
@@ -94,6 +93,21 @@ def read_task(
     if not questions:
         raise EepolicyError(f"{file} contains no question")
     return list(questions.values())
+
+
+def read_rows(source: str | Path, sounds: Path | None = None) -> Iterable[Mapping[str, Any]]:
+    """Rows of a file or of a data set on the Hub, by column; see `read_task`.
+
+    Args:
+        source: the file, or `hf:ID:CONFIG:SPLIT`.
+        sounds: folder for the sound of a data set on the Hub, whose file is in the column `audio`;
+            None leaves it out.
+
+    Raises:
+        EepolicyError: it cannot be read.
+    """
+    is_hub = str(source).startswith(HUB)
+    return _read_hub(str(source), sounds) if is_hub else _read_file(Path(source))
 
 
 def synthesized(
@@ -215,7 +229,7 @@ def _read_file(file: Path) -> Iterable[Mapping[str, Any]]:
         if file.suffix == ".json":
             entries = json.loads(file.read_text(encoding="utf-8-sig"))
             if not isinstance(entries, list):
-                raise EepolicyError(f"{file} is not a list of questions; got {entries!r:.60}")
+                raise EepolicyError(f"{file} is not a list of rows; got {entries!r:.60}")
             return entries
         if file.suffix == ".csv":
             return list(pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records"))

@@ -15,7 +15,9 @@ from torch import Tensor
 from eepolicy import Document, EepolicyError, HookedModel, Modality, ProbeResult, TokenLayout
 from eepolicy.analysis.evaluation.metrics import Recognizer, transcripts_of
 from eepolicy.analysis.evaluation.scoring import normalized, word_alignment
+from eepolicy.analysis.stats.bootstrap import Floats
 from eepolicy.analysis.studies.fixed_depth import units_at
+from eepolicy.probing import Statistic, given_rank
 from eepolicy.speech.mel import SAMPLE_RATE
 from eepolicy.speech.word_times import WordTime, words_of_units
 
@@ -25,6 +27,10 @@ LAG = 0.075
 #: words whose text token is ranked at a unit: the word that the unit belongs to, the word after it,
 #: the word before it, a further word of the reply, and a word of another reply
 TOKENS = ("spoken", "next", "previous", "further", "other")
+#: columns of the words of `align_replies`
+WORD_COLUMNS = ["document", "word", "text", "token", "first", "stop"]
+#: a token is readable if its rank among the text ids is at most this
+K = 10
 #: exit depths, as shares of full depth
 EXITS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 THIRDS = ("first third", "middle third", "last third")
@@ -83,7 +89,7 @@ def align_replies(
         One row for each word: `document`, `word`, `text`, `token` (-1 for several), `first` and
         `stop` (its units; equal for a word without any).
     """
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for document, reply in enumerate(progress(replies)):
         ids, units = model.layout.text_ids(reply.reply), model.layout.units(reply.reply)
         words, text = text_words(model, ids), _tokenizer(model).decode(ids.tolist())
@@ -96,11 +102,28 @@ def align_replies(
         if len(times) != len(words):
             continue
         owner = words_of_units(times, len(units), len(units) * SAMPLE_RATE / len(wave))
-        for number, (word, time) in enumerate(zip(words, times, strict=True)):
-            own = np.flatnonzero(owner == number)
-            first, stop = (own[0], own[-1] + 1) if len(own) else (0, 0)
-            rows.append((document, number, time.word, spoken_token(model, word), first, stop))
-    return pd.DataFrame(rows, columns=["document", "word", "text", "token", "first", "stop"])
+        tokens = [spoken_token(model, word) for word in words]
+        rows += word_rows(document, times, tokens, owner)
+    return pd.DataFrame(rows, columns=WORD_COLUMNS)
+
+
+def word_rows(
+    document: int, times: Sequence[WordTime], tokens: Sequence[int], owner: NDArray[np.int64]
+) -> list[tuple[Any, ...]]:
+    """The words of one document as rows of `align_replies`.
+
+    Args:
+        document: number of the document.
+        times: its words.
+        tokens: text token of each word, -1 for several.
+        owner: (units,) number of the word of each unit, -1 for none.
+    """
+    rows = []
+    for number, (time, token) in enumerate(zip(times, tokens, strict=True)):
+        own = np.flatnonzero(owner == number)
+        first, stop = (own[0], own[-1] + 1) if len(own) else (0, 0)
+        rows.append((document, number, time.word, token, first, stop))
+    return rows
 
 
 def unit_table(words: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -198,6 +221,17 @@ def with_given(
         documents.append(replace(reply, given=given))
         tables.append(table.assign(document=number, readout=at))
     return documents, pd.concat(tables, ignore_index=True)
+
+
+def statistics() -> list[str | Statistic]:
+    """What is probed at units: ranks of `TOKENS`, and the probability of text."""
+    ranks = [given_rank(tokens, text_only=True) for tokens in TOKENS]
+    return [*ranks, given_rank("spoken"), "text_mass"]
+
+
+def hits(ranks: NDArray[np.int64]) -> Floats:
+    """Whether tokens are readable by their ranks, of any shape: 0 or 1, nan for no token."""
+    return np.where(ranks >= 0, ranks <= K, np.nan)
 
 
 def parts_of_speech(result: ProbeResult, layout: TokenLayout) -> NDArray[np.object_]:

@@ -20,34 +20,28 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from eepolicy import ProbeResult, TokenLayout, probe
-from eepolicy.analysis.stats.bootstrap import (
-    Floats,
-    Interval,
-    Intervals,
-    mean_differences,
-    means,
-)
+from eepolicy.analysis.stats.bootstrap import Floats, Interval, Intervals, mean_differences, means
 from eepolicy.analysis.stats.clustered import as_columns, from_columns, sums
 from eepolicy.analysis.studies.base import Study, Workspace, progress_bar
 from eepolicy.analysis.studies.spoken_words import (
     PARTS,
     THIRDS,
     TOKENS,
+    K,
     align_replies,
     exit_depths,
+    hits,
     parts_of_speech,
     read_out,
     readouts_at,
+    statistics,
     with_given,
     word_errors_at,
 )
 from eepolicy.analysis.style import outside_legend
 from eepolicy.analysis.tables import markdown_table
-from eepolicy.probing import Statistic, given_rank
 from eepolicy.speech.asr import Whisper
 
-#: a token is readable if its rank among the text ids is at most this
-K = 10
 #: units before and after the start of a word in the figure
 BEFORE, AFTER = 8, 12
 #: fewest words of which the figure shows a mean
@@ -57,8 +51,8 @@ _LINES = {
     "spoken": ("#009E73", "-", "the word being spoken"),
     "next": ("#E69F00", "--", "the next word"),
     "previous": ("#56B4E9", "-.", "the word before"),
-    "further": ("#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "a further word of the reply"),
-    "other": ("#777777", ":", "a word of another reply"),
+    "further": ("#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "a further word of the {}"),
+    "other": ("#777777", ":", "a word of another {}"),
 }
 #: columns of the table of exits
 _EXIT_COLUMNS = {
@@ -86,8 +80,9 @@ class TextInSpeech(Study):
         text_mass: probability of all text ids, (depths, positions).
         exits: one row for each word and exit depth: `depth`, `document`, `word`, `substituted`,
             `deleted`, and `readable` at one of its units at that depth (nan for words of several
-            tokens).
+            tokens).  It is empty if no exit was measured.
         counts: numbers of replies, words, words of one token, and their units.
+        source: what the words are spoken in, for headings and labels.
     """
 
     depths: NDArray[np.int64]
@@ -97,6 +92,7 @@ class TextInSpeech(Study):
     text_mass: NDArray[np.float32]
     exits: pd.DataFrame
     counts: Mapping[str, int]
+    source: str = "reply"
 
     name: ClassVar[str] = "text_in_speech"
     title: ClassVar[str] = "Text inside speech"
@@ -150,14 +146,14 @@ class TextInSpeech(Study):
         return mean_differences(self._sums(tokens, both), self._sums(control, both))
 
     def _sums(self, tokens: str, where: NDArray[np.bool_] | None) -> tuple[Floats, Floats]:
-        hits = _hits(self.ranks[tokens])
+        readable = hits(self.ranks[tokens])
         if where is not None:
-            hits = np.where(where, hits, np.nan)
-        return sums(hits, self.positions.document.to_numpy())
+            readable = np.where(where, readable, np.nan)
+        return sums(readable, self.positions.document.to_numpy())
 
     def _among_all(self) -> Intervals:
         """Recall of the spoken word's token among all ids: (depths,)."""
-        return means(*sums(_hits(self.all_ranks), self.positions.document.to_numpy()))
+        return means(*sums(hits(self.all_ranks), self.positions.document.to_numpy()))
 
     def _mass(self) -> Intervals:
         """Mean probability of all text ids: (depths,)."""
@@ -231,10 +227,11 @@ class TextInSpeech(Study):
     def table(self) -> str:
         """Four Markdown tables: recall by depth, third of the word and part of the reply; exits."""
         counts = ", ".join(f"{number} {name}" for name, number in self.counts.items())
-        return "\n\n".join([f"{counts}.", self._depths(), *self._groups(), self._exits()])
+        exits = [self._exits()] if len(self.exits) else []
+        return "\n\n".join([f"{counts}.", self._depths(), *self._groups(), *exits])
 
     def _depths(self) -> str:
-        columns = {label: self.level(tokens) for tokens, (*_, label) in _LINES.items()}
+        columns = {self._label(tokens): self.level(tokens) for tokens in _LINES}
         for control in ("other", "further", "next"):
             columns[f"spoken minus {control}"] = self.gain("spoken", control)
         columns["spoken, among all ids"] = self._among_all()
@@ -247,11 +244,19 @@ class TextInSpeech(Study):
             ],
         )
 
+    def _label(self, tokens: str) -> str:
+        return _LINES[tokens][-1].format(self.source)
+
     def _groups(self) -> Iterable[str]:
         shown = sorted({max(1, round(len(self.depths) * q / 5)) - 1 for q in range(1, 6)})
-        kinds = {"third": ("third of the word", THIRDS), "part": ("part of the reply", PARTS)}
+        kinds = {
+            "third": ("third of the word", THIRDS),
+            "part": (f"part of the {self.source}", PARTS),
+        }
         for column, (heading, names) in kinds.items():
             groups = [name for name in names if (self.positions[column] == name).any()]
+            if not groups:
+                continue
             gains = [
                 self.gain("spoken", "other", (self.positions[column] == g).to_numpy())
                 for g in groups
@@ -261,9 +266,8 @@ class TextInSpeech(Study):
                 for group, gain in zip(groups, gains, strict=True)
             ]
             headings = [heading, *(f"depth {self.depths[i]}" for i in shown)]
-            yield f"Spoken word minus word of another reply, by {heading}, %:\n\n" + markdown_table(
-                headings, rows
-            )
+            title = f"Spoken word minus word of another {self.source}, by {heading}, %:"
+            yield f"{title}\n\n{markdown_table(headings, rows)}"
 
     def _exits(self) -> str:
         rows = [
@@ -277,19 +281,21 @@ class TextInSpeech(Study):
     def figure(self) -> Figure:
         """Readability around the start of a word, by kind of word, and word errors by exit depth.
 
-        All three panels share the vertical axis, the depth.
+        All panels share the vertical axis, the depth.  The last one is left out without exits.
         """
+        widths = (2.2, 1.3, 1.1) if len(self.exits) else (2.2, 1.3)
         figure, axes = plt.subplots(
             1,
-            3,
+            len(widths),
             figsize=(10, 4.2),
             sharey=True,
             layout="constrained",
-            gridspec_kw={"width_ratios": (2.2, 1.3, 1.1)},
+            width_ratios=widths,
         )
         self._draw_onset(figure, axes[0])
         self._draw_levels(axes[1])
-        self._draw_exits(axes[2])
+        if len(self.exits):
+            self._draw_exits(axes[2])
         for ax in axes:
             ax.tick_params(labelleft=True)
             ax.set_ylabel("depth, layers")
@@ -297,7 +303,11 @@ class TextInSpeech(Study):
         return figure
 
     def _draw_onset(self, figure: Figure, ax: Axes) -> None:
+        ax.set_title("When a word is readable as text", loc="left", fontsize=9)
         values = 100 * self.onset().dropna(axis=1, how="all")
+        if values.empty:
+            ax.set_xlabel(f"fewer than {MIN_WORDS} words at every unit")
+            return
         edges = (values.columns[0] - 0.5, values.columns[-1] + 0.5)
         image = ax.imshow(
             values.to_numpy(),
@@ -313,12 +323,11 @@ class TextInSpeech(Study):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("units from the start of a word")
-        ax.set_title("When a word is readable as text", loc="left", fontsize=9)
         figure.colorbar(image, ax=ax, label=f"readable (rank ≤ {K} of the text ids), %", pad=0.01)
 
     def _draw_levels(self, ax: Axes) -> None:
-        for tokens, (colour, style, label) in _LINES.items():
-            level = self.level(tokens).scaled(100)
+        for tokens, (colour, style, _) in _LINES.items():
+            level, label = self.level(tokens).scaled(100), self._label(tokens)
             ax.fill_betweenx(self.depths, level.low, level.high, color=colour, alpha=0.2, lw=0)
             ax.plot(level.value, self.depths, linestyle=style, color=colour, label=label)
         ax.set(xlabel="readable at a unit, %", xlim=(0, None))
@@ -344,17 +353,6 @@ class TextInSpeech(Study):
         ax.set_title("After an exit at this depth", loc="left", fontsize=9)
 
 
-def _hits(ranks: NDArray[np.int64]) -> Floats:
-    """Whether tokens are readable by their ranks, of any shape: 0 or 1, nan for no token."""
-    return np.where(ranks >= 0, ranks <= K, np.nan)
-
-
-def statistics() -> list[str | Statistic]:
-    """What the study probes."""
-    ranks = [given_rank(tokens, text_only=True) for tokens in TOKENS]
-    return [*ranks, given_rank("spoken"), "text_mass"]
-
-
 def text_in_speech(
     layout: TokenLayout,
     result: ProbeResult,
@@ -369,7 +367,7 @@ def text_in_speech(
         result: probe with the ranks of `TOKENS`.
         positions: rows of `with_given`.
         words: rows of `align_replies`.
-        errors: rows of `word_errors_at` by exit depth.
+        errors: rows of `word_errors_at` by exit depth; empty if no exit was measured.
     """
     at = readouts_at(result, positions)
     positions = positions.assign(part=parts_of_speech(result, layout)[at])
@@ -378,8 +376,8 @@ def text_in_speech(
     ranks = {name: getattr(result, f"text_rank_{name}")[:, at] for name in TOKENS}
     rows = []
     for depth, table in errors.items():
-        hits = pd.Series(_hits(ranks["spoken"][list(result.depths).index(depth)]), name="readable")
-        readable = hits.groupby([positions.document, positions.word]).max().reset_index()
+        own = pd.Series(hits(ranks["spoken"][list(result.depths).index(depth)]), name="readable")
+        readable = own.groupby([positions.document, positions.word]).max().reset_index()
         rows.append(table.merge(readable, how="left").assign(depth=depth))
     single_words = words[words.token >= 0]
     counts = {
@@ -394,6 +392,6 @@ def text_in_speech(
         ranks,
         result.rank_spoken[:, at],
         result.text_mass[:, at],
-        pd.concat(rows, ignore_index=True),
+        pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(),
         counts,
     )

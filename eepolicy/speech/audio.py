@@ -20,11 +20,11 @@ from eepolicy.speech.mel import SAMPLE_RATE
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
 
 
-def read_wave(path: Path) -> Tensor:
+def read_wave(path: Path | io.BytesIO) -> Tensor:
     """Read WAV, FLAC, Ogg or MP3, mix it down to one channel and resample it.
 
     Args:
-        path: the audio file.
+        path: the audio file, or its content.
 
     Returns:
         (samples,) at 16 kHz.
@@ -32,12 +32,13 @@ def read_wave(path: Path) -> Tensor:
     Raises:
         EepolicyError: the file is missing or empty, or is not an audio file.
     """
+    name = path if isinstance(path, Path) else "the content of a sound file"
     try:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (samples, channels)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise EepolicyError(f"{path} cannot be read as audio: {error}") from error
+        raise EepolicyError(f"{name} cannot be read as audio: {error}") from error
     if not len(wave):
-        raise EepolicyError(f"{path} is empty: a spoken prompt needs at least one sample")
+        raise EepolicyError(f"{name} is empty: expected at least one sample")
     return resampled(wave.mean(1), rate)
 
 

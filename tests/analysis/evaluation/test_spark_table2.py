@@ -75,7 +75,7 @@ def test_tasks_as_they_are_published(tmp_path):
         ),
         ("a.jsonl", "no json", "cannot be read"),
         ("a.jsonl", "", "contains no question"),
-        ("a.json", '{"Data": []}', "is not a list of questions; got {'Data'"),
+        ("a.json", '{"Data": []}', "is not a list of rows; got {'Data'"),
         ("a.txt", "", "a task file is .jsonl"),
     ],
 )
