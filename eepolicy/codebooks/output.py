@@ -87,7 +87,7 @@ class CodebookOutput:
     def _repr_html_(self) -> str:
         """The reply in a notebook: a player, and the depth of each frame in the backbone."""
         speaks = self.vocoder is not None and len(self.frames)
-        sound = (self.audio, self.sampling_rate) if speaks else None
+        sound = (lambda: (self.audio, self.sampling_rate)) if speaks else None
         return reply_html(repr(self), sound, self.trace.backbone)
 
     def _vocoder(self) -> CodebookVocoder:

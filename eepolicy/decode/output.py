@@ -52,7 +52,7 @@ class Output:
     def _repr_html_(self) -> str:
         """The reply in a notebook: its text, a player of its speech, and the depths."""
         speaks = self.vocoder is not None and len(self.units)
-        sound = (self.audio, self.sampling_rate) if speaks else None
+        sound = (lambda: (self.audio, self.sampling_rate)) if speaks else None
         return reply_html(self.text, sound, self.trace)
 
     @property

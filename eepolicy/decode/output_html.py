@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 from torch import Tensor
 
-from eepolicy.html import SPEECH_COLOUR, TEXT_COLOUR, audio_player, paragraph
+from eepolicy.html import SPEECH_COLOUR, TEXT_COLOUR, audio_player, or_error, paragraph
 from eepolicy.modality import Modality
 from eepolicy.speech.audio import audio_bytes
 from eepolicy.trace import DraftStatus, Trace
@@ -18,20 +19,25 @@ ROW_TOKENS, MAX_TOKENS = 96, 960
 CELL, HEIGHT, GAP = 7, 40, 12
 
 
-def reply_html(text: str | None, sound: tuple[Tensor, int] | None, trace: Trace) -> str:
+def reply_html(
+    text: str | None, sound: Callable[[], tuple[Tensor, int]] | None, trace: Trace
+) -> str:
     """A reply as HTML that needs no other file.
 
     Args:
         text: text of the reply.
-        sound: its speech, (samples,), and samples per second; None for none.
+        sound: computes its speech, (samples,), and samples per second; None for none.
         trace: its trace.
     """
     parts = [paragraph(text or "(no text)")]
     if sound is not None:
-        wave, rate = sound
-        parts.append(audio_player(audio_bytes(wave.detach().float().cpu(), rate, "WAV")))
+        parts.append(or_error(lambda: _player(*sound()), "the sound"))
     parts += [depth_strip(trace), paragraph(repr(trace), small=True)]
     return f"<div>{''.join(parts)}</div>"
+
+
+def _player(wave: Tensor, rate: int) -> str:
+    return audio_player(audio_bytes(wave.detach().float().cpu(), rate, "WAV"))
 
 
 def depth_strip(trace: Trace) -> str:

@@ -52,6 +52,23 @@ def test_without_speech_there_is_no_player(output):
     assert "(no text)" in replace(output, text=None)._repr_html_()
 
 
+class WithoutPackage:
+    """A vocoder whose package is not there; its message must be escaped."""
+
+    def decode(self, units):
+        raise ModuleNotFoundError("No module named '<b>'")
+
+
+def test_a_vocoder_that_fails_leaves_the_rest_of_the_display(output):
+    shown = replace(output, vocoder=WithoutPackage())._repr_html_()
+    assert "the sound cannot be shown: ModuleNotFoundError(" in shown
+    assert "&lt;b&gt;" in shown
+    assert "<b>" not in shown
+    assert depth_strip(output.trace) in shown
+    with pytest.raises(ModuleNotFoundError):
+        _ = replace(output, vocoder=WithoutPackage()).audio
+
+
 def test_bars_are_as_high_as_depths(output):
     trace, strip = output.trace, depth_strip(output.trace)
     heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', strip)]
