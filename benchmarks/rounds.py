@@ -10,15 +10,13 @@ on a page.
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sections import filled
 from eepolicy.analysis.tables import MISSING, markdown_table, number
 from eepolicy.errors import EepolicyError
-from eepolicy.io import read_json, write_text
-
-_TABLE = re.compile(r"(<!-- rounds -->\n).*?(<!-- end of rounds -->)", re.DOTALL)
+from eepolicy.io import read_json, read_text, write_text
 
 #: heading of each column, its key, digits and factor
 COLUMNS = (
@@ -63,17 +61,6 @@ def table(folders: list[Path]) -> str:
     return markdown_table([heading for heading, *_ in COLUMNS], cells)
 
 
-def filled(page: str, text: str) -> str:
-    """A page with the table in its place.
-
-    Raises:
-        EepolicyError: the page has no place for it.
-    """
-    if not _TABLE.search(page):
-        raise EepolicyError("the page has no '<!-- rounds -->' with '<!-- end of rounds -->'")
-    return _TABLE.sub(lambda match: f"{match[1]}\n{text.strip()}\n\n{match[2]}", page)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
@@ -82,7 +69,7 @@ def main() -> None:
     text = table(args.folders)
     print(text)
     if args.fill:
-        write_text(args.fill, filled(args.fill.read_text(encoding="utf-8"), text))
+        write_text(args.fill, filled(read_text(args.fill), "rounds", text))
 
 
 if __name__ == "__main__":

@@ -189,15 +189,16 @@ class HookedModel(PretrainedHabits, Backbone):
             fill: what becomes of the keys and values above an exit: a `KVFill` or its spec string,
                 `"catch_up"` (exact, default), `"propagate"` or `"mask"`.
             accept: which tokens of early exits stay once the full model has verified them: an
-                `Acceptance` or its spec string, `"all"` (SPAR-K, default), `"exact"` (lossless
-                up to rounding, greedy), `"sampling"` or `"block"` (likewise, for sampling),
-                `"top:5+ratio:0.3"`, and others; see `eepolicy.decode.acceptance`.
+                `Acceptance` or its spec string: `"all"` (SPAR-K, default), `"exact"` (lossless up
+                to rounding, for greedy decoding), `"sampling"` or `"block"` (lossless up to
+                rounding, for sampling), `"top:5+ratio:0.3"`, and others; see
+                `eepolicy.decode.acceptance`.
             config: all options of early exit; the arguments override it.
             max_pending: largest number of pending positions, or of unverified drafts, of a row.
             rebatch: whether exited rows of a batch run on: `"never"` (default), `"always"`,
                 `"auto"`, or a share; see `EarlyExitConfig`.
-            restrict_vocab: read speech out over the speech ids and end tokens only, where the
-                alternation of chunks expects speech.  This costs fewer rows of the output
+            restrict_vocab: where the alternation of chunks expects speech, compute the logits of
+                speech ids and end tokens only.  This multiplies with fewer rows of the output
                 embedding.  It changes the distribution: text cannot interrupt a speech chunk.
             compile: run the layers with code made by `torch.compile`.  The first call compiles,
                 which takes seconds, or half a minute without a compile cache.  Tokens are the same,
@@ -205,11 +206,12 @@ class HookedModel(PretrainedHabits, Backbone):
                 reason and the layers run uncompiled.
             record: store in `Output.record` the hidden states of every layer that runs and their
                 statistics; True, or the options of `eepolicy.probe` as a dict.
-            seed: seed of sampling, or one for each row; by default the global generator of PyTorch
-                goes on, as in the stock `generate`.  The stock one samples the same tokens after
-                `torch.manual_seed(seed)`.
-            attention_mask: (rows, tokens), 0 at padding, for prompts given as ids or embeddings;
-                by default found from the pad id where that ends no reply, as in transformers.
+            seed: seed of sampling, or one for each row.  The tokens are those of the stock
+                `generate` after `torch.manual_seed(seed)`.  Default: sampling uses the global
+                generator of PyTorch, as the stock `generate` does.
+            attention_mask: (rows, tokens), 0 at padding, for prompts given as ids or embeddings.
+                Default: pad ids are padding, unless the pad id also ends replies, as in
+                transformers.
             **options: options of the stock `generate`, with its defaults: `do_sample`,
                 `temperature`, `top_p`, `top_k`, `repetition_penalty`, `num_return_sequences`,
                 `inputs_embeds`, `generation_config`, `logits_processor`, `stopping_criteria`,
@@ -271,8 +273,9 @@ class HookedModel(PretrainedHabits, Backbone):
             prompt: see `generate`.
             policy: see `generate`.
             max_new_tokens: see `generate`.
-            chunk: speech units that are decoded before the vocoder gets them; by default what it
-                asks for, else 8.  Few give the first sound early, many cost less.
+            chunk: number of speech units that the vocoder gets at once.  A small number gives the
+                first sound early, and a large one costs less.  Default: `stream_chunk` of the
+                vocoder, or 8 for a vocoder without it.
             **options: options of `EarlyExitConfig` and of the stock `generate`.
 
         Returns:

@@ -7,8 +7,10 @@ dark pages.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
+
+from eepolicy.errors import Caught, EepolicyError
 
 #: colours of text and speech: blue and vermilion of the palette of Okabe and Ito, both readable on
 #: light and dark pages, which colour-blind readers can tell apart
@@ -35,6 +37,24 @@ def paragraph(text: str, small: bool = False) -> str:
     """
     size = ";font-size:85%" if small else ""
     return f'<p style="white-space:pre-wrap;margin:.3em 0{size}">{escape(text)}</p>'
+
+
+def or_error(make: Callable[[], str], name: str) -> str:
+    """A piece, or a sentence with its error: a display that raises would hide its other pieces.
+
+    Args:
+        make: makes the piece.
+        name: what it shows, for the sentence.
+
+    Examples:
+        >>> "(the table cannot be shown: IndexError(" in or_error([].pop, "the table")
+        True
+    """
+    with Caught() as caught:
+        return make()
+    error = caught.error
+    reason = str(error) if isinstance(error, EepolicyError) else repr(error)
+    return paragraph(f"({name} cannot be shown: {reason})", small=True)
 
 
 def audio_player(wave_file: bytes) -> str:

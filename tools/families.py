@@ -7,7 +7,6 @@ takes two minutes.  `--check` runs no model and fails if the page leaves out a f
 
 from __future__ import annotations
 
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import transformers
 from torch import nn
 
+from benchmarks.sections import filled, section
 from eepolicy.hooked import HookedModel
 from eepolicy.model.families import CHUNKED, SLIDING, AdaptedLayer, DecoderParts, parts_of
 from eepolicy.model.families.refused import refused_types
@@ -25,7 +25,6 @@ from eepolicy.testing.multimodal import MULTIMODAL, small_multimodal
 from eepolicy.testing.sizes import sized_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
-_TABLE = re.compile(r"(<!-- families -->\n).*?(<!-- end of families -->)", re.DOTALL)
 
 
 def features(parts: DecoderParts) -> str:
@@ -97,14 +96,13 @@ def tables() -> str:
         "| refused | reason |",
         "|---|---|",
         *refused,
-        "",
     ]
     return "\n".join(lines)
 
 
 def left_out(text: str) -> list[str]:
     """Families that the page does not name in its tables."""
-    [table] = [match[0] for match in _TABLE.finditer(text)]
+    table = section(text, "families")
     names = [*text_families(), *(name for names in refused_types().values() for name in names)]
     return [name for name in names if f"`{name}`" not in table]
 
@@ -121,7 +119,7 @@ def main() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = tables()
-    PAGE.write_text(_TABLE.sub(lambda m: f"{m[1]}{table}{m[2]}", text), encoding="utf-8")
+    PAGE.write_text(filled(text, "families", table), encoding="utf-8")
     return 0
 
 

@@ -63,7 +63,7 @@ _VERSION = "version of the format, 1; a file without it has version 1"
 
 def format_tables() -> str:
     """A section for each schema: its file, what it is, and a table of its keys."""
-    return "\n\n" + "\n\n".join(map(_section, FILES)) + "\n\n"
+    return "\n\n".join(map(_section, FILES))
 
 
 def _section(schema: type[BaseModel]) -> str:

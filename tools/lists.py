@@ -1,18 +1,18 @@
 """Write the lists of plug-ins into README and docs: `python -m tools.lists`.
 
-A page has a list between `<!-- list: NAME -->` and `<!-- end of list -->`.  The lines come from the
+A list is a section `list: NAME` of a page, see `benchmarks.sections`.  The lines come from the
 classes, so a plug-in is described in its own file only.  `--check` changes nothing and fails if a
 page is out of date.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.pages import NEEDS, PAGES
+from benchmarks.sections import filled, sections
 from eepolicy.analysis.evaluation.spark_table2 import ROWS
 from eepolicy.analysis.evaluation.table2_estimate import Load, estimate
 from eepolicy.analysis.evaluation.table2_sizes import published_sizes
@@ -27,18 +27,18 @@ from eepolicy.registry import Entry
 from tools.formats import format_tables
 
 ROOT = Path(__file__).parents[1]
-_LIST = re.compile(r"(<!-- list: ([a-z-]+) -->).*?(<!-- end of list -->)", re.DOTALL)
+PREFIX = "list: "
 
 
 def table(entries: Iterable[Entry]) -> str:
     """A Markdown table with one line for each example of a plug-in."""
-    lines = ["", "", "| string | what it does | from |", "|---|---|---|"]
+    lines = ["| string | what it does | from |", "|---|---|---|"]
     for entry in entries:
         paper = f"[{entry.paper}]({entry.source})" if entry.source else entry.paper
         # a pipe would end the cell
         summary = entry.summary.replace("|", "\\|")
         lines.append(f"| `{entry.example}` | {summary} | {paper} |")
-    return "\n".join([*lines, "", ""])
+    return "\n".join(lines)
 
 
 def names(every: Iterable[str]) -> str:
@@ -51,7 +51,7 @@ def table2_hours() -> str:
     parts = []
     for name, size in published_sizes().items():
         parts.append(f"{name}:\n\n{estimate(size, ROWS[name], Load()).tables()}")
-    return "\n\n" + "\n\n".join(parts) + "\n\n"
+    return "\n\n".join(parts)
 
 
 def table2_rows() -> str:
@@ -74,7 +74,7 @@ def table2_rows() -> str:
                 )
             )
     headings = ["row", "policy", "layer calls saved", "score, points", "MOS", "WER, points"]
-    return "\n\n" + markdown_table(headings, lines) + "\n\n"
+    return markdown_table(headings, lines)
 
 
 def benchmark_pages() -> str:
@@ -87,7 +87,7 @@ def benchmark_pages() -> str:
         ]
         for page in PAGES
     ]
-    return "\n\n" + markdown_table(["page", "command", "needs"], rows) + "\n\n"
+    return markdown_table(["page", "command", "needs"], rows)
 
 
 LISTS: dict[str, Callable[[], str]] = {
@@ -113,7 +113,10 @@ def updated(text: str) -> str:
     Raises:
         KeyError: a page names a list that does not exist.
     """
-    return _LIST.sub(lambda match: f"{match[1]}{LISTS[match[2]]()}{match[3]}", text)
+    for name in sections(text):
+        if name.startswith(PREFIX):
+            text = filled(text, name, LISTS[name.removeprefix(PREFIX)]())
+    return text
 
 
 def main() -> int:

@@ -7,18 +7,17 @@ or the whole `results.md`.
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from pathlib import Path
 
+from benchmarks.sections import filled, sections
 from eepolicy.analysis.evaluation.results_files import short_table
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.io import read_json, read_text, write_text
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
-_BLOCK = re.compile(r"(<!-- compare (\w+) -->\n).*?(<!-- end of compare \2 -->)", re.DOTALL)
 
 
 def blocks(report: Path) -> dict[str, str]:
@@ -29,12 +28,14 @@ def blocks(report: Path) -> dict[str, str]:
     """
     headings, *lines = short_table(read_json(report / "results.json"))
     table = markdown_table(headings, [[f"`{policy}`", *cells] for policy, *cells in lines])
-    return {"table": table, "results": read_text(report / "results.md").strip()}
+    return {"compare table": table, "compare results": read_text(report / "results.md")}
 
 
 def updated(text: str, parts: dict[str, str]) -> str:
     """A page with its blocks written anew."""
-    return _BLOCK.sub(lambda match: f"{match[1]}\n{parts[match[2]]}\n\n{match[3]}", text)
+    for name in sections(text).keys() & parts.keys():
+        text = filled(text, name, parts[name])
+    return text
 
 
 def main() -> None:

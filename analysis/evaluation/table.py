@@ -13,7 +13,7 @@ from eepolicy.analysis.evaluation.results_files import short_table
 from eepolicy.analysis.evaluation.verdict import Margins, Rules, Verdict, verdicts
 from eepolicy.analysis.stats.sequential import UntilDecided
 from eepolicy.errors import EepolicyError
-from eepolicy.html import sortable_table
+from eepolicy.html import or_error, sortable_table
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,12 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The short table in a notebook; a click on a heading sorts it."""
-        headings, *rows = short_table(self.table(), self.columns)
-        return sortable_table(headings, rows)
+
+        def table() -> str:
+            headings, *rows = short_table(self.table(), self.columns)
+            return sortable_table(headings, rows)
+
+        return or_error(table, "the table")
 
     def verdicts(self) -> list[Verdict]:
         """Reach a verdict on every policy, with the decisions on each quality.

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.reliability import arguments, commands, fields, files, folders, plugins
 from benchmarks.reliability.cases import Answer, Outcome, answer, count
-from benchmarks.reliability.pages import filled
+from benchmarks.sections import filled, sections
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.io import read_text, write_text
 
@@ -80,8 +80,8 @@ def main() -> None:
     print(table(outcomes))
     if args.fill:
         page = filled(read_text(args.fill), args.label, table(outcomes))
-        if f"<!-- reasons {args.label} -->" in page:
-            page = filled(page, f"reasons {args.label}", reasons(outcomes))
+        if (name := f"reasons {args.label}") in sections(page):
+            page = filled(page, name, reasons(outcomes))
         write_text(args.fill, page)
     print(f"{time.process_time() - start:.0f} CPU seconds", file=sys.stderr)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.reliability.pages import filled
+from benchmarks.sections import filled
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.errors import EepolicyError
 from eepolicy.io import read_text, write_text

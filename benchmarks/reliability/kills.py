@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import eepolicy.cli
-from benchmarks.reliability.pages import filled, section
+from benchmarks.sections import filled, section
 from eepolicy.analysis.evaluation.records import RunFolder
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.errors import EepolicyError

@@ -147,8 +147,9 @@ class HookedCodebookModel:
                 `HookedModel.generate`.
             record: store in `CodebookOutput.record` the hidden states of every layer of the
                 backbone that runs, and their statistics; True, or options of `probe` as a dict.
-            seed: seed of sampling, or one for each row of a batch, which then samples as alone.  By
-                default the global generator of PyTorch goes on, as in the stock `generate`.
+            seed: seed of sampling, or one for each row of a batch: each row is then sampled as if
+                it were alone.  Default: sampling uses the global generator of PyTorch, as the stock
+                `generate` does.
             **options: options of the stock `generate`, such as `max_new_tokens` (frames of a
                 reply), `do_sample` and `temperature`; those of the depth decoder begin with
                 `depth_decoder_`, as in transformers.
@@ -201,8 +202,9 @@ class HookedCodebookModel:
             policy: see `generate`.
             depth_policy: see `generate`.
             codebooks: see `generate`.
-            chunk: frames that are decoded before the vocoder gets them; by default its
-                `stream_chunk`, or 8.  Few give the first sound early, many cost less.
+            chunk: number of frames that the vocoder gets at once.  A small number gives the first
+                sound early, and a large one costs less.  Default: `stream_chunk` of the vocoder,
+                or 8 for a vocoder without it.
             config: see `generate`.
             seed: see `generate`.
             **options: other options of `generate`, except `record`.

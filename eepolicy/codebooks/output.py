@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eepolicy.codebooks.trace import CodebookTrace
 from eepolicy.codebooks.vocoder import CodebookVocoder
-from eepolicy.decode.output_html import reply_html
+from eepolicy.decode.output_html import depth_strip, reply_html
 from eepolicy.errors import EepolicyError
 from eepolicy.guard import Guard
 from eepolicy.probing import ProbeResult
@@ -87,8 +87,8 @@ class CodebookOutput:
     def _repr_html_(self) -> str:
         """The reply in a notebook: a player, and the depth of each frame in the backbone."""
         speaks = self.vocoder is not None and len(self.frames)
-        sound = (self.audio, self.sampling_rate) if speaks else None
-        return reply_html(repr(self), sound, self.trace.backbone)
+        sound = (lambda: (self.audio, self.sampling_rate)) if speaks else None
+        return reply_html(repr(self), sound, depth_strip(self.trace.backbone, unit="frame"))
 
     def _vocoder(self) -> CodebookVocoder:
         if self.vocoder is None:

@@ -39,13 +39,13 @@ class EarlyExitConfig:
         rebatch: with a fill that defers, whether exited rows of a batch run on with the others:
             `"never"`, `"always"`, `"auto"` (by measured costs), or the smallest share of continuing
             rows.  Tokens stay the same; costs then depend on the neighbours of a row.
-        restrict_vocab: read speech out over the speech ids and end tokens only, where the
-            alternation of chunks expects speech.
+        restrict_vocab: where the alternation of chunks expects speech, compute the logits of
+            speech ids and end tokens only.
         compile: run the layers with code made by `torch.compile`.
         record: record hidden states and statistics of the layers that run; True, or the options of
             `eepolicy.probe`.
         seed: seed of sampling; None for the global generator of PyTorch.  A tuple has a seed for
-            each row of the batch, which is then sampled as it is alone.
+            each row of the batch: each row is then sampled as if it were alone.
 
     Raises:
         EepolicyError: a value has the wrong type or is out of range.

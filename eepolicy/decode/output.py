@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eepolicy.decode.output_html import reply_html
+from eepolicy.decode.output_html import depth_strip, reply_html
 from eepolicy.guard import Guard
+from eepolicy.html import paragraph
 from eepolicy.returned import check_wave
 from eepolicy.speech.audio import resampled
 from eepolicy.speech.vocoders import Vocoder, required_vocoder, sampling_rate_of
@@ -52,8 +53,9 @@ class Output:
     def _repr_html_(self) -> str:
         """The reply in a notebook: its text, a player of its speech, and the depths."""
         speaks = self.vocoder is not None and len(self.units)
-        sound = (self.audio, self.sampling_rate) if speaks else None
-        return reply_html(self.text, sound, self.trace)
+        sound = (lambda: (self.audio, self.sampling_rate)) if speaks else None
+        depths = depth_strip(self.trace) + paragraph(repr(self.trace), small=True)
+        return reply_html(self.text, sound, depths)
 
     @property
     def sequences(self) -> Tensor:

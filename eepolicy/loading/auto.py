@@ -52,12 +52,12 @@ def load(
             if the model has fewer than 150 million parameters.  None, the default, changes
             nothing: PyTorch takes all cores, and a small model then waits for its own threads
             whenever the machine is busy.
-        heads: exit heads: a kind such as `"branch"` or `"tuned"` of those in the model's folder,
-            `"lens"` for the logit lens, a file that `eepolicy fit` wrote, or an id on the Hub.  By
-            default the preferred head of each depth of the model, or the logit lens if it has none.
-        vocoder: codec of transformers that makes the sound, for a card that names one: its folder,
-            its id on the Hub, or `"auto"` for the id in the card.  By default the model has no
-            vocoder, unless its folder contains one.
+        heads: exit heads: `"lens"` for the logit lens, a kind in the model's folder such as
+            `"branch"` or `"tuned"`, a file that `eepolicy fit` wrote, or an id on the Hub.
+            Default: the preferred head of each depth, or the logit lens for a model without heads.
+        vocoder: codec of transformers that makes the sound, if the card of the model names one.
+            It is a folder, an id on the Hub, or `"auto"` for the id in the card.  Default: the
+            vocoder in the model's folder, or none.
         **options: options of `from_pretrained`, such as `device_map`, `attn_implementation`,
             `quantization_config` and `revision`.
 

@@ -153,7 +153,7 @@ class ProbeResult:
         )
         return (
             f"ProbeResult({len(self.depths)} of {self.full_depth} depths, {len(self)} tokens "
-            f"({counts}) of {documents} document{'s' if documents > 1 else ''})"
+            f"({counts}) of {documents} document{'s' if documents != 1 else ''})"
         )
 
     def __str__(self) -> str:
@@ -270,7 +270,7 @@ class ProbeResult:
         """Averages over tokens by modality and depth: means, of ranks medians."""
         import pandas as pd
 
-        parts = []
+        labels, parts = ["modality", "depth"], []
         for modality in Modality:
             some = self[self.modality == modality]
             if not len(some):
@@ -284,8 +284,10 @@ class ProbeResult:
             if "top1" in self.columns:
                 values["agreement"] = _average(some.agreement)
             keys = [(modality.name.lower(), int(d)) for d in self.depths]
-            index = pd.MultiIndex.from_tuples(keys, names=["modality", "depth"])
+            index = pd.MultiIndex.from_tuples(keys, names=labels)
             parts.append(pd.DataFrame(values, index))
+        if not parts:  # no token
+            return pd.DataFrame(index=pd.MultiIndex.from_tuples([], names=labels))
         return pd.concat(parts)
 
     def summary(self) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from eepolicy.html import paragraph, picture, sortable_table
+from eepolicy.html import or_error, paragraph, picture, sortable_table
 from eepolicy.probing.plot import Plots, Readouts, png_of
 
 if TYPE_CHECKING:
@@ -33,31 +33,36 @@ def result_html(result: Summarised) -> str:
     Args:
         result: the `ProbeResult`.
     """
-    parts = [paragraph(repr(result))]
-    table = result.summary()
-    if len(table.columns):
-        rows = [
-            [str(cell) for cell in key] + [_number(value) for value in values]
-            for key, values in zip(table.index, table.to_numpy(), strict=True)
-        ]
-        parts.append(sortable_table(["modality", "depth", *table.columns], rows))
+    parts = [paragraph(repr(result)), or_error(lambda: _table(result), "the table")]
     name = next((name for name in SHOWN if name in result.statistics), None)
     if name is not None and len(result):
-        parts += _heatmap(result, name)
+        parts.append(or_error(lambda: _heatmap(result, name), "the heatmap"))
     return f"<div>{''.join(parts)}</div>"
 
 
-def _heatmap(result: Summarised, name: str) -> list[str]:
-    """The heatmap of the first tokens, and what it shows."""
+def _table(result: Summarised) -> str:
+    """The averages by depth; empty without any."""
+    table = result.summary()
+    if not len(table.columns):
+        return ""
+    rows = [
+        [str(cell) for cell in key] + [_number(value) for value in values]
+        for key, values in zip(table.index, table.to_numpy(), strict=True)
+    ]
+    return sortable_table(["modality", "depth", *table.columns], rows)
+
+
+def _heatmap(result: Summarised, name: str) -> str:
+    """The heatmap of the first tokens, and what it shows; empty where nothing was measured."""
     document = result.document[0]
     (tokens,) = np.nonzero(result.document == document)
     shown = result[tokens[:MAX_TOKENS]]
     if not np.isfinite(np.asarray(getattr(shown, name), float)).any():
-        return []
+        return ""
     caption = f"{name} of document {document}"
     if len(tokens) > len(shown):
         caption += f", its first {len(shown)} of {len(tokens)} tokens"
-    return [picture(png_of(shown.plot.heatmap(name)), caption), paragraph(caption, small=True)]
+    return picture(png_of(shown.plot.heatmap(name)), caption) + paragraph(caption, small=True)
 
 
 def _number(value: Any) -> str:

@@ -31,7 +31,7 @@ class Vocoder(Protocol):
 class StreamingVocoder(Vocoder, Protocol):
     """A vocoder that can also decode units while they arrive.
 
-    An attribute `stream_chunk` gives the number of units that it wants at once; 8 without one.
+    An attribute `stream_chunk` is the number of units that it gets at once; without it, 8.
     """
 
     def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:

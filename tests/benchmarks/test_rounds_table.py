@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.rounds import filled, table
+from benchmarks.rounds import table
 from eepolicy import EepolicyError
 
 
@@ -22,11 +22,5 @@ def test_a_table_shows_finished_rounds(tmp_path):
     first, second = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
     assert (first[1], first[3], first[6], first[7], first[-1]) == ("6", "0", "82.5", "0.170", "–")
     assert (second[3], second[-1]) == ("1", "6.2")
-    page = "before\n<!-- rounds -->\nold\n<!-- end of rounds -->\nafter"
-    new = filled(page, "| a |")
-    assert new == "before\n<!-- rounds -->\n\n| a |\n\n<!-- end of rounds -->\nafter"
-    assert filled(new, "| a |") == new
     with pytest.raises(EepolicyError, match="has no finished round"):
         table([tmp_path / "depth-6"])
-    with pytest.raises(EepolicyError, match="the page has no"):
-        filled("text", "| a |")

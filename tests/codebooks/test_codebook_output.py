@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -102,6 +103,13 @@ def test_a_reply_without_frames_has_no_player(out):
     """As a reply of one stream without units."""
     assert "<audio" in out._repr_html_()
     assert "<audio" not in replace(out, codes=out.codes[:1], ended=True)._repr_html_()
+
+
+def test_a_display_speaks_of_frames(out):
+    shown = out._repr_html_()
+    assert shown.count("<title>frame ") == len(out.trace)
+    assert 'aria-label="depth of each frame"' in shown
+    assert "token" not in re.sub('base64,[^"]*', "", shown)
 
 
 def test_no_frame_is_no_sound(stock):

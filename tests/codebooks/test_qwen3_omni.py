@@ -148,6 +148,9 @@ def test_the_whole_model_gives_the_same_sound(whole, talker):
     some = talker.generate(prompt, codebooks=2)
     with pytest.raises(EepolicyError, match="needs all codes of a frame"):
         _ = some.audio
+    shown = some._repr_html_()
+    assert "the sound cannot be shown: this vocoder needs all codes of a frame" in shown
+    assert f"depth {talker.backbone.depth} of {talker.backbone.depth}" in shown
     assert len(talker.generate(prompt, codebooks=2, missing="code:3").audio) == len(out.audio)
 
 

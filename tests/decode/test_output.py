@@ -43,13 +43,30 @@ def test_the_text_is_escaped(output):
     shown = replace(output, text="<script>alert('1') & \"2\"</script>")._repr_html_()
     assert "<script" not in shown
     assert "&lt;script&gt;alert(&#x27;1&#x27;) &amp; &quot;2&quot;&lt;/script&gt;" in shown
-    assert "mean depth" in shown
+    assert repr(output.trace) in shown
 
 
 def test_without_speech_there_is_no_player(output):
     assert "<audio" not in replace(output, vocoder=None)._repr_html_()
     assert "<audio" not in replace(output, units=output.units[:0])._repr_html_()
     assert "(no text)" in replace(output, text=None)._repr_html_()
+
+
+class WithoutPackage:
+    """A vocoder whose package is not there; its message must be escaped."""
+
+    def decode(self, units):
+        raise ModuleNotFoundError("No module named '<b>'")
+
+
+def test_a_vocoder_that_fails_leaves_the_rest_of_the_display(output):
+    shown = replace(output, vocoder=WithoutPackage())._repr_html_()
+    assert "the sound cannot be shown: ModuleNotFoundError(" in shown
+    assert "&lt;b&gt;" in shown
+    assert "<b>" not in shown
+    assert depth_strip(output.trace) in shown
+    with pytest.raises(ModuleNotFoundError):
+        _ = replace(output, vocoder=WithoutPackage()).audio
 
 
 def test_bars_are_as_high_as_depths(output):

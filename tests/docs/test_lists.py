@@ -28,10 +28,10 @@ def test_docs_have_lists():
 
 
 def test_a_list_is_written_between_its_marks():
-    page = "before <!-- list: fill-names -->old<!-- end of list --> after"
+    page = "before <!-- list: fill-names -->old<!-- end of list: fill-names --> after"
     new = lists.updated(page)
     assert new.startswith("before <!-- list: fill-names -->`catch_up`, `mask`")
-    assert new.endswith("<!-- end of list --> after")
+    assert new.endswith("`<!-- end of list: fill-names --> after")
     assert lists.updated(new) == new
 
 
@@ -39,7 +39,7 @@ def test_a_stale_page_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lists, "ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
     page = tmp_path / "README.md"
-    page.write_text("<!-- list: fills --><!-- end of list -->")
+    page.write_text("<!-- list: fills --><!-- end of list: fills -->")
     monkeypatch.setattr(sys, "argv", ["lists", "--check"])
     assert lists.main() == 1
     assert "out of date: README.md; run python -m tools.lists" in capsys.readouterr().out
@@ -55,10 +55,9 @@ def test_a_table_links_papers_and_escapes_pipes():
         Entry("a", "a", "a", "x | y", "Paper", "https://example.org"),
         Entry("b", "b", "b", "z"),
     ]
-    assert lists.table(entries).splitlines()[4:] == [
+    assert lists.table(entries).splitlines()[2:] == [
         "| `a` | x \\| y | [Paper](https://example.org) |",
         "| `b` | z |  |",
-        "",
     ]
 
 

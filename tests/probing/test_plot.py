@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,3 +94,20 @@ def test_a_notebook_shows_a_probe_without_statistics_to_draw():
     shown = probe(model, torch.arange(9), statistics=("top1",))._repr_html_()
     assert "ProbeResult(6 of 6 depths, 9 tokens" in shown
     assert "<img" not in shown
+
+
+class Undecodable:
+    """A tokenizer that raises."""
+
+    def convert_ids_to_tokens(self, ids):
+        raise OSError("no vocabulary")
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_a_notebook_shows_the_parts_of_a_probe_that_can_be_shown(result):
+    nothing = result[:0]
+    assert "6 of 6 depths, 0 tokens () of 0 documents" in nothing._repr_html_()
+    assert len(nothing.by_modality()) == len(nothing.summary()) == 0
+    shown = replace(result, tokenizer=Undecodable())._repr_html_()
+    assert "<table" in shown
+    assert "the heatmap cannot be shown" in shown

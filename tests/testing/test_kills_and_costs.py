@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.reliability import cost, kills
-from benchmarks.reliability.pages import filled
+from benchmarks.sections import filled
 from eepolicy.errors import EepolicyError
 
 

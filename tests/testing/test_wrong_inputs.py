@@ -119,6 +119,7 @@ OTHER_CODE = {
     "eepolicy/compile/native.py": "the compiler of torch, which is a private interface",
     "eepolicy/compile/parity.py": "functions of the compiler, on layers of any model",
     "eepolicy/compile/plan.py": "code that the compiler generates",
+    "eepolicy/html.py": "all that a notebook shows: an error stands in place of its piece",
     "eepolicy/loading/hub.py": "the Hub's client, whose releases differ in transport errors",
     "eepolicy/loading/upstream/glm4_voice.py": "tokenizers, which raises plain exceptions",
     "eepolicy/plugin_files.py": "a Python file of the user",

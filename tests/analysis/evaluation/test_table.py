@@ -63,6 +63,8 @@ def test_a_notebook_shows_the_short_table(tmp_path):
     for text in (*headings, *(cell for line in lines for cell in line)):
         assert f">{escape(text)}</t" in shown
     assert "<b>@10" not in shown
+    unanswered = Comparison(("full", "static@10"), ({"question": RECORD.question},), folder)
+    assert "no question that every policy has answered yet" in unanswered._repr_html_()
 
 
 @given(st.integers(0, 100))
