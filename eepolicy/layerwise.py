@@ -186,6 +186,7 @@ class _ReaderSource:
         Raises:
             EepolicyError: it is another model than that of the calling process.
         """
+        torch.set_num_threads(1)  # a process per core
         model = self.load()
         heads = model.lens if self.is_lens else None
         reader = _reader(model, replace(self.config, heads=heads), self.compile)

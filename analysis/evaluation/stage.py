@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
+
 from eepolicy.analysis.evaluation.config import RunConfig
 from eepolicy.analysis.evaluation.formats import RecordLine
 from eepolicy.analysis.evaluation.measure import Blocks, DecodeItem, decode
@@ -111,6 +113,7 @@ class DecoderSource:
         """
         if self.config.load is None:
             raise EepolicyError("a worker needs a function that loads the model: give load")
+        torch.set_num_threads(1)  # a process per core
         model = self.config.load()
         model.measured_costs.update(self.costs)
         rows = [parse_row(row) if isinstance(row, str) else row for row in self.rows]
@@ -131,6 +134,7 @@ class SoundSource:
 
     def __call__(self) -> SoundStage:
         """Load the models."""
+        torch.set_num_threads(1)  # a process per core
         return SoundStage(required_vocoder(self.vocoder), self.metrics.load())
 
 

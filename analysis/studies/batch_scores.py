@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from eepolicy import HookedModel
 from eepolicy.analysis.evaluation.metrics import Recognizer, transcripts_of
 from eepolicy.analysis.evaluation.scoring import is_right, word_errors
@@ -83,4 +85,5 @@ def make_scorer(
         load_asr: loads speech recognition.
         max_new_tokens: maximum length of a reply.
     """
+    torch.set_num_threads(1)  # a process per core
     return BatchScorer(load(), load_asr(), max_new_tokens)

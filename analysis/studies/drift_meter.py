@@ -68,6 +68,7 @@ class DriftMeter:
     def make(cls, load: Callable[[], HookedModel] | None, max_new_tokens: int) -> DriftMeter:
         """Load the model in a worker."""
         assert load is not None  # otherwise there is no worker
+        torch.set_num_threads(1)  # a process per core
         return cls(load(), max_new_tokens)
 
     def __call__(self, item: DriftItem) -> DriftRows:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.trainer import fit
 from eepolicy.hooked import HookedModel
@@ -97,4 +99,5 @@ class FitterSource:
 
     def __call__(self) -> DepthFitter:
         """Load the model."""
+        torch.set_num_threads(1)  # a process per core
         return DepthFitter(self.load(), self.data, self.folder)

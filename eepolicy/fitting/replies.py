@@ -220,6 +220,7 @@ class _Replier:
     ) -> _Replier:
         """Load the model in a worker process."""
         assert load is not None  # checked before workers start
+        torch.set_num_threads(1)  # a process per core
         model = load()
         if exits.heads is not None:
             model.heads = load_heads(exits.heads, model.lens, model.model)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
@@ -140,6 +141,7 @@ class _Source:
                 f"a worker does not find {self.folder}: to fit depths on several machines, give a "
                 "folder that all of them share, or more workers than depths"
             )
+        torch.set_num_threads(1)  # a process per core
         model = self.load()
         start = None
         if self.start is not None:

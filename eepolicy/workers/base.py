@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
-
-import torch
 
 from eepolicy.errors import ErrorLine
 
@@ -72,16 +70,6 @@ class Workers(ABC, Generic[Item, Result]):
         """Yield all results; more items may be handed in meanwhile."""
         while len(self):
             yield self.next()
-
-
-def made_in_worker(make: Callable[[], Callable[[Item], Result]]) -> Callable[[Item], Result]:
-    """Make the function of a worker, which runs on one thread: there is a worker for each core.
-
-    Args:
-        make: makes the function from item to result; it may set another number of threads.
-    """
-    torch.set_num_threads(1)
-    return make()
 
 
 class Noted(ErrorLine):

@@ -18,7 +18,7 @@ from eepolicy.workers.ray_actors import RayWorkers, connect
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """Where work items run.  Each worker uses one CPU thread of PyTorch.
+    """Where work items run.
 
     Attributes:
         number: number of workers beside the calling process; with 0 that process does all the

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from eepolicy.errors import EepolicyError
-from eepolicy.workers.base import Item, Noted, Result, Workers, made_in_worker
+from eepolicy.workers.base import Item, Noted, Result, Workers
 
 #: how often a process may be lost before an item is finished
 MAX_LOSSES = 5
@@ -185,7 +185,7 @@ def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _work = made_in_worker(make)
+    _work = make()
 
 
 def _run(item: Any) -> Any:

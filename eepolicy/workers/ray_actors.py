@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from eepolicy.errors import Caught, EepolicyError
-from eepolicy.workers.base import Item, Noted, Result, Workers, made_in_worker
+from eepolicy.workers.base import Item, Noted, Result, Workers
 
 
 def connect(address: str) -> str | None:
@@ -69,7 +69,7 @@ class _Actor:
     """Holds the function from item to result."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
-        self._work = made_in_worker(make)
+        self._work = make()
 
     def run(self, number: int, item: Any) -> tuple[int, Any, Exception | None]:
         """Run an item: its number, its result, and the exception that it raised."""

@@ -12,8 +12,7 @@ from functools import partial
 
 import pickled_workers
 import pytest
-import torch
-from worker_jobs import num_threads, square, square_unless_first
+from worker_jobs import square, square_unless_first
 
 from eepolicy import EepolicyError
 from eepolicy.workers import (
@@ -23,16 +22,6 @@ from eepolicy.workers import (
     in_order,
     processes,
 )
-from eepolicy.workers.ray_actors import _Actor
-
-
-@pytest.fixture
-def three_threads():
-    """Three CPU threads of PyTorch in this process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -93,16 +82,6 @@ def test_items_may_come_while_others_are_finished():
     assert results == [3, 2, 1]
 
 
-def test_without_workers_the_threads_of_the_caller_stay(three_threads):
-    assert list(in_order(WorkerConfig(0), num_threads, [0, 1])) == [3, 3]
-    assert torch.get_num_threads() == 3
-
-
-@pytest.mark.parametrize(("chosen", "expected"), [(None, 1), (2, 2)])
-def test_an_actor_has_one_thread_unless_its_function_sets_others(three_threads, chosen, expected):
-    assert _Actor(partial(num_threads, chosen)).run(7, "item") == (7, expected, None)
-
-
 @pytest.mark.parametrize("size", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_failure_names_its_item(size):
     with ProcessWorkers(partial(square, "text"), size=size) as workers:
@@ -122,9 +101,8 @@ def results_of_processes(workers: ProcessWorkers) -> list:
     return results
 
 
-def test_lost_processes_lose_nothing_and_double_nothing(tmp_path, monkeypatch):
-    """Each item kills the first process that runs it, which has one thread."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+def test_lost_processes_lose_nothing_and_double_nothing(tmp_path):
+    """Each item kills the first process that runs it."""
     with ProcessWorkers(partial(square_unless_first, tmp_path), 1, own=time.sleep) as workers:
         for item in range(3):
             workers.submit(item)
