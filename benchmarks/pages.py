@@ -18,6 +18,7 @@ NEEDS = {
     "peers": "economize, transformer_lens and nnsight, which `make everything` installs",
     "tuned-lens": "tuned-lens in an environment of its own: give --peer-python",
     "speech": "faster-whisper, which `make everything` installs",
+    "ray": "Ray, which `make everything` installs",
     "cuda": "a CUDA device",
 }
 
@@ -79,6 +80,7 @@ PAGES = (
     module("first-sound", "first_sound --questions 12 --threads 1"),
     module("verdicts", "verdicts --tables 4000"),
     module("recognition", "recognition --clips 60", "speech"),
+    module("workers", "workers --questions 40 --pairs 2 --ray", "speech", "ray"),
     module(
         "fitting",
         "fitting --model pocket --tokens 256 --batch 2 --steps 40 --held-out 8 --rounds 3 "
@@ -138,6 +140,7 @@ def missing_needs(page: Page, peer_python: str) -> list[str]:
         "peers": all(map(find_spec, ("economize", "transformer_lens", "nnsight"))),
         "tuned-lens": bool(peer_python) or find_spec("tuned_lens") is not None,
         "speech": find_spec("faster_whisper") is not None,
+        "ray": find_spec("ray") is not None,
         "cuda": torch.cuda.is_available(),
     }
     return [NEEDS[need] for need in page.needs if not present[need]]

@@ -50,6 +50,7 @@ DEFAULT_PAIRS = 5
 #: a comparison that another process runs: number of questions, workers, folder
 COMPARE = """
 import sys
+from pathlib import Path
 from eepolicy import held_out, load
 from eepolicy.analysis.evaluation.config import RunConfig
 from eepolicy.analysis.evaluation.records import RunFolder
@@ -60,7 +61,7 @@ from benchmarks.workers import POLICIES, load_model
 if __name__ == "__main__":
     number, workers, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     config = RunConfig(POLICIES, timed=0, batch=10, workers=workers, load=load_model)
-    run(load_model(), held_out("test")[:number], RunFolder(folder), config, MetricOptions())
+    run(load_model(), held_out("test")[:number], RunFolder(Path(folder)), config, MetricOptions())
 """
 
 

@@ -69,3 +69,8 @@ def test_a_stub_worker_is_timed():
         speech="",
     )
     assert driver_rate(WorkerConfig(1), [line] * 10) > 200
+
+
+@pytest.mark.slow
+def test_a_comparison_runs_in_a_process_of_its_own():
+    assert workers.comparison_seconds(1, 0, one_core=True) > 0
