@@ -118,6 +118,13 @@ def check_fields(instance: Any) -> None:
             object.__setattr__(instance, name, new)
 
 
+class CheckedFields:
+    """Base of dataclasses that call `check_fields` on each new object."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def with_method(value: T, name: str, method: str) -> T:
     """Refuse an object without a method; None is right.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import check_fields
+from eepolicy.fields import CheckedFields
 from eepolicy.modality import TokenLayout, is_ids
 from eepolicy.turns import Part, Sound, TurnTemplate
 
@@ -52,7 +52,7 @@ class Affixes:
 
 
 @dataclass(frozen=True, eq=False)
-class Voice:
+class Voice(CheckedFields):
     """A recording whose voice a text-to-speech model imitates.
 
     The prompt has its transcript before the text to be read, and its speech units after it.  The
@@ -66,9 +66,6 @@ class Voice:
 
     text: str
     units: Tensor
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def __repr__(self) -> str:
         return f"Voice({self.text!r}, {len(self.units)} units)"

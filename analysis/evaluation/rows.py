@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import check_fields
+from eepolicy.fields import CheckedFields
 from eepolicy.policies import ExitPolicy, parse_policy
 from eepolicy.policies.spec import policy_label
 
@@ -17,7 +17,7 @@ _OPTION = re.compile(r",\s*(fill|accept)=(\w[^,\s()]*(?:\([^()]*\))?)\s*$")
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(CheckedFields):
     """A row of a comparison.
 
     Attributes:
@@ -35,9 +35,6 @@ class Row:
     policy: ExitPolicy
     fill: str | None = None
     accept: str | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def own(self) -> dict[str, str]:

@@ -34,7 +34,7 @@ from eepolicy.analysis.studies.base import BatchOptions, Measure, Study, Workspa
 from eepolicy.analysis.studies.batch_scores import BatchScorer, BatchScores, ScoreItem
 from eepolicy.analysis.style import families, outside_legend
 from eepolicy.analysis.tables import markdown_table, number, read_table
-from eepolicy.fields import Share, check_fields
+from eepolicy.fields import CheckedFields, Share
 from eepolicy.folder_lock import locked
 from eepolicy.io import make_folder, write_text
 from eepolicy.policies.base import check_depth
@@ -56,7 +56,7 @@ Questions = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class LossBudget:
+class LossBudget(CheckedFields):
     """Maximum mean loss against full depth.
 
     Attributes:
@@ -68,9 +68,6 @@ class LossBudget:
     wer: Share = 0.02
     accuracy: Share = 0.02
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @dataclass(frozen=True, eq=False)

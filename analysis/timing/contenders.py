@@ -14,7 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 import eepolicy
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import Positive, check_fields
+from eepolicy.fields import CheckedFields, Positive
 from eepolicy.prompts import pad_left
 
 #: default policies, with exit depths as shares of full depth
@@ -32,7 +32,7 @@ MAX_UNVERIFIED = 4  # drafts of self-speculation before a verification
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(CheckedFields):
     """How a bench decodes.
 
     Attributes:
@@ -48,9 +48,6 @@ class BenchConfig:
     rounds: Positive = 2
     compiled: bool = False
     time_first_token: bool = False
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def lengths(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eepolicy.codebooks.adapter import LEFT_OUT
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import Count, check_fields
+from eepolicy.fields import CheckedFields, Count
 from eepolicy.registry import Declared, Registry, parse_rest
 
 
@@ -83,7 +83,7 @@ class PreviousFrame(MissingCodes):
 
 @MISSING_CODES.register
 @dataclass(frozen=True)
-class FixedCode(MissingCodes):
+class FixedCode(CheckedFields, MissingCodes):
     """Each missing code is one and the same number.
 
     Attributes:
@@ -99,9 +99,6 @@ class FixedCode(MissingCodes):
     usage: ClassVar[str] = "code:NUMBER"
     example: ClassVar[str] = "code:7"
     summary: ClassVar[str] = "each missing code is the number 7"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def fill(self, codes: Tensor, previous: Tensor) -> Tensor:
         return torch.full_like(codes, self.code)

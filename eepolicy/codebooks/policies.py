@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import Finite, Positive, check_fields, one_of
+from eepolicy.fields import CheckedFields, Finite, Positive, one_of
 from eepolicy.policies import Readout
 from eepolicy.policies.adaptive import NUMBER
 from eepolicy.registry import Declared, Registry, parse_rest
@@ -104,7 +104,7 @@ class AllCodebooks(CodebookPolicy):
 
 @CODEBOOK_POLICIES.register
 @dataclass(frozen=True)
-class FirstCodebooks(CodebookPolicy):
+class FirstCodebooks(CheckedFields, CodebookPolicy):
     """Computes the same number of codes for each frame.
 
     Attributes:
@@ -120,9 +120,6 @@ class FirstCodebooks(CodebookPolicy):
     usage: ClassVar[str] = "first:COUNT"
     example: ClassVar[str] = "first:8"
     summary: ClassVar[str] = "the first 8 codebooks of each frame"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def stops(self, step: FrameStep, readout: Readout) -> Tensor:
         return torch.full_like(step.frame, step.computed >= self.count, dtype=torch.bool)
@@ -141,7 +138,7 @@ class FirstCodebooks(CodebookPolicy):
 
 
 @dataclass(frozen=True)
-class StopThreshold(CodebookPolicy):
+class StopThreshold(CheckedFields, CodebookPolicy):
     """Base of policies that stop at the first code whose statistic passes a threshold.
 
     Attributes:
@@ -153,9 +150,6 @@ class StopThreshold(CodebookPolicy):
     threshold: Finite
     min_codebooks: Positive = 1
     comparison: Annotated[str, one_of("<", ">")] = ">"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @abstractmethod
     def statistic(self, readout: Readout) -> Tensor:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import check_fields
+from eepolicy.fields import CheckedFields
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.replies import Generation
 from eepolicy.heads.fingerprint import digest, fingerprint
@@ -34,7 +34,7 @@ Prompts = Annotated[Sequence[Tensor], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(CheckedFields):
     """The questions of a fit.
 
     Attributes:
@@ -44,9 +44,6 @@ class Questions:
 
     train: Prompts
     held_out: Prompts
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def digest(self) -> str:

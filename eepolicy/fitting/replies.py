@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import Count, Positive, check_fields
+from eepolicy.fields import CheckedFields, Count, Positive
 from eepolicy.fitting.formats import RepliesHeader, ReplyLine
 from eepolicy.folder_lock import locked_file
 from eepolicy.formats import SamplingOption, parse
@@ -30,7 +30,7 @@ from eepolicy.workers import WorkerConfig
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(CheckedFields):
     """How replies are generated.
 
     Attributes:
@@ -49,12 +49,9 @@ class Generation:
     load: Callable[[], HookedModel] | None = None
     sampling: Mapping[str, SamplingOption] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
-class Exits:
+class Exits(CheckedFields):
     """The exits of the model that replies.
 
     Attributes:
@@ -66,9 +63,6 @@ class Exits:
     policy: str = ""
     heads: Path | None = None
     digest: str = ""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 #: ids of prompts

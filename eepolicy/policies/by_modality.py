@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import check_fields
+from eepolicy.fields import CheckedFields
 from eepolicy.policies.base import ExitPolicy, Readout, Step
 from eepolicy.policies.state import PolicyState
 
@@ -29,7 +29,7 @@ class _StateOfEach(PolicyState):
 
 
 @dataclass(frozen=True)
-class ByModality(ExitPolicy):
+class ByModality(CheckedFields, ExitPolicy):
     """Applies one policy to text positions and another to speech positions.
 
     Attributes:
@@ -51,9 +51,6 @@ class ByModality(ExitPolicy):
     )
     colour: ClassVar[str] = "#0072B2"
     marker: ClassVar[str] = "v"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def needs_history(self) -> bool:  # type: ignore[override]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import Finite, Positive, Seed, check_fields
+from eepolicy.fields import CheckedFields, Finite, Positive, Seed
 from eepolicy.policies.adaptive import NUMBER
 from eepolicy.policies.base import (
     POLICIES,
@@ -26,7 +26,7 @@ from eepolicy.registry import parse_rest
 
 @POLICIES.register
 @dataclass(frozen=True)
-class Random(ExitPolicy):
+class Random(CheckedFields, ExitPolicy):
     """Exits at random positions, with a given mean depth.
 
     A schedule or an adaptive policy of the same mean depth must beat this control.  The draw of a
@@ -54,9 +54,6 @@ class Random(ExitPolicy):
     paper: ClassVar[str] = "a control"
     colour: ClassVar[str] = "#777777"
     marker: ClassVar[str] = "x"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def depths(self, step: Step) -> Tensor:
         share = (step.full_depth - self.mean_depth) / max(step.full_depth - self.exit_depth, 1)

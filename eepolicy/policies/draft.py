@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import Count, Positive, check_fields
+from eepolicy.fields import CheckedFields, Count, Positive
 from eepolicy.policies.adaptive import NUMBER
 from eepolicy.policies.base import (
     POLICIES,
@@ -29,7 +29,7 @@ DEFAULT_LENGTH = 8
 
 @POLICIES.register
 @dataclass(frozen=True)
-class Draft(ExitPolicy):
+class Draft(CheckedFields, ExitPolicy):
     """Drafts some tokens, then runs one at full depth, which verifies them.
 
     It needs an acceptance rule that verifies.  After a rejected draft a new chain starts.  At depth
@@ -72,9 +72,6 @@ class Draft(ExitPolicy):
     colour: ClassVar[str] = "#CC79A7"
     marker: ClassVar[str] = "h"
     needs_verification: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def max_drafts(self) -> int:

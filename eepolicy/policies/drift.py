@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import NonNegative, Positive, check_fields
+from eepolicy.fields import CheckedFields, NonNegative, Positive
 from eepolicy.policies.adaptive import NUMBER
 from eepolicy.policies.base import POLICIES, ExitPolicy, On, Readout, Step, prefixed
 from eepolicy.policies.state import PolicyState
@@ -38,7 +38,7 @@ class DriftState(PolicyState):
 
 @POLICIES.register
 @dataclass(frozen=True)
-class DriftRefresh(ExitPolicy):
+class DriftRefresh(CheckedFields, ExitPolicy):
     """Exits at one depth, and refreshes at full depth when the drift exceeds a threshold.
 
     The *surprise* of an exit is the entropy of its readout minus the mean entropy that the reply
@@ -81,9 +81,6 @@ class DriftRefresh(ExitPolicy):
     colour: ClassVar[str] = "#0072B2"
     marker: ClassVar[str] = "v"
     needs_history: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def begin(self, rows: int) -> DriftState:
         zeros = torch.zeros(rows, dtype=torch.float64)

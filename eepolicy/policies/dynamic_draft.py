@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import Positive, RisingDepths, check_fields
+from eepolicy.fields import CheckedFields, Positive, RisingDepths
 from eepolicy.policies.adaptive import format_depths, parse_depths
 from eepolicy.policies.base import POLICIES, ExitPolicy, On, Step, prefixed
 from eepolicy.policies.history import CallCosts
@@ -53,7 +53,7 @@ class DraftPlan(PolicyState):
 
 @POLICIES.register
 @dataclass(frozen=True)
-class DynamicDraft(ExitPolicy):
+class DynamicDraft(CheckedFields, ExitPolicy):
     """Drafts at a shallow depth as many tokens as pays off, then refreshes at full depth.
 
     After each refresh it chooses the depth *d* and the number *n* of drafts with the largest
@@ -93,9 +93,6 @@ class DynamicDraft(ExitPolicy):
     needs_history: ClassVar[bool] = True
     needs_costs: ClassVar[bool] = True
     needs_verification: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @cached_property
     def _depths(self) -> tuple[int, ...]:

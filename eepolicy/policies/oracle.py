@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from eepolicy.fields import Positive, RisingDepths, check_fields
+from eepolicy.fields import CheckedFields, Positive, RisingDepths
 from eepolicy.policies.adaptive import DEPTHS, Adaptive, format_depths, parse_depths
 from eepolicy.policies.base import POLICIES, On, Readout, Step, prefixed
 from eepolicy.registry import parse_rest
@@ -15,7 +15,7 @@ from eepolicy.registry import parse_rest
 
 @POLICIES.register
 @dataclass(frozen=True)
-class Oracle(Adaptive):
+class Oracle(CheckedFields, Adaptive):
     """Selects the smallest candidate depth whose argmax token is the full model's.
 
     It runs the full model first, so every layer runs and its trace has the layer calls of full
@@ -40,9 +40,6 @@ class Oracle(Adaptive):
     colour: ClassVar[str] = "#000000"
     marker: ClassVar[str] = "o"
     needs_full_pass: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         assert readout.full is not None

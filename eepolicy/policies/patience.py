@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from eepolicy.fields import Positive, RisingDepths, check_fields
+from eepolicy.fields import CheckedFields, Positive, RisingDepths
 from eepolicy.policies.adaptive import DEPTHS, Adaptive, format_depths, parse_depths
 from eepolicy.policies.base import POLICIES, On, Readout, Step, prefixed
 from eepolicy.registry import parse_rest
@@ -17,7 +17,7 @@ from eepolicy.registry import parse_rest
 
 @POLICIES.register
 @dataclass(frozen=True)
-class Patience(Adaptive):
+class Patience(CheckedFields, Adaptive):
     """Exits when `count` consecutive candidate depths have the same argmax token.
 
     Patience-based early exit (arXiv 2006.04152).  The paper exits classifiers and reads out every
@@ -44,9 +44,6 @@ class Patience(Adaptive):
     source: ClassVar[str] = "https://arxiv.org/abs/2006.04152"
     colour: ClassVar[str] = "#CC79A7"
     marker: ClassVar[str] = ">"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         agrees, earlier = step.is_on(self.on), readout.previous

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from eepolicy.fields import Positive, check_fields
+from eepolicy.fields import CheckedFields, Positive
 from eepolicy.policies.base import (
     POLICIES,
     ExitPolicy,
@@ -22,7 +22,7 @@ from eepolicy.registry import parse_rest
 
 @POLICIES.register
 @dataclass(frozen=True)
-class Static(ExitPolicy):
+class Static(CheckedFields, ExitPolicy):
     """Exits at one depth at every position of a modality: the baseline Fixed(l) of SPAR-K, table 2.
 
     Attributes:
@@ -44,9 +44,6 @@ class Static(ExitPolicy):
     source: ClassVar[str] = "https://arxiv.org/abs/2603.09215"
     colour: ClassVar[str] = "#56B4E9"
     marker: ClassVar[str] = "s"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def depths(self, step: Step) -> Tensor:
         return masked_depths(step, self.on, self.exit_depth)

@@ -9,7 +9,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from eepolicy.fields import Finite, Positive, RisingDepths, check_fields
+from eepolicy.fields import CheckedFields, Finite, Positive, RisingDepths
 from eepolicy.policies.adaptive import DEPTHS, NUMBER, Adaptive, format_depths, parse_depths
 from eepolicy.policies.base import POLICIES, On, Readout, Step, prefixed
 from eepolicy.registry import parse_rest
@@ -18,7 +18,7 @@ ThresholdT = TypeVar("ThresholdT", bound="Threshold")
 
 
 @dataclass(frozen=True)
-class Threshold(Adaptive):
+class Threshold(CheckedFields, Adaptive):
     """Base of policies that exit at the first candidate depth whose statistic passes a threshold.
 
     Attributes:
@@ -32,9 +32,6 @@ class Threshold(Adaptive):
     exit_depths: Positive | RisingDepths
     on: On = "speech"
     comparison: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def should_exit(self, step: Step, depth: int, readout: Readout) -> Tensor:
         return step.is_on(self.on) & self.passes(readout)

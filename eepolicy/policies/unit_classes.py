@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
-from eepolicy.fields import Positive, check_fields
+from eepolicy.fields import CheckedFields, Positive
 from eepolicy.formats import parse
 from eepolicy.io import read_json
 from eepolicy.policies.base import (
@@ -49,7 +49,7 @@ class LastUnits(PolicyState):
 
 
 @dataclass(frozen=True)
-class ByUnits(ExitPolicy):
+class ByUnits(CheckedFields, ExitPolicy):
     """Base of policies that exit by the classes of the last units.
 
     The file is read at the first use, and the object depends on its name only.
@@ -65,9 +65,6 @@ class ByUnits(ExitPolicy):
     on: On = "speech"
     paper: ClassVar[str] = "ours"
     needs_history: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @abstractmethod
     def exits(self, state: LastUnits) -> Tensor:

@@ -8,13 +8,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
-from eepolicy.fields import Share, check_fields
+from eepolicy.fields import CheckedFields, Share
 from eepolicy.registry import parse_rest
 
 
 @ACCEPTANCE_RULES.register
 @dataclass(frozen=True)
-class AcceptRatio(Acceptance):
+class AcceptRatio(CheckedFields, Acceptance):
     """Accepts a draft whose probability is at least a share of the most likely token's.
 
     Attributes:
@@ -27,9 +27,6 @@ class AcceptRatio(Acceptance):
     usage: ClassVar[str] = "ratio:SHARE"
     example: ClassVar[str] = "ratio:0.3"
     summary: ClassVar[str] = "at least 0.3 times as likely as the full model's most likely token"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def accepts(self, drafts: Drafts) -> Tensor:
         p = drafts.target_scores.softmax(-1)  # (drafts, vocab)

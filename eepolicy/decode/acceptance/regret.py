@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
-from eepolicy.fields import Count, NonNegative, check_fields
+from eepolicy.fields import CheckedFields, Count, NonNegative
 from eepolicy.registry import parse_rest
 
 
 @ACCEPTANCE_RULES.register
 @dataclass(frozen=True)
-class AcceptRegret(Acceptance):
+class AcceptRegret(CheckedFields, Acceptance):
     """Approximate speculative decoding (ASD): drafts may cost a bounded sum of scores in a reply.
 
     The regret of a draft is the full model's highest score minus its score of the draft, so the
@@ -52,9 +52,6 @@ class AcceptRegret(Acceptance):
     source: ClassVar[str] = "https://github.com/Kissmetothemoon/ASD"
     greedy_only: ClassVar[bool] = True
     is_joint: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def begin(self) -> float:
         return 0.0

@@ -11,13 +11,13 @@ from torch import Tensor
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
 from eepolicy.decode.acceptance.exact import AcceptExact
 from eepolicy.decode.acceptance.sampling import AcceptSampling, drafted_probabilities
-from eepolicy.fields import Share, check_fields
+from eepolicy.fields import CheckedFields, Share
 from eepolicy.registry import parse_rest
 
 
 @ACCEPTANCE_RULES.register
 @dataclass(frozen=True)
-class AcceptTolerance(Acceptance):
+class AcceptTolerance(CheckedFields, Acceptance):
     """Speculative sampling that accepts more: a draft stays where r < min(1, p/q) + tolerance.
 
     p and q are the probabilities of the draft under the full model and where it was sampled, and r
@@ -43,9 +43,6 @@ class AcceptTolerance(Acceptance):
     paper: ClassVar[str] = "SSD, arXiv 2505.15380"
     source: ClassVar[str] = "https://arxiv.org/abs/2505.15380"
     uses_draft_scores: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def accepts(self, drafts: Drafts) -> Tensor:
         if not drafts.do_sample:

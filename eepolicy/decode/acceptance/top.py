@@ -8,13 +8,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, Acceptance, Drafts
-from eepolicy.fields import Positive, check_fields
+from eepolicy.fields import CheckedFields, Positive
 from eepolicy.registry import parse_rest
 
 
 @ACCEPTANCE_RULES.register
 @dataclass(frozen=True)
-class AcceptTop(Acceptance):
+class AcceptTop(CheckedFields, Acceptance):
     """Accepts a draft among the full model's most likely tokens.
 
     Attributes:
@@ -26,9 +26,6 @@ class AcceptTop(Acceptance):
     usage: ClassVar[str] = "top:COUNT"
     example: ClassVar[str] = "top:5"
     summary: ClassVar[str] = "among the full model's 5 most likely tokens"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def accepts(self, drafts: Drafts) -> Tensor:
         count = min(self.count, drafts.target_scores.shape[1])
