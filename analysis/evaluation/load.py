@@ -75,7 +75,7 @@ class RunNotes(BaseModel):
     looks: list[int] | None = None
 
 
-def load_comparison(folder: Path, columns: Sequence[Column] = COLUMNS) -> Comparison:
+def load_comparison(folder: str | Path, columns: Sequence[Column] = COLUMNS) -> Comparison:
     """Read a comparison from its run folder.
 
     No policy is built, so no Python file of the folder's author is run.
@@ -91,6 +91,7 @@ def load_comparison(folder: Path, columns: Sequence[Column] = COLUMNS) -> Compar
         EepolicyError: the folder is not of a run, a file has another form, or there is no reply at
             full depth yet.
     """
+    folder = Path(folder)
     run_folder = RunFolder(folder)
     answered = dict.fromkeys(line.policy for line in run_folder.lines(RecordLine))
     if not answered or not (folder / "run.json").is_file():

@@ -141,8 +141,8 @@ class RunFolder:
         path: path of the folder.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
 
     @property
     def audio(self) -> Path:

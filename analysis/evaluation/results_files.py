@@ -35,7 +35,7 @@ MOST_COLUMNS = 5
 
 def write_results(
     results: Rows,
-    folder: Path,
+    folder: str | Path,
     columns: Sequence[Column] = COLUMNS,
     latex_columns: Sequence[str] | None = None,
     notes: Sequence[str] = (),
@@ -52,6 +52,7 @@ def write_results(
     Raises:
         EepolicyError: a name in `latex_columns` is unknown.
     """
+    folder = Path(folder)
     table = latex(results, columns, latex_columns)
     write_json(folder / "results.json", results, indent=1)
     frame = to_frame(results)

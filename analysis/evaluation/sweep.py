@@ -119,7 +119,7 @@ class Cell:
         return re.sub(r"[^\w.-]+", "_", "-".join(parts))
 
 
-def read_sweep(file: Path) -> SweepFile:
+def read_sweep(file: str | Path) -> SweepFile:
     """Read a sweep.
 
     Args:

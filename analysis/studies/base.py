@@ -178,7 +178,7 @@ class Workspace:
 
     @classmethod
     def open(
-        cls, model: HookedModel, questions: Sequence[Mapping[str, Any]], folder: Path
+        cls, model: HookedModel, questions: Sequence[Mapping[str, Any]], folder: str | Path
     ) -> Workspace:
         """Create a folder, or open one that stores measurements of the same model and questions.
 
@@ -197,6 +197,7 @@ class Workspace:
             "heads": digest(model.heads),
             "questions": f"{len(questions)} {hashlib.sha256(text.encode()).hexdigest()[:12]}",
         }
+        folder = Path(folder)
         file = folder / "study.json"
         make_folder(folder)
         if not file.exists():

@@ -12,7 +12,7 @@ from eepolicy.io import make_folder, write_figure, write_text
 
 
 def write_studies(
-    workspace: Workspace, folder: Path, studies: Sequence[type[Study]]
+    workspace: Workspace, folder: str | Path, studies: Sequence[type[Study]]
 ) -> dict[str, Study]:
     """Run studies, and write the table and the figure of each.
 
@@ -25,6 +25,7 @@ def write_studies(
     Returns:
         Results by name.
     """
+    folder = Path(folder)
     make_folder(folder)
     results = {}
     with locked(workspace.folder), figures():

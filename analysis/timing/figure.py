@@ -43,7 +43,7 @@ def milliseconds(records: Sequence[Mapping[str, Any]], ax: Axes) -> None:
     ax.grid(axis="y", color="#dddddd", linewidth=0.6)
 
 
-def draw(tables: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+def draw(tables: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> None:
     """Draw the tables of a bench below each other and write the figure.
 
     Args:
@@ -64,6 +64,6 @@ def draw(tables: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
             ax.set_title(title, loc="left", parse_math=False)
         *marks, measured = axes[0, 0].get_legend_handles_labels()[0]
         figure.legend(handles=[measured, *marks], loc="outside upper right", ncols=3)
-        make_folder(path.parent)
+        make_folder(Path(path).parent)
         write_figure(path, figure)
         plt.close(figure)

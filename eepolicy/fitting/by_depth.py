@@ -29,7 +29,7 @@ def fit_by_depth(
     train: Sequence[Document],
     held_out: Sequence[Document],
     config: FitConfig,
-    folder: Path,
+    folder: str | Path,
     *,
     report: Callable[[str], None] = lambda _: None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
@@ -68,11 +68,12 @@ def fit_by_depth(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     result = fit_by_depth(
         ...         model, replies[:4], replies[4:], FitConfig(depths=(8, 12), epochs=1),
-        ...         Path(folder),
+        ...         folder,
         ...     )
         >>> result.heads
         TunedLens(depths 8, 12)
     """
+    folder = Path(folder)
     depths = config.depths or KINDS.get(config.kind).default_depths(model.depth)
     replies = {"train": digest_of(train), "held_out": digest_of(held_out)}
     files = {depth: folder / f"depth-{depth}.safetensors" for depth in depths}

@@ -11,7 +11,7 @@ from eepolicy.io import read_toml
 from eepolicy.speech.model_card import ModelCard
 
 
-def read_card(file: Path) -> ModelCard:
+def read_card(file: str | Path) -> ModelCard:
     """Read a model card from a TOML file.
 
     Raises:

@@ -96,7 +96,7 @@ def check_new_folder(folder: Path) -> None:
         raise EepolicyError(f"the folder {folder} is not empty: give a new folder")
 
 
-def save_converted(model: HookedModel, folder: Path) -> None:
+def save_converted(model: HookedModel, folder: str | Path) -> None:
     """Write a speech model in Hugging Face format.
 
     `config.json` contains the card.  A subfolder contains the audio encoder.  The folder loads
@@ -114,6 +114,7 @@ def save_converted(model: HookedModel, folder: Path) -> None:
         raise EepolicyError(
             f"{model!r} has no card or no tokenizer; only a speech model with both is converted"
         )
+    folder = Path(folder)
     check_new_folder(folder)
     entries = {CARD: model.card.to_dict()}
     has_encoder = not isinstance(model.audio_encoder, UnitPrompt | None)

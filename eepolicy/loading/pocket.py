@@ -52,7 +52,7 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32, **options: Any
 
 
 @checked()
-def held_out(split: str = "test", folder: Path | None = None) -> list[dict[str, Any]]:
+def held_out(split: str = "test", folder: str | Path | None = None) -> list[dict[str, Any]]:
     """Return questions whose answers a pocket model was not trained on, with any opening.
 
     Args:
@@ -67,7 +67,7 @@ def held_out(split: str = "test", folder: Path | None = None) -> list[dict[str, 
         EepolicyError: the split does not exist, or its file cannot be read.
     """
     splits: dict[str, list[dict[str, Any]]] = read_config(
-        (folder or pocket_folder()) / "held_out.json"
+        Path(folder or pocket_folder()) / "held_out.json"
     )
     if split not in splits:
         raise EepolicyError(f"the held-out splits are {', '.join(splits)}; got {split!r}")

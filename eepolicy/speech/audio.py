@@ -20,7 +20,7 @@ from eepolicy.speech.mel import SAMPLE_RATE
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
 
 
-def read_wave(path: Path | io.BytesIO) -> Tensor:
+def read_wave(path: str | Path | io.BytesIO) -> Tensor:
     """Read WAV, FLAC, Ogg or MP3, mix it down to one channel and resample it.
 
     Args:
@@ -32,7 +32,7 @@ def read_wave(path: Path | io.BytesIO) -> Tensor:
     Raises:
         EepolicyError: the file is missing or empty, or is not an audio file.
     """
-    name = path if isinstance(path, Path) else "the content of a sound file"
+    name = path if isinstance(path, str | Path) else "the content of a sound file"
     try:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (samples, channels)
     except (OSError, soundfile.LibsndfileError) as error:
@@ -79,17 +79,17 @@ def audio_bytes(wave: Tensor, rate: int, format: str) -> bytes:
     return file.getvalue()
 
 
-def check_suffix(path: Path) -> None:
+def check_suffix(path: str | Path) -> None:
     """Check that a path has the suffix of a format that `write_audio` writes.
 
     Raises:
         EepolicyError: it has another one.
     """
-    if path.suffix.lower() not in FORMATS:
+    if Path(path).suffix.lower() not in FORMATS:
         raise EepolicyError(f"speech is written as {', '.join(FORMATS)}; got {path}")
 
 
-def write_audio(path: Path, wave: Tensor, rate: int = SAMPLE_RATE) -> None:
+def write_audio(path: str | Path, wave: Tensor, rate: int = SAMPLE_RATE) -> None:
     """Write speech as WAV, FLAC or Ogg Vorbis, by the suffix of the path.
 
     Args:
@@ -101,10 +101,11 @@ def write_audio(path: Path, wave: Tensor, rate: int = SAMPLE_RATE) -> None:
         EepolicyError: the suffix is none of these, or the file cannot be written.
     """
     check_suffix(path)
+    kind = FORMATS[Path(path).suffix.lower()]
 
     def write(part: Path) -> None:
         try:
-            soundfile.write(part, wave.numpy(), rate, format=FORMATS[path.suffix.lower()])
+            soundfile.write(part, wave.numpy(), rate, format=kind)
         except soundfile.LibsndfileError as error:
             raise OSError(str(error)) from error
 

@@ -179,7 +179,7 @@ class Units:
         check_units(units, len(self.codebook))
         return self.codebook[units].reshape(-1, MELS)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the codebook to a safetensors file in half precision.
 
         The network of a neural vocoder goes to `vocoder.safetensors` beside it.
@@ -192,12 +192,12 @@ class Units:
             path, lambda part: save_file({"codebook": codebook}, part), codebook.nbytes
         )
         if self.network is not None:
-            save_network(self.network, path.with_name(VOCODER))
+            save_network(self.network, Path(path).with_name(VOCODER))
 
     @classmethod
-    def load(cls, path: Path) -> Units:
+    def load(cls, path: str | Path) -> Units:
         """Read what `save` wrote: the codebook, and `vocoder.safetensors` beside it if present."""
-        network = path.with_name(VOCODER)
+        network = Path(path).with_name(VOCODER)
         codebook = read_tensors(path, "a file of speech units", ["codebook"])["codebook"].float()
         check_codebook(codebook, str(path))
         return cls(codebook, load_network(network) if network.is_file() else None)
