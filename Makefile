@@ -38,7 +38,7 @@ test-tuned-lens: $(VENV)/.everything
 	$(TESTS) -p no_transformer_lens -k "tuned_lens or their_fit" tests/benchmarks
 
 test-slow: $(VENV)/.dev $(VENV)/.mos $(VENV)/.smollm2
-	$(TESTS) -m "slow and not exhaustive"
+	$(TESTS) -n 2 -m "slow and not exhaustive"
 
 test-all: $(VENV)/.everything lint docs
 	$(TESTS)
