@@ -16,6 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Options of every run of the tests; CI gives `-p no_skips`. Plugins are in tests/.
 PYTEST ?=
 TESTS := PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m pytest $(PYTEST)
+# A file runs in one process, so that what it compiles and loads is made once.
+SPREAD := -n 2 --dist loadfile
 PIP := $(BIN)/python -m pip install -qq --no-compile
 HERE := $(PIP) --constraint constraints.txt --editable
 
@@ -23,14 +25,14 @@ compare: $(VENV)/.speech
 	$(BIN)/eepolicy compare --out $(REPORT)
 
 test: $(VENV)/.dev lint
-	$(TESTS) -n 2 -m "not slow and not exhaustive"
+	$(TESTS) $(SPREAD) -m "not slow and not exhaustive"
 
 # Numerical tests on the vectors of an older processor. The compiler's cache of kernels does not
 # tell vector widths apart, so each width has its own.
 test-narrow: export ATEN_CPU_CAPABILITY = avx2
 test-narrow: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/$(VENV)/.inductor-avx2
 test-narrow: $(VENV)/.dev
-	$(TESTS) -n 2 -m "not slow and not exhaustive" $(addprefix tests/,decode/test_fills.py \
+	$(TESTS) $(SPREAD) -m "not slow and not exhaustive" $(addprefix tests/,decode/test_fills.py \
 		decode/test_full_depth.py model compile/test_kernel_cache.py compile/test_onednn.py \
 		compile/test_sdpa.py)
 
@@ -38,7 +40,7 @@ test-tuned-lens: $(VENV)/.everything
 	$(TESTS) -p no_transformer_lens -k "tuned_lens or their_fit" tests/benchmarks
 
 test-slow: $(VENV)/.dev $(VENV)/.mos $(VENV)/.smollm2
-	$(TESTS) -n 2 -m "slow and not exhaustive"
+	$(TESTS) $(SPREAD) -m "slow and not exhaustive"
 
 test-all: $(VENV)/.everything lint docs
 	$(TESTS)

@@ -39,6 +39,10 @@ CONFIGS = {
     name.removesuffix("_text"): partial(small_config, name, LAYERS) for name in SMALL_CONFIGS
 }
 FAMILIES = list(CONFIGS)
+#: families of the `family` fixture in each run: the plainest, and those with other norms, masks,
+#: attention and positions.  Tests of a family itself list `FAMILIES`, and the covering array of
+#: `test_matrix.py` has every policy, fill and rule with every family.
+CORE_FAMILIES = ("llama", "gemma2", "gemma3", "gpt2")
 
 
 def tiny(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -104,9 +108,14 @@ def plain_lens(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(
+    params=[
+        name if name in CORE_FAMILIES else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in FAMILIES
+    ]
+)
 def family(request) -> str:
-    """Each family in turn."""
+    """Each family in turn; see `CORE_FAMILIES`."""
     return request.param
 
 

@@ -54,7 +54,7 @@ class Rerun(CudaGraphExecutor):
 SPAN_FAMILIES = ["llama", "gemma2", "gemma3", "gpt2", "glm"]
 #: families and prompts of which all decodings are compared in each run; the others are slow, and
 #: have a decoding of one prompt in `test_the_oldest_graphs_are_dropped`
-FAST = [("llama", "one"), ("gemma3", "ragged")]
+FAST = [("llama", "one")]
 PROMPTS = {"one": ONE, "ragged": RAGGED}
 
 

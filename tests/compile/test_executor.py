@@ -203,6 +203,7 @@ def test_a_growing_reply_needs_no_further_calls_of_the_compiler():
     assert None not in calls.values()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_gathered_rows_need_no_further_calls_of_the_compiler():
     model = HookedModel(tiny("llama", 12), layout=LAYOUT)

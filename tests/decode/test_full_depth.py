@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from conftest import LAYOUT
+from conftest import FAMILIES, LAYOUT
 from decoding import PROMPT, PROMPTS
 
 from eepolicy import (
@@ -11,6 +12,7 @@ from eepolicy import (
 )
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 def test_full_depth_is_stock_generate(stock, hooked):
     lengths = []
     for seed in range(4):
@@ -28,6 +30,7 @@ def test_full_depth_is_stock_generate(stock, hooked):
     assert sum(lengths) > 100  # random models that end at once would test nothing
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_at_full_depth_is_stock_generate(stock, hooked):
     """Ragged prompts, padded on the left."""
     width = max(map(len, PROMPTS))

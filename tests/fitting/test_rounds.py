@@ -179,8 +179,15 @@ def test_a_step_has_the_gradient_of_the_naive_loss(hooked, kind, tmp_path):
         torch.testing.assert_close(parameter.grad, gradient * clip, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["branch", "tuned"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("branch", torch.float32),
+        ("tuned", torch.bfloat16),
+        pytest.param("tuned", torch.float32, marks=pytest.mark.slow),
+        pytest.param("branch", torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
 def test_products_in_bfloat16(kind, dtype, tmp_path):
     """By option, and for a model in bfloat16; the weights of the head stay in float32."""
     model = HookedModel(tiny("llama", dtype=dtype), layout=LAYOUT)
@@ -240,13 +247,13 @@ def whole(tmp_path_factory) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("label", "after"),
     [
-        ("replies full", 2),
+        pytest.param("replies full", 2, marks=pytest.mark.slow),
         ("states full", 1),
         ("steps of round 0", 3),
         ("replies own", 1),
-        ("states round-1/own", 1),
+        pytest.param("states round-1/own", 1, marks=pytest.mark.slow),
         ("steps of round 2", 2),
-        ("replies held_out_own", 1),
+        pytest.param("replies held_out_own", 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_fit_continues_to_the_same_weights(label, after, whole, tmp_path, monkeypatch):

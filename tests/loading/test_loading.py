@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import FAMILIES, tiny
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -14,6 +14,7 @@ import eepolicy
 IDS = torch.tensor([7, 30, 12, 9])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_of_any_family(stock, tmp_path):
     stock.save_pretrained(tmp_path)
     # transformers before 5.21 takes sdpa for Gemma 2, which leaves out its attention's soft cap

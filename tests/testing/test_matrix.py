@@ -6,6 +6,7 @@ from functools import cache
 from itertools import combinations, product
 
 import pytest
+from conftest import CORE_FAMILIES
 
 from eepolicy import EarlyExitConfig, EepolicyError, HookedModel
 from eepolicy.decode.acceptance import ACCEPTANCE_RULES
@@ -114,7 +115,16 @@ def test_the_covering_array_has_every_pair_with_few_combinations():
     assert len(PAIRWISE) < 1.3 * len(SPECS) * len(CONFIGS) < len(EVERY)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(
+            name,
+            marks=() if name.removesuffix("_text") in CORE_FAMILIES else pytest.mark.slow,
+        )
+        for name in CONFIGS
+    ],
+)
 def test_every_pair(family):
     for combination in PAIRWISE:
         if combination[3] == family:

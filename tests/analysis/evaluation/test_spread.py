@@ -65,6 +65,7 @@ def whole(tmp_path_factory) -> Content:
     return result
 
 
+@pytest.mark.slow
 def test_one_process_decodes_in_order_without_a_loader(whole, tmp_path):
     config, metrics = replace(CONFIG, load=None), SpeechMetrics(asr=OneWordPerSecond())
     run(make_model(), QUESTIONS, RunFolder(tmp_path), config, metrics)

@@ -94,6 +94,7 @@ class Silent:
 Silent.__name__ = "Recognizer"
 
 
+@pytest.mark.slow
 def test_the_search_ends_each_chain_at_its_first_failure(tmp_path):
     codebook = torch.randn(40, 320, generator=torch.Generator().manual_seed(0))
     hooked = HookedModel(tiny("llama"), layout=LAYOUT, tokenizer=Words(), vocoder=Units(codebook))
