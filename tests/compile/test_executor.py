@@ -53,7 +53,12 @@ def kernels(model: HookedModel) -> int:
 # without hypothesis, which traces every line, those of the compiler too
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))]
+    "seed",
+    [
+        0,
+        *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4)),
+        *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(4, 12)),
+    ],
 )
 def test_blocks_equal_those_of_the_stock_layers(llama, seed):
     """Prompts with random padding, then blocks of random width, of all rows or some of them."""
@@ -413,9 +418,14 @@ def test_without_a_compiler_one_line_gives_the_reason(tmp_path):
     assert done.stderr.count("compile=True has no effect") == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        pytest.param(ONE, marks=pytest.mark.slow, id="one"),
+        pytest.param(RAGGED, marks=pytest.mark.exhaustive, id="ragged"),
+    ],
+)
 def test_every_family(family, prompts):
     model = HookedModel(tiny(family), layout=LAYOUT)
     for policy in ("full", "spark:triple@2", "both=entropy<2@2"):

@@ -45,7 +45,7 @@ class OneWordPerSecond:
         return " ".join(["word"] * math.ceil(len(wave) / 16_000))
 
 
-@pytest.fixture(params=["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
+@pytest.fixture(params=["llama", pytest.param("gemma2", marks=pytest.mark.exhaustive)])
 def family(request) -> str:
     return request.param
 

@@ -24,7 +24,6 @@ from eepolicy.analysis.evaluation.records import FILES, RunFolder
 from eepolicy.analysis.evaluation.run import run
 from eepolicy.speech.units import Units
 
-KILLS = 50
 ROWS = ("static@3", "spark:triple@2", "static@3, accept=exact")
 CONFIG = RunConfig(ROWS, max_new_tokens=24, batch=2, timed=2)
 
@@ -47,14 +46,17 @@ def lines_of(folder: Path) -> dict[str, int]:
     }
 
 
-@pytest.mark.slow
-def test_killed_fifty_times(tmp_path):
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param(8, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.exhaustive)],
+)
+def test_killed_many_times(kills, tmp_path):
     compare(tmp_path / "whole")
     started = time.monotonic()
     compare(tmp_path / "warm")
     seconds = time.monotonic() - started
     rng, killed, folder = random.Random(0), 0, tmp_path / "run"
-    while killed < KILLS:
+    while killed < kills:
         process = multiprocessing.get_context("fork").Process(target=compare, args=(folder,))
         process.start()
         process.join(rng.uniform(0, 1.2 * seconds))

@@ -207,8 +207,13 @@ def test_the_papers_rows():
     np.testing.assert_allclose(means, printed, atol=0.0051)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["step-audio-2-mini", "glm-4-voice"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("step-audio-2-mini", marks=pytest.mark.slow),
+        pytest.param("glm-4-voice", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_from_a_checkpoint_folder_to_the_table(name, tmp_path, run, server, monkeypatch):
     from eepolicy.speech import asr, mos
 
