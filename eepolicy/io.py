@@ -88,15 +88,15 @@ def write_atomically(
 def remove_unfinished(folder: Path, stem: str) -> None:
     """Remove what a killed process left of files that it was writing.
 
-    The caller has the lock of the folder, so that no other process writes there.
+    The caller has the lock of these files, so that no other process writes them.
 
     Args:
         folder: folder of the files.
-        stem: name of the files without suffixes; empty for all files.
+        stem: name of the files without their last suffix; empty for all files.
     """
     for path in folder.iterdir():
         match = _UNFINISHED.fullmatch(path.name)
-        if match and (not stem or match["name"].partition(".")[0] == stem.partition(".")[0]):
+        if match and (not stem or match["name"] == stem or match["name"].startswith(f"{stem}.")):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -289,9 +289,18 @@ def test_a_lock_removes_what_a_killed_process_left(tmp_path):
     """Unfinished files of the locked folder or file, and no others."""
     unfinished = [".run.json.0123abcd.part", ".heads.checkpoint.89abcdef.part"]
     kept = [".run.json.part", "run.json.0123abcd.part", ".heads2.safetensors"]
+    others = ".heads.2.safetensors.0123abcd.part"  # files of another process
+    unfinished.append(others)
     for name in [*unfinished, *kept]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "a").touch()
+    with locked_file(tmp_path / "heads.1.safetensors"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == sorted([*unfinished, *kept])
+    with locked_file(tmp_path / "heads.2.safetensors"):
+        pass
+    unfinished.remove(others)
+    assert sorted(os.listdir(tmp_path)) == sorted([*unfinished, *kept])
     with locked_file(tmp_path / "heads.safetensors"):
         pass
     assert sorted(os.listdir(tmp_path)) == sorted([unfinished[0], *kept])
