@@ -35,7 +35,8 @@ def read_table(file: Path, columns: Iterable[str] = (), rows: int | None = None)
     """
     again = "delete the file, and it is measured again"
     try:
-        table = pd.read_csv(file)
+        # only an empty cell is missing: words such as "None" and "null" are words
+        table = pd.read_csv(file, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise EepolicyError(f"{file} is no table in CSV: {error}; {again}") from error
     lacking = [column for column in columns if column not in table]

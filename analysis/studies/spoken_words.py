@@ -19,6 +19,7 @@ from eepolicy.analysis.stats.bootstrap import Floats
 from eepolicy.analysis.studies.fixed_depth import units_at
 from eepolicy.probing import Statistic, given_rank
 from eepolicy.speech.mel import SAMPLE_RATE
+from eepolicy.speech.vocoders import decode_at
 from eepolicy.speech.word_times import WordTime, words_of_units
 
 #: seconds by which Whisper's word times are late: the mean on utterances of the pocket model's
@@ -95,7 +96,7 @@ def align_replies(
         words, text = text_words(model, ids), _tokenizer(model).decode(ids.tolist())
         if not len(units) or model.vocoder is None:
             continue
-        wave = model.vocoder.decode(units)
+        wave = decode_at(model.vocoder, units)
         times = [
             replace(w, start=w.start - LAG, end=w.end - LAG) for w in aligner.align(wave, text)
         ]
@@ -310,7 +311,7 @@ def word_errors_at(
         `errors_by_word`.
     """
     assert model.vocoder is not None
-    waves = [model.vocoder.decode(units) for units in spoken.values()]
+    waves = [decode_at(model.vocoder, units) for units in spoken.values()]
     rows = []
     for document, transcript in zip(spoken, transcripts_of(asr, waves), strict=True):
         own = words[words.document == document].sort_values("word")

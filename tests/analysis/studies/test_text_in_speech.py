@@ -23,7 +23,11 @@ from eepolicy.analysis.studies.spoken_words import (
     text_words,
     unit_table,
     with_given,
+    word_errors_at,
 )
+from eepolicy.analysis.tables import read_table
+from eepolicy.io import write_text
+from eepolicy.speech.audio import resampled
 from eepolicy.speech.word_times import WordTime, words_of_units
 
 DEPTHS = np.array([2, 4, 6, 8])
@@ -237,6 +241,41 @@ def test_the_study_of_the_pocket_model(pocket, tmp_path, monkeypatch):
         assert units.tolist() == pocket.layout.units(workspace.replies[document].reply).tolist()
     again = TextInSpeech.run(Workspace.open(pocket, questions, tmp_path))
     assert again.table() == study.table()
+
+
+class Faster:
+    """Sound of another vocoder at 24 kHz."""
+
+    sampling_rate = 24_000
+
+    def __init__(self, vocoder):
+        self.vocoder = vocoder
+
+    def decode(self, units):
+        return resampled(self.vocoder.decode(units), 16_000, self.sampling_rate)
+
+
+def test_words_have_the_same_units_at_any_sampling_rate(pocket, monkeypatch):
+    replies = [Document(pocket.generate("What color is snow?", "full").sequences[0], 5)]
+    words = align_replies(pocket, replies, FakeWhisper())
+    assert len(words) > 2
+    monkeypatch.setattr(pocket, "vocoder", Faster(pocket.vocoder))
+    pd.testing.assert_frame_equal(align_replies(pocket, replies, FakeWhisper()), words)
+    units = {0: pocket.layout.units(replies[0].reply)}
+    heard = []
+    monkeypatch.setattr(FakeWhisper, "transcribe", lambda _, wave: heard.append(len(wave)) or "")
+    word_errors_at(pocket, words, units, FakeWhisper())
+    assert heard == [pytest.approx(len(pocket.vocoder.vocoder.decode(units[0])), abs=1)]
+
+
+def test_words_that_look_like_missing_values_stay_words(tmp_path):
+    table = pd.DataFrame({"text": ["None", "null", "NA", "nan", None], "rank": [1, 2, 3, None, 5]})
+    write_text(tmp_path / "words.csv", table.to_csv(index=False))
+    again = read_table(tmp_path / "words.csv")
+    assert again.text[:4].tolist() == ["None", "null", "NA", "nan"]
+    assert again.text.isna().tolist() == [False] * 4 + [True]
+    assert again["rank"].tolist()[:3] == [1, 2, 3]
+    assert again["rank"].isna().tolist() == [False] * 3 + [True, False]
 
 
 def test_replies_without_words_are_refused(pocket, monkeypatch):
