@@ -21,6 +21,11 @@ def add_line(error: Exception, line: str) -> None:
         error.args = (f"{error}\n{line}",)
 
 
+def described(error: Exception) -> str:
+    """An error as a line of a report: its message, after its type if that is another library's."""
+    return f"{error}" if isinstance(error, EepolicyError) else f"{type(error).__name__}: {error}"
+
+
 class ErrorLine(ABC):
     """Adds a line to an error that is raised in the block; a context manager.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eepolicy.analysis.evaluation.metrics import AnswerJudge, SpeechMetrics
-from eepolicy.errors import Caught, EepolicyError
+from eepolicy.errors import Caught, EepolicyError, described
 from eepolicy.hooked import HookedModel
 from eepolicy.speech.audio import resampled
 from eepolicy.speech.mel import SAMPLE_RATE
@@ -84,9 +84,8 @@ def _try(part: str, action: Callable[[], Any], failures: list[str]) -> Any:
     """The result of an action; a failure is noted and gives None."""
     with Caught() as caught:
         return action()
-    error = caught.error
-    kind = "" if isinstance(error, EepolicyError) else f"{type(error).__name__}: "
-    failures.append(f"{part} failed: {kind}{error}")
+    assert caught.error is not None
+    failures.append(f"{part} failed: {described(caught.error)}")
     return None
 
 

@@ -19,7 +19,7 @@ from eepolicy.cli.leaderboard import leaderboard
 from eepolicy.cli.options import ThreadsOption, held_out_questions, load_model, sampling_options
 from eepolicy.cli.shared import app, print_error, print_note
 from eepolicy.cli.workers import GpusOption, ModelSource, RayOption, WorkersOption, connected
-from eepolicy.errors import EepolicyError
+from eepolicy.errors import Caught, EepolicyError, described
 from eepolicy.folder_lock import locked
 from eepolicy.workers import WorkerConfig
 
@@ -69,10 +69,10 @@ def sweep(
         failed: list[str] = []
         for number, cell in enumerate(cells, 1):
             print_note(f"{number} of {len(cells)}: {cell.name}")
-            try:
+            with Caught() as caught:
                 _compare(settings, cell, out_folder / cell.name, models, config)
-            except EepolicyError as error:
-                print_error(f"{cell.name}: {error}")
+            if caught.error is not None:
+                print_error(f"{cell.name}: {described(caught.error)}")
                 failed.append(cell.name)
         if len(failed) < len(cells):
             leaderboard([out_folder], out_file=out_folder / "leaderboard.md")

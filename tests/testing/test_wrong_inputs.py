@@ -115,6 +115,7 @@ def test_a_second_process_learns_which_one_works_on_a_folder(tmp_path):
 #: modules that catch every error of code that is not the library's, with `Caught` or `translated`
 OTHER_CODE = {
     "analysis/evaluation/preflight.py": "a judge, recogniser, vocoder or predictor of the user",
+    "eepolicy/cli/sweep.py": "a comparison, whose error must not stop the others",
     "eepolicy/compile/kernel_cache.py": "the compiler of torch, at the first call of a kernel",
     "eepolicy/compile/native.py": "the compiler of torch, which is a private interface",
     "eepolicy/compile/parity.py": "functions of the compiler, on layers of any model",

@@ -82,7 +82,7 @@ def calls(file, tmp_path, monkeypatch):
     def compare(model, questions, folder, config, metrics, notes):
         made["compare"].append((model, len(questions), folder.path.name, config))
         if folder.path.name == "pocket-web_q":
-            raise EepolicyError("no disk")
+            raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(command, "load_model", load)
     monkeypatch.setattr(command, "run_comparison", compare)
@@ -103,6 +103,7 @@ def test_a_comparison_that_fails_does_not_stop_the_others(calls, tmp_path):
     result, made = calls
     assert isinstance(result.exception, EepolicyError), result.output
     assert "1 of 4 comparisons failed: pocket-web_q" in str(result.exception)
+    assert "pocket-web_q: RuntimeError: CUDA out of memory" in result.output
     assert made["leaderboard"] == [[tmp_path / "out"]]
     _, numbers, folders, configs = zip(*made["compare"], strict=True)
     assert numbers == (2, 2, 2, 2)
