@@ -33,6 +33,7 @@ from eepolicy.analysis.evaluation.timing import Timer
 from eepolicy.hooked import HookedModel
 from eepolicy.io import write_bytes
 from eepolicy.modality import TokenLayout
+from eepolicy.model.threads import one_thread
 from eepolicy.speech.vocoders import required_vocoder
 
 T = TypeVar("T")
@@ -88,8 +89,10 @@ class Pipeline:
             lambda: Decoder(self.model, self.blocks),
             lambda: SoundStage(required_vocoder(self.model.vocoder), load()),
         )
-        with config.worker_config.start(make, own) as workers:
-            self._decode(workers)
+        spread = config.worker_config
+        with spread.start(make, own) as workers:
+            with one_thread(config.load is not None and spread.spreads):
+                self._decode(workers)
             for _ in timer.run(self.folder, partial(self.progress, "replies timed")):
                 for result in workers.completed():
                     self._store(result)

@@ -92,18 +92,21 @@ class DecoderSource:
             that file again.
         config: settings of the run, with `load`.
         costs: measured costs of the model's layers, on which decoding may depend.
+        vocoder: vocoder of the model, which the user may have replaced after it was loaded.
     """
 
     questions: Sequence[Mapping[str, Any]]
     rows: Sequence[str | Row]
     config: RunConfig
     costs: Mapping[bool, LayerCosts]
+    vocoder: Vocoder | None
 
     @classmethod
     def of(cls, blocks: Blocks, model: HookedModel) -> DecoderSource:
-        """The source for a comparison, with the costs that were measured of its model."""
+        """The source for a comparison, with what was measured and replaced on its model."""
         rows = [_as_text(row) for row in blocks.rows]
-        return cls(blocks.questions, rows, blocks.config, dict(model.measured_costs))
+        costs = dict(model.measured_costs)
+        return cls(blocks.questions, rows, blocks.config, costs, model.vocoder)
 
     def __call__(self) -> Decoder:
         """Load the model.
@@ -116,6 +119,7 @@ class DecoderSource:
         torch.set_num_threads(1)  # a process per core
         model = self.config.load()
         model.measured_costs.update(self.costs)
+        model.vocoder = self.vocoder
         rows = [parse_row(row) if isinstance(row, str) else row for row in self.rows]
         return Decoder(model, Blocks(self.questions, rows, self.config))
 

@@ -111,8 +111,9 @@ class Table2Run:
         if dry_run:
             return []
         if self._fit_heads(rows, questions) and config.load is not None:
-            own = replace(self.source, heads=str(self._heads_file))
-            config = replace(config, load=own.load)  # workers load the same heads
+            own = replace(self.source, heads=str(self._heads_file))  # workers load the same heads
+            load = own.for_workers(self.model, config.worker_config, least=2)
+            config = replace(config, load=load)
         comparison = run(
             self.model,
             self.questions,

@@ -73,6 +73,7 @@ def tune(
     from eepolicy.analysis.studies import policy_search
     from eepolicy.analysis.studies.base import BatchOptions
     from eepolicy.analysis.studies.batch_scores import BatchScorer, make_scorer
+    from eepolicy.model.threads import one_thread
     from eepolicy.speech import asr
 
     if asr.missing_asr():
@@ -91,7 +92,8 @@ def tune(
     length = BatchOptions().max_new_tokens
     own = BatchScorer(spoken, whisper, length)
     make = partial(make_scorer, load or source.load, partial(asr.Whisper, threads=1), length)
-    with (config if load else WorkerConfig(0)).start(make, own) as scorers:
+    spread = config if load else WorkerConfig(0)
+    with one_thread(spread.spreads), spread.start(make, own) as scorers:
         result = policy_search.search_policies(
             policy_search.PolicyEvaluator(spoken, whisper, keep, workers=scorers),
             calibration[:prompts],

@@ -21,9 +21,12 @@ from test_killed import lines_of
 
 from eepolicy import HookedModel
 from eepolicy.analysis.evaluation.config import RunConfig
+from eepolicy.analysis.evaluation.measure import Blocks, DecodeItem
 from eepolicy.analysis.evaluation.metrics import SpeechMetrics
 from eepolicy.analysis.evaluation.records import RunFolder
+from eepolicy.analysis.evaluation.rows import parse_row
 from eepolicy.analysis.evaluation.run import run
+from eepolicy.analysis.evaluation.stage import DecoderSource
 from eepolicy.speech.units import Units
 from eepolicy.workers import WorkerConfig
 
@@ -70,6 +73,17 @@ def test_one_process_decodes_in_order_without_a_loader(whole, tmp_path):
     config, metrics = replace(CONFIG, load=None), SpeechMetrics(asr=OneWordPerSecond())
     run(make_model(), QUESTIONS, RunFolder(tmp_path), config, metrics)
     assert content(tmp_path) == whole
+
+
+def test_a_worker_decodes_with_the_vocoder_of_the_command():
+    """Which may be another than that of the model that it loads, or its only one."""
+    model, vocoder = make_model(), make_model().vocoder
+    model.vocoder = vocoder
+    config = replace(CONFIG, load=lambda: HookedModel(tiny("llama"), LAYOUT, Letters()))
+    blocks = Blocks(QUESTIONS[:1], [parse_row("static@3")], config)
+    decoder = DecoderSource.of(blocks, model)()
+    assert decoder.model.vocoder is vocoder
+    assert all(line.speech for line in decoder(DecodeItem(0, "static@3", 0)).lines)
 
 
 @pytest.mark.slow
