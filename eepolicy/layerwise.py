@@ -21,7 +21,7 @@ from eepolicy.probing.plan import Depths, ProbeConfig, ProbePlan
 from eepolicy.probing.result import ProbeResult
 from eepolicy.probing.run import DocumentReader, run_probe
 from eepolicy.probing.statistics import STATISTICS, Statistic
-from eepolicy.workers import WorkerConfig, in_order
+from eepolicy.workers import OrderedWorkers, WorkerConfig
 
 
 @checked(
@@ -107,14 +107,8 @@ def probe(
         result = run_probe(reader, documents, save, progress=progress)
     else:
         source = _ReaderSource.of(load, model, config, reader.plan, compile)
-        with one_thread():
-            result = run_probe(
-                reader,
-                documents,
-                save,
-                lambda missing: in_order(spread, source, missing, reader),
-                progress,
-            )
+        with one_thread(), OrderedWorkers(spread, source, reader) as started:
+            result = run_probe(reader, documents, save, started.run, progress)
     return replace(result, tokenizer=model.tokenizer)
 
 

@@ -28,7 +28,7 @@ from eepolicy.cli.shared import app, out, print_json, print_note
 from eepolicy.cli.workers import GpusOption, ModelSource, RayOption, WorkersOption, connected
 from eepolicy.errors import EepolicyError
 from eepolicy.io import make_folder, read_lines, write_figure, write_text
-from eepolicy.workers import WorkerConfig, in_order
+from eepolicy.workers import OrderedWorkers, WorkerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,8 +163,9 @@ def _replies(
     from eepolicy.model.threads import one_thread
 
     spread = config if load else WorkerConfig(0)
-    with one_thread(spread.spreads):
-        replies = in_order(spread, partial(_Replier.make, load), texts, _Replier(model))
+    make, own = partial(_Replier.make, load), _Replier(model)
+    with one_thread(spread.spreads), OrderedWorkers(spread, make, own) as workers:
+        replies = workers.run(texts)
         return [next(replies) for _ in progress("replies")(texts)]
 
 

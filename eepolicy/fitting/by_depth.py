@@ -21,7 +21,7 @@ from eepolicy.hooked import HookedModel
 from eepolicy.io import as_json, write_bytes
 from eepolicy.model.threads import one_thread
 from eepolicy.probing.documents import Document
-from eepolicy.workers import WorkerConfig, in_order
+from eepolicy.workers import OrderedWorkers, WorkerConfig
 
 
 def fit_by_depth(
@@ -93,8 +93,8 @@ def fit_by_depth(
             own = DepthFitter(model, data, folder)
             # nodes of a cluster may not have the folder
             source = FitterSource(load, data, folder if spread.ray is None else None)
-            with one_thread():
-                results = in_order(spread, source, missing, own)
+            with one_thread(), OrderedWorkers(spread, source, own) as started:
+                results = started.run(missing)
                 for depth in progress(missing):
                     fitted = next(results)
                     write_bytes(files[depth], fitted.file)

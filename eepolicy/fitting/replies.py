@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -170,19 +170,20 @@ def _replies(
     starts = range(0, len(keys), generation.batch)
     batches = [keys[start : start + generation.batch] for start in starts]
     missing = [batch for batch in batches if not replies.keys() >= {*batch}]
-    results = _results(model, missing, exits, generation)
-    for _ in progress(range(len(missing))):
-        new = next(results)
-        fresh = {key: reply for key, reply in new.items() if key not in replies}
-        replies |= fresh
-        if file is not None:
-            append_lines(file, (json.dumps([len(k), [*k, *r]]) for k, r in fresh.items()))
+    # closed at once if the file cannot be written: the model gets its own heads back
+    with closing(_results(model, missing, exits, generation)) as results:
+        for _ in progress(range(len(missing))):
+            new = next(results)
+            fresh = {key: reply for key, reply in new.items() if key not in replies}
+            replies |= fresh
+            if file is not None:
+                append_lines(file, (json.dumps([len(k), [*k, *r]]) for k, r in fresh.items()))
     return [Document(torch.tensor([*key, *replies[key]]), len(key)) for key in keys]
 
 
 def _results(
     model: HookedModel, batches: list[_Prompts], exits: Exits, generation: Generation
-) -> Iterator[_Replies]:
+) -> Generator[_Replies, None, None]:
     """Replies to batches of prompts, in any order."""
     config = WorkerConfig.of(generation.workers if len(batches) > 1 else 0)
     if config.spreads and generation.load is None:

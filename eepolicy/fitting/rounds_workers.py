@@ -19,7 +19,7 @@ from eepolicy.heads.fitted import KINDS, FittedHead
 from eepolicy.hooked import HookedModel
 from eepolicy.model.threads import one_thread
 from eepolicy.probing.documents import Document
-from eepolicy.workers import WorkerConfig, in_order
+from eepolicy.workers import OrderedWorkers, WorkerConfig
 
 #: a row of figures of each stage
 Rows = list[dict[str, Any]]
@@ -61,8 +61,8 @@ def run_on_workers(plan: RoundsPlan) -> list[Rows]:
     alone = replace(plan, generation=replace(generation, workers=0, load=None), shared=shared)
     source = _Source.of(alone, generation.load)
     rows = []
-    with one_thread():
-        results = in_order(config, source, depths, _Fitter(alone))
+    with one_thread(), OrderedWorkers(config, source, _Fitter(alone)) as workers:
+        results = workers.run(depths)
         for _ in plan.reports.progress("depths")(depths):
             of_depth, lines = next(results)
             rows.append(of_depth)

@@ -2,7 +2,7 @@
 
 from eepolicy.workers.base import Workers
 from eepolicy.workers.config import WorkerConfig, available_cores
-from eepolicy.workers.ordered import OrderedWorkers, in_order
+from eepolicy.workers.ordered import OrderedWorkers
 from eepolicy.workers.processes import ProcessWorkers
 
 __all__ = [
@@ -11,5 +11,4 @@ __all__ = [
     "WorkerConfig",
     "Workers",
     "available_cores",
-    "in_order",
 ]

@@ -16,19 +16,17 @@ AHEAD = 4
 
 
 class _Numbered(Generic[Item, Result]):
-    """A function of items with numbers.  It is made at the first item, so its errors name the item.
+    """A function of items with numbers.
 
     Args:
         make: makes the function from item to result.
     """
 
     def __init__(self, make: Callable[[], Callable[[Item], Result]]) -> None:
-        self._make = make
-        self._work: Callable[[Item], Result] | None = None
+        self._work = make()
 
     def __call__(self, numbered: tuple[int, Item]) -> tuple[int, Result]:
         number, item = numbered
-        self._work = self._work or self._make()
         return number, self._work(item)
 
 
@@ -101,20 +99,3 @@ class OrderedWorkers(Generic[Item, Result]):
                 done[number] = result
             yield done.pop(wanted)
             wanted += 1
-
-
-def in_order(
-    config: WorkerConfig,
-    make: Callable[[], Callable[[Item], Result]],
-    items: Iterable[Item],
-    own: Callable[[Item], Result] | None = None,
-) -> Iterator[Result]:
-    """Start workers, and yield the results of items in their order; see `OrderedWorkers`.
-
-    Examples:
-        >>> from eepolicy.workers import WorkerConfig, in_order
-        >>> list(in_order(WorkerConfig(0), lambda: abs, [-3, 2, -1]))
-        [3, 2, 1]
-    """
-    with OrderedWorkers(config, make, own) as workers:
-        yield from workers.run(items)

@@ -19,7 +19,10 @@ from eepolicy.workers.base import Item, Noted, Result, Workers
 #: how often a process may be lost before an item is finished
 MAX_LOSSES = 5
 
-#: function of a worker process, made when the process starts
+#: makes the function of a worker process
+_make: Callable[[], Callable[[Any], Any]] | None = None
+#: that function, made at the first item: an error then ends the run with its own type, while an
+#: error at the start of a process looks like a lost process
 _work: Callable[[Any], Any] | None = None
 
 
@@ -30,7 +33,7 @@ class ProcessWorkers(Workers[Item, Result]):
     lost, new ones start and the unfinished items run again.
 
     Args:
-        make: makes the function from item to result, once in each process that runs items.  It is
+        make: makes the function from item to result, in each process at its first item.  It is
             sent to the processes, so it must be possible to pickle it.
         size: number of worker processes; with 0 the calling process runs all items.
         own: the function of the calling process; made by `make` if None.
@@ -107,8 +110,8 @@ class ProcessWorkers(Workers[Item, Result]):
             own = next((future for future in self._items if future.cancel()), None)
             if own is not None:
                 item = self._items.pop(own)
-                self._own = self._own or self._make()
                 with Noted(item):
+                    self._own = self._own or self._make()
                     return self._own(item)
             # an item that was submitted just as the pool broke is never done: check the pool again
             wait(self._items, timeout=1, return_when=FIRST_COMPLETED)
@@ -182,14 +185,16 @@ def _interrupts_later() -> Iterator[None]:
 
 def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
     """Prepare a worker process."""
-    global _work
+    global _make
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _work = make()
+    _make = make
 
 
 def _run(item: Any) -> Any:
-    assert _work is not None
+    global _work
+    assert _make is not None
+    _work = _work or _make()
     return _work(item)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, cast
@@ -69,11 +69,13 @@ class _Actor:
     """Holds the function from item to result."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
-        self._work = make()
+        self._make = make
+        self._work: Callable[[Any], Any] | None = None
 
     def run(self, number: int, item: Any) -> tuple[int, Any, Exception | None]:
         """Run an item: its number, its result, and the exception that it raised."""
         with Caught() as caught, Noted(item):
+            self._work = self._work or self._make()
             return number, self._work(item), None
         return number, None, caught.error  # the calling process raises it, with its own type
 
@@ -85,17 +87,16 @@ class RayWorkers(Workers[Item, Result]):
     packages and the same paths of models as the calling process.
 
     Args:
-        make: makes the function from item to result, once in each actor.  It is sent to the
-            actors.
-        size: number of actors; None for one per CPU of the cluster, or as many as the cluster's
-            GPUs allow.
+        make: makes the function from item to result, in each actor at its first item.  It is sent
+            to the actors.
+        size: number of actors; None for as many as the cluster's CPUs and GPUs allow.
         address: address of the cluster, as `ray.init` takes it, or `"local"` to start one on this
             machine.
         gpus: GPUs of each actor.
 
     Raises:
         EepolicyError: Ray is not installed, there is no cluster at the address, or the cluster has
-            no GPU.
+            too few CPUs or GPUs.
     """
 
     def __init__(
@@ -109,7 +110,13 @@ class RayWorkers(Workers[Item, Result]):
         self._ray = ray = _import_ray()
         self._owns_cluster = not ray.is_initialized()
         connect(address)
-        self.size = size or _max_actors(ray.cluster_resources(), gpus)
+        try:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            self.size = number_of_actors(nodes, size, gpus)
+        except EepolicyError:
+            if self._owns_cluster:
+                ray.shutdown()
+            raise
         self._items: dict[int, Item] = {}
         self._number = 0  # of items so far
         actor = ray.remote(_Actor).options(
@@ -168,18 +175,34 @@ class RayWorkers(Workers[Item, Result]):
         return cast(Result, result)
 
 
-def _max_actors(resources: dict[str, float], gpus: float) -> int:
-    """Maximum number of actors that fit a cluster.
+def number_of_actors(nodes: Sequence[Mapping[str, float]], wanted: int | None, gpus: float) -> int:
+    """The number of actors, which all have to fit: those that do not would get items and never run.
 
     Args:
-        resources: number of each resource.
-        gpus: GPUs of an actor.
+        nodes: number of each resource of each node.
+        wanted: number that the user asks for; None for as many as fit.
+        gpus: GPUs of an actor.  A fraction shares one GPU.
 
     Raises:
-        EepolicyError: none fits.
+        EepolicyError: fewer fit, or none.
+
+    Examples:
+        >>> number_of_actors([{"CPU": 8, "GPU": 2}, {"CPU": 1, "GPU": 2}], None, 0.4)
+        5
     """
-    number = int(resources.get("GPU", 0) / gpus) if gpus else int(resources.get("CPU", 0))
-    if not number:
-        kind = f"{gpus} GPUs" if gpus else "CPUs"
-        raise EepolicyError(f"the Ray cluster has no {kind} for a worker; it has {resources}")
-    return number
+    fit = 0
+    for node in nodes:
+        devices, cpus = int(node.get("GPU", 0)), int(node.get("CPU", 0))
+        if 0 < gpus < 1:
+            cpus = min(cpus, devices * int(1 / gpus + 1e-9))
+        elif gpus:
+            cpus = min(cpus, int(devices / gpus))
+        fit += cpus
+    if fit < (wanted or 1):
+        each = f"{gpus:g} GPUs and a CPU" if gpus else "a CPU"
+        raise EepolicyError(
+            f"the Ray cluster has room for {fit} workers with {each} each"
+            f"{f'; got {wanted}' if wanted else ''}: give fewer workers, or start more nodes; they "
+            f"have {[*map(dict, nodes)]}"
+        )
+    return wanted or fit

@@ -20,13 +20,12 @@ from eepolicy.fitting import (
     fit_by_depth,
     fit_rounds,
     generate_replies,
-    rounds_workers,
 )
 from eepolicy.fitting.result import FitResult
 from eepolicy.fitting.rounds_workers import spreads_depths
 from eepolicy.folder_lock import locked_file
 from eepolicy.heads import FittedHead
-from eepolicy.workers import WorkerConfig
+from eepolicy.workers import OrderedWorkers, WorkerConfig
 
 LENSES = FitConfig("linear", depths=(1, 3, 4), epochs=2, patience=9, batch_tokens=40)
 BRANCHES = dataclasses.replace(CONFIG, depths=(2, 4), epochs=1, rounds=1, round_epochs=1)
@@ -110,7 +109,7 @@ def test_branches(tmp_path, pickled, monkeypatch, with_start):
     alone = list(lines)
     lines.clear()
     pickled.clear()
-    run = rounds_workers.in_order
+    run = OrderedWorkers.run
     shared = ["full-1", "held_out"] if with_start else ["full", "held_out"]
 
     def beside_another(*args):
@@ -120,7 +119,7 @@ def test_branches(tmp_path, pickled, monkeypatch, with_start):
                 stack.enter_context(locked_file(tmp_path / f"workers/{name}.jsonl"))
             yield from run(*args)
 
-    monkeypatch.setattr(rounds_workers, "in_order", beside_another)
+    monkeypatch.setattr(OrderedWorkers, "run", beside_another)
     check_same(fit_branches(tmp_path / "workers", 1, **options), expected)
     assert WorkerConfig(1) in pickled
     assert [line for line in lines if "round" in line and "estimate" not in line] == [

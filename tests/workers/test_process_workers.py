@@ -12,14 +12,13 @@ from functools import partial
 
 import pickled_workers
 import pytest
-from worker_jobs import square, square_unless_first
+from worker_jobs import no_model, square, square_unless_first
 
 from eepolicy import EepolicyError
 from eepolicy.workers import (
     OrderedWorkers,
     ProcessWorkers,
     WorkerConfig,
-    in_order,
     processes,
 )
 
@@ -92,6 +91,14 @@ def test_a_failure_names_its_item(size):
         assert any(re.search("while working on 'seven'", note) for note in caught.value.__notes__)
 
 
+@pytest.mark.parametrize("size", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_function_that_cannot_be_made_ends_the_run_with_its_error(size):
+    with ProcessWorkers(no_model, size=size) as workers:
+        workers.submit(1)
+        with pytest.raises(FileNotFoundError, match="no model"):
+            results_of_processes(workers) if size else workers.next()
+
+
 def results_of_processes(workers: ProcessWorkers) -> list:
     """All results; the calling process does not help."""
     results = []
@@ -153,4 +160,5 @@ def test_results_come_in_the_order_of_the_items(monkeypatch):
         assert list(workers.run(range(3))) == [0, 1, 4]
         assert list(workers.run([])) == []
     expected = [number**2 for number in range(40)]
-    assert list(in_order(WorkerConfig(2), partial(square, "text"), range(40))) == expected
+    with OrderedWorkers(WorkerConfig(2), partial(square, "text")) as workers:
+        assert list(workers.run(range(40))) == expected

@@ -11,7 +11,9 @@ import pytest
 from worker_jobs import square
 
 from eepolicy.cli import workers as command
-from eepolicy.workers import WorkerConfig, in_order
+from eepolicy.errors import EepolicyError
+from eepolicy.workers import OrderedWorkers, WorkerConfig
+from eepolicy.workers.ray_actors import RayWorkers, number_of_actors
 
 
 def test_the_dashboard_of_a_cluster_is_printed(monkeypatch, capsys):
@@ -28,6 +30,37 @@ def test_without_ray_nothing_is_connected():
     assert WorkerConfig(2).connect() is None
 
 
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "fit"),
+    [
+        ([{"CPU": 4}, {"CPU": 2}], 0, 6),
+        ([{"CPU": 8, "GPU": 2}], 0.4, 4),  # two on each GPU, since a worker uses one GPU
+        ([{"CPU": 4, "GPU": 8}], 0.25, 4),
+        ([{"CPU": 8, "GPU": 3}, {"CPU": 8, "GPU": 3}], 2, 2),  # and one node
+        ([{"CPU": 8, "GPU": 1}, {"CPU": 8}], 0.1, 8),
+    ],
+)
+def test_all_workers_have_room(nodes, gpus, fit):
+    assert number_of_actors(nodes, None, gpus) == fit
+    assert number_of_actors(nodes, fit, gpus) == fit
+    with pytest.raises(EepolicyError, match=rf"room for {fit} workers .* got {fit + 1}"):
+        number_of_actors(nodes, fit + 1, gpus)
+
+
+def test_a_cluster_without_gpus():
+    with pytest.raises(EepolicyError, match=r"room for 0 workers with 1 GPUs and a CPU each: give"):
+        number_of_actors([{"CPU": 4}], None, 1)
+
+
+@pytest.mark.slow
+def test_more_workers_than_cores_are_refused(monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with pytest.raises(EepolicyError, match="got 1000"):
+        RayWorkers(partial(square, "text"), 1000)
+    assert not ray.is_initialized()
+
+
 @pytest.mark.slow
 def test_two_pools_use_one_cluster(monkeypatch):
     """The workers of the first pool make room for those of the second."""
@@ -41,8 +74,8 @@ def test_two_pools_use_one_cluster(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) is handler  # Ray has one of its own
         assert address is None or address.startswith("http://")
         for _ in range(2):
-            results = in_order(config, partial(square, "text"), range(9))
-            assert list(results) == [number**2 for number in range(9)]
+            with OrderedWorkers(config, partial(square, "text")) as workers:
+                assert list(workers.run(range(9))) == [number**2 for number in range(9)]
             assert ray.is_initialized()
     finally:
         ray.shutdown()

@@ -30,3 +30,8 @@ def square_unless_first(folder: Path, times: int = 1) -> Callable[[int], int]:
         return number * number
 
     return run
+
+
+def no_model() -> Callable[[int], int]:
+    """A function that cannot be made."""
+    raise FileNotFoundError("no model")
