@@ -58,8 +58,6 @@ class DepthDecoder:
 
     Attributes:
         replies: codes of each row.
-        prefill_layer_calls: layer calls of each row on the backbone's states that ran apart from
-            the second code.
     """
 
     def __init__(
@@ -78,7 +76,6 @@ class DepthDecoder:
         policy, layout = self.config.policy, code_layout(backbone.vocab_size)
         states = first_states(policy, num_rows)
         self.replies = [DepthReply(layout, backbone.depth, frozenset(), own) for own in states]
-        self.prefill_layer_calls = [0] * num_rows
 
     def complete(self, first: FirstCodes) -> Tensor:
         """Decode the other codes of some frames.
@@ -97,7 +94,6 @@ class DepthDecoder:
         active = self._continuing([*range(len(first.rows))], codes[:, :1], first, first.readout)
         if not active:
             return codes
-        started = [first.rows[i] for i in active]
         padding = [0] * len(first.rows)
         batch = Batch(self.backbone, padding, num_codebooks, self.options, executor=self.executor)
         for codebook in range(1, num_codebooks):
@@ -114,8 +110,6 @@ class DepthDecoder:
                 active = self._continuing(active, known, first, readout)
             if not active:
                 break
-        for row in started:
-            self.prefill_layer_calls[row] += batch.prefill_layer_calls
         return codes
 
     def _continuing(
@@ -149,7 +143,7 @@ class DepthDecoder:
 
         The first step also feeds the backbone's state.  With a fill that defers, that position is
         pending at depth 0 before, so it runs as deep as the step.  Other fills treat a single
-        position, so it runs at full depth.
+        position, so it runs at full depth.  Each frame has it, so the cost of the step includes it.
 
         Args:
             batch: a row for each frame.
@@ -162,10 +156,14 @@ class DepthDecoder:
         step = policy_step(policy, replies, self.backbone.depth)
         newest = codes.shape[1] - 1
         inputs = self.adapter.embed_code(codes[active, newest], newest)
-        if newest == 0:
-            start = self.adapter.embed_state(first.states[active])
-            if self.options.fill.defers:
-                batch.defer(batch.begin_step(start, active))
-            else:
-                inputs = torch.cat([start, inputs], 1)
-        return run_step(batch, inputs, active, policy, step)
+        if newest:
+            return run_step(batch, inputs, active, policy, step)
+        start = self.adapter.embed_state(first.states[active])
+        if self.options.fill.defers:
+            batch.defer(batch.begin_step(start, active))
+            return run_step(batch, inputs, active, policy, step)
+        output = run_step(batch, torch.cat([start, inputs], 1), active, policy, step)
+        for cost in output.costs:
+            cost.layer_calls += batch.prefill_layer_calls  # 0 if it ran in the calls of the step
+            cost.layer_positions += self.backbone.depth
+        return output

@@ -35,7 +35,7 @@ class CodebookExecutor(LayerExecutor):
         maps: FittedHead | None = None,
         layers: LayerExecutor | None = None,
     ) -> None:
-        self.layers, self.codebook = layers or backbone, 1
+        self.layers, self.maps, self.codebook = layers or backbone, maps, 1
         self._heads = [
             CodebookHead(LogitLens(backbone.parts.norm, head), maps, backbone.depth)
             for head in heads
@@ -48,6 +48,10 @@ class CodebookExecutor(LayerExecutor):
     @property
     def num_layers(self) -> int:
         return self.layers.num_layers
+
+    @property
+    def has_one_head(self) -> bool:
+        return self.maps is None
 
     def open_cache(self, rows: int, capacity: int) -> KVCache:
         return self.layers.open_cache(rows, capacity)

@@ -245,7 +245,13 @@ class HookedCodebookModel:
         seed: int | Sequence[int] | None,
     ) -> FrameRequest:
         """Prepare prompts and options of the stock `generate`."""
-        inputs = stock_inputs(self.adapter, self.processor, prompt) | options
+        inputs = stock_inputs(self.adapter, self.processor, prompt)
+        twice = sorted(name for name in inputs if options.get(name) is not None)
+        if twice:
+            raise EepolicyError(
+                f"{twice[0]} is given twice, by the prompt and as an option: give one of them"
+            )
+        inputs = options | inputs
         with torch.no_grad():
             prompts = self.adapter.prompt(inputs)
         return prepare_frames(self.adapter, prompts, inputs, seed)

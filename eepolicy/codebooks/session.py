@@ -144,9 +144,7 @@ class FrameSession:
             Trace.from_entries(
                 self.replies[row].entries, backbone.full_depth, backbone.prefill_layer_calls
             ),
-            Trace.from_entries(
-                depth.replies[row].entries, depth.backbone.depth, depth.prefill_layer_calls[row]
-            ),
+            Trace.from_entries(depth.replies[row].entries, depth.backbone.depth, 0),
             np.array(self.num_codebooks[row], np.int64),
             self.adapter.num_codebooks,
         )

@@ -190,7 +190,7 @@ class Code2WavVocoder:
         if int(codes.min()) < 0 or int(codes.max()) >= limit:
             raise EepolicyError(
                 f"this vocoder needs all codes of a frame, 0 to {limit - 1} each; got "
-                f"{int(codes.min())} to {int(codes.max())}: decode with missing='previous', or "
-                "with all codebooks"
+                f"{int(codes.min())} to {int(codes.max())}: decode with all codebooks, or "
+                "with missing='code:NUMBER'"
             )
         return codes.T[None].to(self.code2wav.device)

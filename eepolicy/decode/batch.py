@@ -87,14 +87,16 @@ class Batch:
         """Largest number of pending positions of a row."""
         return self.options.max_pending or self.capacity
 
-    def prefill(self, prompt: Tensor) -> None:
+    def prefill(self, prompt: Tensor, rows: list[int] | None = None) -> None:
         """Run prompts at full depth.
 
         Args:
             prompt: ids (rows, tokens) or embeddings (rows, tokens, width), padded on the left.
+            rows: rows of the batch, ascending; None for all of them.
         """
         if prompt.shape[1]:
-            self.run(self.begin_block(prompt), self.backbone.depth)
+            block = self.begin_block(prompt) if rows is None else self._append(prompt, rows)
+            self.run(block, self.backbone.depth)
             self.prefill_layer_calls += self.backbone.depth
 
     def begin_block(self, tokens: Tensor) -> Block:

@@ -77,7 +77,7 @@ def run_step(
     if not isinstance(inputs, Block):
         no_stop_before_full = min(limits) == full and not any(g.candidates for g in groups)
         if inputs.shape[1] > 1 and not no_stop_before_full:
-            batch.prefill(inputs[:, :-1])
+            batch.prefill(inputs[:, :-1], rows)
             inputs = inputs[:, -1:]
         inputs = batch.begin_step(inputs, rows)
     traversal: Traversal = (
@@ -246,7 +246,7 @@ class ExitCollector:
         backbone = self.batch.backbone
         if len(unread) < 2 or backbone.heads is not backbone.lens:
             return
-        if self.batch.options.vocab_ranges:
+        if self.batch.options.vocab_ranges or not self.batch.executor.has_one_head:
             return
         hidden = torch.cat([readout.hidden for readout in unread])
         logits = self.batch.read(hidden, self.batch.full_depth)

@@ -24,6 +24,11 @@ class LayerExecutor(ABC):
     def num_layers(self) -> int:
         """Number of decoder layers, those of the exit heads included."""
 
+    @property
+    def has_one_head(self) -> bool:
+        """Whether one head reads out all depths of a backbone without exit heads."""
+        return True
+
     @abstractmethod
     def run_layer(
         self,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from naive_csm import plain_reply
 
+from eepolicy import EepolicyError
 from eepolicy.codebooks import HookedCodebookModel
 from eepolicy.testing.codebooks import csm_config, random_csm
 
@@ -235,3 +236,13 @@ def test_random_schedules_equal_a_plain_loop(seed):
             lambda before: before,
         )
         assert out.codes.tolist() == [frame.codes for frame in expected]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options"),
+    [(IDS[1], {"input_ids": IDS[:1]}), (PROMPTS, {"attention_mask": MASK})],
+)
+def test_a_prompt_is_given_once(model, prompt, options):
+    (name,) = options
+    with pytest.raises(EepolicyError, match=f"{name} is given twice"):
+        model.generate(prompt, max_new_tokens=1, **options)

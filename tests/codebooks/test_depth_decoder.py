@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from eepolicy import EepolicyError, ExitPolicy
-from eepolicy.codebooks import HookedCodebookModel
+from eepolicy.codebooks import CodebookPolicy, HookedCodebookModel
+from eepolicy.heads import TunedLens
 from eepolicy.testing.codebooks import csm_config, random_csm
 
 PROMPT = torch.tensor([7, 3, 21, 9])
@@ -51,7 +52,7 @@ def counted(policies, frames=4, **options):
     return model.generate(PROMPT, *policies, max_new_tokens=frames, **options), backbone, depth
 
 
-@pytest.mark.parametrize("fill", ["catch_up", "mask"])
+@pytest.mark.parametrize("fill", ["catch_up", "mask", "propagate"])
 @pytest.mark.parametrize(
     "policies", [("full", "full", "all"), ("static@2", "spark:odd@1", "all"), ("full", "full", 3)]
 )
@@ -60,10 +61,11 @@ def test_layer_calls_are_those_that_hooks_count(policies, fill):
     trace = out.trace
     first, other = trace.backbone, trace.depth_decoder
     assert first.layer_calls.sum() + first.prefill_layer_calls == sum(backbone.calls)
-    assert other.layer_calls.sum() + other.prefill_layer_calls == sum(depth.calls)
-    assert trace.depth_layer_calls().sum() == other.layer_calls.sum()
-    if fill == "catch_up":
-        assert other.layer_positions.sum() == sum(depth.positions)
+    # `propagate` calls a layer for one position's keys and values
+    stored = other.filled.sum() if fill == "propagate" else 0
+    assert other.layer_calls.sum() == trace.depth_layer_calls().sum() == sum(depth.calls) - stored
+    assert other.layer_positions.sum() == sum(depth.positions) - stored
+    assert other.prefill_layer_calls == 0
 
 
 def test_positions_pending_at_the_end_of_a_frame_are_never_computed():
@@ -156,3 +158,57 @@ def test_a_depth_decoder_with_other_weights_is_noticed():
     stock.depth_decoder.forward = doubled
     with pytest.raises(EepolicyError, match="layer loop of the depth decoder differs"):
         HookedCodebookModel(stock)
+
+
+PROMPTS = [PROMPT, torch.tensor([5, 8]), torch.tensor([30, 2, 11])]
+
+
+class StopsRow(CodebookPolicy):
+    """One row of the batch gets a single code in each frame."""
+
+    def __init__(self, row):
+        self.row = row
+
+    def stops(self, step, readout):
+        stops = torch.zeros(len(step.frame), dtype=torch.bool)
+        if len(stops) == len(PROMPTS):  # the row has not stopped
+            stops[self.row] = True
+        return stops
+
+
+@pytest.mark.parametrize("fill", ["catch_up", "propagate", "mask"])
+@pytest.mark.parametrize("row", range(3))
+def test_frames_that_stop_after_their_first_code_leave_the_others_alone(model, fill, row):
+    options = {"depth_fill": fill, "missing": "code:3", "max_new_tokens": 3}
+    together = model.generate(PROMPTS, "full", "static@1", StopsRow(row), **options)
+    for number, (prompt, out) in enumerate(zip(PROMPTS, together, strict=True)):
+        own = "first:1" if number == row else "all"
+        alone = model.generate(prompt, "full", "static@1", own, **options)
+        assert out.codes.tolist() == alone.codes.tolist()
+        assert out.trace.depth_layer_calls().tolist() == alone.trace.depth_layer_calls().tolist()
+
+
+class FirstRowExits(ExitPolicy):
+    """The first row of a batch exits after one layer."""
+
+    def depths(self, step):
+        depths = torch.full(step.phase.shape, 3)
+        depths[0] = 1
+        return depths
+
+
+def test_fitted_maps_are_used_where_rows_exit_at_several_depths(stock):
+    lens = HookedCodebookModel(stock).depth_decoder.lens
+    width = csm_config().depth_decoder_config.hidden_size
+    maps = TunedLens.untrained(lens, (1, 2), width=width)
+    for seed, parameter in enumerate(maps.parameters()):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+        parameter.data += noise
+    model = HookedCodebookModel(stock, depth_heads=maps)
+    together = model.generate(PROMPTS, "full", FirstRowExits(), max_new_tokens=3)
+    for number, (prompt, out) in enumerate(zip(PROMPTS, together, strict=True)):
+        depth = "full" if number else "static@1"
+        alone = model.generate(prompt, "full", depth, max_new_tokens=3)
+        assert out.codes.tolist() == alone.codes.tolist()
+    plain = HookedCodebookModel(stock).generate(PROMPT, "full", "static@1", max_new_tokens=3)
+    assert together[0].codes.tolist() != plain.codes.tolist()  # the maps matter
