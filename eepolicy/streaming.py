@@ -39,7 +39,7 @@ class AudioStream(Generic[T]):
         sampling_rate: samples per second of the pieces.
         ttfa: time to first audio: seconds from the start of decoding to the first piece, prompt
             included; None until then.
-        output: the reply; None until the stream has ended.
+        output: the reply; None until the stream has ended, and after an error.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class AudioStream(Generic[T]):
         self.ttfa: float | None = None
         self.output: T | None = None
         self._started_at, self._finish, self._pieces = started_at, finish, pieces
+        self._has_failed = False
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
@@ -69,8 +70,11 @@ class AudioStream(Generic[T]):
         try:
             piece = next(self._pieces)
         except StopIteration:
-            if self.output is None:
+            if self.output is None and not self._has_failed:
                 self.output = self._finish()
+            raise
+        except BaseException:  # a generator that has raised looks like one at its end
+            self._has_failed = True
             raise
         if self.ttfa is None:
             self.ttfa = time.perf_counter() - self._started_at

@@ -99,20 +99,24 @@ class TurnTemplate:
         parts: list[Part] = [self.start]
         for role, content in turns:
             before, after = getattr(self, role).split(CONTENT)
-            content = [_without_end(part, ends) for part in content]
+            if role == "assistant":
+                content = [*content[:-1], *(_without_end(part, ends) for part in content[-1:])]
             parts += [before, *content, after]
         return _joined([*parts, self.reply])
 
 
 def has_sound(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a turn of a conversation contains sound."""
-    contents = [message.get("content") for message in messages]
     return any(
         isinstance(item, Mapping) and item.get("type") == "audio"
-        for content in contents
-        if isinstance(content, (list, tuple))
-        for item in content
+        for message in messages
+        for item in _items(message.get("content"))
     )
+
+
+def _items(content: Any) -> Sequence[Any]:
+    """The parts of a content, which may be a single one."""
+    return content if isinstance(content, (list, tuple)) else [content]
 
 
 def _turn(message: Mapping[str, Any]) -> tuple[str, list[Part]]:
@@ -120,21 +124,22 @@ def _turn(message: Mapping[str, Any]) -> tuple[str, list[Part]]:
     role, content = message["role"], message.get("content")
     if role not in ROLES:
         raise EepolicyError(f"the role of a turn is {', '.join(ROLES)}; got {role!r}")
-    items = content if isinstance(content, (list, tuple)) else [content]
-    return role, [_part(role, item) for item in items]
+    return role, [_part(role, item) for item in _items(content)]
 
 
 def _part(role: str, item: object) -> Part:
     """A part of the content of a turn, which is text, ids, or a dict of its type."""
-    if isinstance(item, Mapping) and item.get("type") in ("text", "audio", "tokens"):
-        kind = item["type"]
-        item = item.get(kind)
-        if kind == "audio" and item is not None and role == "user":
-            return Sound(item)
-    if isinstance(item, str):
-        return item
-    if isinstance(item, Tensor) and item.ndim == 1 and is_ids(item):
-        return item
+    kind: object = "text" if isinstance(item, str) else "tokens"
+    value: Any = item
+    if isinstance(item, Mapping):
+        kind = item.get("type")
+        value = item.get(kind) if isinstance(kind, str) else None
+    if kind == "audio" and value is not None and role == "user":
+        return Sound(value)
+    if kind == "text" and isinstance(value, str):
+        return value
+    if kind == "tokens" and isinstance(value, Tensor) and value.ndim == 1 and is_ids(value):
+        return value
     raise EepolicyError(
         f"the content of a turn of the role {role!r} is text, ids (tokens,), or a list of "
         "{'type': 'text', 'text': ...}, {'type': 'tokens', 'tokens': ids} and, of the user, "

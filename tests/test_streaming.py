@@ -10,6 +10,7 @@ from eepolicy import EepolicyError, HookedModel
 from eepolicy.speech.mel import MELS
 from eepolicy.speech.neural_vocoder import VocoderNetwork
 from eepolicy.speech.units import Units
+from eepolicy.streaming import AudioStream
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,16 @@ def test_what_cannot_stream_is_refused(model):
     plain = HookedModel(tiny("llama"), LAYOUT, vocoder=Units(model.vocoder.codebook))
     with pytest.raises(EepolicyError, match="Griffin-Lim needs all units at once"):
         plain.stream_audio(PROMPT)
+
+
+def test_a_stream_that_failed_has_no_reply(model):
+    def pieces():
+        yield torch.zeros(3)
+        raise RuntimeError("no unit")
+
+    stream = AudioStream(pieces(), 16_000, 0.0, lambda: "a reply")
+    next(stream)
+    with pytest.raises(RuntimeError, match="no unit"):
+        next(stream)
+    assert list(stream) == []
+    assert stream.output is None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from eepolicy.decode.stock_options import SAMPLING
 from eepolicy.errors import EepolicyError
 from eepolicy.prompts import PromptBatch
 
@@ -143,6 +144,8 @@ class RepetitionAwareLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             if nucleus[token]:
                 others = scores.clone()
                 others[token] = -torch.inf
+                if others.isneginf().all():  # no other token is allowed
+                    continue
                 result[token] -= nucleus[token]
                 result += nucleus[token] * others.softmax(-1)
         return result.clamp(min=0)
@@ -166,8 +169,8 @@ def with_repetition_aware(options: dict[str, Any], prompts: PromptBatch) -> dict
     if value is None or value is False:
         return rest
     method = RepetitionAware.from_option(value)
-    for name, neutral in _NO_WARPERS.items():
-        if rest.get(name) not in (None, neutral):
+    for name in SAMPLING:
+        if rest.get(name) not in (None, _NO_WARPERS.get(name)):
             raise EepolicyError(
                 f"{name} does not go with {OPTION}, which has a top_p and a top_k of its own: "
                 f"give them as {OPTION}={{'top_p': ..., 'top_k': ...}}"

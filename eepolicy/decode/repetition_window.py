@@ -37,9 +37,10 @@ class WindowedRepetitionPenalty(LogitsProcessor):  # type: ignore[misc]  # trans
     """
 
     def __init__(self, penalty: float, window: int) -> None:
-        if not (penalty > 0 and window >= 1):
+        if not (penalty > 0 and isinstance(window, int) and window >= 1):
             raise EepolicyError(
-                f"a penalty is above 0 and a window at least 1; got {penalty} and {window}"
+                f"a penalty is above 0 and a window a number of tokens, at least 1; got {penalty} "
+                f"and {window}"
             )
         self.penalty = penalty
         self.window = window

@@ -154,3 +154,16 @@ def test_what_is_refused(options, match):
     model = HookedModel(tiny("qwen2"), LAYOUT)
     with pytest.raises(EepolicyError, match=match):
         model.generate(torch.tensor([7, 8]), **options)
+
+
+def test_a_repeated_token_stays_where_no_other_is_allowed():
+    process = RepetitionAwareLogitsProcessor(RepetitionAware(), 0)
+    scores = torch.tensor([[1.0, -torch.inf, -torch.inf]])
+    assert process(torch.tensor([[0]]), scores).exp().tolist() == [[1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_h", "min_p", "typical_p", "eta_cutoff"])
+def test_other_warpers_are_refused(name):
+    model = HookedModel(tiny("llama"), layout=LAYOUT)
+    with pytest.raises(EepolicyError, match=f"{name} does not go with repetition_aware"):
+        model.generate(torch.tensor([1, 2]), repetition_aware=True, **{name: 0.5})

@@ -32,8 +32,15 @@ def test_rejected_drafts_do_not_change_it():
 @pytest.mark.parametrize(
     ("value", "match"),
     [
-        ({"penalty": 0.0, "window": 8}, "a penalty is above 0 and a window at least 1; got 0"),
-        ({"penalty": 1.05, "window": 0}, "a penalty is above 0 and a window at least 1"),
+        (
+            {"penalty": 0.0, "window": 8},
+            "a penalty is above 0 and a window a number of tokens, at least 1; got 0",
+        ),
+        (
+            {"penalty": 1.05, "window": 0},
+            "a penalty is above 0 and a window a number of tokens, at least 1",
+        ),
+        ({"penalty": 1.05, "window": 8.5}, "a number of tokens, at least 1; got 1.05 and 8.5"),
         ({"penalty": "x", "window": 8}, "a dict with penalty and window, which are numbers; got"),
         ({"factor": 1.05}, "is a dict with penalty and window"),
         (1.05, "is a dict with penalty and window, which are numbers; got 1.05"),

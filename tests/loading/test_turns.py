@@ -9,7 +9,7 @@ import torch
 
 from eepolicy import EepolicyError
 from eepolicy.loading import shipped_cards
-from eepolicy.turns import Sound, TurnTemplate
+from eepolicy.turns import Sound, TurnTemplate, has_sound
 
 #: what the authors' code makes of two turns before a third one, with the sound as None
 SYSTEMS = {
@@ -114,3 +114,32 @@ def test_wrong_templates_are_refused(change):
         dataclasses.replace(card, turns=card.turns | change)
     with pytest.raises(EepolicyError, match="see 'reply'"):
         TurnTemplate.of({k: v for k, v in card.turns.items() if k != "reply"})
+
+
+def test_sound_belongs_to_the_user_and_each_part_to_its_type():
+    for role, item in (
+        ("assistant", {"type": "audio", "audio": "reply.wav"}),
+        ("assistant", {"type": "audio", "audio": torch.zeros(3).short()}),
+        ("user", {"type": "tokens", "tokens": "abc"}),
+        ("user", {"type": "text", "text": torch.tensor([1])}),
+        ("user", {"type": ["text"], "text": "abc"}),
+    ):
+        with pytest.raises(EepolicyError, match=f"a turn of the role '{role}' is text, ids"):
+            render("glm-4-voice", [*TURNS[:1], {"role": role, "content": [item]}, *TURNS[2:]])
+
+
+def test_a_single_part_needs_no_list():
+    turns = [{"role": "user", "content": {"type": "audio", "audio": WAVE}}]
+    assert has_sound(turns)
+    assert not has_sound(TURNS[:2])
+    assert None in render("glm-4-voice", turns)
+
+
+def test_only_replies_lose_the_end_of_a_reply():
+    ids = torch.tensor([5, 7])
+    both = [{"type": "tokens", "tokens": ids}] * 2
+    turns = [{"role": "user", "content": ids}, {"role": "assistant", "content": both}, *TURNS[2:]]
+    parts = [
+        p.tolist() for p in render("glm-4-voice", turns, ends=[7]) if isinstance(p, torch.Tensor)
+    ]
+    assert parts == [[5, 7], [5, 7], [5]]
