@@ -89,7 +89,10 @@ def test_blocks_equal_those_of_the_stock_layers(llama, seed):
         torch.testing.assert_close(left, right, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
+@pytest.mark.parametrize(
+    "prompts",
+    [pytest.param(ONE, id="one"), pytest.param(RAGGED, marks=pytest.mark.slow, id="ragged")],
+)
 @pytest.mark.parametrize(("policy", "options"), DECODINGS, ids=str)
 def test_replies_equal_those_of_the_stock_layers(llama, prompts, policy, options):
     plain = llama.generate(prompts, policy, max_new_tokens=25, **options)

@@ -77,6 +77,7 @@ def test_every_statistic_is_the_naive_one(stock, hooked):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("family", ["llama"])
+@pytest.mark.slow
 def test_compiled_it_is_the_naive_one_too(hooked, stock, monkeypatch):
     """Documents of several lengths, in slices that do not divide them: few kernels serve all."""
     monkeypatch.setattr(readout, "CPU_SLICE_BYTES", 4 * 60 * 5)

@@ -104,7 +104,7 @@ def test_buffers_that_have_another_owner_cannot_be_read():
 
 
 @pytest.mark.parametrize("family", ["llama"])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_statistic_of_the_users(hooked, tmp_path, compiled):
     if compiled and shutil.which("g++") is None:
