@@ -115,6 +115,10 @@ class CustomGenerate:
             model, input_ids, logits_processor, stopping_criteria, generation_config, **arguments
         )
         is_dict = bool(generation_config.return_dict_in_generate)
+        if is_dict and (generation_config.output_scores or generation_config.output_logits):
+            raise EepolicyError(
+                "output_scores and output_logits are not supported: use eepolicy.probe"
+            )
         return self.decode(model, prepared.request(), is_dict)
 
     def decode(
@@ -276,9 +280,9 @@ def _generate_of(model: PreTrainedModel, method: CustomGenerate) -> Any:
         if prompts.ids is None and prompts.embeddings is None:
             raise EepolicyError("give ids as inputs or input_ids, or inputs_embeds")
         is_dict = options.pop("return_dict_in_generate", None)
-        if is_dict is None:
-            chosen = generation_config or model.generation_config
-            is_dict = chosen.return_dict_in_generate
+        for chosen in (generation_config, model.generation_config):
+            if is_dict is None and chosen is not None:
+                is_dict = chosen.return_dict_in_generate
         request = prepare_stock_request(model, prompts, options, ends)
         return method.decode(model, request, bool(is_dict))
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import (
+    GenerationConfig,
     PreTrainedTokenizerFast,
     TextGenerationPipeline,
     TextIteratorStreamer,
@@ -310,3 +311,35 @@ def test_lossless_decoding_through_the_entrance(seed, family, policy, rows):
     expected = model.generate(ids, **options)
     with eepolicy.early_exit(policy, model, accept="exact"):
         assert model.generate(ids, **options).tolist() == expected.tolist()
+
+
+def test_a_prefix_function_is_refused_in_all_entrances(stock):
+    ids, options = torch.tensor([ROWS[0]]), {"prefix_allowed_tokens_fn": lambda row, ids: [5]}
+    with pytest.raises(EepolicyError, match="prefix_allowed_tokens_fn is not supported"):
+        stock.generate(ids, custom_generate=eepolicy.custom_generate("full"), **options)
+
+
+def test_scores_are_refused_and_not_left_out(stock):
+    method, ids = eepolicy.custom_generate("full"), torch.tensor([ROWS[0]])
+    options = {"return_dict_in_generate": True, "output_scores": True, "max_new_tokens": 3}
+    with pytest.raises(EepolicyError, match="output_scores and output_logits are not supported"):
+        stock.generate(ids, custom_generate=method, **options)
+
+
+def test_the_models_own_config_chooses_the_form_of_the_result(stock):
+    stock.generation_config.return_dict_in_generate = True
+    config = GenerationConfig(max_new_tokens=3)
+    ids = torch.tensor([ROWS[0]])
+    expected = stock.generate(ids, generation_config=config).sequences
+    with eepolicy.early_exit("full", stock):
+        ours = stock.generate(ids, generation_config=config)
+    assert ours.sequences.tolist() == expected.tolist()
+
+
+def test_greedy_verification_draws_no_random_numbers(stock):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    model = HookedModel(stock)
+    out = model.generate(torch.tensor(ROWS[0]), "both=static@2", 8, accept="exact")
+    assert len(set(out.trace.depth.tolist())) > 1
+    assert torch.equal(torch.get_rng_state(), before)

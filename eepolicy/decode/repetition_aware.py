@@ -169,13 +169,15 @@ def with_repetition_aware(options: dict[str, Any], prompts: PromptBatch) -> dict
     if value is None or value is False:
         return rest
     method = RepetitionAware.from_option(value)
+    config = rest.get("generation_config")
     for name in SAMPLING:
-        if rest.get(name) not in (None, _NO_WARPERS.get(name)):
+        given = rest.get(name, getattr(config, name, None))
+        if given not in (None, _NO_WARPERS.get(name)):
             raise EepolicyError(
                 f"{name} does not go with {OPTION}, which has a top_p and a top_k of its own: "
                 f"give them as {OPTION}={{'top_p': ..., 'top_k': ...}}"
             )
-    if rest.get("do_sample") is False:
+    if rest.get("do_sample", getattr(config, "do_sample", None)) is False:
         raise EepolicyError(f"{OPTION} samples: it does not go with do_sample=False")
     length = 0 if prompts.ids is None else prompts.ids.shape[1]
     processors: list[Any] = [*(rest.get("logits_processor") or ())]

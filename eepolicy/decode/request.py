@@ -17,7 +17,12 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
-from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
+from transformers.generation import (
+    EosTokenCriteria,
+    GenerationMode,
+    MaxLengthCriteria,
+    PrefixConstrainedLogitsProcessor,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from eepolicy.decode.repetition_aware import with_repetition_aware
@@ -164,6 +169,9 @@ class Prepared:
                 f"{mode.value.replace('_', ' ')} is not supported: a row is one reply, decoded "
                 "greedily or by sampling"
             )
+        if any(isinstance(p, PrefixConstrainedLogitsProcessor) for p in self.processors):
+            name = "prefix_allowed_tokens_fn"
+            raise EepolicyError(f"{name} is not supported: {REFUSED[name]}")
         cache = self.arguments.get("past_key_values")
         if cache is not None and cache.get_seq_length():
             raise EepolicyError(f"past_key_values is not supported: {REFUSED['past_key_values']}")

@@ -150,6 +150,10 @@ class DraftVerifier:
         with Guard(self.accept, "begin"):
             return self.accept.begin()
 
+    def _uniforms(self, count: int, row: int) -> Tensor:
+        """Random numbers of drafts; greedy decoding draws none, as in the stock `generate`."""
+        return self.sampler.uniforms(count, row) if self.sampler.do_sample else torch.zeros(count)
+
     def _judge(self, row: int, reply: Reply, logits: Tensor) -> tuple[int, int | None]:
         """Number of accepted drafts, and the replacement of the first rejected one."""
         count, tokens = reply.num_drafts, reply.tokens
@@ -162,7 +166,7 @@ class DraftVerifier:
             target_scores=self.sampler.process(logits, [row] * count, histories),
             draft_scores=torch.stack(reply.draft_scores),
             do_sample=self.sampler.do_sample,
-            uniforms=self.sampler.uniforms(count, row).to(logits.device),
+            uniforms=self._uniforms(count, row).to(logits.device),
             state=self._states[row] if row in self._states else self._begin(),
         )
         with Guard(self.accept, "accepts"):
