@@ -90,6 +90,16 @@ class DocumentReader:
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in names}
 
 
+def _extra(reader: DocumentReader, document: Document) -> bytes:
+    """What a document has beside its tokens, for the digest of a stored probe."""
+    parts = [ids.cpu().numpy() for ids in reader.given(document).values()]
+    if document.depth is not None:
+        parts.append(np.asarray(document.depth, np.int64))
+    if document.embeddings is not None:
+        parts.append(document.embeddings.float().cpu().numpy())
+    return b"".join(part.tobytes() for part in parts)
+
+
 def run_probe(
     reader: DocumentReader,
     documents: Iterable[Document],
@@ -119,8 +129,7 @@ def run_probe(
         results = (read or partial(map, reader))(islice(to_read, store.documents, None))
         number = -1
         for number, document in enumerate(progress(shown)):
-            extra = b"".join(ids.cpu().numpy().tobytes() for ids in reader.given(document).values())
-            if store.skip(document.tokens.cpu().numpy(), document.prompt, extra):
+            if store.skip(document.tokens.cpu().numpy(), document.prompt, _extra(reader, document)):
                 continue
             columns = next(results)
             columns["document"] = np.full(len(columns["token"]), number)

@@ -207,3 +207,11 @@ def test_what_a_record_or_a_compiled_probe_cannot_know_is_said(hooked):
     np.testing.assert_array_equal(~np.isnan(out.record.js_deeper[:-1]), ran[1:])
     with pytest.raises(EepolicyError, match="compiled layers hide their attention"):
         probe(hooked, torch.arange(5), statistics=["attention_text"], compile=True)
+
+
+def test_the_last_layer_settles_what_no_other_does():
+    """Its own divergence may be a rounding error above the threshold."""
+    depths = np.array([4, 8, 12])
+    assert settling_depth([[0.6], [0.4], [1e-8]], depths, 0.0).tolist() == [12]
+    with pytest.raises(EepolicyError, match="0 or more; got -1"):
+        settling_depth([[0.6], [0.4], [0.0]], depths, -1)

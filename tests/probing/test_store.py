@@ -71,3 +71,25 @@ def test_a_stopped_probe_goes_on_from_its_folder(hooked, tmp_path):
         probe(hooked, documents, save=tmp_path / "thesis")
     with pytest.raises(EepolicyError, match="contains no probe"):
         ProbeResult.load(tmp_path / "thesis")
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_a_folder_knows_depths_and_embeddings_of_its_documents(hooked, tmp_path):
+    ids = torch.arange(5, 12)
+    embeddings = hooked.model.get_input_embeddings()(ids).detach()
+    documents = [
+        Document(ids, 4),
+        Document(ids, 4, depth=np.array([2, 3, 6])),
+        Document(ids, 4, depth=np.array([2, 3, 5])),
+        Document(ids, 4, embeddings=embeddings),
+        Document(ids, 4, embeddings=2 * embeddings),
+    ]
+    for number, document in enumerate(documents):
+        folder = tmp_path / str(number)
+        probe(hooked, [document], save=folder)
+        for other in documents:
+            if other is document:
+                probe(hooked, [other], save=folder)
+                continue
+            with pytest.raises(EepolicyError, match="other documents"):
+                probe(hooked, [other], save=folder)

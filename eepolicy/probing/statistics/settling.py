@@ -24,17 +24,24 @@ def settling_depth(
     Args:
         divergence: (depths, tokens), Jensen-Shannon divergence from the last layer in nats.
         depths: (depths,) rising, full depth last.
-        threshold: bound of the divergence.
+        threshold: bound of the divergence, 0 or more.
 
     Returns:
         (tokens,), -1 where the last layer did not run.
+
+    Raises:
+        EepolicyError: the threshold is below 0.
 
     Examples:
         >>> settling_depth([[0.6, 0.1], [0.4, 0.6], [0.0, 0.0]], np.array([4, 8, 12])).tolist()
         [8, 4]
     """
+    if not threshold >= 0:
+        raise EepolicyError(f"the threshold of a divergence is 0 or more; got {threshold!r}")
     values = np.asarray(divergence, float)
-    first = depths[(values <= threshold).argmax(0)]
+    passes = values <= threshold
+    passes[-1] = True  # the last layer does not diverge from itself, but for rounding
+    first = depths[passes.argmax(0)]
     return np.where(np.isnan(values[-1]), -1, first)
 
 
