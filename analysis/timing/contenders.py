@@ -173,8 +173,12 @@ def stock_contender(
         )
         replies = out[:, ids.shape[1] :].tolist()
         seconds = time.perf_counter() - start
-        end = stock.generation_config.eos_token_id
-        tokens = sum(r.index(end) + 1 if end in r else len(r) for r in replies)
+        ids_of_end = stock.generation_config.eos_token_id
+        ends = {*(ids_of_end if isinstance(ids_of_end, list) else [ids_of_end])}
+        tokens = sum(
+            next((number for number, token in enumerate(reply, 1) if token in ends), len(reply))
+            for reply in replies
+        )
         return Trial(seconds / tokens, tokens / len(replies), ttft=clock.seconds)
 
     return Contender(name, decode)

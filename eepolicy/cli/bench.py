@@ -124,6 +124,12 @@ def bench(
     for spec in policies or ():
         eepolicy.parse_policy(spec)
     sizes, lengths = _sizes(batch), _lengths(context)
+    uneven = [rows for rows in sizes if prompts % rows]
+    if uneven:
+        raise EepolicyError(
+            f"all batches have the same number of rows: --prompts {prompts} is no multiple of "
+            f"--batch {uneven[0]}; give another number of prompts"
+        )
     if first_token and max_new_tokens < 2:
         raise EepolicyError(
             "there is no time after the first token with --max-new-tokens 1: give 2 or more"

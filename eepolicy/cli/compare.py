@@ -13,6 +13,7 @@ from eepolicy.cli.comparison import (
     QuestionOptions,
     give_vocoder,
     has_compiler,
+    interleaved,
     print_comparison,
     run_comparison,
     until_decided_rule,
@@ -316,9 +317,11 @@ def compare(
     sampling = sampling_options(temperature, top_p)
     list(map(parse_row, policies or ()))  # checks them before anything is loaded
     is_default = replace(decoding, compile=False) == EarlyExitConfig()
-    check_preset(preset, policies, is_default and not sampling and seeds == 1, dry_run)
-    question_options = QuestionOptions(split, prompts, tuple(tasks or ()), tts, written)
-    own = question_options.own(out_folder)
+    is_default = is_default and not sampling and seeds == 1 and not until_decided
+    check_preset(preset, policies, is_default, dry_run)
+    number = None if until_decided else prompts  # --prompts is then the size of the first look
+    own = QuestionOptions(split, number, tuple(tasks or ()), tts, written).own(out_folder)
+    own = interleaved(own) if until_decided else own
     spoken = load_model(model, dtype, device, threads, heads, predictor)
     give_vocoder(spoken, vocoder, voice, voice_text)
     worker_config = connected(WorkerConfig(workers, ray, gpus))

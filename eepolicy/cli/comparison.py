@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -85,6 +86,13 @@ class MetricOptions:
 
         return self.rater is not None and not mos.missing_mos(self.rater)
 
+    @property
+    def rater_name(self) -> str:
+        """Class of the rater."""
+        from eepolicy.speech import mos
+
+        return "" if self.rater is None else str(mos.RATERS[self.rater].__name__)
+
     def identity(self) -> dict[str, str | None]:
         """Names of the models that all records of a run share, without loading them."""
         from eepolicy.speech import asr
@@ -119,14 +127,14 @@ class QuestionOptions:
 
     Attributes:
         split: held-out set: `"test"` or `"dev"`.
-        number: number of questions, of each task if there are tasks.
+        number: number of questions, of each task if there are tasks; None for all.
         tasks: `NAME=FILE` of each task.
         tts: command for speech synthesis; None for written questions.
         is_written: take the written questions where there is sound.
     """
 
     split: str
-    number: int
+    number: int | None
     tasks: tuple[str, ...]
     tts: str | None
     is_written: bool = False
@@ -150,12 +158,23 @@ class QuestionOptions:
         return synthesized(questions, self.tts, folder)
 
 
-def read_tasks(tasks: Sequence[str], number: int, sounds: Path) -> list[dict[str, Any]]:
+def interleaved(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first question of each task, then the second of each, and so on."""
+    seen: Counter[str | None] = Counter()
+    places = []
+    for question in questions:
+        places.append(seen[question.get("task")])
+        seen[question.get("task")] += 1
+    order = sorted(range(len(questions)), key=places.__getitem__)
+    return [questions[i] for i in order]
+
+
+def read_tasks(tasks: Sequence[str], number: int | None, sounds: Path) -> list[dict[str, Any]]:
     """Read the first questions of each task.
 
     Args:
         tasks: `NAME=FILE` of each task.
-        number: number of questions per task.
+        number: number of questions per task; None for all.
         sounds: folder for spoken questions of data sets on the Hub.
 
     Raises:
@@ -200,11 +219,15 @@ def give_vocoder(
     from eepolicy.speech.covo_voice import CovoVoice
 
     if vocoder is None:
+        if voice is not None or voice_text is not None:
+            raise EepolicyError("--voice and --voice-text need --vocoder, which imitates the voice")
         return
     if model.card is not None and model.card.codec is not None:
         _give_codec(model, vocoder, voice, voice_text)
         return
     name = model.card.name if model.card else None
+    if name == "glm-4-voice" and voice is not None:
+        raise EepolicyError("the vocoder of glm-4-voice has one voice: leave out --voice")
     if name == "glm-4-voice":
         speaker: GlmVoice | StepVoice | CovoVoice = GlmVoice(vocoder, str(model.device))
     elif name == "step-audio-2-mini" and voice is not None:

@@ -10,6 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from eepolicy.cli.codebooks import refuse_options
 from eepolicy.cli.fit_prompts import Prompts, partition, prompts_to_fit_on, spread_over
 from eepolicy.cli.fit_rounds import RoundsFiles, RoundsSource, fit_in_rounds
 from eepolicy.cli.options import (
@@ -232,6 +233,14 @@ def fit(
         precision=precision,
     )
     in_rounds = rounds > 0 or heads == "branch" or config.is_drafter
+    if in_rounds:
+        refuse_options(
+            {"--sampled": sampled, "--by-depth or --at-once": by_depth},
+            "a fit in rounds has greedy replies and fits one depth after the other",
+        )
+    else:
+        of_rounds = {"--init": init, "--policy": policy or None, "--workdir": workdir, "--wer": wer}
+        refuse_options(of_rounds, "a fit without --rounds has no stages")
     texts = prompts_to_fit_on(model, prompts, questions, held_out, seed, in_rounds)
     if in_rounds:
         kind = "float32" if dtype == "auto" else dtype

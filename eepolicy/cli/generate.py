@@ -36,6 +36,7 @@ from eepolicy.cli.options import (
 )
 from eepolicy.cli.process import as_text
 from eepolicy.cli.shared import app, out, print_json, print_note
+from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
     from eepolicy.decode.output import Output
@@ -129,6 +130,8 @@ def generate(
     )
     spoken = load_model(model, dtype, device, threads, heads, predictor)
     give_vocoder(spoken, vocoder, voice, voice_text)
+    if card_sampling and spoken.card is None:
+        raise EepolicyError(f"{model} has no card whose sampling --card-sampling could take")
     sampling = spoken.card.sampling if card_sampling and spoken.card is not None else {}
     prompt: Any = Path(question) if is_spoken else as_text(question)
     if not is_spoken and (spoken.has_chat_template if is_chat is None else is_chat):

@@ -54,7 +54,7 @@ def check_preset(
     if not is_default:
         raise EepolicyError(
             f"the preset {preset} decodes as the paper: without --fill, --accept, --temperature, "
-            "--top-p, --seeds and --restrict-vocab"
+            "--top-p, --seeds, --restrict-vocab and --until-decided"
         )
 
 

@@ -75,7 +75,8 @@ def sweep(
                 print_error(f"{cell.name}: {described(caught.error)}")
                 failed.append(cell.name)
         if len(failed) < len(cells):
-            leaderboard([out_folder], out_file=out_folder / "leaderboard.md")
+            folders = [out_folder / cell.name for cell in cells if cell.name not in failed]
+            leaderboard(folders, out_file=out_folder / "leaderboard.md")
     if failed:
         raise EepolicyError(
             f"{len(failed)} of {len(cells)} comparisons failed: {', '.join(failed)}; run the "

@@ -15,6 +15,7 @@ from eepolicy.cli.options import (
     JsonOption,
     ModelOption,
     ThreadsOption,
+    check_parent,
     held_out_questions,
     integers,
     load_model,
@@ -76,6 +77,7 @@ def tune(
     from eepolicy.model.threads import one_thread
     from eepolicy.speech import asr
 
+    check_parent(out_file)
     if asr.missing_asr():
         raise EepolicyError(f"the search needs speech recognition: {asr.missing_asr()}")
     spoken = load_model(model, device=device, threads=threads, heads=heads)

@@ -118,6 +118,8 @@ class RoundsPlan:
                 "start": "" if self.start is None else digest(self.start),
             }
         )
+        if self.start is not None:  # what is stored of round 0 depends on it
+            identity["has_base"] = self.has_base
         return identity
 
     @property

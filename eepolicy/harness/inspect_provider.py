@@ -68,15 +68,22 @@ class EarlyExitAPI(ModelAPI):  # type: ignore[misc]  # the package is not always
         """
         if tools:
             raise EepolicyError("the provider eepolicy calls no tools: use a task without them")
+        if (config.num_choices or 1) > 1:
+            raise EepolicyError(f"the provider eepolicy gives one reply; got {config.num_choices=}")
         names = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "seed": "seed"}
         names |= {"max_tokens": "max_new_tokens", "stop_seqs": "stop_strings"}
         given = {ours: getattr(config, theirs) for theirs, ours in names.items()}
         options = {name: value for name, value in given.items() if value is not None}
+        if options.get("temperature") == 0:
+            for name in ("temperature", "top_p", "top_k"):
+                options.pop(name, None)
+            options["do_sample"] = False
         reply = partial(
             self.hooked.generate, prompt_of(self.hooked, input), config=self.exit_config
         )
         output = await to_thread.run_sync(partial(reply, **options))
-        result = ModelOutput.from_content(self.model_name, output.text)
+        stop = "stop" if output.ended else "max_tokens"
+        result = ModelOutput.from_content(self.model_name, output.text, stop)
         result.usage = ModelUsage(
             input_tokens=len(output.prompt),
             output_tokens=len(output.tokens),

@@ -71,3 +71,16 @@ def test_messages_go_through_the_chat_template():
     with pytest.raises(EepolicyError, match="gets one message of the user; got system, user"):
         prompt_of(model, messages)
     assert prompt_of(model, messages[1:]) == "hi"
+
+
+def test_greedy_settings_and_cut_replies(tmp_path):
+    task = inspect_ai.Task(
+        dataset=[Sample(input=q, target=a) for q, a in QUESTIONS.items()], solver=generate()
+    )
+    model = get_model("eepolicy/pocket", policy="full", memoize=False)
+    options = {"model": model, "display": "none", "log_samples": True}
+    for length, reason in ((3, "max_tokens"), (300, "stop")):
+        settings = {"temperature": 0, "top_p": 0.9, "max_tokens": length}
+        [log] = inspect_ai.eval(task, log_dir=str(tmp_path), **settings, **options)
+        assert log.status == "success", log.error
+        assert {sample.output.stop_reason for sample in log.samples} == {reason}

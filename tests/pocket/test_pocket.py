@@ -227,6 +227,18 @@ def page_data(folder):
             "max_new_tokens: expected 1 or more",
         ),
         (["generate", "Hello?", "--accept", "most"], "is no acceptance"),
+        (["generate", "Hello?", "--card-sampling"], "pocket has no card whose sampling"),
+        (["generate", "Hello?", "--voice", "{tmp}/a.wav"], "--voice-text need --vocoder"),
+        (["bench", "--batch", "1,3"], "--prompts 8 is no multiple of --batch 3"),
+        (
+            ["fit", "pocket", "--out", "{tmp}/h.safetensors", "--workdir", "{tmp}/w"],
+            "a fit without --rounds has no stages, so it does not take --workdir",
+        ),
+        (
+            ["fit", "pocket", "--heads", "branch", "--sampled", "--out", "{tmp}/h.safetensors"],
+            "greedy replies and fits one depth after the other, so it does not take --sampled",
+        ),
+        (["tune", "--out", "{tmp}/none/t.md"], "there is no folder"),
         (["generate", "Hello?", "--fill", "copy"], "a fill is one of: catch_up, mask, propagate"),
     ],
 )

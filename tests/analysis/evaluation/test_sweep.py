@@ -104,7 +104,8 @@ def test_a_comparison_that_fails_does_not_stop_the_others(calls, tmp_path):
     assert isinstance(result.exception, EepolicyError), result.output
     assert "1 of 4 comparisons failed: pocket-web_q" in str(result.exception)
     assert "pocket-web_q: RuntimeError: CUDA out of memory" in result.output
-    assert made["leaderboard"] == [[tmp_path / "out"]]
+    others = ("pocket-trivia", "pocket-2-trivia", "pocket-2-web_q")
+    assert made["leaderboard"] == [[tmp_path / "out" / name for name in others]]
     _, numbers, folders, configs = zip(*made["compare"], strict=True)
     assert numbers == (2, 2, 2, 2)
     assert folders == ("pocket-trivia", "pocket-web_q", "pocket-2-trivia", "pocket-2-web_q")
