@@ -66,6 +66,11 @@ class SpeechMetrics:
         """Whether there is a rater."""
         return self.mos is not None
 
+    @property
+    def rater_name(self) -> str:
+        """Class of the rater."""
+        return type(self.mos).__name__
+
     def identity(self) -> dict[str, str | None]:
         """Names of the models that all records of a run share."""
         asr = None if self.asr is None else getattr(self.asr, "name", type(self.asr).__name__)
@@ -87,6 +92,10 @@ class MetricsSource(Protocol):
     @property
     def rates(self) -> bool:
         """Whether there is a rater."""
+
+    @property
+    def rater_name(self) -> str:
+        """Class of the rater, if there is one."""
 
     def identity(self) -> dict[str, str | None]:
         """Names of the models that all records of a run share, without loading them."""

@@ -30,6 +30,7 @@ from eepolicy.analysis.evaluation.stage import (
     StageWorkers,
 )
 from eepolicy.analysis.evaluation.timing import Timer
+from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
 from eepolicy.io import write_bytes
 from eepolicy.modality import TokenLayout
@@ -78,6 +79,7 @@ class Pipeline:
         config = self.blocks.config
         timer = Timer(self.model, self.blocks.questions, self.blocks.rows, config)
         load = cache(self.metrics.load)
+        self._check_rater()
         if self._lacks_replies():
             preflight(self.model, load())
         make = partial(
@@ -100,6 +102,15 @@ class Pipeline:
             for _ in self.progress("batches of speech", range(len(workers))):
                 self._store(next(results))
         self._judge()
+
+    def _check_rater(self) -> None:
+        """Check that stored ratings are those of the rater of this run, if it has one."""
+        others = {line.rater for line in self.folder.lines(RatingLine)}
+        if self.metrics.rates and others - {self.metrics.rater_name}:
+            raise EepolicyError(
+                f"{self.folder.path} has ratings of {', '.join(sorted(others))}, and this run has "
+                f"the rater {self.metrics.rater_name}: give another folder, or the same rater"
+            )
 
     def _lacks_replies(self) -> bool:
         done = {reply_key(line) for line in self.folder.lines(RecordLine)}

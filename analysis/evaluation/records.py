@@ -255,7 +255,8 @@ class RunFolder:
         records: dict[tuple[str, str], list[Record]] = {}
         for line in self.lines(RecordLine):
             question = questions.get(line.question)
-            timing = timings.get((line.question, line.policy))
+            # the time is that of one reply
+            timing = timings.get((line.question, line.policy)) if line.seed == 0 else None
             record = Record(
                 **line.model_dump(exclude={"version"}),
                 **_scored(line.text, speech.get(line.speech), question.keys if question else None),

@@ -73,6 +73,8 @@ def run(
         row.decoding(config.decoding).validate(model.depth, model.layout, model.vocoder)
         model.check_predicted(row.policy.predicted_depths(model.depth))
     shared = identity(model, config.max_new_tokens) | metrics.identity() | config.to_dict()
+    if spoken is not None:  # times and scores of written questions are others
+        shared["spoken questions"] = True
     with locked(folder.path):
         notes = folder.open(shared)
         stored = folder.questions()

@@ -249,8 +249,18 @@ def decide(sums: Sequence[Sums], column: Column, quality: Quality, rules: Rules)
 def _test(
     own: Sums, full: Sums, questions: int, column: Column, margin: float
 ) -> MarginTest | None:
-    """Test one row on the first questions; None if fewer than two have both values."""
+    """Test one row on the first questions.
+
+    Returns:
+        None if fewer than two questions have both values, or if a value is missing whose worst case
+        is not known.
+    """
     (top, bottom), (top0, bottom0) = ((x[:questions] for x in sums) for sums in (own, full))
+    # a reply without text where full depth has one: all its words are wrong
+    lost = (bottom == 0) & (bottom0 > 0)
+    if lost.any() and column.better != "lower":
+        return None
+    top, bottom = np.where(lost, bottom0, top), np.where(lost, bottom0, bottom)
     both = (bottom > 0) & (bottom0 > 0)
     if both.sum() < 2:
         return None

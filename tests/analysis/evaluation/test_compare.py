@@ -23,6 +23,7 @@ from eepolicy.analysis.evaluation.run import run
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.evaluation.verdict import Verdict
 from eepolicy.analysis.stats.sequential import UntilDecided
+from eepolicy.cli.comparison import interleaved
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.folder_lock import locked
 from eepolicy.speech.units import Units
@@ -318,3 +319,44 @@ def test_a_second_process_is_kept_out(spoken, tmp_path):
     ):
         run(spoken, QUESTIONS[:2], folder, config)
     run(spoken, QUESTIONS[:2], folder, config)
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_sampled_times_are_those_of_the_recorded_replies(spoken, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    config = RunConfig(
+        ["static@3"], max_new_tokens=20, sampling={"temperature": 2.0}, seeds=2, timed=2
+    )
+    run(spoken, QUESTIONS[:2], folder, config)
+    records = folder.records()
+    for line in folder.lines(TimingLine):
+        first, second = records[line.question, line.policy]
+        assert line.tokens == len(first.tokens)
+        assert first.seconds == line.seconds
+        assert second.seconds is None  # it was not timed
+
+
+class Five:
+    """Rates each speech with 5."""
+
+    def rate(self, wave: Tensor) -> float:
+        return 5.0
+
+
+class Four(Five):
+    """Another rater."""
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_ratings_of_two_raters_are_not_mixed(spoken, tmp_path):
+    folder, config = RunFolder(tmp_path / "run"), RunConfig(["static@3"], max_new_tokens=8, timed=0)
+    run(spoken, QUESTIONS[:1], folder, config)
+    run(spoken, QUESTIONS[:1], folder, config, SpeechMetrics(mos=Five()))
+    run(spoken, QUESTIONS[:2], folder, config, SpeechMetrics(mos=Five()))
+    with pytest.raises(EepolicyError, match="has ratings of Five, and this run has the rater Four"):
+        run(spoken, QUESTIONS[:2], folder, config, SpeechMetrics(mos=Four()))
+
+
+def test_tasks_take_turns():
+    questions = [{"question": q, "task": t} for q, t in zip("abcde", "xxxyy", strict=True)]
+    assert "".join(q["question"] for q in interleaved(questions)) == "adbec"

@@ -222,3 +222,17 @@ def test_margins_have_ranges(name, value):
 
 def test_counts_are_rounded_up_to_two_digits():
     assert [rounded_up(n) for n in (1, 99, 100, 101, 1799.5)] == [1, 99, 100, 110, 1800]
+
+
+def test_a_policy_without_text_is_not_called_not_worse():
+    """Its replies have no words to be wrong in; full depth's would all be lost."""
+    silent = [
+        change | ({"errors": 5, "words": 0} if i % 2 else {"errors": 0})
+        for i, change in enumerate(FULL)
+    ]
+    rows, sums = table([FULL, silent])
+    [_, verdict] = verdicts(rows, sums, Rules())
+    assert verdict.status == "worse"
+    unrated = [change | {"mos": 3.0} for change in FULL]
+    some = [change | {"mos": 3.0 if i % 2 else None} for i, change in enumerate(FULL)]
+    assert "MOS undecided" in sentences([unrated, some])[1]
