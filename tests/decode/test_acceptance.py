@@ -39,7 +39,7 @@ def test_exact_gives_the_full_models_greedy_tokens(family, seed, rows, cap):
     check_exact(family, seed, rows, cap)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @settings(max_examples=40)
 @given(**CASES)
 def test_exact_gives_them_in_more_cases(family, seed, rows, cap):
