@@ -67,15 +67,16 @@ class AudioStream(Generic[T]):
 
     def __next__(self) -> Tensor:
         """The next piece, (samples,) at `sampling_rate`."""
+        had_failed, self._has_failed = self._has_failed, True  # unless a piece or the end comes
         try:
             piece = next(self._pieces)
         except StopIteration:
-            if self.output is None and not self._has_failed:
+            self._has_failed = had_failed
+            # a generator that has raised looks like one at its end
+            if self.output is None and not had_failed:
                 self.output = self._finish()
             raise
-        except BaseException:  # a generator that has raised looks like one at its end
-            self._has_failed = True
-            raise
+        self._has_failed = had_failed
         if self.ttfa is None:
             self.ttfa = time.perf_counter() - self._started_at
         return piece

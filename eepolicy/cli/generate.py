@@ -40,6 +40,7 @@ from eepolicy.errors import EepolicyError
 
 if TYPE_CHECKING:
     from eepolicy.decode.output import Output
+    from eepolicy.hooked import HookedModel
 
 
 @app.command()
@@ -130,9 +131,7 @@ def generate(
     )
     spoken = load_model(model, dtype, device, threads, heads, predictor)
     give_vocoder(spoken, vocoder, voice, voice_text)
-    if card_sampling and spoken.card is None:
-        raise EepolicyError(f"{model} has no card whose sampling --card-sampling could take")
-    sampling = spoken.card.sampling if card_sampling and spoken.card is not None else {}
+    sampling = _card_sampling(spoken) if card_sampling else {}
     prompt: Any = Path(question) if is_spoken else as_text(question)
     if not is_spoken and (spoken.has_chat_template if is_chat is None else is_chat):
         prompt = [{"role": "user", "content": prompt}]
@@ -157,6 +156,17 @@ def generate(
     print_note(_summary(output, spoken.depth))
     if out_file:
         print_note(f"{len(wave) / output.sampling_rate:.2f} s of speech in {out_file}")
+
+
+def _card_sampling(model: HookedModel) -> dict[str, Any]:
+    """Sampling options of a model's card.
+
+    Raises:
+        EepolicyError: it has no card.
+    """
+    if model.card is None:
+        raise EepolicyError("the model has no card whose sampling --card-sampling could take")
+    return dict(model.card.sampling)
 
 
 def _summary(output: Output, full_depth: int) -> str:

@@ -13,9 +13,14 @@ from transformers.generation import GenerationMixin
 
 from eepolicy.codebooks.adapter import CodebookAdapter
 from eepolicy.codebooks.prompt import FramePrompt
-from eepolicy.decode.request import Prepared, capture, generation_config_of
+from eepolicy.decode.request import Prepared, capture
 from eepolicy.decode.sampling import Sampler
-from eepolicy.decode.stock_options import REFUSED, SAMPLING, refuse_unsupported
+from eepolicy.decode.stock_options import (
+    REFUSED,
+    SAMPLING,
+    generation_config_of,
+    refuse_unsupported,
+)
 from eepolicy.errors import EepolicyError
 
 #: frames of a reply if neither the call nor a generation config sets a length: ten seconds of CSM

@@ -34,6 +34,7 @@ from eepolicy.decode.stock_options import (
     REFUSED,
     SAMPLING,
     check_options,
+    generation_config_of,
     refuse_unsupported,
 )
 from eepolicy.errors import EepolicyError
@@ -288,17 +289,6 @@ def _call_stock(
     except (TypeError, ValueError, NotImplementedError) as error:
         raise EepolicyError(f"the stock generate refuses this: {error}") from error
     return prepared.request(streamer)
-
-
-def generation_config_of(options: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
-    """The generation config with the options in it, and the options that are not part of one."""
-    rest = dict(options)
-    given = rest.pop("generation_config", None)
-    try:
-        config = copy.deepcopy(given) if given is not None else GenerationConfig()
-        return config, config.update(**rest)
-    except (TypeError, ValueError) as error:
-        raise EepolicyError(f"the stock generate refuses this: {error}") from error
 
 
 def _set_defaults(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -165,3 +166,14 @@ def refuse_unsupported(
         is_plain = value is None or isinstance(value, (bool, int, float))
         if not is_plain or value not in (None, NEUTRAL.get(name, False)):
             raise EepolicyError(f"{name} is not supported{where}: {advice}")
+
+
+def generation_config_of(options: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
+    """The generation config with the options in it, and the options that are not part of one."""
+    rest = dict(options)
+    given = rest.pop("generation_config", None)
+    try:
+        config = copy.deepcopy(given) if given is not None else GenerationConfig()
+        return config, config.update(**rest)
+    except (TypeError, ValueError) as error:
+        raise EepolicyError(f"the stock generate refuses this: {error}") from error

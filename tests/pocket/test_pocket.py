@@ -227,7 +227,7 @@ def page_data(folder):
             "max_new_tokens: expected 1 or more",
         ),
         (["generate", "Hello?", "--accept", "most"], "is no acceptance"),
-        (["generate", "Hello?", "--card-sampling"], "pocket has no card whose sampling"),
+        (["generate", "Hello?", "--card-sampling"], "the model has no card whose sampling"),
         (["generate", "Hello?", "--voice", "{tmp}/a.wav"], "--voice-text need --vocoder"),
         (["bench", "--batch", "1,3"], "--prompts 8 is no multiple of --batch 3"),
         (
