@@ -118,8 +118,8 @@ class RoundsPlan:
                 "start": "" if self.start is None else digest(self.start),
             }
         )
-        if self.start is not None:  # what is stored of round 0 depends on it
-            identity["has_base"] = self.has_base
+        if not self.has_base:  # what is stored of round 0 depends on it
+            identity["start"] += ", without a fit on full-depth replies"
         return identity
 
     @property
