@@ -1,7 +1,8 @@
 """Check the fields of public dataclasses when an object is made.
 
-A dataclass declares types and ranges in its annotations and calls `check_fields` in
-`__post_init__`.  Ranges that depend on a model are checked by methods such as `check`.
+A dataclass declares types and ranges in its annotations and inherits `CheckedFields`; one with
+further checks calls `check_fields` in its own `__post_init__`.  Ranges that depend on a model are
+checked by methods such as `check`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.formats import Count, Positive, parse
 
 __all__ = [
+    "CheckedFields",
     "Count",
     "Finite",
     "NonNegative",

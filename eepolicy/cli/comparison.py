@@ -226,9 +226,9 @@ def give_vocoder(
         _give_codec(model, vocoder, voice, voice_text)
         return
     name = model.card.name if model.card else None
-    if name == "glm-4-voice" and voice is not None:
-        raise EepolicyError("the vocoder of glm-4-voice has one voice: leave out --voice")
     if name == "glm-4-voice":
+        if voice is not None:
+            raise EepolicyError("the vocoder of glm-4-voice has one voice: leave out --voice")
         speaker: GlmVoice | StepVoice | CovoVoice = GlmVoice(vocoder, str(model.device))
     elif name == "step-audio-2-mini" and voice is not None:
         speaker = StepVoice(vocoder, voice, str(model.device))
