@@ -36,6 +36,7 @@ from eepolicy.decode.stock_options import (
     check_options,
     generation_config_of,
     refuse_unsupported,
+    stock_arguments,
 )
 from eepolicy.errors import EepolicyError
 from eepolicy.model.families import text_config
@@ -239,8 +240,7 @@ def prepare_request(
     config, rest = generation_config_of(options)
     refuse_unsupported(config, rest)
     _set_defaults(model, config, options, defaults)
-    rest["generation_config"] = config
-    return _call_stock(model, prompts, rest, defaults.tokenizer)
+    return _call_stock(model, prompts, stock_arguments(config, rest, options), defaults.tokenizer)
 
 
 def prepare_stock_request(
@@ -301,8 +301,8 @@ def _set_defaults(
     samples = any(options.get(name) is not None for name in SAMPLING)
     if config.do_sample is None and samples:
         config.do_sample = True
-    if config.eos_token_id is None and defaults.ends:
-        config.eos_token_id = list(defaults.ends)
+    if config.eos_token_id is None and "eos_token_id" not in options:
+        config.eos_token_id = list(defaults.ends) or None
     if defaults.max_new_tokens is not None:
         config.max_new_tokens = defaults.max_new_tokens
     own = model.generation_config
@@ -328,6 +328,8 @@ def _move_stop_strings(
     """
     config = options.get("generation_config")
     own = model.generation_config.stop_strings
+    if options.get("stop_strings", ()) is None:  # the stock generate takes it as "none"
+        return model
     strings = options.pop("stop_strings", None)
     strings = getattr(config, "stop_strings", None) if strings is None else strings
     strings = own if strings is None else strings

@@ -118,6 +118,8 @@ NEUTRAL = {
     "encoder_repetition_penalty": 1,
     "num_return_sequences": 1,
 }
+#: options that the stock `generate` cannot do without; None gives the model's own value
+NEEDED = frozenset({"max_length", "max_new_tokens", "num_return_sequences", "num_beams"})
 #: those that change tokens, and are refused in the model's own generation config too
 CHANGES_TOKENS = frozenset(
     {
@@ -177,3 +179,25 @@ def generation_config_of(options: dict[str, Any]) -> tuple[GenerationConfig, dic
         return config, config.update(**rest)
     except (TypeError, ValueError) as error:
         raise EepolicyError(f"the stock generate refuses this: {error}") from error
+
+
+def stock_arguments(
+    config: GenerationConfig, rest: dict[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments of the stock `generate`, in which None switches an option of the model off.
+
+    The stock `generate` takes None in a generation config as "not given", and None as an argument
+    as "none".  It warns of arguments beside a generation config, so it gets one only where the
+    caller gave one.
+
+    Args:
+        config: generation config with the options in it, from `generation_config_of`.
+        rest: options that are not part of it.
+        options: options of the caller.
+    """
+    values = vars(config)
+    off = {name: None for name in options if values.get(name, 0) is None and name not in NEEDED}
+    if options.get("generation_config") is not None:
+        return {**rest, "generation_config": config, **off}
+    given = {name: value for name, value in values.items() if value is not None}
+    return {**rest, **given, **off}

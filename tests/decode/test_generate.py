@@ -249,6 +249,29 @@ def test_a_generation_config(hooked):
     assert len(hooked.generate(prompt).tokens) == 8
 
 
+@pytest.mark.parametrize("with_config", [False, True])
+@pytest.mark.parametrize(
+    ("name", "own", "others"),
+    [
+        ("eos_token_id", [LAYOUT.end, BUSY], {}),
+        ("repetition_penalty", 1.8, {}),
+        ("suppress_tokens", [BUSY], {}),
+        ("top_k", 1, {"do_sample": True}),
+    ],
+)
+def test_none_switches_an_option_of_the_model_off(hooked, name, own, others, with_config):
+    if with_config:
+        others = {"generation_config": GenerationConfig(max_new_tokens=40, **others)}
+    ends = () if name == "eos_token_id" else (LAYOUT.end,)
+    without = same_as_stock(hooked, {name: None, **others}, ends=ends)
+    setattr(hooked.model.generation_config, name, own)
+    outs = same_as_stock(hooked, {name: None, **others}, ends=ends)
+    assert [out.tokens.tolist() for out in outs] == [out.tokens.tolist() for out in without]
+    ends = own if name == "eos_token_id" else ends
+    with_own = same_as_stock(hooked, {name: own, **others}, ends=ends)
+    assert [out.tokens.tolist() for out in with_own] != [out.tokens.tolist() for out in without]
+
+
 @pytest.mark.parametrize("accept", ["all", "exact"])
 def test_a_streamer_gets_the_tokens_that_stay(hooked, accept):
     streamer, prompt = Collect(), prompts_of(0)[0]
