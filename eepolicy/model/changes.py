@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from itertools import chain
@@ -17,6 +18,7 @@ from eepolicy.heads.base import ExitHead
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.weights import COMPILED_MODULE, PLAIN_TENSORS
 from eepolicy.model.families import DecoderParts
+from eepolicy.model.families.layers import AdaptedLayer
 
 #: containers that a module may change in place
 CONTAINERS = (dict, list, set)
@@ -39,18 +41,22 @@ class PartPlaces:
         self.model = model
         #: name in the model of each field of the parts
         self.names: dict[str, str] = {}
-        parents: dict[int, nn.Module] = {}
         for field in fields(parts):
             part = getattr(parts, field.name)
-            if not isinstance(part, nn.Module) or id(part) not in name_of:
-                continue
-            name = self.names[field.name] = name_of[id(part)]
+            if isinstance(part, nn.Module) and id(part) in name_of:
+                self.names[field.name] = name_of[id(part)]
+        #: name in the model of each layer, where the layers are in no module, such as adapted ones
+        self.layer_names: list[str | None] = []
+        if not isinstance(parts.layers, nn.Module):
+            self.layer_names = [name_of.get(id(_stock_layer(layer))) for layer in parts.layers]
+        parents: dict[int, nn.Module] = {}
+        for name in filter(None, (*self.names.values(), *self.layer_names)):
             parent = model
             for step in name.split("."):
                 parents[id(parent)] = parent
                 parent = getattr(parent, step)
-            if isinstance(part, nn.ModuleList):
-                parents[id(part)] = part
+        if isinstance(parts.layers, nn.ModuleList):
+            parents[id(parts.layers)] = parts.layers
         self._dicts = [parent._modules for parent in parents.values()]
         self._modules = self._now()
 
@@ -60,11 +66,31 @@ class PartPlaces:
 
     def resolve(self, parts: DecoderParts) -> DecoderParts:
         """The parts with the modules that are at their places now."""
-        now = {field: self.model.get_submodule(name) for field, name in self.names.items()}
-        return replace(parts, **now)  # type: ignore[arg-type]
+        now: dict[str, Any] = {f: self.model.get_submodule(name) for f, name in self.names.items()}
+        if self.layer_names:
+            now["layers"] = tuple(
+                layer if name is None else _with_stock_layer(layer, self.model.get_submodule(name))
+                for layer, name in zip(parts.layers, self.layer_names, strict=True)
+            )
+        return replace(parts, **now)
 
     def _now(self) -> list[nn.Module | None]:
         return [*chain.from_iterable(map(dict.values, self._dicts))]
+
+
+def _stock_layer(layer: nn.Module) -> nn.Module:
+    """The layer of the stock model, without an adapter around it."""
+    return layer.stock if isinstance(layer, AdaptedLayer) else layer
+
+
+def _with_stock_layer(layer: nn.Module, stock: nn.Module) -> nn.Module:
+    """A layer of the parts around another layer of the stock model."""
+    if not isinstance(layer, AdaptedLayer):
+        return stock
+    own = copy.copy(layer)
+    own._modules = dict(layer._modules)  # a shallow copy shares the dictionary
+    own.stock = stock
+    return own
 
 
 def lens_of(parts: DecoderParts) -> LogitLens:

@@ -17,6 +17,8 @@ from eepolicy import EepolicyError, HookedModel
 from eepolicy.heads import TunedLens
 from eepolicy.model.changes import Snapshot
 from eepolicy.model.families import parts_of
+from eepolicy.testing.configs import small_config
+from eepolicy.testing.models import random_model
 
 PROMPT = torch.tensor([5, 33, 21, 8, 40, 2, 17])
 
@@ -187,3 +189,16 @@ def test_a_snapshot_does_not_notice_what_kernels_read_anyway():
     finally:
         handle.remove()
     assert snapshot.is_current((stock,))
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    ("family", "layers"), [("gpt_neox", "gpt_neox.layers"), ("bloom", "transformer.h")]
+)
+def test_an_adapted_layer_that_is_replaced_after_wrapping(family, layers, given):
+    """These families have layers with other arguments than Llama's."""
+    stock = random_model(small_config(family, layers=3), dtype=torch.float32)
+    model = HookedModel(stock, parts=parts_of(stock) if given else None)
+    before = assert_equals_stock(model, stock)
+    stock.get_submodule(layers)[1] = negated(stock.get_submodule(layers)[1])
+    assert assert_equals_stock(model, stock) != before
