@@ -143,13 +143,21 @@ class Branches:
         hidden = batch.executor.run_layers(
             span.start, span.stop, block.hidden, rotations, masks, batch.cache
         )
-        for row, own in zip(rows, block.num_new, strict=True):
+        own_columns = [  # columns of rejected drafts in between belong to no position
+            batch.positions.own_columns(row, columns.stop - new, columns.stop)
+            for row, new in zip(rows, block.num_new, strict=True)
+        ]
+        for row, own in zip(rows, own_columns, strict=True):
             cost = batch.cost(row)
             cost.layer_calls += len(span)
             cost.branch_calls += len(span)
-            cost.layer_positions += min(own, batch.num_reply_columns) * len(span)
-        if batch.recorder is not None:
-            batch.recorder.record_branch(rows, block.num_new, depth, hidden)
+            cost.layer_positions += min(len(own), batch.num_reply_columns) * len(span)
+        if batch.recorder is not None and depth:  # the drafter's states are of no depth
+            states = [
+                hidden[i, [column - columns.start for column in own]]
+                for i, own in enumerate(own_columns)
+            ]
+            batch.recorder.record_branch(rows, [*map(len, own_columns)], depth, states)
         return hidden
 
     def _mark_computed(self, batch: BranchBatch, rows: list[int], depth: int, columns: int) -> None:

@@ -48,6 +48,8 @@ class Positions:
         self._visible_depth: Tensor | None = None
         #: columns of rejected drafts, (rows, capacity) of bool, once there are any
         self._dropped: Tensor | None = None
+        #: the same on the host, by row
+        self._dropped_columns: dict[int, set[int]] = {}
         self._on_device: dict[tuple[int, ...], Tensor] = {}
 
     def tensor(self, numbers: list[int]) -> Tensor:
@@ -100,6 +102,8 @@ class Positions:
         """All rows drop the columns from `columns` on, which the next tokens use again."""
         if self._dropped is not None:
             self._dropped[:, columns:] = False
+            for row, dropped in self._dropped_columns.items():
+                self._dropped_columns[row] = {column for column in dropped if column < columns}
 
     def drop(self, row: int, start: int, stop: int) -> None:
         """One row drops columns that the other rows keep: no position attends to them."""
@@ -107,6 +111,12 @@ class Positions:
             shape = (len(self.stored_rows), self.capacity)
             self._dropped = torch.zeros(shape, dtype=torch.bool, device=self._device)
         self._dropped[self.stored_rows.index(row), start:stop] = True
+        self._dropped_columns.setdefault(row, set()).update(range(start, stop))
+
+    def own_columns(self, row: int, start: int, stop: int) -> list[int]:
+        """The columns in a range without those that a row has dropped."""
+        dropped = self._dropped_columns.get(row, ())
+        return [column for column in range(start, stop) if column not in dropped]
 
     def mask_out(self, rows: list[int], column: int, depth: int) -> None:
         """Later positions do not attend to a column in the layers above `depth`."""

@@ -46,9 +46,16 @@ class Recorder:
         self._record(self.states, rows, num_new, depth, hidden)
 
     def record_branch(
-        self, rows: Sequence[int], num_new: Sequence[int], depth: int, hidden: Tensor
+        self, rows: Sequence[int], num_new: Sequence[int], depth: int, hidden: Sequence[Tensor]
     ) -> None:
-        """Store the output of the branch at a depth; arguments as in `record_layer`."""
+        """Store the output of the branch at a depth.
+
+        Args:
+            rows: rows that went through the branch.
+            num_new: of each row, how many of its newest positions went through it.
+            depth: depth of the branch.
+            hidden: of each row, (positions, width), output of the branch.
+        """
         self._record(self.branch_states, rows, num_new, depth, hidden)
 
     def _record(
@@ -57,7 +64,7 @@ class Recorder:
         rows: Sequence[int],
         num_new: Sequence[int],
         depth: int,
-        hidden: Tensor,
+        hidden: Tensor | Sequence[Tensor],
     ) -> None:
         for row, own, states in zip(rows, num_new, hidden, strict=True):
             tokens = stored[row]

@@ -122,6 +122,7 @@ def test_replies_with_drafts_are_the_full_models_in_batches_too(family, policy, 
         assert alone.trace.depth.tolist() == out.trace.depth.tolist()
         assert alone.trace.branch_calls.tolist() == out.trace.branch_calls.tolist()
         assert alone.trace.layer_calls.tolist() == out.trace.layer_calls.tolist()
+        assert alone.trace.layer_positions.tolist() == out.trace.layer_positions.tolist()
         assert alone.trace.branch_calls.sum() == len(counter.branch_calls)
 
 
