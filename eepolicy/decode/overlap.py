@@ -34,10 +34,14 @@ def launch_next_step(
 
     Returns:
         The block of the next step; None on a synchronous device, with a policy that reads the
-        history, and with a recorder, which must know to which step a layer belongs.
+        history, with a recorder, which must know to which step a layer belongs, and where the model
+        may have no further position.
     """
     if not is_async(tokens.device) or batch.recorder is not None or policy.needs_history:
         return None
+    limit = batch.backbone.parts.max_positions
+    if limit is not None and batch.columns >= limit:
+        return None  # the reply may end with this token, so another position is no error yet
     block = batch.begin_step(tokens[:, None], rows)
     batch.run(block, policy.min_depth(batch.full_depth))
     return block

@@ -82,6 +82,18 @@ class Liar(ExitPolicy):
         return 3
 
 
+def test_a_reply_may_end_at_the_last_position_of_the_model(monkeypatch):
+    model = HookedModel(tiny("gpt2"), layout=LAYOUT)
+    limit = model.parts.max_positions
+    prompt = torch.arange(limit - 4) % 40 + 5
+    plain = model.generate(prompt, "full", 4, eos_token_id=-1)
+    end = plain.tokens.tolist()[3]
+    options = {"eos_token_id": end, "max_new_tokens": 9}
+    expected = model.generate(prompt, "full", **options)
+    monkeypatch.setattr(ahead, "is_async", lambda device: True)
+    assert model.generate(prompt, "full", **options).tokens.tolist() == expected.tokens.tolist()
+
+
 def test_a_policy_that_stops_below_its_least_depth_is_found_out(model):
     """On every device, so that nothing breaks on another one."""
     with pytest.raises(EepolicyError, match="below its min_depth 3"):
