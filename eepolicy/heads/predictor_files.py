@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import parse
+from eepolicy.heads.files import text_sizes
 from eepolicy.heads.fingerprint import check_fingerprint, fingerprint
 from eepolicy.heads.formats import PredictorHeader
 from eepolicy.heads.predictor import ExitPredictor
@@ -67,6 +68,12 @@ def load_predictor(path: str | Path, model: PreTrainedModel) -> ExitPredictor:
         f"the exit predictor in {path} was fitted on",
         "fit one for it with 'eepolicy fit-predictor'",
     )
+    width, _ = text_sizes(model)
+    if header.width != width:
+        raise EepolicyError(
+            f"the exit predictor in {path} reads states of width {header.width}; those of the "
+            f"model have {width}"
+        )
     predictor = ExitPredictor(header.depths, header.width, header.hidden, heads=header.heads)
     try:
         predictor.load_state_dict(tensors)

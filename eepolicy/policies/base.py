@@ -281,6 +281,11 @@ class ExitPolicy(Declared, ABC):
         raise EepolicyError(f"{cls.__name__} has no spec string; pass the policy itself")
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Files that the policy reads, so that results know when one has changed."""
+        return ()
+
+    @property
     def spec(self) -> str:
         """The policy as a spec string, which `parse_policy` reads.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -51,6 +51,17 @@ class ByModality(CheckedFields, ExitPolicy):
     )
     colour: ClassVar[str] = "#0072B2"
     marker: ClassVar[str] = "v"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for on, policy in (("text", self.text), ("speech", self.speech)):
+            # the spec string has no place for the difference, and there is none in depths
+            if policy.on == "both" and is_dataclass(policy) and "on" in vars(policy):
+                object.__setattr__(self, on, replace(policy, on=on))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (*self.text.files, *self.speech.files)
 
     @property
     def needs_history(self) -> bool:  # type: ignore[override]

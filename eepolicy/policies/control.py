@@ -77,7 +77,7 @@ class Random(CheckedFields, ExitPolicy):
 
     @classmethod
     def from_spec(cls, rest: str) -> Random:
-        mean, depth, seed = parse_rest(rf":{NUMBER}@(\d+)(?:#(\d+))?", rest)
+        mean, depth, seed = parse_rest(rf":{NUMBER}@(\d+)(?:#(-?\d+))?", rest)
         return cls(float(mean), int(depth), seed=int(seed or 0))
 
     @property

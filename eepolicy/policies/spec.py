@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
-from eepolicy.plugin_files import is_file_spec, load_plugin
+from eepolicy.plugin_files import file_digest, files_in, is_file_spec, load_plugin
 from eepolicy.policies.base import POLICIES, ExitPolicy
 from eepolicy.policies.by_modality import ByModality
 from eepolicy.policies.full import FullDepth
@@ -85,6 +85,22 @@ def policy_label(policy: ExitPolicy | str) -> str:
         return repr(policy)
 
 
+def file_digests(*policies: ExitPolicy | str) -> dict[str, str]:
+    """Hashes of the files that policies read, by name: data, and Python files of their classes.
+
+    Args:
+        *policies: policies or spec strings.
+
+    Raises:
+        EepolicyError: a file cannot be read, or a spec string is not one.
+    """
+    files: dict[str, None] = {}
+    for policy in policies:
+        own = parse_policy(policy) if isinstance(policy, str) else policy
+        files |= dict.fromkeys((*files_in(policy_label(own)), *own.files))
+    return {file: file_digest(file) for file in files}
+
+
 def policy_entries(installed: bool = False) -> tuple[Entry, ...]:
     """Lines of a table of all policies, with the terms for modalities last.
 
@@ -112,7 +128,7 @@ def _terms(spec: str) -> list[str]:
 def _single(spec: str, on: str | None, files: bool) -> ExitPolicy:
     """The policy of one term, for a modality if one is given."""
     if not is_file_spec(spec):
-        policy = POLICIES.create(re.sub(r"\s", "", spec))
+        policy = POLICIES.create(re.sub(r"\s*([:@<>=,#()\[\]])\s*", r"\1", spec.strip()))
         return policy if on is None else _acting_on(policy, on)
     if not files:
         raise EepolicyError(f"{spec!r} is a policy in a Python file, which is not run here")

@@ -66,6 +66,10 @@ class ByUnits(CheckedFields, ExitPolicy):
     paper: ClassVar[str] = "ours"
     needs_history: ClassVar[bool] = True
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return () if self.file == POCKET else (self.file,)
+
     @abstractmethod
     def exits(self, state: LastUnits) -> Tensor:
         """The rows that exit: (rows,) of bool."""
@@ -128,7 +132,7 @@ class ByUnits(CheckedFields, ExitPolicy):
 
     @classmethod
     def from_spec(cls, rest: str) -> ByUnits:
-        file, depth = parse_rest(r":([^@]+)@(\d+)", rest)
+        file, depth = parse_rest(r":(.+)@(\d+)", rest)
         return cls(file, int(depth))
 
     @property

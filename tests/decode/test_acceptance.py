@@ -22,6 +22,7 @@ from eepolicy.decode.acceptance import (
     Drafts,
     parse_acceptance,
 )
+from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.speech.units import Units
 
 CASES = dict(
@@ -176,6 +177,8 @@ def test_rules_by_hand():
     assert AcceptRatio(0.7).accepts(drafts([1, 1, 1], full)).tolist() == [False, False, True]
     sounds = torch.tensor([[0.0, 0.0], [3.0, 4.0]])  # of tokens 1 and 2; token 0 is text
     near, far = (AcceptAcoustic(d, sounds, first=1) for d in (5.0, 4.9))
+    with pytest.raises(EepolicyError, match="a codebook of its own, and so no spec string"):
+        EarlyExitConfig(accept=near).to_dict()
     by_sound = drafts([0, 1, 1], full)  # the most likely tokens are 0, 2 and 0
     assert near.accepts(by_sound).tolist() == [True, True, False]
     assert far.accepts(by_sound).tolist() == [True, False, False]

@@ -101,7 +101,7 @@ def policies():
         st.builds(Patience, st.integers(2, 5), looks, on),
         st.builds(Oracle, looks, on),
         depth.flatmap(
-            lambda d: st.builds(Random, st.floats(d, FULL), st.just(d), on, st.integers(0, 99))
+            lambda d: st.builds(Random, st.floats(d, FULL), st.just(d), on, st.integers(-99, 99))
         ),
     )
     below = st.integers(1, FULL - 1)

@@ -120,6 +120,9 @@ def test_files(model, tmp_path):
     assert repr(with_heads(model, tmp_path).predictor) == repr(predictor)  # a model folder
     with pytest.raises(EepolicyError, match=r"was fitted on a llama of 5 layers.*fit one for it"):
         load_predictor(file, random_llama(DEPTH, seed=1).model)
+    save_predictor(ExitPredictor([2], WIDTH + 1), file, model.model, {})
+    with pytest.raises(EepolicyError, match=f"reads states of width {WIDTH + 1}; those of the"):
+        load_predictor(file, model.model)
     other = tmp_path / "other.safetensors"
     for content in (b"", b"nothing"):
         other.write_bytes(content)

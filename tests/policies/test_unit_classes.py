@@ -83,6 +83,9 @@ def test_the_shipped_classes_are_those_of_the_pocket_model(pocket):
 def test_spec_strings_and_messages(tmp_path):
     assert parse_policy("steady:a/b.json@6") == Steady("a/b.json", 6)
     assert parse_policy("both=silence:pocket@6").spec == "both=silence:pocket@6"
+    for policy in (Steady("My Runs/me@host.json", 6), Silence("a b@7/c.json", 2)):
+        assert parse_policy(policy.spec) == policy
+    assert parse_policy(" steady : my file.json @ 6 ") == Steady("my file.json", 6)
     with pytest.raises(EepolicyError, match=r"no policy.*write steady:FILE@DEPTH"):
         parse_policy("steady@6")
     with pytest.raises(EepolicyError, match=r"does not exist; .*fit_unit_classes writes one"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class AcceptAcoustic(Acceptance):
     distance: NonNegative
     codebook: Tensor | None = field(default=None, repr=False, compare=False)
     first: Count = 0
+    #: the codebook is the model's, which `bind` has given
+    _is_bound: bool = field(default=False, init=False, repr=False, compare=False)
     name: ClassVar[str] = "acoustic"
     usage: ClassVar[str] = "acoustic:DISTANCE"
     example: ClassVar[str] = "acoustic:20"
@@ -57,7 +59,9 @@ class AcceptAcoustic(Acceptance):
     def bind(self, layout: TokenLayout, vocoder: Vocoder | None) -> Acceptance:
         if self.codebook is not None:
             return self
-        return AcceptAcoustic(self.distance, codebook_for(self, vocoder), layout.speech[0])
+        bound = AcceptAcoustic(self.distance, codebook_for(self, vocoder), layout.speech[0])
+        object.__setattr__(bound, "_is_bound", True)
+        return bound
 
     @classmethod
     def from_spec(cls, rest: str) -> AcceptAcoustic:
@@ -65,7 +69,20 @@ class AcceptAcoustic(Acceptance):
 
     @property
     def spec(self) -> str:
+        refuse_own_codebook(self)
         return f"acoustic:{self.distance!r}"
+
+
+def refuse_own_codebook(rule: Any) -> None:
+    """Refuse the spec string of a rule with a codebook that the model does not give.
+
+    Raises:
+        EepolicyError: the user gave the codebook, which no spec string can name.
+    """
+    if rule.codebook is not None and not rule._is_bound:
+        raise EepolicyError(
+            f"{rule!r} has a codebook of its own, and so no spec string; pass the rule itself"
+        )
 
 
 def codebook_for(rule: Acceptance, vocoder: Vocoder | None) -> Tensor:

@@ -8,7 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from eepolicy.decode.acceptance.acoustic import AcceptAcoustic, codebook_for
+from eepolicy.decode.acceptance.acoustic import (
+    AcceptAcoustic,
+    codebook_for,
+    refuse_own_codebook,
+)
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
 from eepolicy.decode.acceptance.sampling import drafted_probabilities
 from eepolicy.fields import Count, NonNegative, check_fields
@@ -52,6 +56,8 @@ class AcceptGroups(Acceptance):
     distance: NonNegative
     codebook: Tensor | None = field(default=None, repr=False, compare=False)
     first: Count = 0
+    #: the codebook is the model's, which `bind` has given
+    _is_bound: bool = field(default=False, init=False, repr=False, compare=False)
     #: codebook and groups by device, made once for the rule and its bound copies
     _made: dict[torch.device, tuple[Tensor, SoundGroups]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -102,6 +108,7 @@ class AcceptGroups(Acceptance):
             return self
         bound = AcceptGroups(self.distance, codebook_for(self, vocoder), layout.speech[0])
         object.__setattr__(bound, "_made", self._made)
+        object.__setattr__(bound, "_is_bound", True)
         return bound
 
     def _groups(self, device: torch.device) -> tuple[SoundGroups, slice]:
@@ -119,6 +126,7 @@ class AcceptGroups(Acceptance):
 
     @property
     def spec(self) -> str:
+        refuse_own_codebook(self)
         return f"groups:{self.distance!r}"
 
 
