@@ -96,6 +96,12 @@ def _check_column(name: str, column: Any, tokens: int) -> None:
         )
 
 
+def _column(values: list[Any]) -> Any:
+    """Whole numbers as (tokens,) of int64; other lists stay as they are, and `Trace` refuses."""
+    is_whole = all(type(value) is int for value in values)
+    return np.array(values, np.int64) if is_whole else values
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """The tokens of a reply, in order, with their depths and costs.
@@ -222,10 +228,7 @@ class Trace:
     @checked()
     def from_dict(cls, plain: dict[str, Any]) -> Trace:
         """The trace that `to_dict` wrote."""
-        columns: dict[str, Any] = {
-            k: np.array(v, np.int64) if isinstance(v, list) else v for k, v in plain.items()
-        }
-        return build(cls, columns)
+        return build(cls, {k: _column(v) if isinstance(v, list) else v for k, v in plain.items()})
 
     def _columns(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}

@@ -13,7 +13,7 @@ from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
 from eepolicy.formats import parse
 from eepolicy.heads.fingerprint import check_fingerprint
-from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead
+from eepolicy.heads.fitted import KINDS, DepthHead, FittedHead, HeadSize
 from eepolicy.heads.formats import HeadsHeader
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.weights import device_of
@@ -121,8 +121,8 @@ def _try(heads: FittedHead, model: PreTrainedModel, path: str | Path) -> None:
     Raises:
         EepolicyError: the shape of a tensor does not fit the model.
     """
-    config = text_sizes(model)
-    hidden = torch.zeros(1, config[0], device=device_of(model), dtype=model.dtype)
+    width, vocabulary = text_sizes(model)
+    hidden = torch.zeros(1, width, device=device_of(model), dtype=model.dtype)
     if hidden.is_meta:
         return
     for depth in map(int, heads.heads):
@@ -134,11 +134,29 @@ def _try(heads: FittedHead, model: PreTrainedModel, path: str | Path) -> None:
             raise EepolicyError(
                 f"{path}: the head at depth {depth} does not fit: {error}"
             ) from error
-        if shape != (1, config[1]):
+        if shape != (1, vocabulary):
             raise EepolicyError(
                 f"{path}: the head at depth {depth} gives logits {shape} for one state, not "
-                f"{(1, config[1])}: a tensor has another shape"
+                f"{(1, vocabulary)}: a tensor has another shape"
             )
+        _check_count(heads.at(depth), width, vocabulary, f"{path}: the head at depth {depth}")
+
+
+def _check_count(head: DepthHead, width: int, vocabulary: int, name: str) -> None:
+    """Refuse weights that fit the model by broadcasting only.
+
+    Raises:
+        EepolicyError: with the number of weights of the file and of the kind of head.
+    """
+    weights = sum(weight.numel() for weight in head.parameters())
+    fixed, one = (head.count(HeadSize(width, vocabulary, rank)) for rank in (0, 1))
+    # the number grows with the rank, which the file does not name
+    expected = fixed + (one - fixed) * ((weights - fixed) // max(1, one - fixed))
+    if weights != max(expected, one):
+        raise EepolicyError(
+            f"{name} has {weights} weights, and a head of the kind {head.name!r} has "
+            f"{max(expected, one)}: a tensor has another shape"
+        )
 
 
 def text_sizes(model: PreTrainedModel) -> tuple[int, int]:

@@ -118,6 +118,11 @@ class Document:
             raise EepolicyError(
                 f"Document: embeddings: expected (tokens, width); got {states!r:.80}"
             )
+        if states is not None and len(tokens) - len(states) not in (0, 1 if self.prompt else 0):
+            raise EepolicyError(
+                f"Document: embeddings: expected a state for each of the {len(tokens)} tokens; got "
+                f"{len(states)}"
+            )
         if not isinstance(self.given, Mapping):
             raise EepolicyError(f"Document: given: expected ids by name; got {self.given!r:.80}")
 

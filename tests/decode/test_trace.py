@@ -192,6 +192,11 @@ def test_trace_round_trips(hooked, tmp_path):
             assert np.array_equal(getattr(again, name), value)
             assert type(getattr(again, name)) is type(value)
     assert [p.name for p in tmp_path.iterdir()] == ["a.trace"]
+    for value in (2.7, float("nan"), "2", None):
+        plain = trace.to_dict()
+        plain["depth"][0] = value
+        with pytest.raises(EepolicyError, match="Trace: depth: expected"):
+            type(trace).from_dict(plain)
     (tmp_path / "b.trace").write_bytes(b"not a trace")
     with pytest.raises(EepolicyError, match=r"b\.trace is not a trace"):
         type(trace).load(tmp_path / "b.trace")

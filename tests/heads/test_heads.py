@@ -99,6 +99,27 @@ def test_head_files_round_trip_and_fit_one_model_only(hooked, stock, family, tmp
         read_notes(path)
 
 
+@pytest.mark.parametrize("family", ["llama"])
+@pytest.mark.parametrize(
+    ("kind", "name", "shape"),
+    [
+        (TunedLens, "weight", (1, 32)),
+        (TunedLens, "bias", (1,)),
+        (LowRankHead, "up", (1, 4)),
+        (LinearHead, "weight", (60, 1)),
+    ],
+)
+def test_weights_that_broadcast_are_refused(hooked, stock, kind, name, shape, tmp_path):
+    file = tmp_path / "heads.safetensors"
+    head = kind.untrained(hooked.lens, (2,), width=32, rank=4)
+    head.save(file, stock, {})
+    load_heads(file, hooked.lens, stock)
+    setattr(head.at(2), name, nn.Parameter(torch.zeros(shape), requires_grad=False))
+    head.save(file, stock, {})
+    with pytest.raises(EepolicyError, match=r"heads\.safetensors: the head at depth 2"):
+        load_heads(file, hooked.lens, stock)
+
+
 def test_a_fingerprint_does_not_depend_on_precision(stock):
     half = stock.to(torch.bfloat16)
     rounded = fingerprint(half)
