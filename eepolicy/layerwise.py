@@ -172,7 +172,7 @@ class _ReaderSource:
         statistics = [s.name if STATISTICS.get(s.name) is s else s for s in plan.statistics]
         sent = replace(config, heads=None, statistics=statistics)
         is_lens = heads is model.lens and heads is not model.heads
-        return cls(load, sent, is_lens, compile, plan.identity(model))
+        return cls(load, sent, is_lens, compile, plan.identity(model, model.layout))
 
     def __call__(self) -> DocumentReader:
         """Load the model.
@@ -184,7 +184,7 @@ class _ReaderSource:
         model = self.load()
         heads = model.lens if self.is_lens else None
         reader = _reader(model, replace(self.config, heads=heads), self.compile)
-        identity = reader.plan.identity(model)
+        identity = reader.plan.identity(model, model.layout)
         differ = [name for name in identity if identity[name] != self.identity[name]]
         if differ:
             raise EepolicyError(

@@ -11,11 +11,11 @@ from typing import Any
 from eepolicy.errors import EepolicyError
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.depth_fit import DepthFitter, FitData, FitterSource
+from eepolicy.fitting.identity import model_identity
 from eepolicy.fitting.result import FitResult
 from eepolicy.fitting.trainer import digest_of
 from eepolicy.folder_lock import locked
 from eepolicy.heads.files import load_heads, read_notes
-from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fitted import KINDS, FittedHead
 from eepolicy.hooked import HookedModel
 from eepolicy.io import as_json, write_bytes
@@ -119,9 +119,11 @@ def _check(file: Path, model: HookedModel, config: FitConfig, replies: dict[str,
         EepolicyError: it is not.
     """
     stored = read_notes(file)
-    same = stored["model"] == fingerprint(model.model)
-    expected = as_json((asdict(config), replies))
-    if not same or [stored["notes"]["fitting"], stored["notes"]["digests"]] != expected:
+    expected = model_identity(model, model.layout) | as_json(
+        {"fitting": asdict(config), "digests": replies}
+    )
+    notes = stored["notes"] | {"model": stored["model"]}
+    if {name: notes.get(name) for name in expected} != expected:
         raise EepolicyError(
             f"{file} belongs to a fit with another model, other replies or other options; delete "
             f"{file.parent}, or give another file"

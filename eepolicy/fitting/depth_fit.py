@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from eepolicy.fitting.config import FitConfig
+from eepolicy.fitting.identity import model_identity
 from eepolicy.fitting.trainer import fit
 from eepolicy.hooked import HookedModel
 from eepolicy.probing.documents import Document
@@ -85,7 +86,9 @@ class DepthFitter:
         )
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "heads.safetensors"
-            result.heads.save(file, self.model.model, result.notes | {"digests": data.digests})
+            identity = model_identity(self.model, self.model.layout)
+            notes = result.notes | {"digests": data.digests} | identity
+            result.heads.save(file, self.model.model, notes)
             return file.read_bytes()
 
 

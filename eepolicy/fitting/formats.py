@@ -32,6 +32,8 @@ class RepliesHeader(FileFormat):
 
     Attributes:
         model: the model that gives the replies.
+        dtype: data type of its weights.
+        layout: its vocabulary and chunks; see `eepolicy.TokenLayout`.
         questions: number of questions.
         max_new_tokens: maximum number of tokens per reply.
         policy: spec string of the exit policy; empty for full depth.
@@ -40,6 +42,8 @@ class RepliesHeader(FileFormat):
     """
 
     model: Fingerprint
+    dtype: str
+    layout: dict[str, Any]
     questions: Count
     max_new_tokens: Positive
     policy: str = ""

@@ -15,11 +15,13 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.fields import CheckedFields
 from eepolicy.fitting.config import FitConfig
+from eepolicy.fitting.identity import model_identity
 from eepolicy.fitting.replies import Generation
-from eepolicy.heads.fingerprint import digest, fingerprint
+from eepolicy.heads.fingerprint import digest
 from eepolicy.heads.fitted import FittedHead
 from eepolicy.hooked import HookedModel
 from eepolicy.io import as_json, make_folder, read_json, write_json
+from eepolicy.policies.spec import file_digests
 from eepolicy.probing.documents import Document
 
 #: options that can change while a fit is stopped
@@ -111,7 +113,8 @@ class RoundsPlan:
         }
         identity: dict[str, Any] = as_json(
             {
-                "model": fingerprint(self.model.model),
+                **model_identity(self.model, self.model.layout),
+                "files": file_digests(self.config.policy_at(1)) if self.config.policy else {},
                 "fitting": fitting,
                 "questions": self.questions.digest,
                 "max_new_tokens": self.generation.max_new_tokens,

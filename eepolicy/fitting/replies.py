@@ -17,10 +17,10 @@ from torch import Tensor
 from eepolicy.errors import EepolicyError
 from eepolicy.fields import CheckedFields, Count, Positive
 from eepolicy.fitting.formats import RepliesHeader, ReplyLine
+from eepolicy.fitting.identity import model_identity
 from eepolicy.folder_lock import locked_file
 from eepolicy.formats import SamplingOption, parse
 from eepolicy.heads.files import load_heads
-from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.hooked import HookedModel
 from eepolicy.io import append_lines, read_numbered_jsonl, write_json
 from eepolicy.model.threads import one_thread
@@ -154,7 +154,7 @@ def _replies(
     """Replies that are stored in a file, and those that are missing; see `replies_with`."""
     keys = [tuple(prompt.tolist()) for prompt in sorted(prompts, key=len)]
     header = {
-        "model": fingerprint(model.model),
+        **model_identity(model, model.layout),
         "questions": len(keys),
         "max_new_tokens": generation.max_new_tokens,
         "policy": exits.policy,

@@ -20,9 +20,9 @@ from eepolicy.errors import EepolicyError
 from eepolicy.fitting.checkpoint import Checkpoint, check_parts, restore_fit, tensors_of_fit
 from eepolicy.fitting.config import FitConfig
 from eepolicy.fitting.gradients import HeadStates, Teacher, add_gradients, frozen
+from eepolicy.fitting.identity import model_identity
 from eepolicy.fitting.result import FitResult
 from eepolicy.heads.branch import BranchHead
-from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.heads.fitted import KINDS
 from eepolicy.hooked import HookedModel
 from eepolicy.io import as_json
@@ -168,7 +168,7 @@ class Trainer:
         """Model, replies and options, which a checkpoint must share."""
         identity: dict[str, Any] = as_json(
             {
-                "model": fingerprint(self.model.model),
+                **model_identity(self.model, self.layout),
                 "fitting": asdict(self.config),
                 "replies": [digest_of(part) for part in (self.train, self.held_out)],
             }

@@ -28,6 +28,7 @@ class ProbeIdentity(BaseModel):
 
     Attributes:
         model: the model.
+        layout: vocabulary and chunks of the model; see `eepolicy.TokenLayout`.
         heads: hash of the weights of the exit heads.
         depths: depths that are read out.
         statistics: names of the statistics.
@@ -40,6 +41,7 @@ class ProbeIdentity(BaseModel):
     model_config = FileFormat.model_config
 
     model: ProbedModel
+    layout: dict[str, Any]
     heads: str
     depths: Annotated[list[Positive], AfterValidator(rising_depths), Field(min_length=1)]
     statistics: list[str]

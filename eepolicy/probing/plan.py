@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from eepolicy.errors import EepolicyError
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.heads.fitted import FittedHead
+from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
 from eepolicy.probing.statistics import STATISTICS, Statistic
 
@@ -141,13 +142,18 @@ class ProbePlan:
             used |= {depth - 1 for depth in self.depths}
         return used
 
-    def identity(self, backbone: Backbone) -> dict[str, Any]:
-        """Everything that the numbers depend on, as JSON types.
+    def identity(self, backbone: Backbone, layout: TokenLayout) -> dict[str, Any]:
+        """Everything that numbers and labels depend on, as JSON types.
 
         A user's statistic stands there with its name alone.
+
+        Args:
+            backbone: the model.
+            layout: its vocabulary and chunks.
         """
         return {
             "model": fingerprint(backbone.model) | {"dtype": str(backbone.model.dtype)},
+            "layout": asdict(layout),
             "heads": digest(self.heads),
             "depths": self.depths,
             "statistics": sorted(s.name for s in self.statistics),

@@ -124,7 +124,11 @@ def run_probe(
     """
     backbone, plan = reader.backbone, reader.plan
     with nullcontext() if save is None else locked(save):
-        store = MemoryStore() if save is None else FolderStore(save, plan.identity(backbone))
+        store = (
+            MemoryStore()
+            if save is None
+            else FolderStore(save, plan.identity(backbone, reader.layout))
+        )
         to_read, shown = tee(documents)
         results = (read or partial(map, reader))(islice(to_read, store.documents, None))
         number = -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -64,6 +65,9 @@ def test_a_folder_of_another_fit_is_refused(model, replies, tmp_path):
             fit_by_depth(
                 model, train, replies[4:], dataclasses.replace(config, depths=(2,)), tmp_path
             )
+    rounded = HookedModel(copy.deepcopy(model.model).bfloat16(), layout=model.layout)
+    with pytest.raises(EepolicyError, match="belongs to a fit with another model, other repl"):
+        fit_by_depth(rounded, replies[:4], replies[4:], one, tmp_path)
 
 
 def test_sampled_replies_are_those_of_the_options(model, tmp_path):

@@ -51,8 +51,8 @@ def questions() -> Questions:
     return Questions(prompts(16, 1), prompts(6, 2))
 
 
-def model_of(family: str = "llama") -> HookedModel:
-    return HookedModel(tiny(family), layout=LAYOUT)
+def model_of(family: str = "llama", dtype: torch.dtype = torch.float32) -> HookedModel:
+    return HookedModel(tiny(family, dtype=dtype), layout=LAYOUT)
 
 
 def full_depth(model: HookedModel, some: Iterable[Tensor]) -> list[Document]:
@@ -280,6 +280,10 @@ def test_rounds_can_be_added_and_other_options_are_refused(whole, tmp_path):
     ):
         with pytest.raises(EepolicyError, match="belongs to a fit with another fitting"):
             fit_rounds(model_of(), questions(), other, tmp_path, generation=GENERATION)
+    with pytest.raises(EepolicyError, match="belongs to a fit with another dtype"):
+        fit_rounds(
+            model_of(dtype=torch.bfloat16), questions(), CONFIG, tmp_path, generation=GENERATION
+        )
     with pytest.raises(EepolicyError, match="belongs to a fit with another model"):
         fit_rounds(model_of("qwen2"), questions(), CONFIG, tmp_path, generation=GENERATION)
     fewer_questions = Questions(questions().train[:8], questions().held_out)

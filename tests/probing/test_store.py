@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,9 @@ def test_a_stopped_probe_goes_on_from_its_folder(hooked, tmp_path):
     with pytest.raises(EepolicyError, match="another heads"):
         probe(hooked, documents, **options)
     hooked.heads = hooked.lens
+    hooked.layout = replace(hooked.layout, speech_chunk=hooked.layout.speech_chunk + 1)
+    with pytest.raises(EepolicyError, match="another layout"):
+        probe(hooked, documents, **options)
     with pytest.raises(EepolicyError, match="another model"):
         probe(HookedModel(tiny("llama", 3)), documents, **options)
     (folder / "entropy.npy").write_bytes((folder / "entropy.npy").read_bytes()[:-40])
@@ -84,6 +89,12 @@ def test_a_folder_knows_depths_and_embeddings_of_its_documents(hooked, tmp_path)
         Document(ids, 4, embeddings=embeddings),
         Document(ids, 4, embeddings=2 * embeddings),
     ]
+    for rows in (embeddings[:5], embeddings[:0], torch.cat([embeddings, embeddings[:1]])):
+        with pytest.raises(EepolicyError, match=f"each of the 7 tokens; got {len(rows)}"):
+            Document(ids, 4, embeddings=rows)
+    Document(ids, 4, embeddings=embeddings[:6])  # the last token of a reply is never an input
+    with pytest.raises(EepolicyError, match="each of the 7 tokens; got 6"):
+        Document(ids, embeddings=embeddings[:6])
     for number, document in enumerate(documents):
         folder = tmp_path / str(number)
         probe(hooked, [document], save=folder)
