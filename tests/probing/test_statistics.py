@@ -146,6 +146,12 @@ def test_a_statistic_of_the_users(hooked, tmp_path, compiled):
             compares_with="next",
         ),
         Statistic(
+            name="hit",
+            description="whether the most likely token is the next one",
+            compute=lambda context: context.top1 == context.next,
+            compares_with="next",
+        ),
+        Statistic(
             name="change",
             description="change of the state",
             compute=change,
@@ -160,6 +166,10 @@ def test_a_statistic_of_the_users(hooked, tmp_path, compiled):
     )
     assert result.statistics == ("entropy", *(s.name for s in own))
     logs = np.asarray(result.distributions, float)
+    np.testing.assert_array_equal(
+        result.hit[:, :-1], result.top_tokens[:, :-1, 0] == ids[1:].numpy()
+    )
+    assert np.isnan(result.hit[:, -1]).all()
     np.testing.assert_allclose(result.collision, np.exp(2 * logs).sum(-1), rtol=1e-4)
     np.testing.assert_array_equal(result.second, result.top_tokens[..., 1])
     assert result.second.dtype == np.int64

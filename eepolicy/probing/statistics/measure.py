@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eepolicy.compile.kernel_cache import DynamicDims
@@ -99,7 +100,10 @@ class LogitStatistics:
         if selection.of_next:
             nothing = following < 0
             for name, missing in selection.of_next:
-                values[name] = values[name].masked_fill(nothing, missing)
+                own = values[name]
+                if not own.is_floating_point():  # a truth value has no nan
+                    own = own.to(torch.int64 if isinstance(missing, int) else torch.float32)
+                values[name] = own.masked_fill(nothing, missing)
         return values
 
 
