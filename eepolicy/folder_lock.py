@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,8 @@ from eepolicy.io import make_folder, remove_unfinished
 
 #: file in the folder that says who holds the lock
 LOCK = ".lock"
+#: options of the command line whose values no file may contain
+SECRETS = frozenset({"--judge-key"})
 
 
 @contextmanager
@@ -101,11 +103,27 @@ def _acquire(path: Path, locked: Path, kind: str) -> IO[str] | None:
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 break
         file.close()  # the holder before removed the file after it was opened here
-    own = {"pid": os.getpid(), "host": socket.gethostname(), "argv": sys.argv}
+    own = {"pid": os.getpid(), "host": socket.gethostname(), "argv": without_secrets(sys.argv)}
     with suppress(OSError):  # a full disk: the lock holds without the name
         file.truncate(0)
         os.write(file.fileno(), json.dumps(own).encode())
     return file
+
+
+def without_secrets(arguments: Iterable[str]) -> list[str]:
+    """Arguments of a command line, with `***` in place of keys.
+
+    Example:
+        >>> without_secrets(["--judge-key", "k", "--prompts", "9", "--judge-key=k"])
+        ['--judge-key', '***', '--prompts', '9', '--judge-key=***']
+    """
+    shown: list[str] = []
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        follows = bool(shown) and shown[-1] in SECRETS
+        is_key = name in SECRETS and bool(equals)
+        shown.append("***" if follows else f"{name}=***" if is_key else argument)
+    return shown
 
 
 def _holder(file: IO[str]) -> str:

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
+from eepolicy.folder_lock import without_secrets
+
 app = typer.Typer(
     help="Early exit for spoken language models.",
     no_args_is_help=True,
@@ -23,8 +25,8 @@ err = Console(stderr=True)
 
 
 def command_line() -> str:
-    """The command line of this process, as the user would type it."""
-    return "eepolicy " + shlex.join(sys.argv[1:])
+    """The command line of this process, as the user would type it, without keys."""
+    return "eepolicy " + shlex.join(without_secrets(sys.argv[1:]))
 
 
 def print_json(document: Any) -> None:
