@@ -83,7 +83,9 @@ class RunConfig:
         config = row.decoding(self.decoding)
         if timed and self.compile_timed:
             config = config.replace(compile=True)
-        return {"config": config, "max_new_tokens": self.max_new_tokens, **self.sampling}
+        # a model's own generation config may sample
+        sampling = self.sampling or {"do_sample": False}
+        return {"config": config, "max_new_tokens": self.max_new_tokens, **sampling}
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that all records of a run share, as JSON types."""

@@ -69,7 +69,9 @@ def adaptive_policies(
     """
     candidates = tuple(range(2 * mean_depth - model.depth, model.depth, 2))
     compiled = config.decoding.compile
-    replies = model.generate(list(questions), FULL, config.max_new_tokens, compile=compiled)
+    replies = model.generate(
+        list(questions), FULL, config.max_new_tokens, compile=compiled, do_sample=False
+    )
     result = probe(model, replies, statistics=("entropy", "confidence"))
     kinds: tuple[type[Entropy] | type[Confidence], ...] = (Entropy, Confidence)
     return [matched_policy(kind, result, candidates, mean_depth).spec for kind in kinds]

@@ -169,6 +169,7 @@ def acceptance_sweep(
             "full" if accept == "full" else policy,
             options.max_new_tokens,
             accept="all" if accept == "full" else accept,
+            do_sample=False,
         )
         if accept == "full":
             full += [out.units.tolist() for out in outs]

@@ -59,7 +59,7 @@ class BatchScorer:
     def __call__(self, item: ScoreItem) -> BatchScores:
         """Score the replies of an item."""
         texts = [question["question"] for question in item.questions]
-        outputs = self.model.generate(texts, item.policy, self.max_new_tokens)
+        outputs = self.model.generate(texts, item.policy, self.max_new_tokens, do_sample=False)
         transcripts = transcripts_of(self.asr, [output.audio_at(SAMPLE_RATE) for output in outputs])
         rows = []
         for question, output, transcript in zip(item.questions, outputs, transcripts, strict=True):

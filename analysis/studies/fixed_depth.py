@@ -59,19 +59,23 @@ class FixedDepthReadout(Study):
     @classmethod
     def run(cls, workspace: Workspace) -> FixedDepthReadout:
         """Generate full-depth replies and read out each at several depths."""
+        mos = None if missing_mos() else DistillMos()
 
         def measure() -> pd.DataFrame:
             progress = progress_bar("full-depth replies")
             return fixed_depth_readout(
                 workspace.model,
-                [workspace.model.generate(question) for question in progress(workspace.texts)],
+                [
+                    workspace.model.generate(question, do_sample=False)
+                    for question in progress(workspace.texts)
+                ],
                 [workspace.depth(share) for share in DEPTHS],
                 asr=Whisper(),
-                mos=None if missing_mos() else DistillMos(),
+                mos=mos,
                 progress=progress_bar("readouts"),
             ).rows
 
-        return cls(workspace.stored("fixed-depth", measure))
+        return cls(workspace.stored("fixed-depth" if mos is None else "fixed-depth-mos", measure))
 
     @property
     def measures(self) -> list[RatioMeasure]:

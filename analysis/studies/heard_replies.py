@@ -61,7 +61,7 @@ def hear(
     heard = []
     for start in options.progress(options.starts(questions)):
         part = questions[start : start + options.size]
-        outputs = model.generate(part, policy, options.max_new_tokens)
+        outputs = model.generate(part, policy, options.max_new_tokens, do_sample=False)
         transcripts = transcripts_of(asr, [out.audio_at(SAMPLE_RATE) for out in outputs])
         heard += [
             Heard(out, transcript, pitch_of(model.vocoder, out.units))

@@ -113,7 +113,10 @@ def continue_exits(
             continue
         left = max_new_tokens - min(len(done[chosen[i]]) for i in going)
         outputs = model.generate(
-            [starts[i] for i in going], max_new_tokens=max(1, left), compile=compile
+            [starts[i] for i in going],
+            max_new_tokens=max(1, left),
+            compile=compile,
+            do_sample=False,
         )
         for i, output in zip(going, outputs, strict=True):
             index = chosen[i]

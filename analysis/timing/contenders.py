@@ -126,7 +126,8 @@ def policy_contender(
         name: name in tables; the policy's if None.
         **options: options of `generate`.
     """
-    used: dict[str, Any] = {"compile": config.compiled} | config.lengths | options
+    used: dict[str, Any] = {"compile": config.compiled, "do_sample": False}
+    used |= config.lengths | options
 
     def decode(prompts: list[torch.Tensor]) -> Trial:
         start = time.perf_counter()

@@ -144,7 +144,7 @@ def generate(
         compile=compiled,
         restrict_vocab=restrict_vocab,
         seed=seed,
-        **(sampling | sampling_options(temperature, top_p)),
+        **((sampling | sampling_options(temperature, top_p)) or {"do_sample": False}),
     )
     if out_file:
         wave = output.audio
