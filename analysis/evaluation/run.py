@@ -144,7 +144,11 @@ def _rows(
         policies = default_policies(model, questions, config)
         folder.note(default_rows=policies)
     rows = {row.spec: row for row in map(parse_row, (FULL, *policies))}
-    files = {file: file_digest(file) for spec in rows for file in files_in(spec)}
+    files = {
+        file: file_digest(file)
+        for spec, row in rows.items()
+        for file in (*files_in(spec), *row.policy.files)
+    }
     changed = [f for f, digest in files.items() if notes.get("files", {}).get(f, digest) != digest]
     if changed:
         raise EepolicyError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -15,14 +16,17 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from eepolicy import Document, EepolicyError, HookedModel, ProbeResult, held_out, probe
+from eepolicy.analysis.evaluation.identity import identity
 from eepolicy.analysis.stats.bootstrap import Interval
 from eepolicy.analysis.stats.clustered import ratios_by
 from eepolicy.analysis.tables import read_table
 from eepolicy.fitting.replies import generate_replies
 from eepolicy.heads import ExitHead, FittedHead
-from eepolicy.heads.fingerprint import digest, fingerprint
-from eepolicy.io import make_folder, read_json, write_json, write_text
+from eepolicy.io import as_json, make_folder, read_json, write_json, write_text
 from eepolicy.workers import WorkerConfig
+
+#: what a measurement may differ in from those that a folder stores
+RUN_OPTIONS = frozenset({"threads", "max_new_tokens", "versions"})
 
 
 @dataclass(frozen=True)
@@ -188,24 +192,25 @@ class Workspace:
             folder: created if it does not exist.
 
         Raises:
-            EepolicyError: the folder stores measurements of another model, other heads or other
-                questions.
+            EepolicyError: the folder stores measurements of another model, with other heads or
+                another vocoder, or on other questions.
         """
-        text = "\n".join(q["question"] for q in questions)
-        identity = {
-            "model": fingerprint(model.model),
-            "heads": digest(model.heads),
-            "questions": f"{len(questions)} {hashlib.sha256(text.encode()).hexdigest()[:12]}",
+        asked = json.dumps([[q["question"], q.get("keys")] for q in questions])
+        described = identity(model, 0)
+        stored: dict[str, Any] = {
+            **{name: described[name] for name in described.keys() - RUN_OPTIONS},
+            "layout": as_json(asdict(model.layout)),
+            "questions": f"{len(questions)} {hashlib.sha256(asked.encode()).hexdigest()[:12]}",
         }
         folder = Path(folder)
         file = folder / "study.json"
         make_folder(folder)
         if not file.exists():
-            write_json(file, identity)
-        elif read_json(file) != identity:
+            write_json(file, stored)
+        elif (before := read_json(file)) != stored:
+            others = sorted(n for n in {*stored, *before} if stored.get(n) != before.get(n))
             raise EepolicyError(
-                f"{folder} stores measurements of another model, other heads or other questions; "
-                "use another folder"
+                f"{folder} stores measurements with another {', '.join(others)}; use another folder"
             )
         return cls(model, questions, folder)
 

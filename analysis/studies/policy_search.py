@@ -38,6 +38,7 @@ from eepolicy.fields import CheckedFields, Share
 from eepolicy.folder_lock import locked
 from eepolicy.io import make_folder, write_text
 from eepolicy.policies.base import check_depth
+from eepolicy.policies.spec import file_digests
 from eepolicy.speech.asr import Whisper
 from eepolicy.workers import Workers
 
@@ -253,6 +254,8 @@ class PolicyEvaluator:
         metadata = identity(self.model, self.options.max_new_tokens)
         metadata |= {"speech recognition": getattr(self.asr, "name", type(self.asr).__name__)}
         metadata |= {"batch": self.options.size, "policy": policy}
+        if files := file_digests(policy):
+            metadata |= {"files": files}
         texts = [[q["question"], list(q["keys"])] for q in questions]
         name = hashlib.sha256(json.dumps([metadata, texts]).encode()).hexdigest()[:16]
         file = self.folder / f"{name}.csv"

@@ -293,6 +293,32 @@ def test_a_changed_policy_file_does_not_go_on_with_a_run(spoken, tmp_path, row):
         run(spoken, QUESTIONS[:2], RunFolder(tmp_path / "run"), config)
 
 
+@pytest.mark.parametrize("family", ["llama"])
+def test_changed_classes_of_units_do_not_go_on_with_a_run(spoken, tmp_path):
+    file = tmp_path / "classes.json"
+    content = {"first": 2, "sounds": [0, 0, 1, 1, 0], "silent": [1, 3], "notes": {}}
+    file.write_text(json.dumps(content))
+    config = RunConfig([f"steady:{file}@2"], max_new_tokens=8, timed=0)
+    run(spoken, QUESTIONS[:1], RunFolder(tmp_path / "run"), config)
+    run(spoken, QUESTIONS[:2], RunFolder(tmp_path / "run"), config)
+    file.write_text(json.dumps(content | {"silent": [2]}))
+    with pytest.raises(EepolicyError, match=r"replies from before .*classes\.json changed"):
+        run(spoken, QUESTIONS[:2], RunFolder(tmp_path / "run"), config)
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_a_model_that_samples_by_its_own_config_is_compared_greedily(spoken, tmp_path):
+    config = RunConfig(["static@3"], max_new_tokens=8, timed=0)
+    greedy = run(spoken, QUESTIONS[:2], RunFolder(tmp_path / "greedy"), config)
+    spoken.model.generation_config.do_sample = True
+    again = run(spoken, QUESTIONS[:2], RunFolder(tmp_path / "again"), config)
+    tokens = [
+        {key: [record.tokens for record in records] for key, records in c.folder.records().items()}
+        for c in (greedy, again)
+    ]
+    assert tokens[0] == tokens[1]
+
+
 MIDDLE = """
 from dataclasses import dataclass
 
