@@ -293,7 +293,9 @@ def _outlook(decision: Decision, rules: Rules) -> str:
     """How many more questions an undecided row needs, in words."""
     if decision.needed is None:
         first = rules.looks.looks[0] if rules.looks and decision.upper is not None else None
-        return f": the first test is at {first} questions" if first else ": too few replies"
+        if first is None:
+            return ": too few replies have a value"
+        return f": the first test is at {first} questions"
     if math.isinf(decision.needed):
         return ": the difference is at or over the margin"
     if decision.needed > MOST_QUESTIONS:

@@ -205,6 +205,7 @@ def influences(top: Floats, bottom: Floats) -> Floats:
     Returns:
         (prompts,) influences; NaN for a prompt that does not count.
     """
+    top, bottom = _without_zeros(top, bottom)
     with np.errstate(invalid="ignore", divide="ignore"):
         value = top.sum() / bottom.sum()
         influence = value + (top - value * bottom) / bottom[bottom > 0].mean()

@@ -33,11 +33,12 @@ from eepolicy.analysis.studies.base import (
     file_stem,
     progress_bar,
 )
-from eepolicy.analysis.studies.drift_meter import DriftItem, DriftMeter
+from eepolicy.analysis.studies.drift_meter import DriftItem, DriftMeter, refuse_branches
 from eepolicy.analysis.style import outside_legend
 from eepolicy.analysis.tables import markdown_table, read_table
 from eepolicy.io import write_text
 from eepolicy.model.threads import one_thread
+from eepolicy.policies import parse_policy
 from eepolicy.workers import OrderedWorkers, WorkerConfig
 
 #: fill of a run -> colour and marker
@@ -267,8 +268,13 @@ def drift(
         runs: spec strings of a policy and a fill.
         options: batch size, workers and others; progress wraps (policy, fill, index of the first
             question).
+
+    Raises:
+        EepolicyError: a policy exits at a branch, whose readout is not one of a single state.
     """
     options = options or BatchOptions()
+    for policy, _ in runs:
+        refuse_branches(model, parse_policy(policy).possible_depths(model.depth) or ())
     length, starts = options.max_new_tokens, options.starts(questions)
     make = partial(DriftMeter.make, options.load, length)
     batches = {start: tuple(questions[start : start + options.size]) for start in starts}

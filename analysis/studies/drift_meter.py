@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
 
-from eepolicy import HookedModel, Modality, probe
+from eepolicy import EepolicyError, HookedModel, Modality, probe
 from eepolicy.analysis.stats.divergences import (
     divergences,
     edit_share,
@@ -75,7 +75,7 @@ class DriftMeter:
         """Decode and measure."""
         model, questions = self.model, list(item.questions)
         if item.run is None:
-            outs = model.generate(questions, max_new_tokens=self.max_new_tokens)
+            outs = model.generate(questions, max_new_tokens=self.max_new_tokens, do_sample=False)
             return DriftRows(full=[out.tokens.tolist() for out in outs])
         policy, fill = item.run
         outs = model.generate(
@@ -83,6 +83,7 @@ class DriftMeter:
             policy,
             self.max_new_tokens,
             fill=fill,
+            do_sample=False,
             record={"statistics": (), "hidden_states": "all", "dtype": torch.float32},
         )
         tokens, replies = [], []
@@ -91,6 +92,20 @@ class DriftMeter:
             tokens.append(state_drift(model, out).assign(**run))
             replies.append(trajectory_drift(model, out, full) | run)
         return DriftRows(pd.concat(tokens), pd.DataFrame(replies))
+
+
+def refuse_branches(model: HookedModel, depths: Iterable[int]) -> None:
+    """Refuse depths whose readout is not one of the state at the depth.
+
+    Raises:
+        EepolicyError: the heads have a branch there.
+    """
+    for depth in sorted({*depths} & {*model.branches}):
+        raise EepolicyError(
+            f"the exit head at depth {depth} is a branch, which reads the states of all positions, "
+            "and drift compares the readouts of single states: give policies that exit at other "
+            "depths, or other heads"
+        )
 
 
 @torch.no_grad()
@@ -103,7 +118,11 @@ def state_drift(model: HookedModel, out: Output) -> pd.DataFrame:
 
     Returns:
         One row for each token, with the columns of `TOKEN_MEASURES` of the study.
+
+    Raises:
+        EepolicyError: the reply exits at a branch.
     """
+    refuse_branches(model, out.trace.depth.tolist())
     assert out.record is not None
     full = probe(model, out, statistics=(), hidden_states="all", dtype=torch.float32)
     device, depth = model.device, out.trace.depth

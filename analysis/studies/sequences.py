@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -149,9 +148,11 @@ def sequence_statistics(
     result = SequenceStatistics({}, {}, {})
     for modality, each in documents.items():
         cut = cut_to([each[i] for i in rng.permutation(len(each))], smallest)
-        values = describe(cut)
+        # one order of all tokens, so that samples differ by the document alone
+        keys = [rng.random(len(document)).tolist() for document in cut]
+        values = describe(cut, keys)
         rest = range(len(cut)) if len(cut) > 1 else ()
-        without = [describe(cut[:i] + cut[i + 1 :]) for i in rest]
+        without = [describe(cut[:i] + cut[i + 1 :], keys[:i] + keys[i + 1 :]) for i in rest]
         result.statistics[modality] = {
             m.name: jackknife(values[m.name], [w[m.name] for w in without]) for m in MEASURES
         }
@@ -187,14 +188,22 @@ def cut_to(documents: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
     return kept
 
 
-def describe(documents: Sequence[Sequence[int]]) -> dict[str, float]:
-    """The statistics of some documents, see `MEASURES`; no pair crosses a document border."""
+def describe(
+    documents: Sequence[Sequence[int]], keys: Sequence[Sequence[float]]
+) -> dict[str, float]:
+    """The statistics of some documents, see `MEASURES`; no pair crosses a document border.
+
+    Args:
+        documents: ids of each document.
+        keys: a number for each id; shuffled tokens are in the order of their numbers.
+    """
     tokens = [t for d in documents for t in d]
     counts = np.array(sorted(Counter(tokens).values(), reverse=True), float)
     pairs = [pair for d in documents for pair in pairwise(d)]
     repeats = sum(a == b for a, b in pairs)
     runs = len(tokens) - repeats
-    shuffled = random.Random(0).sample(tokens, len(tokens))
+    places = [key for d in keys for key in d]
+    shuffled = [token for _, token in sorted(zip(places, tokens, strict=True))]
     return {
         "documents": float(len(documents)),
         "tokens": float(len(tokens)),

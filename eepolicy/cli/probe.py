@@ -19,6 +19,7 @@ from eepolicy.cli.options import (
     LensOption,
     ModelArgument,
     ThreadsOption,
+    check_parent,
     integers,
     load_model,
 )
@@ -82,6 +83,7 @@ def probe(
     """
     import eepolicy
 
+    check_parent(csv)
     requested = None if depths is None else integers(depths)
     documents = _documents(text)
     few = workers is None and ray is None and len(documents) < MANY_DOCUMENTS
@@ -150,7 +152,7 @@ class _Replier:
     def __call__(self, text: str) -> Document:
         from eepolicy.probing import Document
 
-        return Document.of(self.model.generate(text))
+        return Document.of(self.model.generate(text, do_sample=False))
 
 
 def _replies(

@@ -55,6 +55,7 @@ def stats(
     Example: eepolicy stats --prompts 100 --out stats
     """
     import eepolicy
+    from eepolicy.analysis.studies.base import depths_without_branch
     from eepolicy.analysis.studies.calibration import reliability
     from eepolicy.analysis.studies.layers import token_statistics
     from eepolicy.analysis.studies.sequences import by_modality, sequence_statistics
@@ -77,6 +78,7 @@ def stats(
     result = eepolicy.probe(
         spoken,
         replies,
+        depths=None if lens else depths_without_branch(spoken.depth, spoken.heads),
         heads=spoken.lens if lens else None,
         save=out_folder / "probe",
         progress=progress("probed replies"),

@@ -78,6 +78,10 @@ def test_influences_add_up_to_the_ratio(seed):
     assert np.isnan(influence).tolist() == (bottom == 0).tolist()
     # the jackknife gives the same to the first order
     rest = [(top.sum() - t) / (bottom.sum() - b) for t, b in zip(top, bottom, strict=True)]
+    without = bottom > 0  # prompts that do not count change nothing, whatever their numerators
+    filled = np.where(without, top, 5.0)
+    np.testing.assert_allclose(influences(filled, bottom), influence)
+    np.testing.assert_allclose(influences(top[without], bottom[without]), influence[without])
     if bottom.min() > 0:
         spread = (len(rest) - 1) / np.sqrt(len(rest)) * np.std(rest)
         assert np.std(influence) / np.sqrt(len(rest)) == pytest.approx(spread, rel=0.5)

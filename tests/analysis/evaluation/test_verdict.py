@@ -75,7 +75,7 @@ def test_a_policy_that_is_worse():
     [
         ([0, 1, 0, 0, 0, 1, 0, 0], 40, "WER undecided: about 55 more questions"),
         ([1, 0, 1, 0, 0, 1, 0, 1], 40, "WER undecided: the difference is at or over the margin"),
-        ([0, 1, 0, 0, 0, 0, 0, 1], 1, "WER undecided: too few replies"),
+        ([0, 1, 0, 0, 0, 0, 0, 1], 1, "WER undecided: too few replies have a value"),
     ],
 )
 def test_an_undecided_policy(errors, number, words):

@@ -213,7 +213,7 @@ def test_reliability_of_known_confidence():
 
 
 def test_sequences_by_hand():
-    measured = describe([[1, 1, 1, 2], [3, 1]])
+    measured = describe([[1, 1, 1, 2], [3, 1]], [[0.4, 0.1, 0.3, 0.2], [0.6, 0.5]])
     assert measured["tokens"] == 6
     assert measured["types"] == 3
     assert measured["repeats"] == 2 / 4
@@ -252,7 +252,7 @@ def test_sequences_of_known_sources():
     assert speech["conditional"].value == pytest.approx(1, abs=0.02)
     # shuffled, nothing is foretold; of too few tokens even that looks foretold, and the row says so
     assert speech["shuffled"].value == pytest.approx(6, abs=0.15)
-    few = describe([rng.integers(0, 2000, 500).tolist()])
+    few = describe([rng.integers(0, 2000, 500).tolist()], [rng.random(500).tolist()])
     assert few["conditional"] == pytest.approx(few["shuffled"], abs=0.1)
     assert few["conditional"] < 3
     alone = sequence_statistics({"text": [[1, 2]], "speech": [[3] * 9]})
