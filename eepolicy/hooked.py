@@ -28,6 +28,7 @@ from eepolicy.decode.rebatch import LayerCosts
 from eepolicy.decode.recorder import Recorder
 from eepolicy.decode.request import Request, RequestDefaults, prepare_request
 from eepolicy.decode.session import DecodeSession, Runtime
+from eepolicy.errors import EepolicyError
 from eepolicy.fields import Positive, with_method
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.weights import checked_device
@@ -276,7 +277,7 @@ class HookedModel(PretrainedHabits, Backbone):
             chunk: number of speech units that the vocoder gets at once.  A small number gives the
                 first sound early, and a large one costs less.  Default: `stream_chunk` of the
                 vocoder, or 8 for a vocoder without it.
-            **options: options of `EarlyExitConfig` and of the stock `generate`.
+            **options: options of `EarlyExitConfig`, except `record`, and of the stock `generate`.
 
         Returns:
             An iterator over pieces of sound, (samples,) at its `sampling_rate`.  Together they are
@@ -294,6 +295,8 @@ class HookedModel(PretrainedHabits, Backbone):
         """
         names = {field.name for field in fields(EarlyExitConfig)} & options.keys()
         config = EarlyExitConfig(policy or "full", **{name: options.pop(name) for name in names})
+        if config.record:
+            raise EepolicyError("stream_audio keeps no record: use generate(..., record=...)")
         mask = options.pop("attention_mask", None)
         prompts = self._prompt_encoder().batch(prompt, mask, options)
         request = self._request(prompts, max_new_tokens, options)

@@ -84,6 +84,8 @@ def test_what_cannot_stream_is_refused(model):
         model.stream_audio([PROMPT, PROMPT])
     with pytest.raises(EepolicyError, match="`chunk` must be at least 1 unit; got 0"):
         model.stream_audio(PROMPT, chunk=0)
+    with pytest.raises(EepolicyError, match=r"keeps no record: use generate\(\.\.\., record="):
+        model.stream_audio(PROMPT, record=True)
     plain = HookedModel(tiny("llama"), LAYOUT, vocoder=Units(model.vocoder.codebook))
     with pytest.raises(EepolicyError, match="Griffin-Lim needs all units at once"):
         plain.stream_audio(PROMPT)

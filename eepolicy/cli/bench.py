@@ -140,7 +140,7 @@ def bench(
     questions = [q["question"] for q in held_out_questions("pocket", "test", prompts)]
     exactly = exactly or context is not None or not spoken.layout.has_speech
     options = BenchOptions(
-        prompts, max_new_tokens, exactly, rounds, first_token, compiled, dtype, device
+        prompts, max_new_tokens, exactly, rounds, first_token, compiled, _dtype_of(spoken), device
     )
     names = list(policies or default_policies(spoken))
     for spec in policies or ():
@@ -159,10 +159,14 @@ def bench(
             _print_table(title, timing, records, compiled)
     results = [record for records in tables.values() for record in records]
     about = _about(model, spoken, results, options)
-    if write:
-        _write(write, about, tables, pages)
+    files = _write(write, about, tables, pages) if write else []
     if as_json:
-        print_json(about | {"results": results})
+        print_json(about | {"results": results, "files": files})
+
+
+def _dtype_of(model: HookedModel) -> str:
+    """Data type of the weights of a model, such as `float32`."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _sizes(batch: str) -> list[int]:
@@ -272,14 +276,15 @@ def _write(
     about: dict[str, Any],
     tables: dict[str, list[dict[str, Any]]],
     pages: Sequence[str],
-) -> None:
-    """Write the page and its figure."""
+) -> list[Path]:
+    """Write the page and its figure; returns both files."""
     from eepolicy.analysis.timing import figure
 
     picture = Path("images") / f"{file.stem}.svg"
     figure.draw(tables, file.parent / picture)
     shown = ["", f"![Milliseconds a token of each decoding method]({picture})"]
     write_text(file, "\n".join([*_heading(about), *shown, *pages]) + "\n")
+    return [file, file.parent / picture]
 
 
 def _page_title(about: dict[str, Any], prompt_tokens: str) -> str:

@@ -318,7 +318,7 @@ def compare(
     list(map(parse_row, policies or ()))  # checks them before anything is loaded
     is_default = replace(decoding, compile=False) == EarlyExitConfig()
     is_default = is_default and not sampling and seeds == 1 and not until_decided
-    check_preset(preset, policies, is_default, dry_run)
+    check_preset(preset, policies, is_default, {"--dry-run": dry_run, "--fit-prompts": fit_prompts})
     number = None if until_decided else prompts  # --prompts is then the size of the first look
     own = QuestionOptions(split, number, tuple(tasks or ()), tts, written).own(out_folder)
     own = interleaved(own) if until_decided else own

@@ -222,6 +222,8 @@ def give_vocoder(
         if voice is not None or voice_text is not None:
             raise EepolicyError("--voice and --voice-text need --vocoder, which imitates the voice")
         return
+    if voice_text is not None and voice is None:
+        raise EepolicyError("--voice-text is the transcript of a recording: give --voice")
     if model.card is not None and model.card.codec is not None:
         _give_codec(model, vocoder, voice, voice_text)
         return

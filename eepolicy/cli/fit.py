@@ -201,7 +201,8 @@ def fit(
     Replies and checkpoints are stored beside the heads until the fit is finished. A stopped fit
     continues when the command is run again. Branches, and heads with --rounds, are fitted one depth
     at a time, on full-depth replies and then on replies of the model that exits with the head. A
-    drafter is fitted on full-depth replies alone.
+    drafter is fitted on full-depth replies alone. These fits compute in float32 and on all cores
+    unless --dtype and --threads say otherwise.
 
     Example: eepolicy fit pocket --depths 8,12,16 --out heads.safetensors
 
@@ -239,7 +240,8 @@ def fit(
             "a fit in rounds has greedy replies and fits one depth after the other",
         )
     else:
-        of_rounds = {"--init": init, "--policy": policy or None, "--workdir": workdir, "--wer": wer}
+        of_rounds = {"--init": init, "--workdir": workdir, "--wer": wer, "--compile": compiled}
+        of_rounds |= _set_for_rounds(config)
         refuse_options(of_rounds, "a fit without --rounds has no stages")
     texts = prompts_to_fit_on(model, prompts, questions, held_out, seed, in_rounds)
     if in_rounds:
@@ -263,6 +265,15 @@ def fit(
     print_note(
         f"The heads are in {out_file}; a model folder loads them under the name heads.safetensors"
     )
+
+
+def _set_for_rounds(config: FitConfig) -> dict[str, bool]:
+    """Whether options that only a fit in rounds has are set, by option."""
+    names = ("policy", "batch_replies", "precision", "mix", "part", "round_epochs")
+    return {
+        f"--{name.replace('_', '-')}": getattr(config, name) != getattr(type(config)(), name)
+        for name in names
+    }
 
 
 def _fit(

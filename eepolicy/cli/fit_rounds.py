@@ -77,6 +77,8 @@ def fit_in_rounds(
 
     threads = source.threads or available_cores()
     model = load_model(source.name, source.dtype, device=source.device, threads=threads)
+    if with_wer:
+        _check_speech(model)
     start = None if files.init is None else load_heads(files.init, model.lens, model.model)
     load = ModelSource(source.name, source.dtype, source.device).for_workers(model, source.workers)
     generation = fitting.Generation(
@@ -116,8 +118,8 @@ def reply_word_errors(model: HookedModel, replies: Sequence[Document]) -> dict[s
     from eepolicy.speech.asr import Whisper
     from eepolicy.speech.vocoders import decode_at
 
-    if model.vocoder is None or model.tokenizer is None:
-        raise EepolicyError("--wer needs a model with a vocoder and a tokenizer")
+    assert model.vocoder is not None
+    assert model.tokenizer is not None
     layout, asr = model.layout, Whisper(threads=torch.get_num_threads())
     errors = words = 0
     for start in range(0, len(replies), 32):
@@ -128,6 +130,20 @@ def reply_word_errors(model: HookedModel, replies: Sequence[Document]) -> dict[s
             wrong, total = word_errors(text, transcript)
             errors, words = errors + wrong, words + total
     return {"wer": errors / words if words else None, "words": words}
+
+
+def _check_speech(model: HookedModel) -> None:
+    """Check that the word error rate can be measured, before any work.
+
+    Raises:
+        EepolicyError: the model has no vocoder or tokenizer, or there is no speech recognition.
+    """
+    from eepolicy.speech.asr import missing_asr
+
+    if model.vocoder is None or model.tokenizer is None:
+        raise EepolicyError("--wer needs a model with a vocoder and a tokenizer")
+    if missing_asr():
+        raise EepolicyError(f"--wer needs speech recognition: {missing_asr()}")
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -24,7 +24,8 @@ from eepolicy.cli.options import (
 )
 from eepolicy.cli.progress import step_progress
 from eepolicy.cli.shared import app, out, print_json, print_note
-from eepolicy.cli.workers import ModelSource
+from eepolicy.cli.workers import GpusOption, ModelSource, RayOption, WorkersOption, connected
+from eepolicy.errors import EepolicyError
 from eepolicy.workers import WorkerConfig
 
 #: folder of run folders that the command reads if none is given
@@ -56,6 +57,9 @@ def leaderboard(
     ] = Path("leaderboard.md"),
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus: GpusOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Rank policies: those that are not worse than full depth first, the fastest on top.
@@ -72,8 +76,10 @@ def leaderboard(
     from eepolicy.io import write_text
 
     check_parent(out_file)
+    if out_file.suffix == ".html":
+        raise EepolicyError(f"--out is the page in Markdown, as board.md; got {out_file}")
     if run_folder is not None:
-        run_list(run_folder, prompts, device, threads)
+        run_list(run_folder, prompts, device, threads, connected(WorkerConfig(workers, ray, gpus)))
     paths = list(folders or ([RESULTS] if RESULTS.is_dir() or run_folder is None else []))
     board = Leaderboard(tuple(read_runs([*paths, *([run_folder] if run_folder else [])])))
     page = out_file.with_suffix(".html")
@@ -92,7 +98,9 @@ def leaderboard(
     print_note(f"The leaderboard is in {out_file}, the sortable page is {page}")
 
 
-def run_list(folder: Path, prompts: int, device: str, threads: int | None) -> None:
+def run_list(
+    folder: Path, prompts: int, device: str, threads: int | None, workers: WorkerConfig
+) -> None:
     """Run the leaderboard's rows on the pocket model, as `eepolicy compare` runs its rows.
 
     Args:
@@ -100,6 +108,7 @@ def run_list(folder: Path, prompts: int, device: str, threads: int | None) -> No
         prompts: number of test questions.
         device: device of the model.
         threads: number of CPU threads; None for the default.
+        workers: processes that help.
     """
     from eepolicy.analysis.evaluation.config import RunConfig
     from eepolicy.analysis.evaluation.leaderboard_rows import ROWS
@@ -114,7 +123,6 @@ def run_list(folder: Path, prompts: int, device: str, threads: int | None) -> No
     metrics = MetricOptions()
     warnings_of(metrics, None)
     spoken = load_model("pocket", device=device, threads=threads)
-    workers = WorkerConfig(None)
     config = RunConfig(  # what else is the default of `eepolicy compare` as well
         policies=ROWS,
         compile_timed=has_compiler(),

@@ -137,4 +137,4 @@ def convert(
     else:
         model = eepolicy.load(source, torch_dtype(dtype, source, "cpu"), card)
     save_converted(model, folder)
-    print_note(f"The model in Hugging Face format is in {folder}, in {dtype}")
+    print_note(f"The model in Hugging Face format is in {folder}, in {str(model.dtype)[6:]}")

@@ -264,10 +264,12 @@ def held_out_questions(model: str, split: str, number: int | None = None) -> lis
 
 
 def check_parent(file: Path | None) -> None:
-    """Check that the folder of an output file exists.
+    """Check that an output file can be written, before any work.
 
     Raises:
-        EepolicyError: it does not.
+        EepolicyError: its folder does not exist, or it is a folder itself.
     """
+    if file is not None and file.is_dir():
+        raise EepolicyError(f"{file} is a folder: give the name of a file")
     if file is not None and not file.parent.is_dir():
         raise EepolicyError(f"there is no folder {file.parent} to write {file.name} to")

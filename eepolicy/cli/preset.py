@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eepolicy.cli.codebooks import refuse_options
 from eepolicy.cli.progress import progress, step_progress
 from eepolicy.cli.shared import command_line, print_markdown, print_note, print_warning
 from eepolicy.errors import EepolicyError
@@ -30,7 +31,10 @@ FIT_BATCH = 8
 
 
 def check_preset(
-    preset: str | None, policies: Sequence[str] | None, is_default: bool, dry_run: bool = False
+    preset: str | None,
+    policies: Sequence[str] | None,
+    is_default: bool,
+    options: Mapping[str, object] | None = None,
 ) -> None:
     """Check that a preset exists and that no option contradicts it.
 
@@ -38,14 +42,13 @@ def check_preset(
         preset: name of the preset; None for no preset.
         policies: policies that were given.
         is_default: whether all decoding options have their defaults.
-        dry_run: whether only an estimate is wanted.
+        options: values of options that are for presets, by name; None and False are not set.
 
     Raises:
         EepolicyError: there is no such preset, or an option contradicts it.
     """
     if preset is None:
-        if dry_run:
-            raise EepolicyError("--dry-run is for --preset")
+        refuse_options(options or {}, "a comparison without --preset fits no heads")
         return
     if preset not in PRESETS:
         raise EepolicyError(f"presets are {', '.join(PRESETS)}; got {preset!r}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
+import torch
 from anyio import to_thread
 from inspect_ai.model import (
     ChatMessage,
@@ -18,12 +20,14 @@ from inspect_ai.model import (
 from torch import Tensor
 
 from eepolicy.decode.config import EarlyExitConfig
+from eepolicy.decode.stock_options import MAX_NEW_TOKENS
 from eepolicy.errors import EepolicyError
 from eepolicy.hooked import HookedModel
 from eepolicy.loading.auto import load
 
-#: model arguments that go to `load`; all others go to `EarlyExitConfig`
-LOAD_ARGUMENTS = ("card", "threads", "heads")
+DTYPES = ("float32", "bfloat16", "float16")
+#: model arguments that go to `load`; `device` moves the model, others go to `EarlyExitConfig`
+LOAD_ARGUMENTS = ("attn_implementation", "card", "device_map", "dtype", "heads", "threads")
 
 
 @modelapi(name="eepolicy")
@@ -38,7 +42,11 @@ class EarlyExitAPI(ModelAPI):  # type: ignore[misc]  # the package is not always
         base_url: unused, as the model runs here.
         api_key: unused.
         config: options of generation.
-        **arguments: arguments of `EarlyExitConfig` and those in `LOAD_ARGUMENTS`.
+        **arguments: arguments of `EarlyExitConfig`, those in `LOAD_ARGUMENTS`, and `device`, such
+            as `cuda`.
+
+    Raises:
+        EepolicyError: an argument is unknown, or its value cannot be used.
     """
 
     def __init__(
@@ -51,8 +59,20 @@ class EarlyExitAPI(ModelAPI):  # type: ignore[misc]  # the package is not always
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
         options = {name: arguments.pop(name) for name in LOAD_ARGUMENTS if name in arguments}
+        dtype = options.pop("dtype", "float32")
+        if dtype not in DTYPES:
+            raise EepolicyError(f"dtype is {', '.join(DTYPES)}; got {dtype!r}")
+        device = arguments.pop("device", None)
+        known = {field.name for field in fields(EarlyExitConfig)}
+        if unknown := sorted({*arguments} - known):
+            raise EepolicyError(
+                f"the provider eepolicy does not know {', '.join(unknown)}; its arguments are "
+                f"{', '.join(sorted({'device', *LOAD_ARGUMENTS, *known}))}"
+            )
         self.exit_config = EarlyExitConfig(**arguments)
-        self.hooked = load(model_name, **options)
+        self.hooked = load(model_name, getattr(torch, dtype), **options)
+        if device is not None:
+            self.hooked.to(device)
 
     def max_connections(self) -> int:
         """Number of replies at a time."""
@@ -82,7 +102,10 @@ class EarlyExitAPI(ModelAPI):  # type: ignore[misc]  # the package is not always
             self.hooked.generate, prompt_of(self.hooked, input), config=self.exit_config
         )
         output = await to_thread.run_sync(partial(reply, **options))
-        stop = "stop" if output.ended else "max_tokens"
+        limit = options.get("max_new_tokens", MAX_NEW_TOKENS)
+        # a stop string ends a reply without an end token
+        is_whole = output.ended or ("stop_strings" in options and len(output.tokens) < limit)
+        stop = "stop" if is_whole else "max_tokens"
         result = ModelOutput.from_content(self.model_name, output.text, stop)
         result.usage = ModelUsage(
             input_tokens=len(output.prompt),

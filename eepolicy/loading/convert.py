@@ -90,8 +90,10 @@ def check_new_folder(folder: Path) -> None:
     """Check that a folder can be written to.
 
     Raises:
-        EepolicyError: the folder contains files.
+        EepolicyError: the folder contains files, or is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise EepolicyError(f"{folder} is a file: give a new folder")
     if folder.exists() and any(folder.iterdir()):
         raise EepolicyError(f"the folder {folder} is not empty: give a new folder")
 

@@ -85,6 +85,8 @@ def read_model(
     Raises:
         EepolicyError: the checkpoint does not exist, or is damaged or incomplete.
     """
+    if "torch_dtype" in options:
+        raise EepolicyError("torch_dtype is called dtype here: give dtype=")
     stock: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
     stock |= {"dtype": dtype, "output_loading_info": True, **options}
     try:

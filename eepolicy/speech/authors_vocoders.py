@@ -61,12 +61,13 @@ class Authors:
         """Names of the modules that are not there."""
         return [n for n in self.modules if n not in sys.modules and find_spec(n) is None]
 
-    def check_files(self, folder: Path) -> None:
+    def check_files(self, folder: str | Path) -> None:
         """Check that a checkpoint is complete.
 
         Raises:
             EepolicyError: a file is missing.
         """
+        folder = Path(folder)
         missing = [name for name in self.files if not (folder / name).is_file()]
         if missing:
             raise EepolicyError(
@@ -181,8 +182,8 @@ class StepVoice:
         device: CUDA device that it runs on; without one, their code runs on the CPU.
     """
 
-    folder: Path
-    voice: Path
+    folder: str | Path
+    voice: str | Path
     #: not in the repr: a stopped run may continue on another GPU
     device: str = field(default="cpu", repr=False)
     _loaded: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -207,7 +208,7 @@ class StepVoice:
             EepolicyError: a file is missing.
         """
         self.authors.check_files(self.folder)
-        if not self.voice.is_file():
+        if not Path(self.voice).is_file():
             raise EepolicyError(f"{self.voice} is missing: give a sound file with a voice")
 
     def decode(self, units: Tensor) -> Tensor:
@@ -282,7 +283,7 @@ class GlmVoice:
         device: device that it runs on.
     """
 
-    folder: Path
+    folder: str | Path
     #: not in the repr: a stopped run may continue on another GPU
     device: str = field(default="cuda", repr=False)
     _loaded: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -364,7 +365,7 @@ class GlmVoice:
     def _vocoder(self) -> Any:
         """The authors' object; loaded at the first call, and without dropout."""
         if not self._loaded:
-            files = [str(self.folder / name) for name in self.authors.files]
+            files = [str(Path(self.folder) / name) for name in self.authors.files]
             vocoder = self.authors.load("AudioDecoder", *files, device=self.device)
             for part in (vocoder.flow, vocoder.hift):  # their code leaves them in training mode
                 part.eval()

@@ -123,7 +123,7 @@ class CodecVocoder:
             raise EepolicyError(
                 f"encode() takes one channel of floats, (samples,); got {tuple(wave.shape)}"
             )
-        hop = self._encoder_hop
+        wave, hop = wave.detach().float().cpu(), self._encoder_hop
         # the authors always add samples at the end, a whole unit if the length is a multiple
         padded = F.pad(wave, (0, hop - len(wave) % hop))
         features = SeamlessM4TFeatureExtractor()(

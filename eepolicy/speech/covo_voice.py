@@ -39,8 +39,8 @@ class CovoVoice:
         device: device that it runs on.
     """
 
-    folder: Path
-    voice: Path | None = None
+    folder: str | Path
+    voice: str | Path | None = None
     #: not in the repr: a stopped run may continue on another GPU
     device: str = field(default="cuda", repr=False)
     _loaded: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -61,7 +61,7 @@ class CovoVoice:
         """
         self.authors.check_files(self.folder)
         if self.voice is not None:
-            missing = [name for name in VOICE if not (self.voice / name).is_file()]
+            missing = [name for name in VOICE if not (Path(self.voice) / name).is_file()]
             if missing:
                 raise EepolicyError(
                     f"{self.voice} lacks {', '.join(missing)}: give a folder with the files of a "
@@ -103,7 +103,7 @@ class CovoVoice:
             self.check()
             arguments = SimpleNamespace(
                 decode_model_config=str(Path(str(module.__file__)).parent / "config.json"),
-                decode_load_path=str(self.folder / "model.pt"),
+                decode_load_path=str(Path(self.folder) / "model.pt"),
             )
             made = self.authors.load("init_model", arguments, decode_device=self.device)
             self._loaded["vocoder"] = (module, *made)

@@ -103,6 +103,17 @@ def test_wrong_options_are_refused(run, tmp_path, questions, wrong, message):
     assert message in err
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [("--compile",), ("--precision", "bfloat16"), ("--batch-replies", "4"), ("--wer",)],
+    ids=lambda wrong: wrong[0],
+)
+def test_options_of_rounds_need_rounds(run, tmp_path, questions, wrong):
+    arguments = ("--prompts", str(questions), "--out", str(tmp_path / "h.safetensors"))
+    _, err = run("fit", "pocket", *arguments, *wrong, code=2)
+    assert f"has no stages, so it does not take {wrong[0]}" in " ".join(err.split())
+
+
 def test_the_dev_questions_need_other_prompts(run, tmp_path):
     arguments = ("--out", str(tmp_path / "h.safetensors"), "--held-out", "dev")
     _, err = run("fit", "pocket", *arguments, code=2)

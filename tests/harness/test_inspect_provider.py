@@ -62,6 +62,24 @@ class Tokenizer:
         return "".join(chr(96 + i) for i in ids.tolist())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"divice": "cpu"}, "does not know divice; its arguments are accept"),
+        ({"dtype": "float8"}, "dtype is float32, bfloat16, float16; got 'float8'"),
+        ({"device": "tpu9"}, "the device 'tpu9' cannot be used"),
+    ],
+)
+def test_wrong_arguments_of_the_model(arguments, message):
+    with pytest.raises(EepolicyError, match=message):
+        get_model("eepolicy/pocket", memoize=False, **arguments)
+
+
+def test_device_and_dtype_of_the_model():
+    model = get_model("eepolicy/pocket", memoize=False, device="cpu", dtype="bfloat16")
+    assert model.api.hooked.dtype == torch.bfloat16
+
+
 def test_messages_go_through_the_chat_template():
     model = HookedModel(tiny("llama"), tokenizer=Tokenizer())
     messages = [ChatMessageSystem(content="be"), ChatMessageUser(content="hi")]

@@ -77,6 +77,7 @@ def test_a_recording_is_encoded_as_by_transformers(codec):
     with torch.no_grad():
         codes = stock.encode(padded[None, None], features["input_features"]).audio_codes
     assert vocoder.encode(wave).tolist() == codes.flatten().tolist()
+    assert vocoder.encode(wave.double()).tolist() == codes.flatten().tolist()
     assert len(codes.unique()) > 2
     assert len(vocoder.encode(padded)) == 12  # the authors add a unit to whole ones
     for wrong in (wave[None], wave[:0], torch.arange(5)):
