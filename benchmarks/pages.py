@@ -55,6 +55,12 @@ def module(name: str, command: str, *needs: str) -> Page:
 
 FULL_SIZE = "python -m benchmarks.full_size gpu"
 
+#: up to an hour of one core for each kind of head
+FIT_SMOLLM2 = (
+    f"eepolicy fit {SMOLLM2} --prompts work/prompts.txt --on text --max-new-tokens 96 "
+    "--precision bfloat16 --compile --learning-rate 1e-3 --batch-replies 12 --epochs 4 --threads 1"
+)
+
 #: in the order in which they run
 PAGES = (
     bench("decoding", "--batch 1,8 --prompts 8"),
@@ -80,7 +86,7 @@ PAGES = (
     module("first-sound", "first_sound --questions 12 --threads 1"),
     module("verdicts", "verdicts --tables 4000"),
     module("recognition", "recognition --clips 60", "speech"),
-    module("workers", "workers --questions 40 --pairs 2 --ray", "speech", "ray"),
+    module("workers", "workers --questions 100 --pairs 3 --ray", "speech", "ray"),
     module(
         "fitting",
         "fitting --model pocket --tokens 256 --batch 2 --steps 40 --held-out 8 --rounds 3 "
@@ -97,6 +103,18 @@ PAGES = (
         f"text=spark:triple@15 --model {SMOLLM2} --batch 1 --context 4096 --prompts 1 "
         "--max-new-tokens 32 --rounds 2 --compile --first-token",
         "smollm2",
+    ),
+    Page(
+        "smollm2-exits",
+        (
+            "python -m benchmarks.smollm2_exits prompts work/prompts.txt",
+            f"{FIT_SMOLLM2} --heads branch --layers 2 --depths 8 --out work/branch.safetensors",
+            f"{FIT_SMOLLM2} --heads drafter --layers 1 --out work/drafter.safetensors",
+            f"python -m benchmarks.smollm2_exits time {SMOLLM2} --heads work/branch.safetensors "
+            "work/drafter.safetensors --depth 8 --drafts 2 3 --prompts 6 --tokens 48 --rounds 2 "
+            "--write docs/benchmarks/smollm2-exits.md",
+        ),
+        ("smollm2",),
     ),
     module(
         "peers",
