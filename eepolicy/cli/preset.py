@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eepolicy.cli.codebooks import refuse_options
 from eepolicy.cli.progress import progress, step_progress
 from eepolicy.cli.shared import command_line, print_markdown, print_note, print_warning
 from eepolicy.errors import EepolicyError
@@ -48,7 +47,9 @@ def check_preset(
         EepolicyError: there is no such preset, or an option contradicts it.
     """
     if preset is None:
-        refuse_options(options or {}, "a comparison without --preset fits no heads")
+        given = [name for name, value in (options or {}).items() if value]
+        if given:
+            raise EepolicyError(f"{given[0]} is for --preset")
         return
     if preset not in PRESETS:
         raise EepolicyError(f"presets are {', '.join(PRESETS)}; got {preset!r}")

@@ -22,8 +22,8 @@ def sentence(err: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("compare", "static@10", "--fit-prompts", "q.txt"), "does not take --fit-prompts"),
-        (("compare", "static@10", "--dry-run"), "does not take --dry-run"),
+        (("compare", "static@10", "--fit-prompts", "q.txt"), "--fit-prompts is for --preset"),
+        (("compare", "static@10", "--dry-run"), "--dry-run is for --preset"),
         (("compare", "static@10", "--vocoder", "v", "--voice-text", "a"), "give --voice"),
         (("leaderboard", "--out", "{folder}/board.html"), "as board.md"),
         (("leaderboard", "--out", "{folder}"), "is a folder"),

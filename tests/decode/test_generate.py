@@ -249,6 +249,7 @@ def test_a_generation_config(hooked):
     assert len(hooked.generate(prompt).tokens) == 8
 
 
+@pytest.mark.parametrize("family", ["llama"])
 @pytest.mark.parametrize("with_config", [False, True])
 @pytest.mark.parametrize(
     ("name", "own", "others"),

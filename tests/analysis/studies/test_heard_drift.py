@@ -160,7 +160,7 @@ class CountSamples:
 def test_replies_are_transcribed_in_batches():
     batches = []
 
-    def generate(questions, policy, max_new_tokens):
+    def generate(questions, policy, max_new_tokens, do_sample):
         batches.append(list(questions))
         assert policy == "static@4"
         return [Reply(torch.arange(len(q))) for q in questions]

@@ -269,7 +269,7 @@ def test_policies_answer_the_same_questions_in_batches(tmp_path, monkeypatch):
     class Trace(UserList):
         layer_calls = np.array([6, 2])
 
-    def generate(texts, policy, max_new_tokens):
+    def generate(texts, policy, max_new_tokens, do_sample):
         batches.append((len(texts), policy))
         wave = torch.zeros(16 * (2 if policy == "full" else 3))  # a word too many
         return [
