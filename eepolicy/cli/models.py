@@ -129,7 +129,8 @@ def convert(
     Example: eepolicy convert zai-org/glm-4-voice-9b glm-4-voice
     """
     import eepolicy
-    from eepolicy.loading.convert import check_new_folder, save_converted
+    from eepolicy.loading.convert import save_converted
+    from eepolicy.loading.new_folder import check_new_folder
 
     check_new_folder(folder)  # before the model is loaded, which takes minutes
     if card is None:

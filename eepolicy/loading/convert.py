@@ -17,6 +17,7 @@ from eepolicy.io import write_atomically
 from eepolicy.loading.formats import AudioEncoderEntry
 from eepolicy.loading.hub import hub_options
 from eepolicy.loading.huggingface import read_config, read_model, read_tokenizer, with_heads
+from eepolicy.loading.new_folder import new_folder
 from eepolicy.loading.upstream.checkpoint import NativeModel, keep_name, load_native
 from eepolicy.loading.upstream.glm_speech_tokenizer import add_speech_tokenizer, beside
 from eepolicy.speech.audio_prompt import AudioPrompt
@@ -86,18 +87,6 @@ def load_converted(folder: Path, dtype: torch.dtype, **options: Any) -> HookedMo
     return load_with_card(folder, dtype, card, **options)
 
 
-def check_new_folder(folder: Path) -> None:
-    """Check that a folder can be written to.
-
-    Raises:
-        EepolicyError: the folder contains files, or is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise EepolicyError(f"{folder} is a file: give a new folder")
-    if folder.exists() and any(folder.iterdir()):
-        raise EepolicyError(f"the folder {folder} is not empty: give a new folder")
-
-
 def save_converted(model: HookedModel, folder: str | Path) -> None:
     """Write a speech model in Hugging Face format.
 
@@ -116,8 +105,6 @@ def save_converted(model: HookedModel, folder: str | Path) -> None:
         raise EepolicyError(
             f"{model!r} has no card or no tokenizer; only a speech model with both is converted"
         )
-    folder = Path(folder)
-    check_new_folder(folder)
     entries = {CARD: model.card.to_dict()}
     has_encoder = not isinstance(model.audio_encoder, UnitPrompt | None)
     if has_encoder:
@@ -127,23 +114,24 @@ def save_converted(model: HookedModel, folder: str | Path) -> None:
         ids = {name: getattr(model.audio_encoder, name) for name in ("start", "patch", "end")}
         sizes = dict(vars(encoder.config))  # type: ignore[attr-defined]
         entries[AUDIO_ENCODER] = AudioEncoderEntry(**ids, sizes=sizes, kind=kind).model_dump()
-    for name, entry in entries.items():
-        setattr(model.model.config, name, entry)
-    try:
-        model.model.save_pretrained(folder)
-        model.tokenizer.save_pretrained(folder)
-    finally:
-        for name in entries:
-            delattr(model.model.config, name)
-    if has_encoder:
-        assert isinstance(encoder, nn.Module)
-        (folder / AUDIO_ENCODER_FOLDER).mkdir()
-        weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
-        write_atomically(
-            folder / AUDIO_ENCODER_FOLDER / "model.safetensors",
-            lambda path: save_file(weights, path),
-            sum(value.nbytes for value in weights.values()),
-        )
+    with new_folder(folder) as part:
+        try:
+            for name, entry in entries.items():
+                setattr(model.model.config, name, entry)
+            model.model.save_pretrained(part)
+            model.tokenizer.save_pretrained(part)
+        finally:
+            for name in entries:
+                delattr(model.model.config, name)
+        if has_encoder:
+            assert isinstance(encoder, nn.Module)
+            (part / AUDIO_ENCODER_FOLDER).mkdir()
+            weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
+            write_atomically(
+                part / AUDIO_ENCODER_FOLDER / "model.safetensors",
+                lambda path: save_file(weights, path),
+                sum(value.nbytes for value in weights.values()),
+            )
 
 
 def _load_encoder(

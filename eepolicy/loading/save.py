@@ -9,9 +9,10 @@ from typing import Any
 from eepolicy.errors import EepolicyError
 from eepolicy.heads import FittedHead, LogitLens, save_predictor
 from eepolicy.hooked import HookedModel
-from eepolicy.loading.convert import check_new_folder, save_converted
+from eepolicy.loading.convert import save_converted
 from eepolicy.loading.hub import push_folder
 from eepolicy.loading.huggingface import HEADS, PREDICTOR
+from eepolicy.loading.new_folder import new_folder
 from eepolicy.speech.units import Units
 
 #: file of the speech units in a folder of the pocket model's format
@@ -32,24 +33,23 @@ def save_pretrained(model: HookedModel, folder: str | Path) -> None:
     Raises:
         EepolicyError: the folder is not empty, or the heads or the vocoder cannot be saved.
     """
-    folder = Path(folder)
     heads = model.heads
     if not isinstance(heads, (FittedHead, LogitLens)):
         raise EepolicyError(
             f"heads that 'eepolicy fit' fitted can be saved; these are {heads!r}: set "
             "model.heads = model.lens and save yours yourself"
         )
-    check_new_folder(folder)
-    if model.card is not None:
-        save_converted(model, folder)
-    elif model.layout.has_speech:
-        _save_spoken(model, folder)
-    else:
-        _save_stock(model, folder)
-    if isinstance(heads, FittedHead):
-        heads.save(folder / HEADS, model.model, NOTES)
-    if model.predictor is not None:
-        save_predictor(model.predictor, folder / PREDICTOR, model.model, NOTES)
+    with new_folder(folder) as part:
+        if model.card is not None:
+            save_converted(model, part)
+        elif model.layout.has_speech:
+            _save_spoken(model, part)
+        else:
+            _save_stock(model, part)
+        if isinstance(heads, FittedHead):
+            heads.save(part / HEADS, model.model, NOTES)
+        if model.predictor is not None:
+            save_predictor(model.predictor, part / PREDICTOR, model.model, NOTES)
 
 
 def push_to_hub(model: HookedModel, repo_id: str, **options: Any) -> str:

@@ -15,6 +15,7 @@ import eepolicy
 from eepolicy import EepolicyError, ExitHead, HookedModel
 from eepolicy.heads import TunedLens
 from eepolicy.loading import auto, hub, huggingface
+from eepolicy.loading import save as save_module
 
 PROMPT = torch.tensor([9, 31, 12, 44, 7])
 
@@ -148,3 +149,23 @@ def test_nothing_is_fetched_for_a_folder(fitted, fake_hub, tmp_path):
     config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert config["model_type"] == "llama"
     assert auto.load is eepolicy.load
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
+    model = HookedModel(tiny("llama"))
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(save_module, "_save_stock", stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    model.save_pretrained(tmp_path / "model")
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EepolicyError, match="file is a file: give a new folder"):
+        model.save_pretrained(tmp_path / "file")
+    with pytest.raises(EepolicyError, match=r"/file/model cannot be written: Not a directory"):
+        model.save_pretrained(tmp_path / "file" / "model")
