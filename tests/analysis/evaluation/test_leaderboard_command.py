@@ -14,7 +14,8 @@ from eepolicy.analysis.timing import reference
 from eepolicy.analysis.timing.reference import ReferenceTime
 from eepolicy.cli import leaderboard as command
 from eepolicy.speech import asr
-from eepolicy.workers import WorkerConfig
+
+LIST = ("--run", "mine", "--prompts", "2", "--workers", "0")
 
 
 @pytest.fixture
@@ -23,7 +24,6 @@ def slow_machine(monkeypatch):
     measured = ReferenceTime(3 * reference.ONE_THREAD_SECONDS, 3 * reference.ALL_THREADS_SECONDS, 2)
     monkeypatch.setattr(reference, "reference_seconds", lambda: measured)
     monkeypatch.setattr(command, "has_compiler", lambda: False)
-    monkeypatch.setattr(command, "WorkerConfig", lambda _: WorkerConfig(0))
     monkeypatch.setattr(asr, "missing_asr", lambda name: "install it")
     monkeypatch.setattr(leaderboard_rows, "ROWS", ("full", "spark:triple@14, fill=mask"))
 
@@ -52,7 +52,7 @@ def test_folders_are_rendered(run, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_list_runs_and_goes_on(run, tmp_path, monkeypatch, slow_machine):
     monkeypatch.chdir(tmp_path)
-    out, err = run("leaderboard", "--run", "mine", "--prompts", "2")
+    out, err = run("leaderboard", *LIST)
     assert "4 replies to decode; estimate: less than a minute" in out
     assert "Speech recognition is not installed" in err
     assert out.index("estimate") < out.index("spark:triple@14")
@@ -61,7 +61,7 @@ def test_the_list_runs_and_goes_on(run, tmp_path, monkeypatch, slow_machine):
     assert "idle" in json.loads((tmp_path / "mine" / "run.json").read_text())["notes"]
     # a second run decodes nothing, and joins another folder
     shutil.copytree("mine", "results/theirs")
-    out, _ = run("leaderboard", "--run", "mine", "--prompts", "2", "--json")
+    out, _ = run("leaderboard", *LIST, "--json")
     assert (tmp_path / "mine" / "records.jsonl").read_text() == records
     rows = json.loads(out)["results"]
     assert sorted({row["folder"] for row in rows}) == ["mine", "theirs"]
