@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -22,7 +22,7 @@ from eepolicy.analysis.stats.clustered import ratios_by
 from eepolicy.analysis.tables import read_table
 from eepolicy.fitting.replies import generate_replies
 from eepolicy.heads import ExitHead, FittedHead
-from eepolicy.io import as_json, make_folder, read_json, write_json, write_text
+from eepolicy.io import make_folder, read_json, write_json, write_text
 from eepolicy.workers import WorkerConfig
 
 #: what a measurement may differ in from those that a folder stores
@@ -199,7 +199,7 @@ class Workspace:
         described = identity(model, 0)
         stored: dict[str, Any] = {
             **{name: described[name] for name in described.keys() - RUN_OPTIONS},
-            "layout": as_json(asdict(model.layout)),
+            "layout": model.layout.to_dict(),
             "questions": f"{len(questions)} {hashlib.sha256(asked.encode()).hexdigest()[:12]}",
         }
         folder = Path(folder)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from eepolicy.heads.fingerprint import fingerprint
-from eepolicy.io import as_json
 from eepolicy.modality import TokenLayout
 from eepolicy.model.backbone import Backbone
 
@@ -21,5 +19,5 @@ def model_identity(model: Backbone, layout: TokenLayout) -> dict[str, Any]:
     return {
         "model": fingerprint(model.model),
         "dtype": str(model.model.dtype),
-        "layout": as_json(asdict(layout)),
+        "layout": layout.to_dict(),
     }

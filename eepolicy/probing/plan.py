@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
 
@@ -153,7 +153,7 @@ class ProbePlan:
         """
         return {
             "model": fingerprint(backbone.model) | {"dtype": str(backbone.model.dtype)},
-            "layout": asdict(layout),
+            "layout": layout.to_dict(),
             "heads": digest(self.heads),
             "depths": self.depths,
             "statistics": sorted(s.name for s in self.statistics),
