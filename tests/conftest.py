@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 from safetensors.torch import save_file
+from sampling import mark_unsampled
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -106,6 +107,12 @@ def plain_lens(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     logits = model.lm_head(norm(hidden))
     cap = getattr(model.config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Families are combined with other parameters as `sampling.py` says."""
+    mark_unsampled(items)
 
 
 @pytest.fixture(

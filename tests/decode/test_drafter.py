@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
@@ -97,20 +95,9 @@ def test_a_chain_of_drafts_is_that_of_a_plain_loop(family):
         assert out.trace.depth.tolist()[: len(kept) - 4] == kept[: len(kept) - 4]
 
 
-def grid() -> list:
-    """Every family, policy and rule; a sixth of them is fast."""
-    policies = ["both=draft:3", "draft:2", "both=draft:confidence>0.1"]
-    cases = product(*map(enumerate, (FAMILIES, policies, ["exact", "sampling", "block"])))
-    return [
-        pytest.param(
-            *(value for _, value in case),
-            marks=pytest.mark.slow if sum(number for number, _ in case) % 6 else (),
-        )
-        for case in cases
-    ]
-
-
-@pytest.mark.parametrize(("family", "policy", "accept"), grid())
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("policy", ["both=draft:3", "draft:2", "both=draft:confidence>0.1"])
+@pytest.mark.parametrize("accept", ["exact", "sampling", "block"])
 def test_replies_with_drafts_are_the_full_models_in_batches_too(family, policy, accept):
     hooked = with_drafter(tiny(family), agrees=True)
     plain = hooked.generate(PROMPTS, max_new_tokens=NEW)
