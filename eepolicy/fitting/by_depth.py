@@ -64,7 +64,7 @@ def fit_by_depth(
         >>> import tempfile
         >>> model = eepolicy.load("pocket")
         >>> questions = [q["question"] for q in eepolicy.held_out("dev")[:6]]
-        >>> replies = generate_replies(model, questions)
+        >>> replies = generate_replies(model, questions, max_new_tokens=40)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     result = fit_by_depth(
         ...         model, replies[:4], replies[4:], FitConfig(depths=(8, 12), epochs=1),

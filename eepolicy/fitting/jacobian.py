@@ -57,7 +57,7 @@ def fit_jacobian(
         >>> import eepolicy
         >>> from eepolicy.fitting import fit_jacobian
         >>> model = eepolicy.load("pocket")
-        >>> out = model.generate("What color is snow?")
+        >>> out = model.generate("What color is snow?", max_new_tokens=12)
         >>> heads = fit_jacobian(model, [eepolicy.Document.of(out)], depths=[19])
         >>> heads.depths
         (19,)

@@ -48,7 +48,7 @@ def fit_linear(
         >>> import eepolicy
         >>> from eepolicy.fitting import fit_linear
         >>> model = eepolicy.load("pocket")
-        >>> out = model.generate("What color is snow?")
+        >>> out = model.generate("What color is snow?", max_new_tokens=20)
         >>> heads = fit_linear(model, [eepolicy.Document.of(out)], depths=[12, 16])
         >>> heads.depths
         (12, 16)

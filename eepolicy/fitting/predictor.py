@@ -66,7 +66,8 @@ def fit_predictor(
     Examples:
         >>> from eepolicy.fitting import PredictorConfig, fit_predictor, generate_replies
         >>> model = eepolicy.load("pocket")
-        >>> replies = generate_replies(model, [q["question"] for q in eepolicy.held_out("dev")[:6]])
+        >>> questions = [q["question"] for q in eepolicy.held_out("dev")[:6]]
+        >>> replies = generate_replies(model, questions, max_new_tokens=40)
         >>> config = PredictorConfig(depths=(12,), epochs=1)
         >>> model.predictor = fit_predictor(model, replies[:4], replies[4:], config).predictor
         >>> out = model.generate("What color is snow?", "predictor>0.9@[12]")

@@ -76,7 +76,7 @@ def fit(
         >>> from eepolicy.fitting import FitConfig, fit, generate_replies
         >>> model = eepolicy.load("pocket")
         >>> questions = [q["question"] for q in eepolicy.held_out("dev")[:6]]
-        >>> replies = generate_replies(model, questions)
+        >>> replies = generate_replies(model, questions, max_new_tokens=40)
         >>> result = fit(model, replies[:4], replies[4:], FitConfig(depths=(12,), epochs=1))
         >>> result.heads
         TunedLens(depths 12 to 12)

@@ -40,7 +40,7 @@ def check_policy(policy: ExitPolicy | type[ExitPolicy] | str) -> None:
 
     Examples:
         >>> check_policy("static@16")
-        >>> check_policy(eepolicy.SparK)
+        >>> check_policy(eepolicy.Static)
     """
     for each in instances_of(policy, parse_policy):
         run_checks(each, CHECKS)

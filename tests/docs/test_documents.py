@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import importlib
 import pkgutil
@@ -31,6 +32,18 @@ MODULES = [
 ]
 
 
+@pytest.fixture
+def one_pocket_model(pocket, monkeypatch):
+    """`load("pocket")` copies a loaded model; `tests/pocket` and `tests/loading` read the files."""
+    load = eepolicy.load
+
+    def copied(name, **options):
+        return copy.deepcopy(pocket) if name == "pocket" and not options else load(name, **options)
+
+    monkeypatch.setattr(eepolicy, "load", copied)
+
+
+@pytest.mark.usefixtures("one_pocket_model")
 @pytest.mark.parametrize(
     "page",
     [
@@ -51,6 +64,7 @@ def test_python_blocks_run(page, capsys, tmp_path, monkeypatch):
         assert line in printed
 
 
+@pytest.mark.usefixtures("one_pocket_model")
 @pytest.mark.parametrize("name", [m for m in MODULES if not m.endswith("cli")])
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(name)
