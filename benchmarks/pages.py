@@ -83,6 +83,11 @@ PAGES = (
         "token_costs --policies full static@10 static@8 static@6 static@4 --rounds 5 --threads 1 "
         "--clock cpu",
     ),
+    module(
+        "precision",
+        "precision pocket --policies full spark:triple@14 static@6 static@4 --questions 20 "
+        "--tokens 150 --rounds 3 --threads 1",
+    ),
     module("first-sound", "first_sound --questions 12 --threads 1"),
     module("verdicts", "verdicts --tables 4000"),
     module("recognition", "recognition --clips 60", "speech"),

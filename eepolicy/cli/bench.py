@@ -166,7 +166,10 @@ def bench(
 
 def _dtype_of(model: HookedModel) -> str:
     """Data type of the weights of a model, such as `float32`."""
-    return str(model.dtype).removeprefix("torch.")
+    from eepolicy.heads.int8 import has_int8
+
+    kind = str(model.dtype).removeprefix("torch.")
+    return f"{kind} with weights in int8" if has_int8(model.model) else kind
 
 
 def _sizes(batch: str) -> list[int]:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from eepolicy.cli.options import DtypeOption, JsonOption, load_model, torch_dtype
 from eepolicy.cli.shared import app, err, out, print_json, print_note
+from eepolicy.errors import EepolicyError
 from eepolicy.io import read_toml
 
 models = typer.Typer(invoke_without_command=True)
@@ -133,6 +134,8 @@ def convert(
     from eepolicy.loading.new_folder import check_new_folder
 
     check_new_folder(folder)  # before the model is loaded, which takes minutes
+    if dtype == "int8":
+        raise EepolicyError("weights in int8 are not saved: give float32, bfloat16 or float16")
     if card is None:
         model = load_model(source, dtype)
     else:

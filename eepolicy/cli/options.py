@@ -30,8 +30,8 @@ ModelOption = Annotated[str, typer.Option(help=MODEL_HELP, rich_help_panel=MODEL
 DtypeOption = Annotated[
     str,
     typer.Option(
-        help="data type of the weights: float32, bfloat16, float16, or auto: on a GPU as they are "
-        "stored, and float32 on a CPU",
+        help="data type of the weights: float32, bfloat16, float16, int8 (in the layers; the rest "
+        "is float32), or auto: on a GPU as they are stored, and float32 on a CPU",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -211,7 +211,8 @@ def torch_dtype(name: str, model: str, device: str) -> torch.dtype:
     """
     import torch
 
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    names = ("float32", "bfloat16", "float16", "int8")
+    known: dict[str, torch.dtype] = {kind: getattr(torch, kind) for kind in names}
     if name == "auto":
         from eepolicy.loading.stored_dtype import stored_dtype
 

@@ -17,6 +17,7 @@ namespace {
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 
 // a tile has outputs of so many rows of the weight, for so many rows of the other matrix: their
 // sums stay in registers
@@ -28,6 +29,14 @@ constexpr int AHEAD = 16;
 constexpr int64_t MIN_SHARED_WORK = 1 << 18;
 
 inline Vec load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
+inline Vec load(const int8_t* from) {
+#if LANES == 16
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+#else
+  return __builtin_convertvector(*reinterpret_cast<const Bytes*>(from), Vec);
+#endif
+}
 
 // otherwise the compiler loads a vector again for each instruction that uses it
 #if LANES == 16
@@ -58,8 +67,15 @@ inline void lane_sums(const Vec* vectors, float* out) {
 #endif
 }
 
-template <int R, int O>
-void tile(const float* x, const float* w, const float* bias, float* out, int64_t n, int64_t k) {
+template <typename Weight, int R, int O>
+void tile(
+    const float* x,
+    const Weight* w,
+    const float* scale,
+    const float* bias,
+    float* out,
+    int64_t n,
+    int64_t k) {
   Vec sums[R * O];
   for (auto& sum : sums) sum = Vec{};
   int64_t i = 0;
@@ -82,19 +98,60 @@ void tile(const float* x, const float* w, const float* bias, float* out, int64_t
     for (int r = 0; r < R; ++r)
       for (int o = 0; o < O; ++o) results[r * O + o] += w[o * k + i] * x[r * k + i];
   for (int r = 0; r < R; ++r)
-    for (int o = 0; o < O; ++o) out[r * n + o] = results[r * O + o] + (bias ? bias[o] : 0.0f);
+    for (int o = 0; o < O; ++o)
+      out[r * n + o] = results[r * O + o] * (scale ? scale[o] : 1.0f) + (bias ? bias[o] : 0.0f);
 }
 
-using Tile = void (*)(const float*, const float*, const float*, float*, int64_t, int64_t);
+template <typename Weight>
+using Tile = void (*)(
+    const float*, const Weight*, const float*, const float*, float*, int64_t, int64_t);
 
-template <int O, size_t... R>
-constexpr std::array<Tile, sizeof...(R)> tiles(std::index_sequence<R...>) {
-  return {&tile<int(R) + 1, O>...};
+template <typename Weight, int O, size_t... R>
+constexpr std::array<Tile<Weight>, sizeof...(R)> tiles(std::index_sequence<R...>) {
+  return {&tile<Weight, int(R) + 1, O>...};
 }
 
-constexpr auto WIDE = tiles<OUTS>(std::make_index_sequence<ROWS>{});
-constexpr auto TALL = tiles<TALL_OUTS>(std::make_index_sequence<TALL_ROWS>{});
-constexpr auto SINGLE = tiles<1>(std::make_index_sequence<TALL_ROWS>{});
+template <typename Weight>
+constexpr auto WIDE = tiles<Weight, OUTS>(std::make_index_sequence<ROWS>{});
+template <typename Weight>
+constexpr auto TALL = tiles<Weight, TALL_OUTS>(std::make_index_sequence<TALL_ROWS>{});
+template <typename Weight>
+constexpr auto SINGLE = tiles<Weight, 1>(std::make_index_sequence<TALL_ROWS>{});
+
+template <typename Weight>
+void multiply(
+    const float* x,
+    const Weight* w,
+    const float* scale,
+    const float* bias,
+    float* out,
+    int64_t m,
+    int64_t n,
+    int64_t k) {
+  const int64_t few = (m + ROWS - 1) / ROWS, fewer = (m + TALL_ROWS - 1) / TALL_ROWS;
+  const bool tall = fewer < few;
+  const int64_t blocks = tall ? fewer : few, outs = tall ? TALL_OUTS : OUTS;
+  const int64_t groups = (n + outs - 1) / outs;
+#pragma omp parallel for if (m * n * k >= MIN_SHARED_WORK)
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t first = group * outs, stop = std::min(first + outs, n);
+    const int64_t step = stop - first == outs ? outs : 1;
+    for (int64_t b = 0; b < blocks; ++b) {  // blocks of rows of about the same size
+      const int64_t row = m * b / blocks, rows = m * (b + 1) / blocks - row;
+      const Tile<Weight> run = step == 1 ? SINGLE<Weight>[rows - 1]
+                               : tall    ? TALL<Weight>[rows - 1]
+                                         : WIDE<Weight>[rows - 1];
+      for (int64_t o = first; o < stop; o += step)
+        run(x + row * k,
+            w + o * k,
+            scale ? scale + o : nullptr,
+            bias ? bias + o : nullptr,
+            out + row * n + o,
+            n,
+            k);
+    }
+  }
+}
 
 constexpr size_t MAX_ARGUMENTS = 64;
 
@@ -123,24 +180,23 @@ constexpr auto CALLERS = callers(std::make_index_sequence<MAX_ARGUMENTS + 1>{});
 // (m, k) with a weight (n, k) and a bias (n,) or null: (m, n)
 extern "C" void product(
     const float* x, const float* w, const float* bias, float* out, int64_t m, int64_t n, int64_t k) {
-  const int64_t few = (m + ROWS - 1) / ROWS, fewer = (m + TALL_ROWS - 1) / TALL_ROWS;
-  const bool tall = fewer < few;
-  const int64_t blocks = tall ? fewer : few, outs = tall ? TALL_OUTS : OUTS;
-  const int64_t groups = (n + outs - 1) / outs;
-#pragma omp parallel for if (m * n * k >= MIN_SHARED_WORK)
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t first = group * outs, stop = std::min(first + outs, n);
-    const int64_t step = stop - first == outs ? outs : 1;
-    for (int64_t b = 0; b < blocks; ++b) {  // blocks of rows of about the same size
-      const int64_t row = m * b / blocks, rows = m * (b + 1) / blocks - row;
-      const Tile run = step == 1 ? SINGLE[rows - 1] : tall ? TALL[rows - 1] : WIDE[rows - 1];
-      for (int64_t o = first; o < stop; o += step)
-        run(x + row * k, w + o * k, bias ? bias + o : nullptr, out + row * n + o, n, k);
-    }
-  }
+  multiply<float>(x, w, nullptr, bias, out, m, n, k);
+}
+
+// (m, k) with a weight (n, k) in int8 that has scales (n,): (m, n)
+extern "C" void int8_product(
+    const float* x,
+    const int8_t* w,
+    const float* scale,
+    float* out,
+    int64_t m,
+    int64_t n,
+    int64_t k) {
+  multiply<int8_t>(x, w, scale, nullptr, out, m, n, k);
 }
 
 extern "C" int64_t address_of_product() { return reinterpret_cast<int64_t>(&product); }
+extern "C" int64_t address_of_int8_product() { return reinterpret_cast<int64_t>(&int8_product); }
 
 // Runs the calls for each layer.  A call is a kernel, a count, and for each argument a kind and a
 // value.  Kind -2 is a number, -1 an offset into the scratch memory, and another kind an offset

@@ -37,11 +37,15 @@ class NativeLibrary:
     Attributes:
         product: address of the product, which takes the pointers of (m, k), of a weight (n, k), of
             a bias (n,) or 0, and of (m, n), and then m, n and k.
+        int8_product: address of the product with a weight (n, k) in int8; scales (n,) take the
+            place of the bias.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        library.address_of_product.restype = ctypes.c_int64
+        for address in (library.address_of_product, library.address_of_int8_product):
+            address.restype = ctypes.c_int64
         self.product: int = library.address_of_product()
+        self.int8_product: int = library.address_of_int8_product()
         self._run = library.run
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._run.argtypes = [pointer, number, pointer, number, number, number]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, TypeAlias
@@ -21,6 +21,7 @@ import sympy  # type: ignore[import-untyped]  # it has no type stubs
 import torch
 from torch import Tensor
 
+from eepolicy.compile.memory import Memory, is_contiguous, reinterpret
 from eepolicy.compile.native import MAX_ARGUMENTS, MAX_ROWS, Integers, NativeLibrary
 from eepolicy.errors import translated
 
@@ -35,31 +36,6 @@ NUMBER, SCRATCH = -2, -1
 
 class CannotRecord(Exception):
     """The code around the kernels does something that a plan cannot do."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """A tensor while the code is recorded.
-
-    Attributes:
-        entry: index of the input, or -1 minus the index of the buffer.
-        sizes: size of each dimension.
-        strides: stride of each dimension.
-        dtype: type of the numbers.
-        offset: first number, from the start of the input or buffer.
-    """
-
-    entry: int
-    sizes: tuple[Any, ...]
-    strides: tuple[Any, ...]
-    dtype: torch.dtype
-    offset: Any = 0
-
-    def size(self) -> tuple[Any, ...]:
-        return self.sizes
-
-    def stride(self) -> tuple[Any, ...]:
-        return self.strides
 
 
 @dataclass(frozen=True)
@@ -288,8 +264,10 @@ class _Recorder:
         names |= {
             "torch": torch,
             "empty_strided_cpu": self._empty,
-            "reinterpret_tensor": _reinterpret,
-            "extern_kernels": SimpleNamespace(mm=self._mm, addmm=self._addmm),
+            "reinterpret_tensor": reinterpret,
+            "extern_kernels": SimpleNamespace(
+                mm=self._mm, addmm=self._addmm, _weight_int8pack_mm=self._int8_mm
+            ),
         }
         run = FunctionType(code.__code__, names, closure=code.__closure__)
         out: Sequence[Memory] = run(None, inputs)
@@ -325,12 +303,22 @@ class _Recorder:
         self.rows.append(m)
         self.calls.append((self.library.product, [x, weight, bias, out, m, n, k]))
 
+    def _int8_mm(self, x: Memory, weight: Memory, scale: Memory) -> Memory:
+        (m, k), n = x.sizes, weight.sizes[0]
+        out = self._empty((m, n), (n, 1), x.dtype)
+        plain = all(map(is_contiguous, (x, weight, scale))) and weight.dtype == torch.int8
+        if not plain or {x.dtype, scale.dtype} != {torch.float32}:
+            raise CannotRecord(f"an int8 product of other matrices {x} {weight} {scale}")
+        self.rows.append(m)
+        self.calls.append((self.library.int8_product, [x, weight, scale, out, m, n, k]))
+        return out
+
     def plan(self, outputs: Sequence[Memory]) -> KernelPlan:
         """The recorded calls."""
         out = outputs[0] if outputs else None
         if len(outputs) > 1 or (out and not (out.entry < 0 and out.offset == 0)):
             raise CannotRecord("outputs that are not one buffer")
-        if out and not _is_contiguous(out):
+        if out and not is_contiguous(out):
             raise CannotRecord("an output that is not contiguous")
         # kernels write the whole buffer, such as rows that were padded
         if out and sympy.expand(sympy.prod(out.sizes) - self.counts[-1 - out.entry]) != 0:
@@ -374,19 +362,6 @@ class _Recorder:
         if argument.entry < 0:
             return [SCRATCH, starts[-1 - argument.entry] + offset]
         return [argument.entry, offset]
-
-
-def _reinterpret(memory: Memory, size: Any, strides: Any, offset: Any) -> Memory:
-    return replace(memory, sizes=tuple(size), strides=tuple(strides), offset=memory.offset + offset)
-
-
-def _is_contiguous(memory: Memory) -> bool:
-    expected: Any = 1
-    for size, stride in zip(reversed(memory.sizes), reversed(memory.strides), strict=True):
-        if size != 1 and stride != expected:
-            return False
-        expected = expected * size
-    return True
 
 
 def _address(kernel: Any) -> int:

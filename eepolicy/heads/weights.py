@@ -13,6 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
+from eepolicy.heads.int8 import has_int8
 
 #: module of transformers whose hooks record the outputs of layers and change nothing
 OUTPUT_CAPTURING = "transformers.utils.output_capturing"
@@ -55,6 +56,8 @@ def weights_obstacle(module: nn.Module) -> str | None:
     Returns:
         The first reason in words; None where all weights are plain tensors with values.
     """
+    if has_int8(module):
+        return "weights in int8"
     return next(filter(None, map(_weights_obstacle, module.modules())), None)
 
 

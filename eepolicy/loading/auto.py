@@ -9,6 +9,7 @@ import torch
 
 from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
+from eepolicy.heads.int8 import quantize_int8
 from eepolicy.hooked import HookedModel
 from eepolicy.loading.cards import card_named, shipped_cards
 from eepolicy.loading.codecs import codec_for
@@ -45,7 +46,8 @@ def load(
         name: `"pocket"`, a folder, or an id on the Hugging Face Hub.  The checkpoint is
             GLM-4-Voice, Step-Audio-2-mini or Covo-Audio-Chat as their authors publish it, a folder
             that `eepolicy convert` wrote, or any causal language model of a supported family.
-        dtype: dtype of the weights.
+        dtype: dtype of the weights.  With `torch.int8`, the weights of the layers are in int8 with
+            a scale for each row, those of exit heads too, and everything else is in float32.
         card: for a speech model whose config does not describe its speech: the name of a shipped
             card (see `eepolicy models`), a TOML file, or a `ModelCard`.
         threads: number of CPU threads of PyTorch, for the whole process; `"auto"` for one thread
@@ -79,9 +81,13 @@ def load(
         source /= options.pop("subfolder", "")
         name = str(source)
         options = {k: v for k, v in options.items() if k not in hub_options(options)}
-    model = _load(name, dtype, card, options)
+    is_int8 = dtype == torch.int8
+    model = _load(name, torch.float32 if is_int8 else dtype, card, options)
     if heads is not None:
         model.heads = heads_named(heads, model, name, **hub_options(options))
+    if is_int8:
+        for layer in model.layers:  # those of the exit heads too
+            quantize_int8(layer)
     if vocoder is not None:
         model.vocoder = codec_for(model, vocoder)
     if threads is not None:

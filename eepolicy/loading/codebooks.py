@@ -58,6 +58,8 @@ def load_codebooks(
     Raises:
         EepolicyError: the checkpoint does not exist or is incomplete, or is of another type.
     """
+    if not dtype.is_floating_point:
+        raise EepolicyError(f"dtype: the weights are loaded in a floating-point type; got {dtype}")
     folder, hub = Path(name), hub_options(options)
     config = _config_of(name, **hub)
     if config.get("model_type") not in CODEBOOK_MODELS:

@@ -8,6 +8,7 @@ from typing import Any
 
 from eepolicy.errors import EepolicyError
 from eepolicy.heads import FittedHead, LogitLens, save_predictor
+from eepolicy.heads.int8 import has_int8
 from eepolicy.hooked import HookedModel
 from eepolicy.loading.convert import save_converted
 from eepolicy.loading.hub import push_folder
@@ -31,7 +32,8 @@ def save_pretrained(model: HookedModel, folder: str | Path) -> None:
         folder: a new or empty folder.
 
     Raises:
-        EepolicyError: the folder is not empty, or the heads or the vocoder cannot be saved.
+        EepolicyError: the folder is not empty, or the heads, the vocoder or quantised weights
+            cannot be saved.
     """
     heads = model.heads
     if not isinstance(heads, (FittedHead, LogitLens)):
@@ -39,6 +41,8 @@ def save_pretrained(model: HookedModel, folder: str | Path) -> None:
             f"heads that 'eepolicy fit' fitted can be saved; these are {heads!r}: set "
             "model.heads = model.lens and save yours yourself"
         )
+    if has_int8(model.model) or has_int8(heads):
+        raise EepolicyError("weights in int8 are not saved: load the model in float32 and save it")
     with new_folder(folder) as part:
         if model.card is not None:
             save_converted(model, part)

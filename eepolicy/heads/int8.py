@@ -1,0 +1,75 @@
+"""Linear modules with weights in int8, which a CPU reads in a quarter of the time of float32."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: largest size of an integer
+LARGEST = 127
+
+
+class Int8Linear(nn.Module):
+    """A linear module with a weight in int8, which has a scale for each row.
+
+    The output is the product with the integers, times the scales, as in the weight-only
+    quantisation of torchao.
+
+    Args:
+        linear: module in floating point, whose bias is shared.
+
+    Attributes:
+        values: (out, width) of int8.
+        scale: (out,).
+        bias: (out,), or None.
+    """
+
+    values: Tensor
+    scale: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        scale = weight.abs().amax(1) / LARGEST
+        # a row of zeros has the integers 0
+        values = (weight / scale.clamp(min=torch.finfo(scale.dtype).tiny)[:, None]).round()
+        self.register_buffer("values", values.clamp(-LARGEST, LARGEST).to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., width) -> (..., out)."""
+        if vectors.device.type == "cpu":
+            rows = vectors.reshape(-1, vectors.shape[-1])
+            product = torch._weight_int8pack_mm(rows, self.values, self.scale)
+            product = product.view(*vectors.shape[:-1], self.out_features)
+        else:
+            product = F.linear(vectors, self.values.to(vectors.dtype)) * self.scale
+        return product if self.bias is None else product + self.bias
+
+
+def quantize_int8(module: nn.Module) -> None:
+    """Replace the linear modules in a module by `Int8Linear`, in place.
+
+    Linear modules of a subclass stay, and so do those with weights that are quantised or offloaded.
+
+    Args:
+        module: such as a decoder layer.
+    """
+    for part in list(module.modules()):
+        for name, child in part.named_children():
+            if not isinstance(child, nn.Linear) or type(child) is not nn.Linear:
+                continue
+            weight = child.weight
+            if type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta:
+                setattr(part, name, Int8Linear(child))
+
+
+def has_int8(module: nn.Module) -> bool:
+    """Whether a module has weights in int8."""
+    return any(isinstance(part, Int8Linear) for part in module.modules())

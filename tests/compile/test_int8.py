@@ -1,0 +1,120 @@
+"""Weights in int8: the product, the layers that are compiled, and those that are not."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import warnings
+
+import pytest
+import torch
+from conftest import LAYOUT, tiny
+
+import eepolicy
+from eepolicy import EepolicyError, HookedModel
+from eepolicy.compile.native import MAX_ROWS, native_library
+from eepolicy.heads import KINDS
+from eepolicy.heads.fingerprint import digest, fingerprint
+from eepolicy.heads.int8 import Int8Linear, quantize_int8
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"),
+    # the compiler's warnings about its own parts
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+PROMPT = torch.tensor([5, 9, 13, 2, 7])
+
+
+def quantised(family: str) -> HookedModel:
+    """A small model whose layers have weights in int8."""
+    model = HookedModel(tiny(family), layout=LAYOUT)
+    for layer in model.layers:
+        quantize_int8(layer)
+    return model
+
+
+@pytest.mark.parametrize(("out", "width"), [(1, 16), (7, 5), (12, 33), (64, 48), (515, 40)])
+def test_products_equal_those_of_torch(out, width):
+    """Weights whose rows and columns are no multiples of a tile, for every number of rows."""
+    native = native_library()
+    assert native is not None
+    product = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 7)(native.int8_product)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-128, 128, (out, width), generator=generator, dtype=torch.int8)
+    scale = torch.rand(out, generator=generator) / 100
+    for rows in range(1, MAX_ROWS + 2):
+        x = torch.randn(rows, width, generator=generator)
+        ours = torch.full((rows, out), torch.nan)
+        product(*(t.data_ptr() for t in (x, weight, scale, ours)), rows, out, width)
+        expected = x.double() @ (weight.double() * scale.double()[:, None]).T
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+@pytest.mark.parametrize("policy", ["full", "spark:triple@2"])
+def test_compiled_layers_give_the_tokens_of_the_quantised_stock_model(family, policy):
+    model = quantised(family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # no layer runs uncompiled
+        ours = model.generate(PROMPT, policy, max_new_tokens=24, compile=True)
+    eager = model.generate(PROMPT, policy, max_new_tokens=24)
+    assert ours.tokens.tolist() == eager.tokens.tolist()
+    if policy == "full":
+        stock = model.model.generate(PROMPT[None], max_new_tokens=24, do_sample=False)
+        assert ours.tokens.tolist() == stock[0, len(PROMPT) :].tolist()
+
+
+def test_a_weight_is_rounded_to_the_nearest_multiple_of_its_scale():
+    linear = torch.nn.Linear(5, 3)
+    with torch.no_grad():
+        linear.weight[1] = 0
+    rounded = Int8Linear(linear)
+    weight = rounded.values.double() * rounded.scale.double()[:, None]
+    most = linear.weight.abs().amax(1).double()
+    assert ((weight - linear.weight).abs() <= most[:, None] / 254 + 1e-7).all()
+    assert rounded.values.abs().amax(1).tolist() == [127, 0, 127]
+    vectors = torch.randn(2, 4, 5)
+    expected = vectors.double() @ weight.T + linear.bias
+    torch.testing.assert_close(rounded(vectors).double(), expected, rtol=1e-5, atol=1e-5)
+    assert repr(rounded) == "Int8Linear(5, 3, bias=True)"
+
+
+def test_a_layer_with_a_hook_runs_uncompiled():
+    model = quantised("llama")
+    model.layers[1].mlp.up_proj.register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match="layer 2 runs uncompiled.* a forward hook"):
+        ours = model.generate(PROMPT, "static@3", max_new_tokens=12, compile=True)
+    eager = model.generate(PROMPT, "static@3", max_new_tokens=12)
+    assert ours.tokens.tolist() == eager.tokens.tolist()
+
+
+def test_weights_that_are_rounded_later_are_used():
+    model = HookedModel(tiny("llama"), layout=LAYOUT)
+    model.generate(PROMPT, max_new_tokens=4, compile=True)
+    for layer in model.layers:
+        quantize_int8(layer)
+    after = model.generate(PROMPT, "static@3", max_new_tokens=24, compile=True)
+    eager = model.generate(PROMPT, "static@3", max_new_tokens=24)
+    assert after.tokens.tolist() == eager.tokens.tolist()
+    assert fingerprint(model.model) != fingerprint(tiny("llama"))
+    with pytest.raises(EepolicyError, match="weights in int8"):
+        KINDS.get("branch").untrained(model.lens, (2,), width=32)
+
+
+def test_the_pocket_model_in_int8(tmp_path):
+    model = eepolicy.load("pocket", torch.int8)
+    assert all(
+        not isinstance(m, torch.nn.Linear)
+        for layer in model.layers  # those of the branches too
+        for m in layer.modules()
+    )
+    assert len(model.layers) > model.depth
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        out = model.generate("What color is snow?", "static@6", compile=True)
+    assert out.text == "Snow is white."
+    assert out.audio is not None
+    assert digest(model.heads) != digest(eepolicy.load("pocket").heads)
+    with pytest.raises(EepolicyError, match="weights in int8 are not saved"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
