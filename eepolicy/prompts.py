@@ -112,6 +112,7 @@ class PromptFormat:
             raise EepolicyError(
                 f"a prompt is a question in text, or a row of ids; got {prompt!r:.60}"
             )
+        prompt = prompt.long()  # types such as uint8 index nothing
         ids = prompt[0] if prompt.ndim == 2 and len(prompt) == 1 else prompt
         if ids.ndim != 1 or ids.numel() == 0:
             raise EepolicyError(f"a prompt is one row of ids, (tokens,); got {tuple(prompt.shape)}")

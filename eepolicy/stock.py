@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation import (
     GenerateDecoderOnlyOutput,
@@ -75,6 +75,7 @@ class CustomGenerate:
         """
         if self._hooked is None or self._hooked[0] is not model:  # a PeftModel wraps another one
             self._hooked = model, HookedModel(model, self.layout, heads=self.heads)
+        self._hooked[1].model.eval()  # its user may have trained it since the last call
         return self._hooked[1]
 
     def inside(self, model: PreTrainedModel) -> AbstractContextManager[HookedModel]:
@@ -119,7 +120,8 @@ class CustomGenerate:
             raise EepolicyError(
                 "output_scores and output_logits are not supported: use eepolicy.probe"
             )
-        return self.decode(model, prepared.request(), is_dict)
+        with _same_mode(model):
+            return self.decode(model, prepared.request(), is_dict)
 
     def decode(
         self, model: PreTrainedModel, request: Request, is_dict: bool
@@ -240,18 +242,30 @@ def _replace_generate(model: PreTrainedModel, method: CustomGenerate) -> Iterato
             "this model exits early already: early_exit blocks cannot be nested; leave the outer "
             "one first"
         )
-    hooked = method.hooked(model)
-    method.config.validate(hooked.depth, hooked.layout)  # before the first call of generate
-    had_own = vars(model).get("generate")
-    model.generate = _generate_of(model, method)
-    setattr(model, _ACTIVE, True)
+    with _same_mode(model):
+        hooked = method.hooked(model)
+        method.config.validate(hooked.depth, hooked.layout)  # before the first call of generate
+        had_own = vars(model).get("generate")
+        model.generate = _generate_of(model, method)
+        setattr(model, _ACTIVE, True)
+        try:
+            yield hooked
+        finally:
+            delattr(model, _ACTIVE)
+            del model.generate
+            if had_own is not None:
+                model.generate = had_own
+
+
+@contextmanager
+def _same_mode(model: nn.Module) -> Iterator[None]:
+    """Leave every module in the mode that it was in: decoding is in evaluation mode."""
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        yield hooked
+        yield
     finally:
-        delattr(model, _ACTIVE)
-        del model.generate
-        if had_own is not None:
-            model.generate = had_own
+        for module, training in modes:
+            module.training = training
 
 
 def _generate_of(model: PreTrainedModel, method: CustomGenerate) -> Any:
@@ -274,9 +288,14 @@ def _generate_of(model: PreTrainedModel, method: CustomGenerate) -> Any:
         }
         options |= {name: value for name, value in given.items() if value is not None}
         ids, mask = read_prompt(inputs, options.pop("attention_mask", None), options)
-        if ids is not None and not isinstance(ids, Tensor):
+        if ids is not None and (not isinstance(ids, Tensor) or ids.ndim != 2):
             raise EepolicyError(f"the stock generate takes ids (rows, tokens); got {ids!r:.80}")
-        prompts = PromptBatch(ids, mask, options.pop("inputs_embeds", None))
+        device = method.hooked(model).device  # as in the stock generate, prompts may be elsewhere
+        ids, mask, embeddings = (
+            given if given is None else given.to(device)
+            for given in (ids, mask, options.pop("inputs_embeds", None))
+        )
+        prompts = PromptBatch(ids, mask, embeddings)
         if prompts.ids is None and prompts.embeddings is None:
             raise EepolicyError("give ids as inputs or input_ids, or inputs_embeds")
         is_dict = options.pop("return_dict_in_generate", None)

@@ -343,3 +343,43 @@ def test_greedy_verification_draws_no_random_numbers(stock):
     out = model.generate(torch.tensor(ROWS[0]), "both=static@2", 8, accept="exact")
     assert len(set(out.trace.depth.tolist())) > 1
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("how", ["block", "method"])
+def test_the_mode_of_training_stays(stock, how):
+    stock.train()
+    stock.model.layers[0].eval()
+    before = [module.training for module in stock.modules()]
+    ids = torch.tensor([ROWS[0]])
+    method = eepolicy.custom_generate(POLICY)
+    expected = None
+    for _ in range(2):
+        if how == "block":
+            with method.inside(stock):
+                sequences = stock.generate(ids)
+        else:
+            sequences = stock.generate(ids, custom_generate=method)
+        assert [module.training for module in stock.modules()] == before
+        assert sequences.tolist() == (expected or sequences.tolist())
+        expected = sequences.tolist()
+
+
+def test_stop_strings_of_an_adapted_model_stay(stock, words):
+    ids = torch.tensor([ROWS[0]])
+    reply = stock.generate(ids)[0, ids.shape[1] :].tolist()
+    stock.generation_config.stop_strings = [f"w{reply[3]}"]
+    adapted = get_peft_model(stock, LoraConfig(target_modules=["q_proj", "v_proj"]))
+    expected = adapted.generate(input_ids=ids, tokenizer=words).tolist()
+    assert len(expected[0]) < ids.shape[1] + len(reply)
+    with eepolicy.early_exit("full", adapted):
+        for _ in range(2):
+            assert adapted.generate(input_ids=ids, tokenizer=words).tolist() == expected
+    assert stock.generation_config.stop_strings == [f"w{reply[3]}"]
+
+
+def test_a_row_without_its_dimension_is_refused(stock):
+    with (
+        eepolicy.early_exit("full", stock),
+        pytest.raises(EepolicyError, match=r"takes ids \(rows, tokens\)"),
+    ):
+        stock.generate(torch.tensor(ROWS[0]))

@@ -98,7 +98,7 @@ class PromptEncoder:
             raise EepolicyError(
                 f"inputs_embeds is (rows, tokens, {width}); got {tuple(embeddings.shape)}"
             )
-        embeddings = embeddings.to(self.backbone.device)
+        embeddings = embeddings.to(self.backbone.device, self.backbone.model.dtype)
         mask = _on_device(mask, embeddings)
         return PromptBatch(None, mask, embeddings, is_single=len(embeddings) == 1)
 

@@ -49,8 +49,9 @@ class RepetitionAware:
     def __post_init__(self) -> None:
         if not (0 < self.top_p <= 1 and 0 < self.ratio <= 1):
             raise EepolicyError(f"top_p and ratio are above 0 and at most 1; got {self!r}")
-        if self.top_k < 1 or self.window < 1:
-            raise EepolicyError(f"top_k and window are at least 1; got {self!r}")
+        for count in (self.top_k, self.window):
+            if not isinstance(count, int) or count < 1:
+                raise EepolicyError(f"top_k and window are integers of at least 1; got {self!r}")
 
     @classmethod
     def from_option(cls, value: Any) -> RepetitionAware:
@@ -182,7 +183,8 @@ def with_repetition_aware(options: dict[str, Any], prompts: PromptBatch) -> dict
     length = 0 if prompts.ids is None else prompts.ids.shape[1]
     processors: list[Any] = [*(rest.get("logits_processor") or ())]
     processors.append(RepetitionAwareLogitsProcessor(method, length))
-    changes: Mapping[str, Any] = _NO_WARPERS | {
+    changes: Mapping[str, Any] = dict.fromkeys(SAMPLING) | {
+        **_NO_WARPERS,
         "do_sample": True,
         "logits_processor": LogitsProcessorList(processors),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -273,7 +272,7 @@ def _call_stock(
 ) -> Request:
     """Call the stock `generate` with a decoding method that returns its arguments."""
     streamer, own_tokenizer = options.pop("streamer", None), options.pop("tokenizer", None)
-    model = _move_stop_strings(model, options, own_tokenizer or tokenizer)
+    _move_stop_strings(model, options, own_tokenizer or tokenizer)
     if prompts.embeddings is not None:
         options["inputs_embeds"] = prompts.embeddings
     if prompts.mask is not None:
@@ -315,26 +314,23 @@ def _set_defaults(
 
 def _move_stop_strings(
     model: PreTrainedModel, options: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None
-) -> PreTrainedModel:
+) -> None:
     """Turn stop strings into a stopping criterion: the stock hook gets no tokenizer.
 
     Args:
         model: the stock model.
         options: options of its `generate`, which are changed.
         tokenizer: tokenizer for the stop strings.
-
-    Returns:
-        The model, or a shallow copy without the stop strings of its own generation config.
     """
     config = options.get("generation_config")
     own = model.generation_config.stop_strings
     if options.get("stop_strings", ()) is None:  # the stock generate takes it as "none"
-        return model
+        return
     strings = options.pop("stop_strings", None)
     strings = getattr(config, "stop_strings", None) if strings is None else strings
     strings = own if strings is None else strings
     if strings is None:
-        return model
+        return
     if tokenizer is None:
         raise EepolicyError("stop_strings need a model with a tokenizer, or tokenizer=")
     try:
@@ -346,19 +342,7 @@ def _move_stop_strings(
     options["stopping_criteria"] = StoppingCriteriaList(
         [*(options.get("stopping_criteria") or ()), criterion]
     )
-    if config is not None:
-        options["generation_config"] = _without_stop_strings(config)
-    if own is not None:
-        model = copy.copy(model)
-        model.generation_config = _without_stop_strings(model.generation_config)
-    return model
-
-
-def _without_stop_strings(config: GenerationConfig) -> GenerationConfig:
-    """A copy of a generation config without its stop strings."""
-    config = copy.deepcopy(config)
-    config.stop_strings = None
-    return config
+    options["stop_strings"] = None  # also none of the generation configs
 
 
 def _check_positions(positions: Tensor | None, mask: Tensor) -> None:

@@ -145,7 +145,7 @@ def test_rows_of_a_padded_batch_and_verified_drafts():
         ({"repetition_aware": 3}, "repetition_aware is True or a dict with top_p, top_k, window"),
         ({"repetition_aware": {"k": 3}}, "repetition_aware is True or a dict with"),
         ({"repetition_aware": {"top_p": 2.0}}, "top_p and ratio are above 0 and at most 1"),
-        ({"repetition_aware": {"window": 0}}, "top_k and window are at least 1"),
+        ({"repetition_aware": {"window": 0}}, "top_k and window are integers of at least 1"),
         ({"repetition_aware": True, "top_p": 0.9}, "top_p does not go with repetition_aware"),
         ({"repetition_aware": True, "do_sample": False}, "repetition_aware samples"),
     ],
@@ -167,3 +167,23 @@ def test_other_warpers_are_refused(name):
     model = HookedModel(tiny("llama"), layout=LAYOUT)
     with pytest.raises(EepolicyError, match=f"{name} does not go with repetition_aware"):
         model.generate(torch.tensor([1, 2]), repetition_aware=True, **{name: 0.5})
+
+
+def test_warpers_of_the_model_are_off():
+    """The rule has a nucleus of its own; `min_p` of the model would cut its two draws."""
+    replies = []
+    for value in (None, 0.5):
+        stock = tiny("llama")
+        stock.generation_config.min_p = value
+        model = HookedModel(stock, LAYOUT)
+        out = model.generate(
+            torch.tensor([5, 9, 13]), max_new_tokens=30, repetition_aware=True, seed=3
+        )
+        replies.append(out.tokens.tolist())
+    assert replies[0] == replies[1]
+
+
+@pytest.mark.parametrize("name", ["top_k", "window"])
+def test_counts_are_integers(name):
+    with pytest.raises(EepolicyError, match="are integers of at least 1"):
+        RepetitionAware(**{name: 2.5})

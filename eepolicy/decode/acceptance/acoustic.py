@@ -59,7 +59,7 @@ class AcceptAcoustic(Acceptance):
     def bind(self, layout: TokenLayout, vocoder: Vocoder | None) -> Acceptance:
         if self.codebook is not None:
             return self
-        bound = AcceptAcoustic(self.distance, codebook_for(self, vocoder), layout.speech[0])
+        bound = AcceptAcoustic(self.distance, units_for(self, vocoder, layout), layout.speech[0])
         object.__setattr__(bound, "_is_bound", True)
         return bound
 
@@ -85,8 +85,10 @@ def refuse_own_codebook(rule: Any) -> None:
         )
 
 
-def codebook_for(rule: Acceptance, vocoder: Vocoder | None) -> Tensor:
+def units_for(rule: Acceptance, vocoder: Vocoder | None, layout: TokenLayout) -> Tensor:
     """The codebook of a vocoder, (units, features), for a rule that compares sounds.
+
+    A codebook may have more rows than the model has units.
 
     Raises:
         EepolicyError: the vocoder has no codebook.
@@ -97,4 +99,4 @@ def codebook_for(rule: Acceptance, vocoder: Vocoder | None) -> Tensor:
             f"{rule!r} compares the sounds of units: use a model whose vocoder has a codebook, or "
             f"{type(rule).__name__}(distance, codebook=...)"
         )
-    return codebook
+    return codebook[: layout.num_units]

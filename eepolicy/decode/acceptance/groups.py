@@ -10,8 +10,8 @@ from torch import Tensor
 
 from eepolicy.decode.acceptance.acoustic import (
     AcceptAcoustic,
-    codebook_for,
     refuse_own_codebook,
+    units_for,
 )
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, NUMBER, Acceptance, Drafts
 from eepolicy.decode.acceptance.sampling import drafted_probabilities
@@ -106,7 +106,7 @@ class AcceptGroups(Acceptance):
     def bind(self, layout: TokenLayout, vocoder: Vocoder | None) -> Acceptance:
         if self.codebook is not None:
             return self
-        bound = AcceptGroups(self.distance, codebook_for(self, vocoder), layout.speech[0])
+        bound = AcceptGroups(self.distance, units_for(self, vocoder, layout), layout.speech[0])
         object.__setattr__(bound, "_made", self._made)
         object.__setattr__(bound, "_is_bound", True)
         return bound

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from eepolicy.decode.acceptance.base import ACCEPTANCE_RULES, Acceptance, Drafts
@@ -30,7 +31,9 @@ class AcceptTop(CheckedFields, Acceptance):
     def accepts(self, drafts: Drafts) -> Tensor:
         count = min(self.count, drafts.target_scores.shape[1])
         best = drafts.target_scores.topk(count, -1).indices  # (drafts, count)
-        return (best == drafts.tokens[:, None]).any(-1)
+        own = drafts.target_scores.gather(1, drafts.tokens[:, None])[:, 0]
+        # sampling may leave fewer tokens than the rule accepts
+        return (best == drafts.tokens[:, None]).any(-1) & (own > -torch.inf)
 
     @classmethod
     def from_spec(cls, rest: str) -> AcceptTop:

@@ -44,7 +44,9 @@ def numbers(like: Tensor, positions: Tensor, kind: str) -> Rotation:
 @register_family("gptj", "codegen")
 def gptj(model: PreTrainedModel) -> DecoderParts:
     """GPT-J and CodeGen: the layers rotate by the positions themselves."""
-    parts = replace(plain_parts(decoder_of(model)), rotary=numbers)
+    decoder = decoder_of(model)
+    most = decoder.config.max_position_embeddings  # rows of the table of sines in each layer
+    parts = replace(plain_parts(decoder), rotary=numbers, max_positions=most)
     return adapted(parts, LayerPastWithPositions)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -110,17 +110,31 @@ def xglm(model: PreTrainedModel) -> DecoderParts:
     """XGLM: sinusoidal positions."""
     decoder = decoder_of(model)
     table = decoder.inner.embed_positions
-    parts = replace(plain_parts(decoder), position_embedding=lambda at: table(at, 0))
+
+    def embedding(positions: Tensor) -> Tensor:
+        # the table grows to the positions before the block and those in it
+        return cast(Tensor, table(positions, int(positions.max()) + 1 - positions.shape[1]))
+
+    parts = replace(plain_parts(decoder), position_embedding=embedding)
     return adapted(parts, LayerWithRowMasks)
 
 
-def alibi(model: PreTrainedModel, heads: int) -> Callable[[Tensor], Tensor]:
-    """ALiBi with the slopes of a stock model, as `DecoderParts.key_bias`."""
+def alibi(
+    model: PreTrainedModel, heads: int, dtype: torch.dtype = torch.float32
+) -> Callable[[Tensor], Tensor]:
+    """ALiBi with the slopes of a stock model, as `DecoderParts.key_bias`.
+
+    Args:
+        model: stock model.
+        heads: number of attention heads.
+        dtype: precision in which the stock model multiplies.
+    """
     build = vars(sys.modules[type(model).__module__])["build_alibi_tensor"]
     slopes: Tensor = build(torch.ones(1, 2, dtype=torch.long), heads, torch.float32)[:, 0, 1]
 
     def bias(positions: Tensor) -> Tensor:
-        return slopes.to(positions.device)[:, None] * positions[:, None]
+        products = slopes.to(positions.device, dtype)[:, None] * positions[:, None]
+        return products.float()
 
     return bias
 
@@ -144,6 +158,8 @@ def falcon(model: PreTrainedModel) -> DecoderParts:
     if not decoder.config.alibi:
         return adapted(rotary_parts(decoder), FalconLayer)
     heads = decoder.config.num_attention_heads
-    bias, scale = alibi(model, heads), (decoder.config.hidden_size // heads) ** 0.5
+    # the stock model multiplies in bfloat16, also if its weights are in another precision
+    bias = alibi(model, heads, torch.bfloat16)
+    scale = (decoder.config.hidden_size // heads) ** 0.5
     parts = replace(plain_parts(decoder), key_bias=lambda positions: bias(positions) / scale)
     return adapted(parts, BloomLayer)
