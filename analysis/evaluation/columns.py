@@ -100,9 +100,14 @@ class Column:
 
 def _ms_per_later_token(record: Record) -> float | None:
     """Milliseconds of all tokens after the first one; None if there is none or no time."""
-    if record.seconds is None or record.ttft is None or len(record.tokens) < 2:
+    if record.seconds is None or record.ttft is None or not _later_tokens(record):
         return None
     return 1000 * (record.seconds - record.ttft)
+
+
+def _later_tokens(record: Record) -> int:
+    """Number of tokens after the first one, of the reply that was timed."""
+    return (record.timed_tokens or len(record.tokens)) - 1
 
 
 #: the columns of `eepolicy compare`, in their order
@@ -208,7 +213,7 @@ COLUMNS = (
         "tpot",
         "TPOT, ms",
         _ms_per_later_token,
-        lambda r: len(r.tokens) - 1,
+        _later_tokens,
         optional=True,
     ),
     Column(

@@ -99,9 +99,19 @@ def default_policies(
     # a branch predicts far better than the other heads, so its row exits at every speech token
     branches = [depth for depth in sorted(model.branches, reverse=True) if depth]
     rows[2:2] = [f"static@{depth}" for depth in branches]
-    compared = {q["question"] for q in questions}
-    others = [q["question"] for q in config.calibration if q["question"] not in compared]
-    if others:
-        chosen = others[:CALIBRATION_QUESTIONS]
+    chosen = calibration_questions(questions, config)
+    if chosen:
         rows[-1:-1] = adaptive_policies(model, chosen, mean_depth, config)
     return rows
+
+
+def calibration_questions(questions: Sequence[Mapping[str, Any]], config: RunConfig) -> list[str]:
+    """The questions to calibrate on: the first ones that are not among those of the comparison.
+
+    Args:
+        questions: questions of the comparison.
+        config: settings of the run, with questions to calibrate on.
+    """
+    compared = {q["question"] for q in questions}
+    others = [q["question"] for q in config.calibration if q["question"] not in compared]
+    return others[:CALIBRATION_QUESTIONS]

@@ -19,7 +19,8 @@ from eepolicy.errors import EepolicyError
 ACCURACY_PROMPT = """A voice assistant was asked a question. Decide whether its answer is right.
 
 Question: {question}
-Right answers, any of which will do: {answers}
+The right answer, of which every part between semicolons is needed; of alternatives between \
+slashes, one is enough: {answers}
 Its answer, {source}: {reply}
 
 Spelling that speech recognition may have got wrong does not matter. End your reply with your \

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from eepolicy.analysis.evaluation.columns import COLUMNS, Column
 from eepolicy.analysis.evaluation.default_policies import FULL
 from eepolicy.analysis.evaluation.formats import RecordLine
-from eepolicy.analysis.evaluation.records import FILES, RunFolder
+from eepolicy.analysis.evaluation.records import FILES, RunFolder, question_key
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.analysis.evaluation.verdict import Margins
 from eepolicy.analysis.stats.sequential import UntilDecided
@@ -66,6 +66,7 @@ class RunNotes(BaseModel):
         rows: spec strings of the rows; empty if the run has not noted them.
         margins: largest losses that count as not worse.
         looks: numbers of questions of `UntilDecided`; None if their number was stated before.
+        asked: `question_key` of each question of the last call; empty if it is not noted.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore")
@@ -73,6 +74,7 @@ class RunNotes(BaseModel):
     rows: list[str] = []
     margins: MarginNotes = MarginNotes()
     looks: list[int] | None = None
+    asked: list[str] = []
 
 
 def load_comparison(folder: str | Path, columns: Sequence[Column] = COLUMNS) -> Comparison:
@@ -108,7 +110,11 @@ def load_comparison(folder: str | Path, columns: Sequence[Column] = COLUMNS) -> 
     policies = dict.fromkeys((FULL, *(notes.rows or answered)))
     return Comparison(
         tuple(policies),
-        tuple(line.model_dump() for line in run_folder.questions().values()),
+        tuple(
+            line.model_dump()
+            for line in run_folder.questions().values()
+            if not notes.asked or question_key(line.question) in {*notes.asked}
+        ),
         run_folder,
         tuple(columns),
         Margins(**notes.margins.model_dump()),

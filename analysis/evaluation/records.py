@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,6 +73,8 @@ class Record:
         seconds: wall-clock time of decoding the reply alone, prefill included; None if the
             question was not timed.
         ttft: time to the first token in seconds; None if the question was not timed.
+        timed_tokens: number of tokens of the reply that was timed; it can be another one, since it
+            is decoded alone.
     """
 
     question: str
@@ -96,6 +99,7 @@ class Record:
     judge_score: float | None = None
     seconds: float | None = None
     ttft: float | None = None
+    timed_tokens: int | None = None
 
     @cached_property
     def speech_tokens(self) -> int:
@@ -264,9 +268,15 @@ class RunFolder:
                 judge_score=scores.get((line.question, line.policy, line.seed)),
                 seconds=timing.seconds if timing else None,
                 ttft=timing.ttft if timing else None,
+                timed_tokens=timing.tokens if timing else None,
             )
             records.setdefault((line.question, line.policy), []).append(record)
         return records
+
+
+def question_key(question: str) -> str:
+    """A short key of a question, for the notes of a run."""
+    return hashlib.sha256(question.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def _scored(text: str, speech: Speech | None, keys: list[str | list[str]] | None) -> dict[str, Any]:

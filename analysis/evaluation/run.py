@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from eepolicy.analysis.evaluation.config import RunConfig
-from eepolicy.analysis.evaluation.default_policies import FULL, default_policies
+from eepolicy.analysis.evaluation.default_policies import (
+    FULL,
+    calibration_questions,
+    default_policies,
+)
 from eepolicy.analysis.evaluation.formats import QuestionLine
 from eepolicy.analysis.evaluation.identity import identity
 from eepolicy.analysis.evaluation.measure import Blocks
 from eepolicy.analysis.evaluation.metrics import MetricsSource, SpeechMetrics
 from eepolicy.analysis.evaluation.pipeline import Pipeline, Progress, no_progress
-from eepolicy.analysis.evaluation.records import RunFolder
+from eepolicy.analysis.evaluation.records import RunFolder, question_key
 from eepolicy.analysis.evaluation.rows import Row, parse_row
 from eepolicy.analysis.evaluation.table import Comparison
 from eepolicy.decode.rebatch import LayerCosts
@@ -78,12 +83,19 @@ def run(
     with locked(folder.path):
         notes = folder.open(shared)
         stored = folder.questions()
+        _check_questions(questions, stored, folder)
         folder.append([_line(q) for q in questions if q["question"] not in stored])
         rows = _rows(model, questions, folder, config, notes)
         _share_costs(model, rows, folder, config)
         looks = config.looks and list(config.looks.looks)
         spreads = config.worker_config.spreads
-        folder.note(margins=asdict(config.margins), looks=looks, workers=spreads)
+        folder.note(
+            margins=asdict(config.margins),
+            looks=looks,
+            # earlier times were perhaps taken while others worked
+            workers=spreads or notes.get("workers", False),
+            asked=[question_key(q["question"]) for q in questions],
+        )
         number = len(questions) if config.looks is None else config.looks.looks[0]
         while True:
             blocks = Blocks(questions[:number], rows, config)
@@ -131,6 +143,42 @@ def _line(question: Mapping[str, Any]) -> QuestionLine:
     )
 
 
+def _check_questions(
+    questions: Sequence[Mapping[str, Any]], stored: Mapping[str, QuestionLine], folder: RunFolder
+) -> None:
+    """Check that questions with stored replies have the same answers and sounds as then.
+
+    Raises:
+        EepolicyError: one has others.
+    """
+    for new in map(_line, questions):
+        old = stored.get(new.question, new)
+        sounds = {line.audio and Path(line.audio).name for line in (old, new)}
+        what = "answers" if old.keys != new.keys else "sound" if len(sounds) > 1 else None
+        if what is not None:
+            raise EepolicyError(
+                f"{folder.path} contains replies to {new.question!r:.100} with another {what}; "
+                "give another folder with --out, or remove it"
+            )
+
+
+def _check_calibration(
+    questions: Sequence[Mapping[str, Any]], notes: Mapping[str, Any], folder: RunFolder
+) -> None:
+    """Check that the stored default rows were not calibrated on the questions.
+
+    Raises:
+        EepolicyError: they were.
+    """
+    used = {*notes.get("calibrated_on", [])}
+    for question in questions:
+        if question_key(question["question"]) in used:
+            raise EepolicyError(
+                f"{folder.path} has default policies that were calibrated on "
+                f"{question['question']!r:.100}: name the policies, or give another --out folder"
+            )
+
+
 def _rows(
     model: HookedModel,
     questions: Sequence[Mapping[str, Any]],
@@ -140,9 +188,12 @@ def _rows(
 ) -> list[Row]:
     """The rows, full depth first; default rows are calibrated once per folder."""
     policies = config.policies or notes.get("default_rows")
+    if not config.policies:
+        _check_calibration(questions, notes, folder)
     if not policies:
         policies = default_policies(model, questions, config)
-        folder.note(default_rows=policies)
+        used = calibration_questions(questions, config)
+        folder.note(default_rows=policies, calibrated_on=[*map(question_key, used)])
     rows = {row.spec: row for row in map(parse_row, (FULL, *policies))}
     files = {
         file: file_digest(file)

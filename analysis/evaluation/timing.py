@@ -41,13 +41,22 @@ class Timer:
     config: RunConfig
 
     def missing(self, folder: RunFolder) -> list[tuple[int, Row]]:
-        """Number of the question and row of each time that is not stored, in order."""
+        """Number of the question and row of each time that is not stored, in order.
+
+        A run that was stopped has times of some rows of one question.  If several questions lack a
+        row, the row is new: all rows of these questions are timed again, so that times which are
+        compared were taken in turns.
+        """
         done = {(line.question, line.policy) for line in folder.lines(TimingLine)}
+        timed = [question["question"] for question in self.questions[: self.config.timed]]
+        stored = [[(question, row.spec) in done for row in self.rows] for question in timed]
+        again = sum(any(times) and not all(times) for times in stored) > 1
+        count = len(self.rows)
         return [
-            (i, row)
-            for i, question in enumerate(self.questions[: self.config.timed])
-            for row in (self.rows[(i + turn) % len(self.rows)] for turn in range(len(self.rows)))
-            if (question["question"], row.spec) not in done
+            (i, self.rows[row])
+            for i, times in enumerate(stored)
+            for row in ((i + turn) % count for turn in range(count))
+            if not times[row] or (again and not all(times))
         ]
 
     def run(self, folder: RunFolder, progress: TimingProgress = iter) -> Iterator[TimingLine]:

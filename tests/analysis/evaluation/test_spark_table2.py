@@ -146,7 +146,7 @@ def server():
             prompt = body["messages"][0]["content"]
             reply = next(x for x in prompt.splitlines() if x.startswith("Its answer"))
             said = reply.split(":", 1)[1].strip()
-            has_answer = "Right answers" in prompt
+            has_answer = "The right answer, of which" in prompt
             verdict = "Yes." if has_answer else str(min(10, len(said.split())))
             verdict = "No" if has_answer and "wrong" in said else verdict
             verdict = "hm" if "odd" in said else verdict
