@@ -50,7 +50,8 @@ PoliciesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         help="policies, see 'eepolicy policies', each optionally with ', fill=FILL' and "
-        "', accept=RULE'; the rows of the paper by default"
+        "', accept=RULE'; by default the schedules of the paper, the branches of the model, and "
+        "two calibrated adaptive policies"
     ),
 ]
 PromptsOption = Annotated[

@@ -236,7 +236,7 @@ def fit(
     in_rounds = rounds > 0 or heads == "branch" or config.is_drafter
     if in_rounds:
         refuse_options(
-            {"--sampled": sampled, "--by-depth or --at-once": by_depth},
+            {"--sampled": sampled, "--by-depth or --at-once": by_depth is not None},
             "a fit in rounds has greedy replies and fits one depth after the other",
         )
     else:

@@ -153,6 +153,10 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for name in names:
         table.add_column(name.replace("_", ", ").replace("own", "own replies"), justify="right")
     for row in rows:
-        cells = (row.get(name) for name in names)
-        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else str(c or 0) for c in cells))
+        table.add_row(*(_cell(row.get(name)) for name in names))
     return table
+
+
+def _cell(value: float | str | None) -> str:
+    """A cell of the table; a dash where nothing was measured."""
+    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

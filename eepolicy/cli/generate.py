@@ -119,7 +119,7 @@ def generate(
         refuse_options(one_stream, f"{model} has several codebooks")
         loading = CodebookLoading(model, dtype, device, threads, heads, depth_heads)
         decoding: dict[str, Any] = dict(of_frames, policy=policy, fill=fill)
-        sampled = sampling_options(temperature, top_p)
+        sampled = sampling_options(temperature, top_p) or {"do_sample": False}
         sampled |= {f"depth_decoder_{name}": value for name, value in sampled.items()}
         decoding |= {"max_new_tokens": max_new_tokens, "compile": compiled, "seed": seed} | sampled
         generate_frames(as_text(question), loading, decoding, out_file, as_json)

@@ -250,6 +250,11 @@ class Table2Run:
                     f"{self._heads_file} has no head at depth {lacking[0]}: remove it, and the "
                     "heads are fitted again"
                 )
+            if self.fit_prompts:
+                print_note(
+                    f"The heads are those of {self._heads_file}, and --fit-prompts is not read: "
+                    "remove the file to fit other ones"
+                )
             return []
         questions = read_lines(self.fit_prompts) if self.fit_prompts else []
         if len(questions) < MIN_FIT_QUESTIONS:

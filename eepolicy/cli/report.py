@@ -37,13 +37,15 @@ def report(
     from eepolicy.analysis.evaluation.load import load_comparison
     from eepolicy.analysis.evaluation.report import write_report
     from eepolicy.analysis.evaluation.spark_table2 import rows_in, write_table2
-    from eepolicy.heads.fingerprint import fingerprint
+    from eepolicy.heads.fingerprint import digest, fingerprint
 
     comparison = load_comparison(folder)
     identity, _ = comparison.folder.read()
     spoken = load_model(model, dtype, device, threads, heads)
     if fingerprint(spoken.model) != identity.get("model"):
         raise EepolicyError(f"{folder} contains a run of another model than {model}: give --model")
+    if digest(spoken.heads) != identity.get("heads"):
+        raise EepolicyError(f"{folder} contains a run with other exit heads: give its --heads")
     results = write_report(spoken, comparison, command_line(), again=True)
     rows = rows_in(spoken, comparison)
     if rows:

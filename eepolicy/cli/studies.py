@@ -87,12 +87,11 @@ def stats(
     )
     tokens, calibration = token_statistics(result), reliability(result)
     sequences = sequence_statistics(by_modality(spoken.layout, replies))
-    depth = round(0.7 * spoken.depth)
     files = [
         out_folder / "replies.jsonl",
         out_folder / "probe",
         *_write(out_folder, "statistics", tokens.table(), tokens.figure),
-        *_write(out_folder, "reliability", calibration.table(), lambda: calibration.figure(depth)),
+        *_write(out_folder, "reliability", calibration.table(), calibration.figure),
         *_write(out_folder, "sequences", sequences.table(), sequences.figure),
     ]
     if as_json:

@@ -157,7 +157,11 @@ class DepthRounds:
         self.heads = read_stage(self.model, folder)
         if (folder / ROW_FILE).exists():
             stored: dict[str, Any] = read_json(folder / ROW_FILE)
-            return stored
+            if self.reports.measure is None or "wer" in stored:
+                return stored
+            # the call that fitted this stage measured no word errors
+            stored |= self.reports.measure(self.model, self._held_out_own(folder))
+            return self._reported(folder, stored)
         row: dict[str, Any] = {
             "depth": self.depth,
             "round": number,
@@ -167,15 +171,24 @@ class DepthRounds:
             **size,
         }
         row |= evaluate(self.model, self.heads, self._store("held-out"), self.config)
-        if self.config.is_drafter:  # own replies are those of the full model
-            own = self._full_depth("held_out", self.plan.questions.held_out)
-        else:
-            own = self._own(folder / "held_out_own.jsonl", self.plan.questions.held_out, folder)
+        own = self._held_out_own(folder)
+        if not self.config.is_drafter:
             store = self._write_states(own, f"round-{number}/held-out-own", torch.float32)
             figures = evaluate(self.model, self.heads, store, self.config)
             row |= {f"{name}_own": value for name, value in figures.items()}
         if self.reports.measure is not None:
             row |= self.reports.measure(self.model, own)
+        return self._reported(folder, row)
+
+    def _held_out_own(self, folder: Path) -> list[Document]:
+        """Own replies of a stage to the held-out questions; for a drafter those at full depth."""
+        questions = self.plan.questions.held_out
+        if self.config.is_drafter:
+            return self._full_depth("held_out", questions)
+        return self._own(folder / "held_out_own.jsonl", questions, folder)
+
+    def _reported(self, folder: Path, row: dict[str, Any]) -> dict[str, Any]:
+        """Store and report the row of a stage."""
         write_json(folder / ROW_FILE, row, indent=1)
         self.reports.line(describe(row))
         return row
