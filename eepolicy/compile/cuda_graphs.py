@@ -118,7 +118,8 @@ class CudaGraphExecutor(CompiledExecutor):
         masks = dict(zip(inputs.masked, rest, strict=True))
         causal = self._causal_mask(slots[0], inputs.bucket, hidden.dtype)
         for index in range(inputs.first, inputs.stop):
-            view, kind = self._view(index, cache, inputs.bucket), self.model.attention[index]
+            view = self._view(index, hidden, cache, inputs.bucket)
+            kind = self.model.attention[index]
             if view is None:
                 return None
             rotation, mask = rotations.get(kind), masks.get(kind, causal)

@@ -109,7 +109,7 @@ class CompiledExecutor(LayerExecutor):
         cache: KVCache,
     ) -> Tensor:
         """Run one layer; see `Backbone.run_layer`."""
-        view = self._view(index, cache)
+        view = self._view(index, hidden, cache)
         if view is None:
             return self.model.run_layer(index, hidden, rotations, masks, cache)
         view = with_own_columns(view, hidden)
@@ -152,7 +152,7 @@ class CompiledExecutor(LayerExecutor):
     ) -> Tensor | None:
         """Run layers of one structure in one native call; None where there is no plan for them."""
         sample = self._sample_kv.get(self.table.templates[first])
-        view = self._view(first, cache)
+        view = self._view(first, hidden, cache)
         if view is None or sample is None or isinstance(cache.slots[0], Tensor):
             return None
         view, kind = with_own_columns(view, hidden), self.model.attention[first]
@@ -169,7 +169,7 @@ class CompiledExecutor(LayerExecutor):
         self, index: int, hidden: Tensor, rotations: dict[str, Rotation], cache: KVCache
     ) -> None:
         """Store the keys and values of one layer; see `Backbone.fill_layer`."""
-        view = self._view(index, cache)
+        view = self._view(index, hidden, cache)
         if view is not None:
             rotation = rotations.get(self.model.attention[index])
             if self._call_layer(fill_function, index, hidden, rotation, None, view) is not None:
@@ -177,9 +177,11 @@ class CompiledExecutor(LayerExecutor):
                 return
         self.model.fill_layer(index, hidden, rotations, cache)
 
-    def _view(self, index: int, cache: KVCache, columns: int = 0) -> tuple[Tensor, ...] | None:
+    def _view(
+        self, index: int, hidden: Tensor, cache: KVCache, columns: int = 0
+    ) -> tuple[Tensor, ...] | None:
         """`KVCache.view` of a layer; None where nothing is compiled or stored."""
-        if self._broken or self.table.templates[index] is None:
+        if self._broken or not self.table.compiles(index, hidden):
             return None
         sample = self._sample_kv.get(self.table.templates[index])
         if sample is not None:

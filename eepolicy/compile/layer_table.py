@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from eepolicy.compile.functional import structure_of, tensors_of
-from eepolicy.compile.native import Integers
+from eepolicy.compile.native import MAX_ROWS, Integers, serves
+from eepolicy.heads.int8 import has_int8
 from eepolicy.heads.weights import obstacle
 
 
@@ -57,7 +58,19 @@ class LayerTable:
                 self.obstacles[index] = reason
             self.templates.append(template)
             self.tensors.append(() if template is None else tensors)
+        self._int8 = [*map(has_int8, layers)]
         self.read_addresses()
+
+    def compiles(self, index: int, hidden: Tensor) -> bool:
+        """Whether a layer runs compiled on a block (rows, columns, width).
+
+        Weights in int8 are read by the products of few rows in the native library alone; for
+        others, the stock layer converts them.
+        """
+        if self.templates[index] is None:
+            return False
+        few = hidden.shape[0] * hidden.shape[1] <= MAX_ROWS
+        return not self._int8[index] or (few and serves(hidden))
 
     def read_addresses(self) -> None:
         """Take the addresses of all tensors anew: another dtype moves the weights."""

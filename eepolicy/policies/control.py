@@ -50,7 +50,9 @@ class Random(CheckedFields, ExitPolicy):
     name: ClassVar[str] = "random"
     usage: ClassVar[str] = "random:MEAN@DEPTH[#SEED]"
     example: ClassVar[str] = "random:16.0@12"
-    summary: ClassVar[str] = "depth 12 or full depth at random, mean depth 16; #7 sets the seed"
+    summary: ClassVar[str] = (
+        "exits at depth 12 at random so that the expected depth is 16; append #7 for seed 7"
+    )
     paper: ClassVar[str] = "a control"
     colour: ClassVar[str] = "#777777"
     marker: ClassVar[str] = "x"

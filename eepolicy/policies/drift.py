@@ -41,11 +41,13 @@ class DriftState(PolicyState):
 class DriftRefresh(CheckedFields, ExitPolicy):
     """Exits at one depth, and refreshes at full depth when the drift exceeds a threshold.
 
-    The *surprise* of an exit is the entropy of its readout minus the mean entropy that the reply
-    had at full depth so far, or zero if that is less.  The *drift* is the sum of the surprises
-    since the last refresh.  A position exits if the drift with its own surprise is at most the
-    threshold.  Otherwise it runs to full depth, and the drift is zero again.  The first position of
-    a reply that the policy acts on runs at full depth, since there is nothing to compare with.
+    The *surprise* of an exit is the entropy of its readout minus the mean entropy of the reply's
+    earlier full-depth positions of the modality of `on`, or zero if that is less.  The last
+    position of each chunk is not counted in the mean, unless `on` is `"both"`.  The *drift* is the
+    sum of the surprises since the last full-depth position, of any modality.  A position exits if
+    the drift with its own surprise is at most the threshold.  Otherwise it runs to full depth, and
+    the drift is zero again.  The first position of a reply that the policy acts on runs at full
+    depth, since there is nothing to compare with.
 
     Why: the divergence of a sequence is the sum of the divergences of its tokens (chain rule).  If
     a head gives the mean of the full model's distributions over the states that look alike to it,
@@ -73,8 +75,8 @@ class DriftRefresh(CheckedFields, ExitPolicy):
     usage: ClassVar[str] = "drift>NATS@DEPTH"
     example: ClassVar[str] = "drift>0.3@6"
     summary: ClassVar[str] = (
-        "exits at depth 6; full depth when the exits since the last refresh were more uncertain "
-        "than full depth by more than 0.3 nats in all"
+        "exits at depth 6 until the excess entropy of the exits since the last refresh exceeds "
+        "0.3 nats in all, then one position at full depth"
     )
     paper: ClassVar[str] = "compare SpecDec++, arXiv 2405.19715"
     source: ClassVar[str] = "https://arxiv.org/abs/2405.19715"

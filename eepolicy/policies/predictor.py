@@ -32,7 +32,8 @@ class Predictor(Threshold):
     usage: ClassVar[str] = "predictor>PROBABILITY@DEPTHS"
     example: ClassVar[str] = "predictor>0.9@[4,6,8]"
     summary: ClassVar[str] = (
-        "a fitted probability above 0.9 that the head agrees with the full model; no head needed"
+        "a fitted probability above 0.9 that the head agrees with the full model; no head "
+        "evaluation to decide"
     )
     paper: ClassVar[str] = "classifier of CALM, arXiv 2207.07061"
     source: ClassVar[str] = "https://arxiv.org/abs/2207.07061"

@@ -39,7 +39,7 @@ class Static(CheckedFields, ExitPolicy):
     name: ClassVar[str] = "static"
     usage: ClassVar[str] = "static@DEPTH"
     example: ClassVar[str] = "static@16"
-    summary: ClassVar[str] = "an exit at depth 16 at every position"
+    summary: ClassVar[str] = "an exit at depth 16 at every speech token"
     paper: ClassVar[str] = "Fixed of SPAR-K, arXiv 2603.09215"
     source: ClassVar[str] = "https://arxiv.org/abs/2603.09215"
     colour: ClassVar[str] = "#56B4E9"

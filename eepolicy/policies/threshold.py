@@ -145,7 +145,7 @@ class Saturation(Threshold):
     usage: ClassVar[str] = "saturation>COSINE@DEPTHS"
     example: ClassVar[str] = "saturation>0.98@14"
     summary: ClassVar[str] = (
-        "cosine to the hidden state of the previous depth above 0.98; no head needed"
+        "cosine to the hidden state of the previous depth above 0.98; no head evaluation to decide"
     )
     paper: ClassVar[str] = "hidden-state saturation of CALM, arXiv 2207.07061"
     source: ClassVar[str] = "https://arxiv.org/abs/2207.07061"

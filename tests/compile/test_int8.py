@@ -118,3 +118,18 @@ def test_the_pocket_model_in_int8(tmp_path):
     with pytest.raises(EepolicyError, match="weights in int8 are not saved"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_wide_blocks_convert_the_weights(monkeypatch):
+    """torch's product in int8 takes forty times as long as a conversion on 50 rows."""
+    model = quantised("llama")
+    prompts = [torch.randint(5, 60, (n,)) for n in (40, 37)]
+    rows: list[int] = []
+    product = torch._weight_int8pack_mm
+    monkeypatch.setattr(
+        torch, "_weight_int8pack_mm", lambda x, *rest: rows.append(len(x)) or product(x, *rest)
+    )
+    eager = model.generate(prompts, "static@3", max_new_tokens=12)
+    assert rows == []
+    ours = model.generate(prompts, "static@3", max_new_tokens=12, compile=True)
+    assert [o.tokens.tolist() for o in ours] == [o.tokens.tolist() for o in eager]
