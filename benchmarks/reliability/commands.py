@@ -37,7 +37,7 @@ REPLACED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("generate Hi --temperature 1 --top-p", ("-1", "2", "nan", "zz")),
     ("generate Hi --threads", ("0", "-1", "zz", DIGITS)),
     ("generate Hi --device", ("zz", "cuda", "cuda:99", "", "cpu:zz")),
-    ("generate Hi --dtype", ("zz", "", "int8")),
+    ("generate Hi --dtype", ("zz", "", "int4")),
     ("generate Hi --fill", ("zz", "", "mask:3", "5")),
     ("generate Hi --accept", ("zz", "", "top", "top:0", "top:zz", f"top:{DIGITS}")),
     ("generate Hi --policy", ("zz", "", "static", "static@0", "static@99", f"static@{DIGITS}")),
