@@ -258,9 +258,10 @@ def _replace_generate(model: PreTrainedModel, method: CustomGenerate) -> Iterato
 
 
 @contextmanager
-def _same_mode(model: nn.Module) -> Iterator[None]:
+def _same_mode(model: object) -> Iterator[None]:
     """Leave every module in the mode that it was in: decoding is in evaluation mode."""
-    modes = [(module, module.training) for module in model.modules()]
+    modules = model.modules() if isinstance(model, nn.Module) else ()  # others are refused later
+    modes = [(module, module.training) for module in modules]
     try:
         yield
     finally:

@@ -388,6 +388,8 @@ def test_report_writes_the_page_again(run, tmp_path, monkeypatch):
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     _, err = run("report", folder, "--model", str(tmp_path / "other"), code=2)
     assert "contains a run of another model" in err
+    _, err = run("report", folder, "--heads", "lens", code=2)
+    assert "contains a run with other exit heads" in err
     _, err = run("report", str(tmp_path), code=2)
     assert "contains no records" in err
 

@@ -95,6 +95,8 @@ def test_a_drafter_is_fitted_and_used(run, tmp_path, questions):
         (("--questions", "9"), "--questions is from 2 to 8"),
         (("--held-out", "test"), "--held-out is a share from 0.01 to 0.9, or dev"),
         (("--policy", "statc@16", "--rounds", "1"), "statc"),
+        (("--heads", "branch", "--depths", "8", "--at-once"), "--by-depth or --at-once"),
+        (("--heads", "branch", "--depths", "8", "--by-depth"), "--by-depth or --at-once"),
     ],
 )
 def test_wrong_options_are_refused(run, tmp_path, questions, wrong, message):

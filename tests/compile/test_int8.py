@@ -50,18 +50,18 @@ def test_products_equal_those_of_torch(out, width):
         torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
-@pytest.mark.parametrize("policy", ["full", "spark:triple@2"])
-def test_compiled_layers_give_the_tokens_of_the_quantised_stock_model(family, policy):
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_compiled_layers_give_the_tokens_of_the_quantised_stock_model(family):
     model = quantised(family)
+    stock = model.model.generate(PROMPT[None], max_new_tokens=24, do_sample=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # no layer runs uncompiled
-        ours = model.generate(PROMPT, policy, max_new_tokens=24, compile=True)
-    eager = model.generate(PROMPT, policy, max_new_tokens=24)
-    assert ours.tokens.tolist() == eager.tokens.tolist()
-    if policy == "full":
-        stock = model.model.generate(PROMPT[None], max_new_tokens=24, do_sample=False)
-        assert ours.tokens.tolist() == stock[0, len(PROMPT) :].tolist()
+        full = model.generate(PROMPT, max_new_tokens=24, compile=True)
+        early = model.generate(PROMPT, "spark:triple@2", max_new_tokens=24, compile=True)
+    assert full.tokens.tolist() == stock[0, len(PROMPT) :].tolist()
+    eager = model.generate(PROMPT, "spark:triple@2", max_new_tokens=24)
+    assert early.tokens.tolist() == eager.tokens.tolist()
+    assert early.trace.depth.min() == 2
 
 
 def test_a_weight_is_rounded_to_the_nearest_multiple_of_its_scale():
@@ -123,13 +123,13 @@ def test_the_pocket_model_in_int8(tmp_path):
 def test_wide_blocks_convert_the_weights(monkeypatch):
     """torch's product in int8 takes forty times as long as a conversion on 50 rows."""
     model = quantised("llama")
-    prompts = [torch.randint(5, 60, (n,)) for n in (40, 37)]
+    prompt = torch.randint(5, 60, (MAX_ROWS + 1,), generator=torch.Generator().manual_seed(0))
     rows: list[int] = []
     product = torch._weight_int8pack_mm
     monkeypatch.setattr(
         torch, "_weight_int8pack_mm", lambda x, *rest: rows.append(len(x)) or product(x, *rest)
     )
-    eager = model.generate(prompts, "static@3", max_new_tokens=12)
-    assert rows == []
-    ours = model.generate(prompts, "static@3", max_new_tokens=12, compile=True)
-    assert [o.tokens.tolist() for o in ours] == [o.tokens.tolist() for o in eager]
+    eager = model.generate(prompt, max_new_tokens=6)
+    ours = model.generate(prompt, max_new_tokens=6, compile=True)
+    assert ours.tokens.tolist() == eager.tokens.tolist()
+    assert max(rows, default=0) <= MAX_ROWS
