@@ -267,7 +267,8 @@ def test_from_a_checkpoint_folder_to_the_table(name, tmp_path, run, server, monk
     ]
     assert len(server.requests) == before
     (tmp_path / "out" / "table2.md").unlink()
-    run("report", str(tmp_path / "out"), "--model", str(source))
+    heads = str(tmp_path / "out-heads.safetensors")
+    run("report", str(tmp_path / "out"), "--model", str(source), "--heads", heads)
     assert (tmp_path / "out" / "table2.md").read_text().splitlines()[2:4] == lines[2:4]
 
 
