@@ -37,8 +37,10 @@ def one_pocket_model(pocket, monkeypatch):
     """`load("pocket")` copies a loaded model; `tests/pocket` and `tests/loading` read the files."""
     load = eepolicy.load
 
-    def copied(name, **options):
-        return copy.deepcopy(pocket) if name == "pocket" and not options else load(name, **options)
+    def copied(name, *dtype, **options):
+        if name == "pocket" and not dtype and not options:
+            return copy.deepcopy(pocket)
+        return load(name, *dtype, **options)
 
     monkeypatch.setattr(eepolicy, "load", copied)
 
