@@ -66,7 +66,7 @@ class RunNotes(BaseModel):
         rows: spec strings of the rows; empty if the run has not noted them.
         margins: largest losses that count as not worse.
         looks: numbers of questions of `UntilDecided`; None if their number was stated before.
-        asked: `question_key` of each question of the last call; empty if it is not noted.
+        compared: `question_key` of each question of the last call; empty if it is not noted.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore")
@@ -74,7 +74,7 @@ class RunNotes(BaseModel):
     rows: list[str] = []
     margins: MarginNotes = MarginNotes()
     looks: list[int] | None = None
-    asked: list[str] = []
+    compared: list[str] = []
 
 
 def load_comparison(folder: str | Path, columns: Sequence[Column] = COLUMNS) -> Comparison:
@@ -108,12 +108,13 @@ def load_comparison(folder: str | Path, columns: Sequence[Column] = COLUMNS) -> 
             f"{folder} contains no reply at full depth yet: continue the comparison"
         )
     policies = dict.fromkeys((FULL, *(notes.rows or answered)))
+    compared = {*notes.compared}
     return Comparison(
         tuple(policies),
         tuple(
             line.model_dump()
             for line in run_folder.questions().values()
-            if not notes.asked or question_key(line.question) in {*notes.asked}
+            if not compared or question_key(line.question) in compared
         ),
         run_folder,
         tuple(columns),

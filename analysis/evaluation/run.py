@@ -94,7 +94,7 @@ def run(
             looks=looks,
             # earlier times were perhaps taken while others worked
             workers=spreads or notes.get("workers", False),
-            asked=[question_key(q["question"]) for q in questions],
+            compared=[question_key(q["question"]) for q in questions],
         )
         number = len(questions) if config.looks is None else config.looks.looks[0]
         while True:

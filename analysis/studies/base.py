@@ -195,12 +195,12 @@ class Workspace:
             EepolicyError: the folder stores measurements of another model, with other heads or
                 another vocoder, or on other questions.
         """
-        asked = json.dumps([[q["question"], q.get("keys")] for q in questions])
+        texts = json.dumps([[q["question"], q.get("keys")] for q in questions])
         described = identity(model, 0)
         stored: dict[str, Any] = {
             **{name: described[name] for name in described.keys() - RUN_OPTIONS},
             "layout": model.layout.to_dict(),
-            "questions": f"{len(questions)} {hashlib.sha256(asked.encode()).hexdigest()[:12]}",
+            "questions": f"{len(questions)} {hashlib.sha256(texts.encode()).hexdigest()[:12]}",
         }
         folder = Path(folder)
         file = folder / "study.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,7 +113,8 @@ def xglm(model: PreTrainedModel) -> DecoderParts:
 
     def embedding(positions: Tensor) -> Tensor:
         # the table grows to the positions before the block and those in it
-        return cast(Tensor, table(positions, int(positions.max()) + 1 - positions.shape[1]))
+        rows: Tensor = table(positions, int(positions.max()) + 1 - positions.shape[1])
+        return rows
 
     parts = replace(plain_parts(decoder), position_embedding=embedding)
     return adapted(parts, LayerWithRowMasks)
