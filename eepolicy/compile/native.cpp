@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <utility>
+#include <vector>
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #include <immintrin.h>
@@ -18,6 +20,13 @@ namespace {
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+
+// the upper half of the bits of a float
+struct BFloat16 {
+  uint16_t bits;
+};
 
 // a tile has outputs of so many rows of the weight, for so many rows of the other matrix: their
 // sums stay in registers
@@ -36,6 +45,31 @@ inline Vec load(const int8_t* from) {
 #else
   return __builtin_convertvector(*reinterpret_cast<const Bytes*>(from), Vec);
 #endif
+}
+inline Vec load(const BFloat16* from) {
+#if LANES == 16
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return (Vec)_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+#else
+  return (Vec)(__builtin_convertvector(*reinterpret_cast<const Halves*>(from), Words) << 16);
+#endif
+}
+
+inline float number(float from) { return from; }
+inline float number(int8_t from) { return from; }
+inline float number(BFloat16 from) {
+  const uint32_t bits = uint32_t(from.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline void store(float value, float* to) { *to = value; }
+inline void store(float value, BFloat16* to) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  // to the nearest number, and to the even one of two; not a number stays that
+  to->bits = value == value ? (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 : 0x7FC0;
 }
 
 // otherwise the compiler loads a vector again for each instruction that uses it
@@ -67,13 +101,13 @@ inline void lane_sums(const Vec* vectors, float* out) {
 #endif
 }
 
-template <typename Weight, int R, int O>
+template <typename Weight, typename Out, int R, int O>
 void tile(
     const float* x,
     const Weight* w,
     const float* scale,
-    const float* bias,
-    float* out,
+    const Out* bias,
+    Out* out,
     int64_t n,
     int64_t k) {
   Vec sums[R * O];
@@ -96,35 +130,37 @@ void tile(
   lane_sums<R * O>(sums, results);
   for (; i < k; ++i)
     for (int r = 0; r < R; ++r)
-      for (int o = 0; o < O; ++o) results[r * O + o] += w[o * k + i] * x[r * k + i];
+      for (int o = 0; o < O; ++o) results[r * O + o] += number(w[o * k + i]) * x[r * k + i];
   for (int r = 0; r < R; ++r)
     for (int o = 0; o < O; ++o)
-      out[r * n + o] = results[r * O + o] * (scale ? scale[o] : 1.0f) + (bias ? bias[o] : 0.0f);
+      store(
+          results[r * O + o] * (scale ? scale[o] : 1.0f) + (bias ? number(bias[o]) : 0.0f),
+          out + r * n + o);
 }
 
-template <typename Weight>
-using Tile = void (*)(
-    const float*, const Weight*, const float*, const float*, float*, int64_t, int64_t);
+template <typename Weight, typename Out>
+using Tile =
+    void (*)(const float*, const Weight*, const float*, const Out*, Out*, int64_t, int64_t);
 
-template <typename Weight, int O, size_t... R>
-constexpr std::array<Tile<Weight>, sizeof...(R)> tiles(std::index_sequence<R...>) {
-  return {&tile<Weight, int(R) + 1, O>...};
+template <typename Weight, typename Out, int O, size_t... R>
+constexpr std::array<Tile<Weight, Out>, sizeof...(R)> tiles(std::index_sequence<R...>) {
+  return {&tile<Weight, Out, int(R) + 1, O>...};
 }
 
-template <typename Weight>
-constexpr auto WIDE = tiles<Weight, OUTS>(std::make_index_sequence<ROWS>{});
-template <typename Weight>
-constexpr auto TALL = tiles<Weight, TALL_OUTS>(std::make_index_sequence<TALL_ROWS>{});
-template <typename Weight>
-constexpr auto SINGLE = tiles<Weight, 1>(std::make_index_sequence<TALL_ROWS>{});
+template <typename Weight, typename Out>
+constexpr auto WIDE = tiles<Weight, Out, OUTS>(std::make_index_sequence<ROWS>{});
+template <typename Weight, typename Out>
+constexpr auto TALL = tiles<Weight, Out, TALL_OUTS>(std::make_index_sequence<TALL_ROWS>{});
+template <typename Weight, typename Out>
+constexpr auto SINGLE = tiles<Weight, Out, 1>(std::make_index_sequence<TALL_ROWS>{});
 
-template <typename Weight>
+template <typename Weight, typename Out>
 void multiply(
     const float* x,
     const Weight* w,
     const float* scale,
-    const float* bias,
-    float* out,
+    const Out* bias,
+    Out* out,
     int64_t m,
     int64_t n,
     int64_t k) {
@@ -138,9 +174,9 @@ void multiply(
     const int64_t step = stop - first == outs ? outs : 1;
     for (int64_t b = 0; b < blocks; ++b) {  // blocks of rows of about the same size
       const int64_t row = m * b / blocks, rows = m * (b + 1) / blocks - row;
-      const Tile<Weight> run = step == 1 ? SINGLE<Weight>[rows - 1]
-                               : tall    ? TALL<Weight>[rows - 1]
-                                         : WIDE<Weight>[rows - 1];
+      const Tile<Weight, Out> run = step == 1 ? SINGLE<Weight, Out>[rows - 1]
+                                    : tall    ? TALL<Weight, Out>[rows - 1]
+                                              : WIDE<Weight, Out>[rows - 1];
       for (int64_t o = first; o < stop; o += step)
         run(x + row * k,
             w + o * k,
@@ -180,7 +216,21 @@ constexpr auto CALLERS = callers(std::make_index_sequence<MAX_ARGUMENTS + 1>{});
 // (m, k) with a weight (n, k) and a bias (n,) or null: (m, n)
 extern "C" void product(
     const float* x, const float* w, const float* bias, float* out, int64_t m, int64_t n, int64_t k) {
-  multiply<float>(x, w, nullptr, bias, out, m, n, k);
+  multiply(x, w, nullptr, bias, out, m, n, k);
+}
+
+// the same in bfloat16, with sums in float
+extern "C" void bfloat16_product(
+    const BFloat16* x,
+    const BFloat16* w,
+    const BFloat16* bias,
+    BFloat16* out,
+    int64_t m,
+    int64_t n,
+    int64_t k) {
+  std::vector<float> rows(m * k);
+  for (int64_t i = 0; i < m * k; ++i) rows[i] = number(x[i]);
+  multiply(rows.data(), w, nullptr, bias, out, m, n, k);
 }
 
 // (m, k) with a weight (n, k) in int8 that has scales (n,): (m, n)
@@ -192,10 +242,13 @@ extern "C" void int8_product(
     int64_t m,
     int64_t n,
     int64_t k) {
-  multiply<int8_t>(x, w, scale, nullptr, out, m, n, k);
+  multiply<int8_t, float>(x, w, scale, nullptr, out, m, n, k);
 }
 
 extern "C" int64_t address_of_product() { return reinterpret_cast<int64_t>(&product); }
+extern "C" int64_t address_of_bfloat16_product() {
+  return reinterpret_cast<int64_t>(&bfloat16_product);
+}
 extern "C" int64_t address_of_int8_product() { return reinterpret_cast<int64_t>(&int8_product); }
 
 // Runs the calls for each layer.  A call is a kernel, a count, and for each argument a kind and a

@@ -22,6 +22,8 @@ FLAGS = ("-ffp-contract=fast",)
 #: two 0.73
 MAX_ROWS = 32
 
+#: types of the products
+DTYPES = (torch.float32, torch.bfloat16)
 #: arguments of a call, at most; as in `native.cpp`
 MAX_ARGUMENTS = 64
 
@@ -35,16 +37,19 @@ class NativeLibrary:
         library: the compiled library.
 
     Attributes:
-        product: address of the product, which takes the pointers of (m, k), of a weight (n, k), of
-            a bias (n,) or 0, and of (m, n), and then m, n and k.
+        products: address of the product by the type of its matrices. It takes the pointers of
+            (m, k), of a weight (n, k), of a bias (n,) or 0, and of (m, n), and then m, n and k.
         int8_product: address of the product with a weight (n, k) in int8; scales (n,) take the
             place of the bias.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        for address in (library.address_of_product, library.address_of_int8_product):
-            address.restype = ctypes.c_int64
-        self.product: int = library.address_of_product()
+        for name in ("product", "bfloat16_product", "int8_product"):
+            getattr(library, f"address_of_{name}").restype = ctypes.c_int64
+        self.products: dict[torch.dtype, int] = {
+            torch.float32: library.address_of_product(),
+            torch.bfloat16: library.address_of_bfloat16_product(),
+        }
         self.int8_product: int = library.address_of_int8_product()
         self._run = library.run
         pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -79,6 +84,4 @@ def native_library() -> NativeLibrary | None:
 
 def serves(like: torch.Tensor) -> bool:
     """Whether the library computes products of such tensors."""
-    return (
-        like.device.type == "cpu" and like.dtype == torch.float32 and native_library() is not None
-    )
+    return like.device.type == "cpu" and like.dtype in DTYPES and native_library() is not None

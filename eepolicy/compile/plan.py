@@ -294,14 +294,18 @@ class _Recorder:
             matrix.strides[1] == 1 and (m == 1 or matrix.strides[0] == width)
             for matrix, width in ((x, k), (out, n))
         )
-        if not plain or (alpha, beta) != (1, 1) or x.dtype != torch.float32:
+        product = self.library.products.get(x.dtype)
+        plain = plain and x.dtype == weight.dtype == out.dtype
+        if not plain or (alpha, beta) != (1, 1) or product is None:
             raise CannotRecord(
                 f"a product of other matrices {x} {weight} {out} {bias} {alpha} {beta}"
             )
-        if isinstance(bias, Memory) and ([*bias.strides] not in ([1], [0, 1])):
+        if isinstance(bias, Memory) and (
+            [*bias.strides] not in ([1], [0, 1]) or bias.dtype != x.dtype
+        ):
             raise CannotRecord("a sum of other matrices")
         self.rows.append(m)
-        self.calls.append((self.library.product, [x, weight, bias, out, m, n, k]))
+        self.calls.append((product, [x, weight, bias, out, m, n, k]))
 
     def _int8_mm(self, x: Memory, weight: Memory, scale: Memory) -> Memory:
         (m, k), n = x.sizes, weight.sizes[0]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import LAYOUT, tiny
 
+from eepolicy import HookedModel
 from eepolicy.compile.gemv import library, padded_gemv
 from eepolicy.compile.kernel_cache import DynamicDims, KernelCache
-from eepolicy.compile.native import MAX_ROWS, native_library
+from eepolicy.compile.native import MAX_ROWS, NativeLibrary, native_library
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"),
@@ -20,23 +23,57 @@ pytestmark = [
 ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize(("out", "width"), [(1, 16), (7, 5), (12, 33), (64, 48), (515, 40)])
-def test_products_equal_those_of_torch(out, width, bias):
+def test_products_equal_those_of_torch(out, width, bias, dtype):
     """Weights whose rows and columns are no multiples of a tile, for every number of rows."""
     native = native_library()
     assert native is not None
-    product = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 7)(native.product)
+    product = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 7)(native.products[dtype])
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(out, width, generator=generator)
-    shift = torch.randn(out, generator=generator) if bias else None
+    weight = torch.randn(out, width, generator=generator).to(dtype)
+    shift = torch.randn(out, generator=generator).to(dtype) if bias else None
     for rows in range(1, MAX_ROWS + 2):
-        x = torch.randn(rows, width, generator=generator)
-        ours = torch.full((rows, out), torch.nan)
+        x = torch.randn(rows, width, generator=generator).to(dtype)
+        ours = torch.full((rows, out), torch.nan, dtype=dtype)
         pointers = [x.data_ptr(), weight.data_ptr(), 0 if shift is None else shift.data_ptr()]
         product(*pointers, ours.data_ptr(), rows, out, width)
         expected = F.linear(x.double(), weight.double(), None if shift is None else shift.double())
-        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4)
+        # sums are in float32; rounding to eight bits changes a number by up to 2**-8 of it
+        rounding = 1e-5 if dtype == torch.float32 else 2**-8 + 1e-5
+        torch.testing.assert_close(ours.double(), expected, rtol=rounding, atol=1e-4)
+
+
+def test_numbers_are_rounded_to_bfloat16_as_in_torch():
+    native = native_library()
+    assert native is not None
+    product = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 7)(native.products[torch.bfloat16])
+    # halfway between two numbers, to the even one of them; beyond the largest; and what stays
+    nan, infinite = float("nan"), float("inf")
+    weight = torch.tensor([[1.0, 1.0, 3.3e38, infinite, -infinite, nan]]).bfloat16().T
+    bias = torch.tensor([2**-8, 3 * 2**-8, 1e37, 0, 0, 0]).bfloat16()
+    x, ours = torch.ones(1, 1, dtype=torch.bfloat16), torch.empty(1, 6, dtype=torch.bfloat16)
+    product(*(t.data_ptr() for t in (x, weight, bias, ours)), 1, 6, 1)
+    expected = (weight.float()[:, 0] + bias.float()).bfloat16()
+    torch.testing.assert_close(ours[0], expected, rtol=0, atol=0, equal_nan=True)
+    assert ours[0].tolist()[:4] == [1.0, 1 + 2**-6, infinite, infinite]
+
+
+def test_layers_in_bfloat16_run_in_native_calls(monkeypatch):
+    """Compiled layers are compared with the stock ones at the first call."""
+    model = HookedModel(tiny("qwen2").bfloat16(), layout=LAYOUT)
+    rows: list[int] = []
+    run = NativeLibrary.run
+    monkeypatch.setattr(
+        NativeLibrary,
+        "run",
+        lambda library, calls, *rest: rows.append(1) or run(library, calls, *rest),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # no layer differs or runs uncompiled
+        out = model.generate(torch.arange(5, 12), "both=static@3", 12, compile=True)
+    assert len(rows) >= 2 * len(out.tokens)  # the layers, and the readout
 
 
 def test_a_plan_serves_all_sizes_and_writes_into_its_arguments():
