@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +31,9 @@ DEFAULT_POLICIES = (
 PROBED_DEPTHS = (0.5, 0.65, 0.8)
 DRAFT_DEPTH = 0.7  # exit depth of self-speculation, as a share of full depth
 MAX_UNVERIFIED = 4  # drafts of self-speculation before a verification
+#: options of `generate` with which no id ends a reply.  `min_new_tokens` takes a millisecond a
+#: token for large vocabularies
+NO_END = {"eos_token_id": -1}
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class BenchConfig(CheckedFields):
         """Length options of `generate`."""
         lengths = {"max_new_tokens": self.max_new_tokens}
         if self.exact_length:
-            lengths["min_new_tokens"] = self.max_new_tokens
+            lengths |= NO_END
         return lengths
 
 
@@ -131,7 +136,8 @@ def policy_contender(
 
     def decode(prompts: list[torch.Tensor]) -> Trial:
         start = time.perf_counter()
-        outs = model.generate(prompts, policy, **used)
+        with without_warnings():
+            outs = model.generate(prompts, policy, **used)
         seconds = time.perf_counter() - start
         traces = [out.trace for out in outs]
         tokens = sum(map(len, traces))
@@ -164,17 +170,18 @@ def stock_contender(
     def decode(prompts: list[torch.Tensor]) -> Trial:
         ids, mask = pad_left([p.to(stock.device) for p in prompts], 0)
         start, clock = time.perf_counter(), FirstTokenClock(stock.device)
-        out = stock.generate(
-            ids,
-            attention_mask=mask,
-            do_sample=False,
-            stopping_criteria=StoppingCriteriaList([clock]),
-            **config.lengths,
-            **options,
-        )
+        with without_warnings():
+            out = stock.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=False,
+                stopping_criteria=StoppingCriteriaList([clock]),
+                **config.lengths,
+                **options,
+            )
         replies = out[:, ids.shape[1] :].tolist()
         seconds = time.perf_counter() - start
-        ids_of_end = stock.generation_config.eos_token_id
+        ids_of_end = None if config.exact_length else stock.generation_config.eos_token_id
         ends = {*(ids_of_end if isinstance(ids_of_end, list) else [ids_of_end])}
         tokens = sum(
             next((number for number, token in enumerate(reply, 1) if token in ends), len(reply))
@@ -183,6 +190,18 @@ def stock_contender(
         return Trial(seconds / tokens, tokens / len(replies), ttft=clock.seconds)
 
     return Contender(name, decode)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silence transformers, which warns of `NO_END` at each call."""
+    log = logging.getLogger("transformers.generation.utils")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def self_speculation(model: eepolicy.HookedModel, config: BenchConfig) -> Contender:

@@ -142,7 +142,7 @@ def test_records_follow_from_the_trials(timed):
     assert full["layer_calls"] == LAYERS
     assert full["ideal_speedup"] == full["efficiency"] == 1
     assert static["layer_calls"] == 2
-    lengths = {"max_new_tokens": 6, "min_new_tokens": 6}
+    lengths = {"max_new_tokens": 6, "eos_token_id": -1}
     outs = timed.model.generate(timed.prompts, "both=spark:even@1", **lengths)
     by_hand = [
         np.mean([o.trace.layer_calls.mean() for o in outs[i:j]]) for i, j in ((0, 2), (2, 3))
@@ -180,7 +180,7 @@ def test_first_tokens_are_timed_apart(timed):
     assert record["tpot"] == pytest.approx((1.5 + 3) / 2)
     assert record["tpot_speedup"] == 1
     assert np.isnan(record["tpot_roofline_share"])
-    outs = timed.model.generate(timed.prompts[:2], "full", 6, min_new_tokens=6)
+    outs = timed.model.generate(timed.prompts[:2], "full", 6, eos_token_id=-1)
     lengths = [len(p) for p in timed.prompts[:2]]
     roofline = timed.roofline.step_seconds([o.trace for o in outs], lengths)
     assert full.trials[0].roofline_tpot == pytest.approx(roofline[1:].sum() / (2 * 5))
