@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from eepolicy import HookedModel, Trace
@@ -35,29 +36,37 @@ class Machine:
 
 
 def measure_machine(model: HookedModel) -> Machine:
-    """Measure the device of a model with torch's current number of threads.
+    """Measure the device of a model with torch's current number of threads."""
+    like = model.model
+    side = SIDE_ON_CUDA if like.device.type == "cuda" else SIDE
+    # random numbers: some devices multiply zeros or ones faster
+    square = torch.randn(side, side, device=like.device).to(like.dtype)
+    product = Timer("s @ s", globals={"s": square}, num_threads=torch.get_num_threads())
+    seconds = product.blocked_autorange(min_run_time=SECONDS).median
+    return Machine(measure_bandwidth(model), 2 * side**3 / seconds)
 
-    Memory is read in pieces of the size of a layer, as sums and as products with a vector; the
-    faster of both counts.
+
+def measure_bandwidth(model: HookedModel) -> float:
+    """Bytes a second that the device of a model reads with torch's current number of threads.
+
+    As much memory is read as the model's weights take, in pieces of the size of a layer, as sums
+    and as products with a vector; the faster of both counts.
     """
-    like, threads = model.model, torch.get_num_threads()
-    sizes = Sizes.of(model)
+    sizes, device = Sizes.of(model), model.device
     rows = max(1, round(sizes.layer_bytes / 4 / SIDE))
     count = max(1, round((model.depth * sizes.layer_bytes + sizes.head_bytes) / (4 * rows * SIDE)))
-    pieces = [torch.ones(rows, SIDE, device=like.device) for _ in range(count)]
-    vector = torch.ones(SIDE, device=like.device)
+    pieces = [torch.ones(rows, SIDE, device=device) for _ in range(count)]
     reading = min(
-        Timer(statement, globals={"pieces": pieces, "vector": vector}, num_threads=threads)
+        Timer(
+            statement,
+            globals={"pieces": pieces, "vector": torch.ones(SIDE, device=device)},
+            num_threads=torch.get_num_threads(),
+        )
         .blocked_autorange(min_run_time=SECONDS)
         .median
         for statement in ("for p in pieces: p.sum()", "for p in pieces: p @ vector")
     )
-    side = SIDE_ON_CUDA if like.device.type == "cuda" else SIDE
-    # random numbers: some devices multiply zeros or ones faster
-    square = torch.randn(side, side, device=like.device).to(like.dtype)
-    product = Timer("s @ s", globals={"s": square}, num_threads=threads)
-    seconds = product.blocked_autorange(min_run_time=SECONDS).median
-    return Machine(4 * rows * SIDE * count / reading, 2 * side**3 / seconds)
+    return 4 * rows * SIDE * count / reading
 
 
 @dataclass(frozen=True)
@@ -85,15 +94,17 @@ class Sizes:
     @classmethod
     def of(cls, model: HookedModel) -> Sizes:
         """The sizes of a model."""
-        weights = [p for layer in model.parts.layers for p in layer.parameters()]
-        numbers = sum(p.numel() for p in weights) / model.depth
-        layer_bytes = sum(p.numel() * p.element_size() for p in weights) / model.depth
+        weights = [t for layer in model.parts.layers for t in _tensors(layer)]
+        numbers = sum(t.numel() for t in weights) / model.depth
+        layer_bytes = sum(t.nbytes for t in weights) / model.depth
         config, item = model.model.config, torch.empty(0, dtype=model.model.dtype).element_size()
         embedding = config.vocab_size * config.hidden_size
+        head = model.parts.head
+        tensors = _tensors(head) if isinstance(head, nn.Module) else []
         sliding = [kind == SLIDING for kind in model.parts.attention]
         return cls(
             layer_bytes,
-            embedding * item,
+            sum(t.nbytes for t in tensors) if tensors else embedding * item,
             numbers_per_token(config) * item,
             2 * numbers,
             2 * embedding,
@@ -172,6 +183,11 @@ class Roofline:
         )
         seconds[0] += prefill_seconds
         return seconds
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Weights, which are buffers where they are in int8."""
+    return [*module.parameters(), *module.buffers()]
 
 
 def _stacked(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -30,8 +30,8 @@ ModelOption = Annotated[str, typer.Option(help=MODEL_HELP, rich_help_panel=MODEL
 DtypeOption = Annotated[
     str,
     typer.Option(
-        help="data type of the weights: float32, bfloat16, float16, int8 (in the layers; the rest "
-        "is float32), or auto: on a GPU as they are stored, and float32 on a CPU",
+        help="data type of the weights: float32, bfloat16, float16, int8 (in the layers and the "
+        "output embedding; the rest is float32), or auto: on a GPU as they are stored, and float32 on a CPU",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

@@ -44,27 +44,41 @@ class Int8Linear(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(..., width) -> (..., out)."""
+        return self.product(vectors, slice(None))
+
+    def product(self, vectors: Tensor, rows: slice) -> Tensor:
+        """The outputs of a range of rows of the weight.
+
+        Args:
+            vectors: (..., width).
+            rows: range of rows, without a step.
+
+        Returns:
+            (..., rows).
+        """
+        values, scale = self.values[rows], self.scale[rows]
         if torch.compiler.is_compiling() and vectors.device.type == "cpu":
             # torch's own product is slow in float32; the native library takes its place
-            rows = vectors.reshape(-1, vectors.shape[-1])
-            product = torch._weight_int8pack_mm(rows, self.values, self.scale)
-            product = product.view(*vectors.shape[:-1], self.out_features)
+            flat = vectors.reshape(-1, vectors.shape[-1])
+            product = torch._weight_int8pack_mm(flat, values, scale)
+            product = product.view(*vectors.shape[:-1], len(values))
         else:
-            product = F.linear(vectors, self.values.to(vectors.dtype)) * self.scale
-        return product if self.bias is None else product + self.bias
+            product = F.linear(vectors, values.to(vectors.dtype)) * scale
+        return product if self.bias is None else product + self.bias[rows]
 
 
-def quantize_int8(module: nn.Module) -> None:
+def quantize_int8(module: nn.Module, only: nn.Module | None = None) -> None:
     """Replace the linear modules in a module by `Int8Linear`, in place.
 
     Linear modules of a subclass stay, and so do those with weights that are quantised or offloaded.
 
     Args:
         module: such as a decoder layer.
+        only: the linear module to replace, such as the output embedding; all by default.
     """
     for part in list(module.modules()):
         for name, child in part.named_children():
-            if not isinstance(child, nn.Linear) or type(child) is not nn.Linear:
+            if type(child) is not nn.Linear or (only is not None and child is not only):
                 continue
             weight = child.weight
             if type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta:

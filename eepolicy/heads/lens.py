@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eepolicy.heads.base import ExitHead
-from eepolicy.heads.weights import is_readable
+from eepolicy.heads.int8 import Int8Linear
+from eepolicy.heads.weights import obstacle
 
 
 class LogitLens(ExitHead):
@@ -76,8 +77,9 @@ class LogitLens(ExitHead):
     def product(self, normed: Tensor, ids: slice) -> Tensor:
         """The output embedding of normed states for a range of ids, without the soft cap.
 
-        The rows of other ids are skipped where the output embedding is a plain `torch.nn.Linear`.
-        One that is wrapped, quantised or offloaded, or has hooks, is called as a whole.
+        The rows of other ids are skipped where the output embedding is a `torch.nn.Linear` or an
+        `Int8Linear`.  One that is wrapped, quantised or offloaded in other ways, or has hooks, is
+        called as a whole.
 
         Args:
             normed: (..., width).
@@ -90,8 +92,11 @@ class LogitLens(ExitHead):
         if ids == slice(None):
             return self.head(normed)
         # before compiling it was examined what the head is
-        if type(head) is not nn.Linear or not (torch.compiler.is_compiling() or is_readable(head)):
+        known = type(head) in (nn.Linear, Int8Linear)
+        if not known or not (torch.compiler.is_compiling() or obstacle(head) is None):
             return self.head(normed)[..., ids]
+        if isinstance(head, Int8Linear):
+            return head.product(normed, ids)
         bias = None if head.bias is None else head.bias[ids]
         return F.linear(normed, head.weight[ids], bias)
 

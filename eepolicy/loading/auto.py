@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from eepolicy.arguments import checked
 from eepolicy.errors import EepolicyError
@@ -46,8 +47,9 @@ def load(
         name: `"pocket"`, a folder, or an id on the Hugging Face Hub.  The checkpoint is
             GLM-4-Voice, Step-Audio-2-mini or Covo-Audio-Chat as their authors publish it, a folder
             that `eepolicy convert` wrote, or any causal language model of a supported family.
-        dtype: dtype of the weights.  With `torch.int8`, the weights of the layers are in int8 with
-            a scale for each row, those of exit heads too, and everything else is in float32.
+        dtype: dtype of the weights.  With `torch.int8`, the weights of the layers, those of exit
+            heads too, and of the output embedding are in int8 with a scale for each row, and
+            everything else is in float32.
         card: for a speech model whose config does not describe its speech: the name of a shipped
             card (see `eepolicy models`), a TOML file, or a `ModelCard`.
         threads: number of CPU threads of PyTorch, for the whole process; `"auto"` for one thread
@@ -88,6 +90,8 @@ def load(
     if is_int8:
         for layer in model.layers:  # those of the exit heads too
             quantize_int8(layer)
+        if isinstance(model.lens.head, nn.Module):
+            quantize_int8(model.model, only=model.lens.head)
     if vocoder is not None:
         model.vocoder = codec_for(model, vocoder)
     if threads is not None:

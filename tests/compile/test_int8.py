@@ -26,10 +26,11 @@ PROMPT = torch.tensor([5, 9, 13, 2, 7])
 
 
 def quantised(family: str) -> HookedModel:
-    """A small model whose layers have weights in int8."""
+    """A small model whose layers and output embedding have weights in int8."""
     model = HookedModel(tiny(family), layout=LAYOUT)
     for layer in model.layers:
         quantize_int8(layer)
+    quantize_int8(model.model, only=model.lens.head)
     return model
 
 
@@ -109,6 +110,8 @@ def test_the_pocket_model_in_int8(tmp_path):
         for m in layer.modules()
     )
     assert len(model.layers) > model.depth
+    assert type(model.model.get_output_embeddings()) is Int8Linear
+    assert model.model.get_input_embeddings().weight.dtype == torch.float32
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         out = model.generate("What color is snow?", "static@6", compile=True)
@@ -118,6 +121,24 @@ def test_the_pocket_model_in_int8(tmp_path):
     with pytest.raises(EepolicyError, match="weights in int8 are not saved"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_range_of_the_vocabulary_reads_its_rows_alone():
+    model = quantised("llama")
+    head = model.model.lm_head
+    assert isinstance(head, Int8Linear)
+    hidden = torch.randn(3, model.width)
+    ids = slice(7, 23)
+    torch.testing.assert_close(model.lens.product(hidden, ids), head(hidden)[:, ids])
+    options = {"policy": "both=static@2", "max_new_tokens": 16, "restrict_vocab": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ours = model.generate(PROMPT, compile=True, **options)
+    assert ours.tokens.tolist() == model.generate(PROMPT, **options).tokens.tolist()
+    seen: list[int] = []
+    head.register_forward_hook(lambda *_: seen.append(1))
+    model.lens.product(hidden, ids)
+    assert seen  # a hook sees the whole output embedding
 
 
 def test_wide_blocks_convert_the_weights(monkeypatch):

@@ -90,7 +90,7 @@ def ctrl(model: PreTrainedModel) -> DecoderParts:
     inner, table = decoder.inner, decoder.inner.pos_encoding
 
     def embedding(positions: Tensor) -> Tensor:
-        like = decoder.head.weight
+        like = decoder.inner.get_input_embeddings().weight
         rows: Tensor = inner.pos_encoding.to(like.device, like.dtype)[positions]
         return rows
 

@@ -29,6 +29,7 @@ from eepolicy.analysis.timing.runner import Bench
 from eepolicy.analysis.timing.table import shown_columns
 from eepolicy.decode.batch import Batch
 from eepolicy.heads import BranchHead, DrafterHead, TunedLens
+from eepolicy.heads.int8 import Int8Linear, quantize_int8
 
 COUNTS = ("layer_calls", "layer_positions", "readouts")
 
@@ -95,6 +96,23 @@ def test_sizes_are_those_of_the_model(hooked, stock):
     assert sizes.column_bytes == sum(t.numel() * t.element_size() for t in stored) / 3
     whole = [kind == "full_attention" for kind in hooked.parts.attention]
     assert sizes.sliding == 1 - sum(whole) / LAYERS
+
+
+def test_sizes_count_weights_in_int8():
+    model = HookedModel(tiny("llama"), layout=LAYOUT)
+    before = Sizes.of(model)
+    for layer in model.layers:
+        quantize_int8(layer)
+    quantize_int8(model.model, only=model.lens.head)
+    after = Sizes.of(model)
+    rows, width = model.model.lm_head.out_features, model.width
+    assert after.head_bytes == rows * (width + 4)  # integers, and a scale for each row
+    norms = 2 * width
+    linear = [m for m in model.layers[0].modules() if isinstance(m, Int8Linear)]
+    weights = sum(m.values.numel() + 4 * m.out_features for m in linear)
+    assert after.layer_bytes == weights + 4 * norms
+    assert before.layer_bytes == 4 * (sum(m.values.numel() for m in linear) + norms)
+    assert before.column_bytes == after.column_bytes
 
 
 def test_machine_reads_about_as_fast_as_a_sum():
