@@ -19,6 +19,7 @@ NEEDS = {
     "tuned-lens": "tuned-lens in an environment of its own: give --peer-python",
     "speech": "faster-whisper, which `make everything` installs",
     "ray": "Ray, which `make everything` installs",
+    "llama-cpp": "llama-cpp-python, which compiles llama.cpp: `pip install llama-cpp-python`",
     "cuda": "a CUDA device",
 }
 
@@ -109,6 +110,19 @@ PAGES = (
         "--max-new-tokens 32 --rounds 2 --compile --first-token",
         "smollm2",
     ),
+    module(
+        "llama-cpp",
+        f"llama_cpp {SMOLLM2} --weights float32 bfloat16 int8 F32 F16 BF16 Q8_0 --prompts 4 "
+        "--tokens 48 --rounds 3 --threads 1 2",
+        "smollm2",
+        "llama-cpp",
+    ),
+    module(
+        "llama-cpp-1b",
+        "llama_cpp random-1b --weights bfloat16 int8 BF16 F16 Q8_0 --prompts 3 --tokens 20 "
+        "--rounds 3 --threads 1 2",
+        "llama-cpp",
+    ),
     Page(
         "smollm2-exits",
         (
@@ -164,6 +178,7 @@ def missing_needs(page: Page, peer_python: str) -> list[str]:
         "tuned-lens": bool(peer_python) or find_spec("tuned_lens") is not None,
         "speech": find_spec("faster_whisper") is not None,
         "ray": find_spec("ray") is not None,
+        "llama-cpp": all(map(find_spec, ("llama_cpp", "gguf"))),
         "cuda": torch.cuda.is_available(),
     }
     return [NEEDS[need] for need in page.needs if not present[need]]

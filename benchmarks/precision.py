@@ -104,8 +104,8 @@ def page(times: Times, args: argparse.Namespace) -> str:
             f"{' '.join(args.policies)} --questions {count} --tokens {args.tokens} --rounds "
             f"{args.rounds} --threads {args.threads}",
             "",
-            "With `int8`, the weights of the layers and of the output embedding are integers with a "
-            "scale for each row (`eepolicy.load(..., torch.int8)`). Embeddings, norms and all "
+            "With `int8`, the weights of the layers and of the output embedding are integers with "
+            "a scale for each row (`eepolicy.load(..., torch.int8)`). Embeddings, norms and all "
             "activations are in float32.",
             "",
             markdown_table(HEADINGS, rows(times)),

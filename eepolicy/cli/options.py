@@ -31,7 +31,8 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         help="data type of the weights: float32, bfloat16, float16, int8 (in the layers and the "
-        "output embedding; the rest is float32), or auto: on a GPU as they are stored, and float32 on a CPU",
+        "output embedding; the rest is float32), or auto: on a GPU as they are stored, and float32 "
+        "on a CPU",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
