@@ -15,7 +15,8 @@ from eepolicy.compile.executor import CompiledExecutor
 from eepolicy.compile.gemv import MAX_CAPTURED_ROWS
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.families import Rotation
-from eepolicy.model.kv_cache import KVBufferPool, KVCache
+from eepolicy.model.kv_buffers import KVBufferPool
+from eepolicy.model.kv_cache import KVCache
 
 #: graphs attend to a multiple of so many columns, the last ones masked, so that one graph serves
 #: many steps

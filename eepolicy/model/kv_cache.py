@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Hashable
 from typing import Any
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from eepolicy.model.kv_buffers import KVBuffer, KVBufferPool
+
 #: columns by which a buffer of one batch grows
 COLUMN_STEP = 64
-#: columns by which a pooled buffer grows: few sizes can be reused by many batches
-POOLED_COLUMN_STEP = 512
-#: unused buffers that a pool keeps
-MAX_SPARE_BUFFERS = 4
 
 #: rows of a batch: a slice where they are adjacent, else their indices (rows,)
 Rows = slice | Tensor
@@ -37,62 +34,6 @@ def numbers_per_token(config: PreTrainedConfig) -> int:
 
 class StoreOnly(Exception):
     """Raised by the cache when keys and values are stored and the attention is not needed."""
-
-
-class KVBuffer:
-    """Memory for the keys and values of a batch.
-
-    Args:
-        layers: number of layers.
-        rows: number of rows.
-        capacity: number of columns.
-
-    Attributes:
-        keys: of each layer, (rows, heads, capacity, d), or None before anything is stored.
-        values: of each layer, (rows, heads, capacity, d), or None.
-        replays: CUDA graphs that read and write this memory.
-    """
-
-    def __init__(self, layers: int, rows: int, capacity: int) -> None:
-        self.rows, self.capacity = rows, capacity
-        self.keys: list[Tensor | None] = [None] * layers
-        self.values: list[Tensor | None] = [None] * layers
-        self.replays: dict[Hashable, Any] = {}
-
-
-class KVBufferPool:
-    """Buffers that outlive a batch, so that CUDA graphs of their addresses stay valid.
-
-    Args:
-        layers: number of layers.
-    """
-
-    def __init__(self, layers: int) -> None:
-        self.layers = layers
-        self._spare: list[KVBuffer] = []
-        self._lock = threading.Lock()
-
-    def take(self, rows: int, capacity: int) -> KVBuffer:
-        """A zeroed buffer of `rows` rows and at least `capacity` columns, for exclusive use."""
-        with self._lock:
-            del self._spare[:-MAX_SPARE_BUFFERS]
-            fitting = [b for b in self._spare if b.rows == rows and b.capacity >= capacity]
-            if not fitting:
-                columns = -(-capacity // POOLED_COLUMN_STEP) * POOLED_COLUMN_STEP
-                return KVBuffer(self.layers, rows, columns)
-            buffer = min(fitting, key=lambda b: b.capacity)
-            self._spare.remove(buffer)
-        for stored in (*buffer.keys, *buffer.values):
-            if stored is not None:
-                stored.zero_()
-        return buffer
-
-    def give_back(self, buffer: KVBuffer) -> None:
-        """Return a buffer.  The pool keeps the newest ones.
-
-        The finalizer of a cache calls this, possibly in the middle of `take`, so it takes no lock.
-        """
-        self._spare.append(buffer)
 
 
 class KVCache:
@@ -207,11 +148,27 @@ class KVCache:
     def keep(self, rows: Tensor, stop: int) -> None:
         """Drop all other rows, so that the remaining ones are adjacent.
 
+        A buffer of this cache alone keeps its memory until it grows: with replies that end one
+        after another, new buffers took a twentieth of the time.
+
         Args:
-            rows: indices of the rows to keep, (rows,).
+            rows: indices of the rows to keep, (rows,), ascending.
             stop: column after the last stored one.
         """
-        self._move(rows, stop, self._requested)
+        if self._lease is not None:
+            self._move(rows, stop, self._requested)
+            return
+        kept, self._gathered = len(rows), {}
+        first = int((rows == torch.arange(kept, device=rows.device)).sum())  # rows before it stay
+        for layers in (self._keys, self._values):
+            for index, stored in enumerate(layers):
+                if stored is not None:
+                    moved = rows[first:].to(stored.device)
+                    # the right side is a copy
+                    stored[first:kept, :, :stop] = stored[moved, :, :stop]
+                    layers[index] = stored[:kept]
+        self.rows = self.buffer.rows = kept
+        self._addresses, self.tables = None, {}
 
     def layer(self, index: int, stop: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer up to a column: (rows, heads, stop, d) each."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from eepolicy.model.kv_cache import MAX_SPARE_BUFFERS, POOLED_COLUMN_STEP, KVBufferPool, KVCache
+from eepolicy.model.kv_buffers import MAX_SPARE_BUFFERS, POOLED_COLUMN_STEP, KVBufferPool
+from eepolicy.model.kv_cache import KVCache
 
 NEW = torch.arange(1, 2 * 2 * 3 * 4 + 1, dtype=torch.float).view(2, 2, 3, 4)
 
@@ -47,6 +50,36 @@ def test_rows_that_stay_move_to_a_room_of_their_own():
     del cache
     gc.collect()
     assert pool._spare == [before]  # what was made for few rows is not kept
+
+
+@given(
+    rows=st.integers(1, 6),
+    drops=st.lists(st.sets(st.integers(0, 5)), max_size=4),
+    columns=st.integers(1, 9),
+    pooled=st.booleans(),
+)
+def test_the_rows_that_continue_keep_their_columns(rows, drops, columns, pooled):
+    """Against indexing, with columns that are stored between the drops."""
+    cache = KVCache(2, rows, 3, KVBufferPool(2) if pooled else None)
+    keys = torch.zeros(2, rows, 2, 0, 4)  # of both layers
+    for dropped in (set(), *drops):
+        kept = [row for row in range(keys.shape[1]) if row not in dropped]
+        if not kept:
+            break
+        if dropped:
+            cache.keep(torch.tensor(kept), keys.shape[3])
+        new = torch.randn(2, len(kept), 2, columns, 4)
+        keys = torch.cat([keys[:, kept], new], 3)
+        stop = keys.shape[3]
+        cache.grow(stop)
+        cache.set_slots(slice(0, len(kept)), stop - columns, stop)
+        for layer in range(2):
+            cache.update(new[layer], -new[layer], layer)
+            expected = torch.nn.functional.pad(keys[layer], (0, 0, 0, cache.capacity - stop))
+            stored = cache.layer(layer, cache.capacity)
+            assert torch.equal(stored[0], expected)  # later columns are zeros
+            assert torch.equal(stored[1], -expected)
+        assert cache.rows == len(kept)
 
 
 def test_what_inference_mode_made_is_used_behind_it():
