@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Hashable
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +54,12 @@ class KVCache:
         buffer: memory of the keys and values.
         tables: tables of an executor that hold `addresses`, until these change.
     """
+
+    rows: int
+    capacity: int
+    buffer: KVBuffer
+    _keys: list[Tensor | None]
+    _values: list[Tensor | None]
 
     def __init__(
         self, layers: int, rows: int, capacity: int, pool: KVBufferPool | None = None
@@ -167,7 +172,7 @@ class KVCache:
                     # the right side is a copy
                     stored[first:kept, :, :stop] = stored[moved, :, :stop]
                     layers[index] = stored[:kept]
-        self.rows = self.buffer.rows = kept
+        self.rows, self.buffer.rows = kept, kept
         self._addresses, self.tables = None, {}
 
     def layer(self, index: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -234,8 +239,7 @@ class KVCache:
         self.buffer = (
             KVBuffer(self._layers, rows, capacity) if pool is None else pool.take(rows, capacity)
         )
-        self.rows: int = rows
-        self.capacity: int = self.buffer.capacity
+        self.rows, self.capacity = rows, self.buffer.capacity
         self._keys, self._values = self.buffer.keys, self.buffer.values
         self._addresses, self.tables = None, {}
         self._lease = None
