@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from source_tree import ROOT, files, imports, modules, tree
 
-#: from below; rooms of one floor may import each other, in no circle of modules.  The empty name is
+#: packages, lowest level first; packages of a level may import each other, without cycles.  "" is
 #: `eepolicy` itself, whose `__init__` collects the public names
 FLOORS = [
     {
@@ -73,7 +73,7 @@ OPTIONAL = {
 }
 
 
-#: modules that import what is above them, late, and why
+#: late imports of packages from a higher level, and why
 UPWARDS = {
     (
         "eepolicy.pretrained",
@@ -86,7 +86,7 @@ UPWARDS = {
 }
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     """The first name below `eepolicy`; empty for `eepolicy` itself."""
     return module.partition(".")[2].partition(".")[0]
 
@@ -100,8 +100,8 @@ def report(violations: Iterable[object]) -> str:
     return "\n".join(["", *dict.fromkeys(map(str, violations))])
 
 
-def test_each_room_has_a_floor():
-    rooms = {room_of(module) for module in modules()}
+def test_every_package_is_listed_in_floors():
+    rooms = {package_of(module) for module in modules()}
     assert rooms - set(FLOOR) == set()
 
 
@@ -111,7 +111,7 @@ def test_no_import_upwards():
         for module, path in modules().items()
         for edge in imports(path)
         if edge.target in modules()
-        and FLOOR.get(room_of(edge.target), 0) > FLOOR.get(room_of(module), 0)
+        and FLOOR.get(package_of(edge.target), 0) > FLOOR.get(package_of(module), 0)
         and (edge.when != "late" or (module, edge.target) not in UPWARDS)
     ]
     assert not violations, report(violations)
@@ -132,7 +132,7 @@ def test_no_import_circles():
 
 
 def circles_of(graph: dict[str, set[str]]) -> list[set[str]]:
-    """Sets of modules each of which reaches all others of the set, itself alone included."""
+    """Import cycles: sets of modules that reach each other, or one that reaches itself."""
     reached = {node: reach(graph, node) for node in graph}
     circles: list[set[str]] = []
     for node in graph:
@@ -159,7 +159,7 @@ def test_circles_are_seen():
 
 
 def test_late_imports_are_for_optional_packages():
-    """Late imports stand in functions. The CLI may have them, so that `--help` is quick.
+    """Late imports are imports in functions. The CLI may have them, so that `--help` is quick.
 
     `UPWARDS` names the others.
     """
@@ -168,7 +168,7 @@ def test_late_imports_are_for_optional_packages():
         for module, path in modules().items()
         for edge in imports(path)
         if edge.when == "late"
-        and room_of(module) != "cli"
+        and package_of(module) != "cli"
         and (module, edge.target) not in UPWARDS
         and not is_optional(edge.target)
     ]
@@ -176,20 +176,20 @@ def test_late_imports_are_for_optional_packages():
 
 
 def test_imports_for_types_are_downwards_or_for_optional_packages():
-    """`test_no_import_upwards` compares the package's own modules. The CLI is apart, as above."""
+    """`test_no_import_upwards` compares the package's own modules. The CLI is exempt."""
     violations = [
         edge
         for module, path in modules().items()
         for edge in imports(path)
         if edge.when == "types"
-        and room_of(module) != "cli"
+        and package_of(module) != "cli"
         and edge.target not in modules()
         and not is_optional(edge.target)
     ]
     assert not violations, report(violations)
 
 
-def test_the_lists_name_nothing_that_is_not_there():
+def test_optional_and_upwards_list_only_existing_imports():
     """An entry that is no longer needed would hide the next violation."""
     late = [i.target for path in modules().values() for i in imports(path) if i.when != "top"]
     unused = {

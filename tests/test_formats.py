@@ -195,7 +195,7 @@ def test_the_shipped_heads_have_no_version():
     assert read.model.model_dump() == header["model"]
 
 
-def test_a_trace_of_today(pocket, tmp_path):
+def test_a_saved_trace_fits_its_schema(pocket, tmp_path):
     trace = pocket.generate("What color is snow?", max_new_tokens=5).trace
     trace.save(tmp_path / "trace")
     with safe_open(tmp_path / "trace", "np") as opened:
@@ -203,7 +203,7 @@ def test_a_trace_of_today(pocket, tmp_path):
     assert header.full_depth == Trace.load(tmp_path / "trace").full_depth == 20
 
 
-def test_a_run_folder_of_today(tmp_path):
+def test_a_new_run_folder_fits_its_schemas(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.open({"threads": 1})
     folder.note(rows=["full"])
@@ -217,14 +217,14 @@ def test_a_run_folder_of_today(tmp_path):
         assert folder.lines(kind) == [parse(kind, line, name)]
 
 
-def test_a_probe_folder_of_today(tmp_path):
+def test_a_new_probe_folder_fits_its_schema(tmp_path):
     FolderStore(tmp_path / "probe", {"depths": [1, 2]})
     progress = parse(ProbeProgress, read_json(tmp_path / "probe" / "probe.json"), "probe.json")
     assert progress.identity == {"depths": [1, 2]}
 
 
 def test_replies_take_the_sampling_options_of_every_card():
-    """An option of CosyVoice has options of its own."""
+    """CosyVoice has an option with options inside."""
     for card in shipped_cards().values():
         header = CASES[RepliesHeader] | {"sampling": card.sampling}
         assert parse(RepliesHeader, header, "replies").sampling == card.sampling

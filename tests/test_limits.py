@@ -38,7 +38,7 @@ def is_overload(function: Function) -> bool:
 
 
 def lines_of(function: Function) -> int:
-    """Lines of a function, its docstring apart; of a command, whose options are data, its body."""
+    """Lines of a function without its docstring; of a command, the body only."""
     node = function.node
     body = node.body[1:] if ast.get_docstring(node) is not None else node.body
     if not body:
@@ -50,7 +50,7 @@ def lines_of(function: Function) -> int:
 
 
 def parameters_of(function: Function) -> int:
-    """Number of parameters, `self` apart; of an entry point, keyword-only ones apart too."""
+    """Number of parameters without `self`; of an entry point, without keyword-only ones too."""
     arguments = function.node.args
     names = [a.arg for a in arguments.posonlyargs + arguments.args]
     names = names[1:] if names[:1] in (["self"], ["cls"]) else names
@@ -68,7 +68,7 @@ def test_no_function_is_long():
 
 
 def test_no_function_takes_many_parameters():
-    """Commands apart: their parameters are options, which typer reads."""
+    """Except for commands: their parameters are options, which typer reads."""
     many = sorted(
         (
             (parameters_of(f), str(f))
@@ -100,7 +100,7 @@ def test_files_are_short_on_the_whole():
     assert median(sizes().values()) < MAX_MEDIAN_FILE_LINES
 
 
-def test_the_signatures_named_are_there():
+def test_listed_signatures_exist():
     names = {f.node.name for f in functions()}
     assert set(SIGNATURES) <= names
     assert names >= ENTRY_POINTS

@@ -61,8 +61,8 @@ FILLED = TokenLayout(
 
 
 @pytest.mark.parametrize("text", [5, 13, 20, 26, 30])
-def test_speech_where_text_is_due_ends_the_text(text):
-    """Of any length, whole chunks of it included; at most one place is expected wrongly."""
+def test_speech_at_an_expected_text_position_ends_the_text(text):
+    """After text of any length, also whole chunks; the clock is wrong at one position at most."""
     reply, left = [], text
     while left:
         reply += [9] * min(13, left) + [30] * 26
@@ -71,18 +71,18 @@ def test_speech_where_text_is_due_ends_the_text(text):
     expected = clocked(UNMARKED, reply)
     wrong = [i for i, (m, t) in enumerate(zip(expected, reply, strict=True)) if m != (t >= 20)]
     assert len(wrong) == 1
-    # text that comes after all is followed, and the alternation with it
+    # if more text follows, the clock resumes the alternation
     more = reply + [9] * 13 + [30] * 26 + [9] * 13
     assert clocked(UNMARKED, more)[-52:] == [SPEECH, *[TEXT] * 12, *[SPEECH] * 26, *[TEXT] * 13]
 
 
-def test_chunks_that_are_filled_up_never_surprise():
+def test_padded_chunks_follow_the_expected_alternation():
     spoken = [9, 30, 30, 30, 30] * 3 + [6, 30, 30, 58, 58] + [6, 58, 58, 58, 58]
     reply = [*spoken, 5, 9, 9, 9, 9, 9, 9]
     assert clocked(FILLED, reply) == [TEXT, *[SPEECH] * 4] * 5 + [TEXT] * 7
     ids = torch.tensor(reply)
     assert FILLED.text_ids(ids).tolist() == [9] * 9
-    assert FILLED.units(ids).tolist() == [10] * 14  # what fills up does not sound
+    assert FILLED.units(ids).tolist() == [10] * 14  # padding has no sound
 
 
 def test_a_reply_in_text_alone_is_followed():

@@ -108,7 +108,7 @@ def test_it_runs_where_it_is_installed(package):
     assert shell(*command, cwd=package.folder).startswith("Snow is white.")
 
 
-def test_nothing_heavy_is_imported_that_is_not_needed():
+def test_importing_eepolicy_imports_no_unneeded_heavy_package():
     """Nothing that only some commands need."""
     # transformers before 5.21 imports scikit-learn where it is there, and that imports pandas
     code = "import sys; sys.modules['sklearn'] = None; import eepolicy; print(*sys.modules)"

@@ -89,7 +89,7 @@ def step(modality: int = 1) -> Step:
         "text=mine.py:Settled(0.2, [3,4]),speech=mine.py:Settled(1.0)",
     ],
 )
-def test_the_spec_makes_the_policy_again(folder, spec):
+def test_a_spec_round_trips_to_an_equal_policy(folder, spec):
     policy = parse_policy(f" {spec} ")
     assert policy.spec == policy_label(policy) == policy_label(spec) == spec
     assert parse_policy(policy.spec) == policy
@@ -154,7 +154,7 @@ def test_generate_takes_policy_fill_and_rule_of_a_file(folder):
         ("text=mine.py:Plain()", "acts on both; only a dataclass with a field 'on'"),
     ],
 )
-def test_what_is_wrong_is_named(folder, spec, match):
+def test_faulty_plugin_files_and_specs_give_clear_errors(folder, spec, match):
     (folder / "broken.py").write_text("x = 1\nclass\n")
     (folder / "failing.py").write_text("def f():\n    return 1 // 0\n\nf()\n")
     (folder / "empty.py").write_text("")
@@ -162,7 +162,7 @@ def test_what_is_wrong_is_named(folder, spec, match):
         parse_policy(spec)
 
 
-def test_a_file_is_not_run_where_that_is_refused(folder):
+def test_a_plugin_file_does_not_run_with_files_false(folder):
     (folder / "mine.py").write_text("raise SystemExit(3)")
     with pytest.raises(EepolicyError, match="which is not run here"):
         parse_policy("text=full,speech=mine.py:Settled(1.0)", files=False)

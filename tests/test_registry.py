@@ -136,7 +136,7 @@ def test_a_registered_class_goes_before_an_entry_point(things, offer):
     assert things.get("box") is Box
 
 
-def test_entry_points_that_do_not_fit_get_a_sentence(things, offer):
+def test_invalid_entry_points_give_clear_errors(things, offer):
     offer(
         ("box", f"{__name__}:Renamed"),
         ("twice", f"{__name__}:Box"),

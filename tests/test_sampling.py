@@ -53,7 +53,7 @@ def test_products_are_sampled_and_lists_are_not():
     assert not any(case.exhaustive for case in (*pairs, *families, *others))
 
 
-def test_marked_cases_take_no_part():
+def test_cases_already_marked_exhaustive_are_not_sampled():
     cases = [Case(f"a[{f}{p}]", {"family": f, "p": p}, f == "w") for f, p in product("wxy", "12")]
     mark_unsampled(cases)
     assert [case.exhaustive for case in cases[:2]] == [True, True]

@@ -35,7 +35,7 @@ def padded() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def stock():
-    """A stock model that ends a reply with id 26, which it says often."""
+    """A stock model that ends a reply with id 26, which it generates often."""
     model = tiny("llama")
     model.generation_config.update(pad_token_id=PAD, eos_token_id=26, max_new_tokens=12)
     return model
@@ -313,7 +313,7 @@ def test_lossless_decoding_through_the_entrance(seed, family, policy, rows):
         assert model.generate(ids, **options).tolist() == expected.tolist()
 
 
-def test_a_prefix_function_is_refused_in_all_entrances(stock):
+def test_prefix_allowed_tokens_fn_is_refused(stock):
     ids, options = torch.tensor([ROWS[0]]), {"prefix_allowed_tokens_fn": lambda row, ids: [5]}
     with pytest.raises(EepolicyError, match="prefix_allowed_tokens_fn is not supported"):
         stock.generate(ids, custom_generate=eepolicy.custom_generate("full"), **options)
@@ -346,7 +346,7 @@ def test_greedy_verification_draws_no_random_numbers(stock):
 
 
 @pytest.mark.parametrize("how", ["block", "method"])
-def test_the_mode_of_training_stays(stock, how):
+def test_generate_keeps_the_training_mode_of_modules(stock, how):
     stock.train()
     stock.model.layers[0].eval()
     before = [module.training for module in stock.modules()]

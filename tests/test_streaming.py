@@ -59,7 +59,7 @@ def test_the_first_piece_needs_no_more_tokens_than_its_look_ahead(model, monkeyp
     taken = len(steps) - len(tokens)
     units = LAYOUT.units(tokens[:taken])
     assert len(units) == model.vocoder.look_ahead
-    assert stream.output is None  # a stream that is left decodes no further
+    assert stream.output is None  # a stream that is not read further decodes no further
 
 
 def test_seeds_and_stock_options_are_taken(model):

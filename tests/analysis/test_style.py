@@ -26,14 +26,14 @@ def test_built_in_policies_look_different():
     assert len(set(families(specs))) == len(specs)
 
 
-def test_other_policies_have_styles_of_their_own():
+def test_user_defined_policies_have_distinct_styles():
     """By name: the same in every figure, and different in one figure."""
     specs = [f"{name}:2@12" for name in ("mine", "yours", "middle", "late-exit", "skip_some")]
     styles = families(specs)
     assert len(set(styles)) == len(specs)
     assert styles[0] == family("mine:2@12") == family("both=mine:7@3")
     assert all(c in OTHER_COLOURS and m in OTHER_MARKERS for c, m in styles)
-    # names that clash in both move on
+    # names with the same colour and marker get another style
     many = [f"{letter}{other}@1" for letter in "abcdefgh" for other in "stuvw"]
     assert len(set(families(many))) == len(many)
     few = families([f"{letter}@1" for letter in "abcdefg"])

@@ -98,7 +98,7 @@ def test_a_run_goes_on_where_it_stopped(state, capsys):
     assert (docs / "one.md").read_text() == "unchanged"
     assert "[1/3] docs/benchmarks/one.md: finished before" in capsys.readouterr().out
 
-    # another command is another page, and its time is known by now
+    # another command makes the page again, with a known time
     times = json.loads(state.times.read_text())
     assert {*times} == {"one", "two", "three"}
     state.times.write_text(json.dumps(times | {"one": {"seconds": 300, "machine": "2 CPUs"}}))

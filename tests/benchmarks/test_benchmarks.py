@@ -35,7 +35,7 @@ def states(model, ids):
     return [h[0] for h in out.hidden_states[1:-1]], out.logits[0].softmax(-1)
 
 
-def test_divergence_is_torchs(model):
+def test_divergence_equals_kl_div_of_torch(model):
     expected = []
     for ids in TEXTS.held_out:
         below, target = states(model, ids)
@@ -49,7 +49,7 @@ def test_divergence_is_torchs(model):
 def test_our_fit_takes_the_steps_of_a_naive_loop(model):
     result = fitting.ours(model, TEXTS, 2)()
     assert result.seconds > 0
-    order = random.Random(0).sample(range(4), 4)  # the seed's
+    order = random.Random(0).sample(range(4), 4)  # the order of the seed
     for depth in range(1, LAYERS):
         translator = nn.Linear(32, 32)
         nn.init.zeros_(translator.weight)
@@ -74,7 +74,7 @@ def test_our_fit_takes_the_steps_of_a_naive_loop(model):
 
 
 @pytest.mark.parametrize("contender", [c for c in fitting.CONTENDERS if c != fitting.OURS])
-def test_their_fit_comes_closer(model, contender):
+def test_fits_of_tuned_lens_lower_the_divergence(model, contender):
     pytest.importorskip("tuned_lens.nn.lenses")
     if find_spec("transformer_lens"):
         pytest.skip("tuned-lens 0.2 does not work beside transformer-lens 4")

@@ -35,13 +35,13 @@ class Speaker:
     waits = (0.05, 0.02, 0.25)
 
 
-def test_silence_is_what_the_player_lacks():
+def test_silence_counts_only_waits_beyond_the_played_sound():
     whole, first, last, silence = measure(Speaker(), "full", "Why?", (8,))
-    # waits are at least as long as asked; a loaded machine may add to them
+    # waits have at least the given length; a loaded machine may lengthen them
     assert whole >= 0.3
     assert first == pytest.approx(0.05, abs=0.04)
     assert last == pytest.approx(0.32, abs=0.1)
-    # 0.27 s behind the first piece, of which 0.2 s have sound
+    # 0.27 s after the first piece, of which 0.2 s have sound
     assert silence == pytest.approx(0.07, abs=0.06)
 
 

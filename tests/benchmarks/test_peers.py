@@ -72,7 +72,7 @@ def test_tuned_lens_has_the_same_logits(stock, family):
         np.testing.assert_array_equal(result.top1[depth - 1], logits.argmax(-1))
 
 
-def test_transformer_lens_reads_the_same_out(tmp_path):
+def test_transformer_lens_gives_the_same_states_and_entropy(tmp_path):
     bridge_module = pytest.importorskip("transformer_lens.model_bridge")
     stock = tiny("llama", 2)
     stock.save_pretrained(tmp_path)

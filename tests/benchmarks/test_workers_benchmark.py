@@ -30,7 +30,7 @@ def test_the_estimate_is_bounded_by_the_driver():
     assert "| 512 | 1000 | 100% |" in text
 
 
-def test_a_stopped_part_goes_on(tmp_path, monkeypatch):
+def test_a_stopped_measurement_continues(tmp_path, monkeypatch):
     """Each pair is stored, and the same command measures the missing ones."""
     times = iter([10.0, 5.0, 12.0, KeyboardInterrupt, 20.0, 10.0, 30.0, 20.0])
 

@@ -1,4 +1,4 @@
-"""The commands, on the pocket model; comparison and its preset have files of their own."""
+"""The commands, on the pocket model; comparison and its preset have separate test files."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_stats_command(run, tmp_path):
     # two depths have a branch, which is no readout of a single state
     assert len((folder / "reliability.md").read_text().splitlines()) == 2 + 18
     shown = out.splitlines()
-    # goes on, with nothing left to do
+    # the same command again finds nothing left to do
     out, _ = run("stats", "--prompts", "2", "--out", str(folder), "--json")
     result, probed = parse(out), eepolicy.ProbeResult.load(folder / "probe")
     assert (result["model"], result["prompts"], result["lens"]) == ("pocket", 2, False)
@@ -281,7 +281,7 @@ def test_doctor_times_the_machine(run, monkeypatch):
     assert "speed" not in json.loads(run("doctor", "--json")[0])
 
 
-def test_every_listed_policy_is_one(run):
+def test_every_listed_policy_spec_parses(run):
     listed = json.loads(run("policies", "--json")[0])
     for entry in listed:
         assert parse_policy(entry["spec"]).spec == entry["spec"]
@@ -308,7 +308,7 @@ def test_generate_samples(run):
 
 
 def test_questions_go_through_the_chat_template(run, tmp_path):
-    """By default where there is one; `--raw` sends the text, and speech models get it as ever."""
+    """By default if the tokenizer has one; `--raw` and speech models use the text itself."""
     pocket = eepolicy.load("pocket")
     pocket.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}?{% endfor %}"
     text = HookedModel(pocket.model, tokenizer=pocket.tokenizer)

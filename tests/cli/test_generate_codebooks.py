@@ -88,7 +88,7 @@ def test_one_stream_takes_no_codebooks(run):
     ],
     ids=lambda command: command[0],
 )
-def test_other_commands_name_what_decodes_it(folder, run, command, tmp_path, monkeypatch):
+def test_other_commands_refer_to_generate(folder, run, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("hello\nyou\n")
     _, err = run(*(word.format(folder) for word in command), code=2)

@@ -35,19 +35,19 @@ def sentence(err: str) -> str:
     ],
     ids=lambda value: " ".join(value[:1]) if isinstance(value, tuple) else "",
 )
-def test_before_any_work(run, tmp_path, arguments, message):
+def test_wrong_options_are_refused_before_any_work(run, tmp_path, arguments, message):
     (tmp_path / "file").write_text("")
     names = {"folder": tmp_path, "file": tmp_path / "file"}
     _, err = run(*(argument.format(**names) for argument in arguments), code=2)
     assert message in sentence(err)
 
 
-def test_the_name_of_a_dtype():
+def test_torch_dtype_is_refused_in_favour_of_dtype():
     with pytest.raises(EepolicyError, match="torch_dtype is called dtype here"):
         eepolicy.load("pocket", torch_dtype=torch.bfloat16)
 
 
-def test_keys_stay_out_of_files(monkeypatch, tmp_path):
+def test_api_keys_are_not_written_to_files(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["eepolicy", "compare", "--judge-key", "sk-1", "static@10"])
     assert command_line() == "eepolicy compare --judge-key '***' static@10"
     with locked(tmp_path):

@@ -1,4 +1,4 @@
-"""Early exit on CSM in a plain way: stock forward passes without a cache, all positions anew."""
+"""Plain early exit on CSM: stock forward passes over all positions, without a cache."""
 
 from __future__ import annotations
 

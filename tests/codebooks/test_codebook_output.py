@@ -268,7 +268,7 @@ def test_other_models_are_refused():
         HookedCodebookModel(random_llama().model)
 
 
-def test_spec_strings_come_back():
+def test_spec_strings_round_trip():
     for spec in ("all", "first:8", "entropy>4.0@4", "entropy<0.5", "confidence<0.05@8"):
         assert parse_codebooks(spec).spec == spec
     for spec in ("leave-out", "previous", "code:7"):

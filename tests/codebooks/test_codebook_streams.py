@@ -109,7 +109,7 @@ def test_pieces_of_qwen3_omni_lose_no_sound(chunk):
         (PROMPT, dict(record=True), "stream_audio keeps no record"),
     ],
 )
-def test_streams_that_cannot_be_are_refused(model, prompt, options, message):
+def test_unsupported_streams_are_refused(model, prompt, options, message):
     with pytest.raises(EepolicyError, match=message):
         model.stream_audio(prompt, max_new_tokens=2, **options)
 

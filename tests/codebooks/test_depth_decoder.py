@@ -147,7 +147,7 @@ def test_a_policy_with_a_history_sees_the_codes_before(model):
 def test_a_depth_decoder_with_other_weights_is_noticed():
     stock = random_csm(csm_config(layers=1, depth_layers=1))
     stock.depth_decoder.model.norm.register_forward_hook(lambda _, args, output: output)
-    HookedCodebookModel(stock)  # a hook that changes nothing
+    HookedCodebookModel(stock)  # no error: the hook changes nothing
     original = stock.depth_decoder.forward
 
     def doubled(*args, **options):

@@ -1,4 +1,4 @@
-"""What is put on a model after it was compiled, against the stock model with the same changes."""
+"""Changes of a model after it was compiled, against the stock model with the same changes."""
 
 from __future__ import annotations
 

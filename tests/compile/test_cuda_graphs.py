@@ -88,7 +88,7 @@ def test_replies_equal_those_of_the_stock_layers(spans, prompts):
 
 
 def test_graphs_are_few(spans):
-    """One for each span, width and bucket, however often it runs."""
+    """One for each span, width and bucket, independent of the number of replies."""
     counts = []
     for _ in range(3):
         spans.generate(ONE, "both=spark:triple@2", max_new_tokens=40, compile=True)

@@ -111,7 +111,7 @@ def test_fills_skip_the_rest_of_a_layer(llama, monkeypatch):
     for number, layers in enumerate((None, compiled, compiled)):
         batch = Batch(llama, [0, 2], 9, BatchOptions(Propagate()), executor=layers)
         batch.prefill(torch.arange(14).reshape(2, 7))
-        if number == 2:  # the kernels are made by now, from the code of the layers
+        if number == 2:  # the kernels exist: they were made from the code of the layers
             monkeypatch.setattr(HookedModel, "fill_layer", None)
             for layer in llama.parts.layers[2:]:
                 monkeypatch.setattr(layer, "forward", None)
@@ -238,7 +238,7 @@ class ByRow(ExitPolicy):
 
 
 @pytest.mark.slow
-def test_kernels_stay_few_and_silent_whatever_rows_do(capfd):
+def test_varying_rows_need_few_kernels_and_print_nothing(capfd):
     model = HookedModel(tiny("llama", 5), layout=LAYOUT)
     for seed in range(3):
         policy = ByRow(seed)
@@ -253,7 +253,7 @@ def test_kernels_stay_few_and_silent_whatever_rows_do(capfd):
 
 
 @pytest.mark.parametrize("rows", [6, pytest.param(9, marks=pytest.mark.slow)])
-def test_equal_numbers_of_rows_and_columns_need_no_kernel_of_their_own(rows):
+def test_a_kernel_made_for_equal_rows_and_columns_serves_unequal_ones(rows):
     """The kernel is made where the numbers are equal, and used where they are not."""
     model = HookedModel(tiny("llama", 7), layout=LAYOUT)
     prompts = torch.randint(1, 60, (rows, rows), generator=torch.Generator().manual_seed(rows))
@@ -374,7 +374,7 @@ def test_readouts_equal_those_of_the_heads(kind):
             for over in ((), ((3, 4), (20, 60))):
                 ours, plain = (m.logits(hidden, depth, over) for m in (layers, model))
                 torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
-    # one row and up to eight, all ids and some; the last layer has kernels of its own, but a branch
+    # one row and up to eight, all ids and some; the last layer has separate kernels, but a branch
     # and a drafter end in a norm and an output embedding as it does
     own = kind is not None and kind not in ("branch", "drafter")
     assert layers.kernels - before == (8 if own else 4)

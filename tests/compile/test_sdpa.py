@@ -27,7 +27,7 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     fixed=st.booleans(),
     scale=st.sampled_from([None, 0.3]),
 )
-def test_it_equals_torchs(
+def test_attention_equals_that_of_torch(
     rows, shared, group, vectors, columns, masked, by_row, by_head, fixed, scale
 ):
     query = numbers(rows, shared * group, vectors, 5)
@@ -38,7 +38,7 @@ def test_it_equals_torchs(
     of = rows if by_row else 1, shared * group if by_head else 1
     mask = numbers(*of, vectors, columns, seed=3)
     if masked == "of bool":
-        mask = (mask > 0) | (torch.arange(columns) == 0)  # torch gives nan where nothing is seen
+        mask = (mask > 0) | (torch.arange(columns) == 0)  # torch gives nan if all are masked
     mask = None if masked == "no" else mask
     ours = attention(query, key, value, mask, scale, fixed)
     repeated = (t.repeat_interleave(group, 1) for t in (key, value))
@@ -46,7 +46,7 @@ def test_it_equals_torchs(
     torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
 
 
-def test_more_queries_than_have_single_sums():
+def test_attention_beyond_the_gemv_query_limit_equals_that_of_torch():
     query, key, value = (
         numbers(1, MAX_GEMV_QUERIES_CPU, 3, 4),
         numbers(1, 2, 6, 4, seed=1),
@@ -58,7 +58,7 @@ def test_more_queries_than_have_single_sums():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sums_are_taken_in_float32(dtype):
-    """Thousands of columns of ones: their shares sum to one, not to where half floats stop."""
+    """Thousands of columns of ones: their weights sum to one; a sum in half precision stalls."""
     query, key = torch.zeros(1, 1, 1, 4, dtype=dtype), torch.zeros(1, 1, 5000, 4, dtype=dtype)
     met = attention(query, key, torch.ones_like(key))
     assert met.dtype == dtype

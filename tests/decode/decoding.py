@@ -30,7 +30,7 @@ class RandomDepths(ExitPolicy):
 
 
 class ByPlace(ExitPolicy):
-    """A depth for each place in the reply."""
+    """A depth for each position in the reply."""
 
     def __init__(self, depths: list[int]) -> None:
         self.table = torch.tensor(depths)
@@ -40,7 +40,7 @@ class ByPlace(ExitPolicy):
 
 
 class LayerCounter:
-    """Counts layer calls by forward hooks of its own."""
+    """Counts layer calls with forward hooks."""
 
     def __init__(self, model) -> None:
         self.calls: list[tuple[int, int, int]] = []  # layer, rows, columns

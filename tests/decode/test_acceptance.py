@@ -1,4 +1,4 @@
-"""Acceptance: lossless at one end, SPAR-K at the other, and what it costs."""
+"""Acceptance rules, from lossless ones to SPAR-K, and their costs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_exact_gives_the_full_models_greedy_tokens(family, seed, rows, cap):
 @pytest.mark.exhaustive
 @settings(max_examples=40)
 @given(**CASES)
-def test_exact_gives_them_in_more_cases(family, seed, rows, cap):
+def test_exact_gives_greedy_tokens_in_more_cases(family, seed, rows, cap):
     check_exact(family, seed, rows, cap)
 
 
@@ -64,7 +64,7 @@ def check_exact(family, seed, rows, cap):
         early = out.trace.depth < LAYERS
         assert (out.trace.draft_status[early] == 1).all()
         assert (out.trace.depth[out.trace.draft_status == 2] == LAYERS).all()
-    # what was rejected is paid for all the same: nothing is lost from the books
+    # the costs include those of rejected drafts
     decoded = counter.calls[outs[0].trace.prefill_layer_calls :]
     paid = sum(out.trace.layer_calls.sum() for out in outs)
     assert paid == sum(taking_part for _, taking_part, _ in decoded)
@@ -84,7 +84,7 @@ def test_a_judged_row_does_not_depend_on_its_neighbours(hooked, accept):
                 assert np.array_equal(getattr(out.trace, name), value), name
 
 
-def test_drafts_that_are_due_together_are_judged_together(stock, hooked):
+def test_drafts_of_several_rows_are_verified_together(stock, hooked):
     """Rows that are alike cost no more blocks and no more head calls than one of them."""
     options = dict(max_new_tokens=20, accept="exact", max_pending=3)
     counts = []
@@ -101,7 +101,7 @@ def test_drafts_that_are_due_together_are_judged_together(stock, hooked):
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("policy", ["spark:triple@2", "both=static@1"])
-def test_the_dial_ends_in_exact_and_in_spark(stock, policy):
+def test_the_strictest_rules_equal_exact_and_the_laxest_equal_all(stock, policy):
     codebook = torch.randn(40, 320, generator=torch.Generator().manual_seed(0))
     hooked = HookedModel(stock, layout=LAYOUT, vocoder=Units(codebook))
 
@@ -160,7 +160,7 @@ def test_sampling_end_to_end_is_the_full_models_distribution():
     full = third_tokens(hooked, None, "full", range(20))
     early = "both=static@2"
     assert differ(full, third_tokens(hooked, "sampling", early, range(100, 120))) > 1e-3
-    # the test would notice: without a judge the distribution is another one
+    # the test can fail: without verification, the distribution differs
     assert differ(full, third_tokens(hooked, "all", early, range(100, 120))) < 1e-6
 
 
@@ -212,13 +212,13 @@ def test_rules_by_hand():
         ),
     ],
 )
-def test_mistakes_get_a_sentence(options, sentence):
+def test_wrong_acceptance_options_are_refused(options, sentence):
     hooked = HookedModel(tiny("llama"), layout=LAYOUT)
     with pytest.raises(EepolicyError, match=sentence):
         hooked.generate(PROMPTS[0], **({"policy": "static@2"} | options))
 
 
 @pytest.mark.parametrize("spec", ["all", "exact", "sampling", "top:5", "ratio:0.25"])
-def test_strings_name_their_rules(spec):
+def test_the_repr_of_a_parsed_rule_evaluates_to_the_rule(spec):
     rule = parse_acceptance(spec)
     assert eval(repr(rule), vars(acceptance)) == rule

@@ -46,7 +46,7 @@ def test_tolerance_moves_the_distribution_by_at_most_the_tolerance(seed, toleran
     if tolerance == 1:
         close(law, q)
     if tolerance == 0.4:
-        assert distance > 0.01  # it is no lossless rule
+        assert distance > 0.01  # the rule is not lossless
 
 
 VOCAB = 3
@@ -157,7 +157,7 @@ FIRST = 2
 
 
 def explicit_groups(distance: float) -> list[list[int]]:
-    """The ids of each group; a text id is a group of its own."""
+    """The ids of each group; each text id is a separate group."""
     groups = [[0], [1]]
     for a in SOUNDS[:, 0].tolist():
         near = [i for i, b in enumerate(SOUNDS[:, 0].tolist()) if abs(a - b) <= distance]
@@ -197,7 +197,7 @@ def test_groups_have_the_full_models_distribution(seed, distance):
 
 @settings(max_examples=25)
 @given(seed=seeds)
-def test_separate_groups_are_seen_in_the_tokens(seed):
+def test_separate_groups_keep_their_probabilities(seed):
     """Groups 0-2, 3-4 and 5 do not overlap: the tokens show the law of their groups."""
     p, q = two_laws(seed, 8)
     sounds = torch.tensor([[0.0], [0.5], [1.0], [5.0], [5.5], [9.0]])

@@ -45,7 +45,7 @@ class Recorded(AcceptAll):
 
 
 @pytest.mark.parametrize("max_pending", [1, 3])
-def test_each_draft_is_scored_behind_the_drafts_before_it(max_pending):
+def test_processors_see_all_tokens_before_each_draft(max_pending):
     """Scores of the exit and of the full model, by the stock model and stock processors."""
     model = tiny("llama", 3, torch.float64)
     hooked, rule = HookedModel(model, layout=LAYOUT), Recorded()
@@ -134,7 +134,7 @@ def test_lossless_sampling_through_a_repetition_penalty(accept):
     law = two_token_law(model, sees_drafts=True)
     lossless = counts(accept)
     assert fits(lossless, law) > 1e-3
-    # the test would notice drafts that the penalty does not see, and drafts that are not verified
+    # the test can fail: if the penalty misses drafts, and if drafts are not verified
     assert fits(lossless, two_token_law(model, sees_drafts=False)) < 1e-6
     if accept == "sampling":
         assert fits(counts("all"), law) < 1e-6

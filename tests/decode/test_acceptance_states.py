@@ -164,7 +164,7 @@ def test_joined_rules_are_bound_and_decode():
         ("nonsense", r"'\+' joins rules that must all accept"),
     ],
 )
-def test_mistakes_get_a_sentence(spec, sentence):
+def test_wrong_rule_specs_are_refused(spec, sentence):
     with pytest.raises(EepolicyError, match=sentence):
         parse_acceptance(spec)
 

@@ -61,7 +61,7 @@ def expected_tokens(hooked: HookedModel, ids: torch.Tensor, depth: int) -> torch
     return ending_in(hooked, depth)(ids[None]).logits[0].argmax(-1)
 
 
-def test_tokens_of_a_branch_are_those_of_a_stock_model_that_ends_in_it(family):
+def test_branch_tokens_equal_those_of_a_stock_model_with_the_branch_layers(family):
     hooked = with_branches(tiny(family))
     outputs = hooked.generate(PROMPTS, ByPlace(DEPTHS), NEW, min_new_tokens=NEW)
     for out in outputs:
@@ -92,7 +92,7 @@ def test_rows_do_not_depend_on_their_neighbours_and_costs_are_counted(family):
         )
 
 
-def test_a_block_of_a_branch_has_only_the_positions_that_it_has_not_seen():
+def test_a_branch_runs_only_on_positions_that_it_has_not_processed():
     hooked = with_branches(tiny("llama"))
     with LayerCounter(hooked.model, hooked.heads) as counter:
         out = hooked.generate(PROMPTS[0], ByPlace(DEPTHS), NEW, min_new_tokens=NEW)

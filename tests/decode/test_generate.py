@@ -19,7 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from eepolicy import EepolicyError, HookedModel
 
 LENGTHS = (7, 3, 11, 5)
-BUSY = 26  # an id that the random Llama says often
+BUSY = 26  # an id that the random Llama generates often
 
 
 def prompts_of(seed: int) -> list[Tensor]:
@@ -69,7 +69,7 @@ class Favour(LogitsProcessor):
 
 
 class AfterTwo(StoppingCriteria):
-    """Ends a reply when one id has come twice."""
+    """Ends a reply when an id has occurred twice."""
 
     def __init__(self, token: int, prompt: int) -> None:
         self.token, self.prompt = token, prompt
@@ -122,7 +122,7 @@ def test_processors_are_the_stock_ones(hooked, options):
 @pytest.mark.parametrize(
     "options", [{"repetition_penalty": 1.8}, {"no_repeat_ngram_size": 2}, PROCESSED[5]]
 )
-def test_what_is_judged_has_the_history_of_its_place(hooked, policy, options):
+def test_processors_see_no_rejected_drafts(hooked, policy, options):
     """Processors see no rejected draft: `exact` stays the stock greedy reply."""
     outs = same_as_stock(hooked, options, policy=policy, accept="exact")
     assert any((out.trace.draft_status == 2).any() for out in outs)
@@ -144,7 +144,7 @@ def test_criteria_end_rows_where_the_stock_model_ends(hooked, accept):
 
 
 class OnCall(StoppingCriteria):
-    """Ends every reply at its n-th call, as a time limit would."""
+    """Ends all replies at its n-th call, as a time limit does."""
 
     def __init__(self, n: int) -> None:
         self.left = n
@@ -155,7 +155,7 @@ class OnCall(StoppingCriteria):
 
 
 @pytest.mark.parametrize("n", range(1, 12))
-def test_whenever_a_criterion_fires_nothing_stays_unjudged(hooked, n):
+def test_all_drafts_are_verified_when_a_stopping_criterion_ends_a_reply(hooked, n):
     full = hooked.generate(prompts_of(0), max_new_tokens=20)
     outs = hooked.generate(
         prompts_of(0), "spark:triple@2", 20, accept="exact", stopping_criteria=[OnCall(n)]
@@ -177,7 +177,7 @@ def test_criteria_of_the_caller_replace_those_of_the_options(hooked):
     assert out.ended
 
 
-def test_a_penalty_of_the_caller_ignores_what_it_says(hooked):
+def test_a_penalty_of_the_caller_keeps_its_prompt_ignore_length(hooked):
     prompt = prompts_of(0)[2]
     for ignored in (None, 4, len(prompt)):
         own = RepetitionPenaltyLogitsProcessor(1.8, prompt_ignore_length=ignored)
@@ -260,7 +260,7 @@ def test_a_generation_config(hooked):
         ("top_k", 1, {"do_sample": True}),
     ],
 )
-def test_none_switches_an_option_of_the_model_off(hooked, name, own, others, with_config):
+def test_none_disables_an_option_of_the_model(hooked, name, own, others, with_config):
     if with_config:
         others = {"generation_config": GenerationConfig(max_new_tokens=40, **others)}
     ends = () if name == "eos_token_id" else (LAYOUT.end,)
@@ -349,6 +349,6 @@ def one() -> HookedModel:
 
 
 @pytest.mark.parametrize(("options", "says"), BAD, ids=lambda x: ",".join(x) if x else "")
-def test_what_cannot_be_honoured_is_refused_in_a_sentence(one, options, says):
+def test_unsupported_options_are_refused(one, options, says):
     with pytest.raises(EepolicyError, match=says):
         one.generate(**{"prompt": torch.tensor([5, 7, 9]), **options})

@@ -33,14 +33,14 @@ def test_embeddings_of_another_precision(model, dtype):
 
 
 @pytest.mark.parametrize("rule", [AcceptAcoustic, AcceptGroups])
-def test_rules_of_sounds_know_the_units_of_the_model_only(rule):
+def test_sound_based_rules_use_only_the_units_of_the_model(rule):
     """The codebook has five rows more; their ids are text."""
     units = Units(torch.randn(LAYOUT.num_units + 5, 320))
     bound = rule(20.0).bind(LAYOUT, units)
     assert len(bound.codebook) == LAYOUT.num_units
 
 
-def test_a_token_without_probability_is_not_among_the_best():
+def test_top_acceptance_rejects_a_token_of_probability_zero():
     scores = torch.full((2, 9), -torch.inf)
     scores[:, 4] = 1.0
     drafts = Drafts(torch.tensor([4, 0]), scores, scores[:, :0], True, torch.rand(2))

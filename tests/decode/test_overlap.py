@@ -50,8 +50,8 @@ def test_replies_and_costs_are_the_same(model, monkeypatch, prompts, policy, opt
 
 
 @pytest.mark.parametrize(("policy", "early"), [("full", LAYERS), ("both=spark:triple@2", 2)])
-def test_layers_run_before_the_host_looks(model, always, monkeypatch, policy, early):
-    """Between a token and the host's look at it run the layers that no token leaves away."""
+def test_layers_start_before_the_host_reads_the_token(model, always, monkeypatch, policy, early):
+    """Before the host reads a token, the layers run that every next token needs."""
     events = ""
     async_to_host = ahead.async_to_host
 
@@ -62,7 +62,7 @@ def test_layers_run_before_the_host_looks(model, always, monkeypatch, policy, ea
     def watched(tokens):
         note("D")  # a token is drawn
         look = async_to_host(tokens)
-        return lambda: (note("L"), look())[1]  # the host looks at it
+        return lambda: (note("L"), look())[1]  # the host reads it
 
     monkeypatch.setattr(ahead, "async_to_host", watched)
     for layer in layers_of(model.model):
@@ -73,7 +73,7 @@ def test_layers_run_before_the_host_looks(model, always, monkeypatch, policy, ea
 
 
 class Liar(ExitPolicy):
-    """Exits below what it calls its least depth."""
+    """Exits below its declared `min_depth`."""
 
     def depths(self, step):
         return torch.full_like(step.phase, 2)
@@ -94,8 +94,8 @@ def test_a_reply_may_end_at_the_last_position_of_the_model(monkeypatch):
     assert model.generate(prompt, "full", **options).tokens.tolist() == expected.tokens.tolist()
 
 
-def test_a_policy_that_stops_below_its_least_depth_is_found_out(model):
-    """On every device, so that nothing breaks on another one."""
+def test_a_policy_that_exits_below_its_min_depth_is_refused(model):
+    """On every device, so that a policy that works on one device works on all."""
     with pytest.raises(EepolicyError, match="below its min_depth 3"):
         model.generate(ONE, Liar(), max_new_tokens=5)
 

@@ -168,7 +168,7 @@ def test_the_default_dtype_changes_nothing(dtype):
         assert [o.tokens.tolist() for o in old] == [o.tokens.tolist() for o in new]
 
 
-def test_the_global_generator_goes_on(model):
+def test_sampling_without_a_seed_uses_the_global_generator(model):
     """Without a seed, as in the stock generate; a seed leaves it alone."""
     options = {"do_sample": True, "max_new_tokens": 12}
     torch.manual_seed(7)
@@ -228,7 +228,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("prompt", "options", "says"), BAD, ids=[says for *_, says in BAD])
-def test_what_is_no_prompt_is_refused_in_a_sentence(model, prompt, options, says):
+def test_invalid_prompts_are_refused(model, prompt, options, says):
     with pytest.raises(EepolicyError, match=says):
         model.generate(prompt, **options)
 

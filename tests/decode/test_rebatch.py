@@ -70,7 +70,7 @@ def test_layers_are_timed_once_a_model(hooked):
 
 
 def test_auto_rebatching_follows_the_costs(hooked):
-    """A layer that costs the same for any number of rows had better not run twice, and so on."""
+    """If a layer costs the same for any number of rows, "auto" runs all rows at once, and so on."""
     policy = "random:4.0@2"
     calls = {}
     flat, steep = (1.0,) * len(NUM_POSITIONS), (1.0, 1.0, *(9.0,) * (len(NUM_POSITIONS) - 2))

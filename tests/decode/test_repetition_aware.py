@@ -18,7 +18,7 @@ WORDS = 12
 
 
 def two_draws(scores: Tensor, reply: list[int], options: RepetitionAware) -> int:
-    """A token as the authors draw it: from the nucleus, and anew if it is repeated."""
+    """A token as the authors draw it: from the nucleus, and again if it is repeated."""
     ordered = sorted(range(len(scores)), key=lambda i: -float(scores[i]))
     probabilities = scores.softmax(0)
     nucleus, total = [], 0.0
@@ -91,7 +91,7 @@ def test_the_written_out_draws_have_these_probabilities():
     drawn = torch.tensor([two_draws(scores, reply, options) for _ in range(count)])
     expected = exact(scores, reply, options)
     spread = (expected * (1 - expected) / count).sqrt()
-    assert (expected > 0).sum() == WORDS - 1  # the repeated token is drawn never
+    assert (expected > 0).sum() == WORDS - 1  # the repeated token is never drawn
     shares = drawn.bincount(minlength=WORDS) / count
     assert bool(((shares - expected).abs() <= 4 * spread).all())
 
@@ -105,7 +105,7 @@ def test_a_token_of_probability_one_that_is_repeated():
 
 def test_generate_samples_as_the_stock_generate_with_the_processor():
     model = HookedModel(tiny("qwen2"), LAYOUT)
-    prompt = torch.tensor([7, 21, 22, 23])  # a prompt with speech is not searched for repeats
+    prompt = torch.tensor([7, 21, 22, 23])  # repeats in a prompt with speech do not count
     options = RepetitionAware(top_k=4, window=6, ratio=0.3)
     own = {"max_new_tokens": 30, "min_new_tokens": 20, "seed": 3}
     out = model.generate(prompt, repetition_aware=vars(options), **own)
@@ -130,7 +130,7 @@ def test_rows_of_a_padded_batch_and_verified_drafts():
     model = HookedModel(tiny("qwen2"), LAYOUT)
     prompts = [torch.tensor([7, 21, 22, 23]), torch.tensor([9, 25])]
     outs = model.generate(prompts, max_new_tokens=12, repetition_aware={"top_k": 1}, seed=1)
-    # one candidate, and a repeated one is drawn anew: the first token is the most likely one
+    # one candidate, and a repeated one is drawn again: the first token is the most likely one
     for prompt, out in zip(prompts, outs, strict=True):
         assert out.tokens[0] == model.model(prompt[None]).logits[0, -1].argmax()
     out = model.generate(
@@ -170,7 +170,7 @@ def test_other_warpers_are_refused(name):
 
 
 def test_warpers_of_the_model_are_off():
-    """The rule has a nucleus of its own; `min_p` of the model would cut its two draws."""
+    """The rule has its own nucleus; `min_p` of the model would restrict its two draws."""
     replies = []
     for value in (None, 0.5):
         stock = tiny("llama")

@@ -48,7 +48,7 @@ def test_a_row_does_not_depend_on_its_neighbours_with_other_fills(stock, hooked,
             assert np.array_equal(getattr(out.trace, name), getattr(alone.trace, name)), name
 
 
-def test_rows_that_leave_at_several_depths_are_read_out_at_once(stock, hooked):
+def test_rows_that_exit_at_different_depths_share_one_readout(stock, hooked):
     heads = []
     handle = stock.lm_head.register_forward_pre_hook(lambda _, args: heads.append(len(args[0])))
     outs = hooked.generate(PROMPTS, RandomDepths(5), 20)
@@ -60,7 +60,7 @@ def test_rows_that_leave_at_several_depths_are_read_out_at_once(stock, hooked):
 
 
 @pytest.mark.parametrize("accept", ["all", "sampling"])
-def test_a_sampled_row_with_a_seed_is_sampled_as_alone(stock, hooked, accept):
+def test_a_seeded_row_samples_the_same_tokens_alone_and_in_a_batch(stock, hooked, accept):
     policy, options = "spark:triple@2", {"max_new_tokens": NEW, "temperature": 1.5}
     seeds = [3, 4, 3, 5]
     together = hooked.generate(PROMPTS, policy, accept=accept, seed=seeds, **options)

@@ -69,7 +69,7 @@ def test_trace_counts_what_really_ran(stock, hooked, policy):
 
 @pytest.mark.parametrize("rebatch", ["never", "always", 0.4])
 def test_a_batch_counts_what_really_ran(stock, hooked, rebatch):
-    """A call of a layer counts for every row that took part in it, and no row more took part."""
+    """A layer call counts once for every row that took part in it, and for no other row."""
     with LayerCounter(stock) as counter:
         outs = hooked.generate(PROMPTS, RandomDepths(3), max_new_tokens=24, rebatch=rebatch)
     decoded = counter.calls[outs[0].trace.prefill_layer_calls :]
@@ -136,7 +136,7 @@ def test_oracle_is_the_shallowest_depth_that_knows_the_full_models_token(stock, 
     assert out.trace.readouts.tolist() == paid.tolist()
 
 
-def test_patience_pays_for_each_look_once(hooked):
+def test_patience_counts_one_readout_per_depth(hooked):
     trace = hooked.generate(PROMPT, Patience(2, (1, 2, 4), on="both"), max_new_tokens=30).trace
     paid = {2: 2, 4: 3, LAYERS: 4}
     assert trace.readouts.tolist() == [paid[d] for d in trace.depth.tolist()]
@@ -160,7 +160,7 @@ def test_since_refresh_counts_from_the_last_full_depth(hooked):
 @pytest.mark.parametrize("padding", [[0], [0, 2, 1]])
 def test_a_scheduled_step_reads_nothing_off_the_device(hooked, padding, monkeypatch):
     """The meta device holds no data: whatever reads a value there fails."""
-    # made before: those of transformers before 5.19 cannot be made there
+    # made before the move: transformers before 5.19 cannot make them on the meta device
     rotations = {
         kind: tuple(part.to("meta") for part in parts)
         for kind, parts in hooked.rotations(40).items()

@@ -107,7 +107,7 @@ def difference(name: str, path: Path) -> float:
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_the_figure_is_as_it_was(name, tmp_path):
+def test_the_figure_equals_the_reference_image(name, tmp_path):
     draw(name, tmp_path / "new.png")
     assert difference(name, tmp_path / "new.png") <= TOLERANCE
 

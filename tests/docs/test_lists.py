@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_pages_are_up_to_date():
-    """In a process of its own: other tests register policies."""
+    """In a separate process, since other tests register policies."""
     command = [sys.executable, "-m", "tools.lists", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -142,7 +142,7 @@ def test_fewer_depths_than_processes_are_fitted_one_after_another(tmp_path):
     assert not spreads_depths(plan)
 
 
-def test_a_folder_that_a_worker_lacks(tmp_path, pickled, monkeypatch):
+def test_a_folder_missing_on_a_worker_is_refused(tmp_path, pickled, monkeypatch):
     def hidden(config, make, own=None):
         (tmp_path / "fit.json").unlink(missing_ok=True)
         return pickled_workers.start(config, make, own)

@@ -158,7 +158,7 @@ def test_fitting_lowers_the_kl_and_the_file_decodes_to_the_full_model(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products_in_bfloat16(dtype, tmp_path):
-    """By option, and for a model in bfloat16; sums along the layers stay in float32."""
+    """By option, and for a model in bfloat16; the residual stream stays in float32."""
     model = HookedModel(tiny("llama", dtype=dtype), layout=LAYOUT)
     config = CONFIG
     if dtype == torch.float32:

@@ -77,7 +77,7 @@ def test_a_lens_reads_the_transported_state(hooked, stock, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_what_is_no_jacobian_lens_is_said(hooked, tmp_path):
+def test_invalid_jacobian_lenses_are_refused(hooked, tmp_path):
     file = tmp_path / "lens.pt"
     for stored, match in (
         ({"W": {}}, "no matrices 'J'"),

@@ -122,7 +122,7 @@ def run(folder: Path, monkeypatch, model, tasks: str = "replies,choices,texts", 
 
 
 def run_command(folder: Path, *arguments: str):
-    """Results and replies of `eepolicy lm-eval` in a process of its own, without network."""
+    """Results and replies of `eepolicy lm-eval` in a separate process, without network."""
     environment = os.environ | {
         "HF_HOME": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",

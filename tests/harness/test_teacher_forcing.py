@@ -104,7 +104,7 @@ def test_scores_do_not_depend_on_the_batch(name, policy):
 @pytest.mark.parametrize(
     "options", [{"fill": "mask"}, {"fill": "propagate"}, {"accept": "top:3"}], ids=str
 )
-def test_what_has_no_scores_is_refused(options):
+def test_options_without_defined_scores_are_refused(options):
     with pytest.raises(EepolicyError, match=r"log-likelihoods are defined for fill='catch_up'"):
         check_scorable(EarlyExitConfig("text=static@2", **options))
 

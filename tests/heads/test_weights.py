@@ -152,7 +152,7 @@ def test_quantised_models_give_the_stock_tokens(scale):
     assert fingerprint(stock) != fingerprint(tiny("llama", 6))
 
 
-def test_one_scale_for_the_activations_of_a_call_is_the_reason_that_is_given():
+def test_a_model_with_one_activation_scale_per_call_is_refused():
     message = "itself gives other logits when the same text comes in two blocks .*PackedWeight"
     with pytest.raises(EepolicyError, match=message):
         HookedModel(quantise(tiny("llama", 6), "call"))

@@ -103,7 +103,7 @@ def test_wrong_cards_are_refused(folder, change, match):
         eepolicy.load(str(folder), card=file)
 
 
-def test_names_of_cards(tmp_path):
+def test_shipped_cards_are_valid_and_found_by_name(tmp_path):
     with pytest.raises(EepolicyError, match=r"'glm' is not a card: give one of .*glm-4-voice, "):
         card_named("glm")
     with pytest.raises(EepolicyError, match=r"none\.toml cannot be read: No such file"):

@@ -340,7 +340,7 @@ def test_exits_follow_the_chunks(model):
     assert (out.text, len(out.units)) == ("A" * 12, 50)
     trace = out.trace
     labels = [0] * 5 + [1] * 15
-    # where text stops early, the clock expects one more text token
+    # where the text ends early, the clock expects one more text token
     assert trace.modality.tolist()[:62] == labels * 2 + [0, 0, 0] + [1] * 19
     phases = [*range(5), *range(15)]
     assert trace.phase.tolist()[:42] == phases * 2 + [0, 1]
@@ -458,7 +458,7 @@ def test_shards_need_no_index(original, tmp_path):
     assert names == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 
-def test_the_rotary_base_as_transformers_5_writes_it(original, tmp_path, model):
+def test_rope_parameters_of_transformers_5_are_read(original, tmp_path, model):
     llm = {k: v for k, v in CONFIG["llm_config"].items() if not k.startswith("rope")}
     llm["rope_parameters"] = {"rope_theta": 1000000.0, "rope_type": "default"}
     native = covo_audio.native(CONFIG | {"llm_config": llm}).make()

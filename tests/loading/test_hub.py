@@ -47,7 +47,7 @@ def cache(tmp_path):
     return tmp_path
 
 
-def test_a_file_that_the_repository_lacks_is_missing(monkeypatch):
+def test_fetch_optional_gives_none_for_a_missing_file(monkeypatch):
     monkeypatch.setattr(hub, "hf_hub_download", raising(EntryNotFoundError("404")))
     assert hub.fetch_optional("someone/model", "heads.safetensors") is None
 
@@ -69,8 +69,8 @@ def test_a_fault_is_not_a_missing_file(monkeypatch, cache, error, words):
 
 
 @pytest.mark.parametrize("place", [{}, {"subfolder": "sub"}, {"revision": COMMIT}])
-def test_the_cache_knows_that_a_file_is_missing(monkeypatch, cache, place):
-    """Then neither a missing network nor the offline mode needs a word."""
+def test_a_file_cached_as_missing_gives_none_without_a_warning(monkeypatch, cache, place):
+    """No warning, offline or with an unreachable network."""
     place |= {"cache_dir": cache}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -123,7 +123,7 @@ def test_downloads_and_uploads_say_what_failed(monkeypatch, tmp_path):
         hub.push_folder(tmp_path, "someone/model")
 
 
-def test_a_text_is_no_file_but_a_file_that_cannot_be_read_is_no_text(monkeypatch):
+def test_a_long_text_is_no_path_and_an_unreadable_file_raises(monkeypatch):
     assert _documents("word " * 200) == ["word " * 200]
     monkeypatch.setattr("pathlib.Path.is_file", raising(PermissionError(13, "Permission denied")))
     with pytest.raises(PermissionError):

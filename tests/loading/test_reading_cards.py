@@ -267,7 +267,7 @@ def test_ids_of_the_real_models(name):
 
 
 def test_several_ranges_of_units_are_refused(tmp_path):
-    """As the global and semantic tokens that Spark-TTS writes for a voice of its own."""
+    """As the global and semantic tokens that Spark-TTS writes to make a voice."""
     units = ["<|bicodec_global_{i}|>", "<|bicodec_semantic_{i}|>"]
     fields = shipped_cards()["llasa"].to_dict() | {"unit": units}
     with pytest.raises(EepolicyError, match=r"unit.*one range of units; several, as of Spark-TTS"):

@@ -1,4 +1,4 @@
-"""`save_pretrained` and what it reads back; options that say where the files of a model are."""
+"""`save_pretrained` and loading what it wrote; options for the location of a model's files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_text_model_comes_back_with_its_heads(fitted, tmp_path):
 
 
 def test_the_pocket_model_comes_back(pocket, tmp_path):
-    """With its layout, its voice and its heads; the model in memory stays as it is."""
+    """With its layout, its voice and its heads; the model in memory does not change."""
     before = dict(pocket.config.to_dict())
     pocket.save_pretrained(tmp_path / "model")
     assert pocket.config.to_dict() == before
@@ -119,7 +119,7 @@ def test_heads_come_from_a_repository(fitted, fake_hub, tmp_path):
         eepolicy.load(str(tmp_path / "bare"), heads="someone/nothing")
 
 
-def test_options_of_the_place_hold_for_all_files(fitted, fake_hub, monkeypatch, tmp_path):
+def test_hub_options_apply_to_all_files(fitted, fake_hub, monkeypatch, tmp_path):
     """Config, weights, tokenizer and heads come from one revision."""
     fitted.save_pretrained(fake_hub.root / "someone" / "model" / "sub")
     place = {"revision": "abc", "token": "secret", "subfolder": "sub"}
@@ -141,7 +141,7 @@ def test_options_of_the_place_hold_for_all_files(fitted, fake_hub, monkeypatch, 
     assert all(options == place for _, options in fake_hub.calls)
 
 
-def test_nothing_is_fetched_for_a_folder(fitted, fake_hub, tmp_path):
+def test_loading_a_local_folder_downloads_nothing(fitted, fake_hub, tmp_path):
     fitted.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "heads.safetensors").unlink()
     eepolicy.load(str(tmp_path / "model"), revision="main")

@@ -501,7 +501,7 @@ def test_encoder_sizes_are_read_by_name():
     assert (sizes.n_audio_state, sizes.adapter_stride) == (STATE, 2)
 
 
-def test_a_rest_without_tokens_is_an_empty_pair_of_marks(model):
+def test_a_remainder_too_short_for_a_token_gives_an_empty_pair_of_marks(model):
     """Sound that ends 100 samples after a segment: the authors' code keeps the pair."""
     wave = torch.randn(SEGMENT + 100, generator=torch.Generator().manual_seed(0)) * 0.1
     ids, embeddings = model.audio_encoder.encode(wave)

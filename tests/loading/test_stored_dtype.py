@@ -34,14 +34,14 @@ def test_the_stored_type(tmp_path, config, weights, expected):
     assert stored_dtype(str(tmp_path)) == expected
 
 
-def test_exit_heads_do_not_count(tmp_path):
+def test_exit_heads_do_not_determine_the_stored_dtype(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for name, dtype in (("heads", torch.float16), ("model", torch.float32)):
         save_file({"w": torch.zeros(2, dtype=dtype)}, tmp_path / f"{name}.safetensors")
     assert stored_dtype(str(tmp_path)) == torch.float32
 
 
-def test_commands_take_it_on_a_gpu(tmp_path):
+def test_commands_use_the_stored_dtype_on_a_gpu(tmp_path):
     tiny("llama").to(torch.bfloat16).save_pretrained(tmp_path)
     name = str(tmp_path)
     assert (

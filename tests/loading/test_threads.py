@@ -1,4 +1,4 @@
-"""The number of CPU threads that `load` sets, and that it sets none unasked."""
+"""The number of CPU threads that `load` sets, and that it sets none by default."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def two_threads():
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(None, 2), ("auto", 1), (1, 1), (3, 3)])
-def test_load_sets_threads_only_where_it_is_asked(two_threads, tmp_path, threads, expected):
+def test_load_sets_threads_only_on_request(two_threads, tmp_path, threads, expected):
     tiny("llama").save_pretrained(tmp_path)
     eepolicy.load(str(tmp_path), threads=threads)
     assert torch.get_num_threads() == expected

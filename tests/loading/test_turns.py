@@ -116,7 +116,7 @@ def test_wrong_templates_are_refused(change):
         TurnTemplate.of({k: v for k, v in card.turns.items() if k != "reply"})
 
 
-def test_sound_belongs_to_the_user_and_each_part_to_its_type():
+def test_parts_of_the_wrong_role_or_type_are_refused():
     for role, item in (
         ("assistant", {"type": "audio", "audio": "reply.wav"}),
         ("assistant", {"type": "audio", "audio": torch.zeros(3).short()}),
@@ -135,7 +135,7 @@ def test_a_single_part_needs_no_list():
     assert None in render("glm-4-voice", turns)
 
 
-def test_only_replies_lose_the_end_of_a_reply():
+def test_end_tokens_are_removed_from_the_end_of_replies_only():
     ids = torch.tensor([5, 7])
     both = [{"type": "tokens", "tokens": ids}] * 2
     turns = [{"role": "user", "content": ids}, {"role": "assistant", "content": both}, *TURNS[2:]]

@@ -1,4 +1,4 @@
-"""What is put on a model after wrapping, against the stock model with the same changes."""
+"""Changes of a model after wrapping, against the stock model with the same changes."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_snapshot_notices(change):
+def test_a_snapshot_detects_changes(change):
     part, other = Part().eval(), Part()
     snapshot = Snapshot((part, other))
     assert snapshot.is_current((part, other))
@@ -175,7 +175,7 @@ def test_a_snapshot_notices(change):
     assert not snapshot.is_current((part, other))
 
 
-def test_a_snapshot_does_not_notice_what_kernels_read_anyway():
+def test_a_snapshot_ignores_weight_values_and_detects_global_hooks():
     stock = tiny("llama", 3)
     model = HookedModel(add_adapter(stock, "q_proj", "lm_head"))
     snapshot = Snapshot((stock,))

@@ -240,7 +240,7 @@ def test_a_readout_that_differs_a_little_is_refused(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [598, None, 600])
-def test_a_wrong_window_is_refused_however_long_it_is(dtype, window):
+def test_a_long_wrong_window_is_refused(dtype, window):
     stock = tiny("mistral", 0, dtype)
     stock.config.sliding_window = 599
     parts = adapters.parts_of(stock)

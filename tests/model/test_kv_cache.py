@@ -1,4 +1,4 @@
-"""KVBufferPool of keys and values that outlive a batch."""
+"""Pooled buffers of keys and values, which outlive a batch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def filled(pool: KVBufferPool) -> KVCache:
     return cache
 
 
-def test_a_room_is_used_again_and_is_empty_then():
+def test_a_returned_buffer_is_reused_and_zeroed():
     pool = KVBufferPool(1)
     cache = filled(pool)
     buffer, place = cache.buffer, cache.layer(0, 3)[0].data_ptr()
     beside = filled(pool)
-    assert beside.buffer is not buffer  # it is taken
+    assert beside.buffer is not buffer  # another cache uses the first one
     del cache
     gc.collect()
     again = KVCache(1, 2, 9, pool)
@@ -36,20 +36,20 @@ def test_a_room_is_used_again_and_is_empty_then():
         assert not stored.any()
 
 
-def test_rows_that_stay_move_to_a_room_of_their_own():
+def test_remaining_rows_move_to_a_buffer_of_their_size():
     pool = KVBufferPool(1)
     cache = filled(pool)
     before = cache.buffer
     cache.keep(torch.tensor([1]), 3)
     assert cache.buffer.rows == 1
-    assert cache.capacity == 5  # as was inputs for
+    assert cache.capacity == 5  # the requested capacity
     keys, values = cache.layer(0, 3)
     assert torch.equal(keys, NEW[1:])
     assert torch.equal(values, -NEW[1:])
     assert pool._spare == [before]
     del cache
     gc.collect()
-    assert pool._spare == [before]  # what was made for few rows is not kept
+    assert pool._spare == [before]  # the smaller buffer does not return to the pool
 
 
 @given(
@@ -82,7 +82,7 @@ def test_the_rows_that_continue_keep_their_columns(rows, drops, columns, pooled)
         assert cache.rows == len(kept)
 
 
-def test_what_inference_mode_made_is_used_behind_it():
+def test_a_buffer_made_in_inference_mode_is_reused_outside_it():
     pool = KVBufferPool(1)
     with torch.inference_mode():
         cache = filled(pool)
@@ -94,7 +94,7 @@ def test_what_inference_mode_made_is_used_behind_it():
     assert torch.equal(again.layer(0, 3)[0], NEW)
 
 
-def test_more_room_is_taken_only_where_it_lacks():
+def test_a_cache_grows_only_beyond_the_capacity_of_its_buffer():
     pool = KVBufferPool(1)
     cache = filled(pool)
     before = cache.buffer
@@ -105,7 +105,7 @@ def test_more_room_is_taken_only_where_it_lacks():
     assert torch.equal(cache.layer(0, 3)[0], NEW)
 
 
-def test_few_pool_are_kept():
+def test_the_pool_keeps_only_the_newest_buffers():
     pool = KVBufferPool(1)
     caches = [KVCache(1, rows, 5, pool) for rows in range(1, MAX_SPARE_BUFFERS + 3)]
     newest = [cache.buffer for cache in caches[-MAX_SPARE_BUFFERS + 1 :]]

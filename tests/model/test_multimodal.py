@@ -98,7 +98,7 @@ def test_prompts_with_sound_or_images_of_every_model(name):
     check_media(name)
 
 
-def test_images_with_positions_of_their_own_are_refused():
+def test_images_with_multidimensional_positions_are_refused():
     stock = small_multimodal("Qwen2VL")
     inputs = prompt(
         IMAGE,

@@ -96,10 +96,10 @@ def test_the_speech_depth_of_a_schedule_is_arithmetic_on_the_chunks(pocket):
             text += 1
             ended = token == pocket.layout.end_of_text
     assert out.trace.mean_depth("speech") == pytest.approx(np.mean(depths))
-    assert len(depths) == len(out.units) + 1  # the end mark stands where a unit would
+    assert len(depths) == len(out.units) + 1  # the end mark takes the position of a unit
 
 
-def test_a_schedule_saves_the_layer_calls_it_says(pocket):
+def test_layer_calls_of_a_schedule_equal_its_depths(pocket):
     full, triple = (pocket.generate(QUESTION, p) for p in ("full", "spark:triple@14"))
     assert full.trace.layer_calls.sum() == len(full.trace) * pocket.depth
     assert triple.trace.layer_calls.sum() == triple.trace.depth.sum()
@@ -115,7 +115,7 @@ def test_exact_acceptance_says_what_the_full_model_says(pocket, number):
     assert exact.tokens.tolist() == full.tokens.tolist()
 
 
-def test_the_shipped_units_keep_what_they_stand_for(pocket):
+def test_shipped_units_survive_a_round_trip_through_sound(pocket):
     """Sound to units, to sound, and to units again: most stay, and all stay near."""
     units = pocket.generate(QUESTION).units
     again = pocket.vocoder.encode(pocket.vocoder.decode(units))
@@ -167,7 +167,7 @@ def test_compare_command_resumes_and_reports(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_ears_it_says_what_to_install(run, tmp_path, monkeypatch):
+def test_compare_without_speech_recognition_names_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setattr(asr, "missing_asr", lambda *_: "install speech recognition")
     folder = tmp_path / "report"
     _, stderr = run("compare", "static@16", "--prompts", "1", *QUICK, "--out", str(folder))
@@ -177,7 +177,7 @@ def test_without_ears_it_says_what_to_install(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_another_set_in_the_same_folder_leaves_the_players_right(run, tmp_path):
+def test_changing_the_question_set_keeps_sound_and_replies_matched(run, tmp_path):
     folder = str(tmp_path / "report")
     for split in ("test", "dev", "test"):
         run("compare", "static@16", "--prompts", "1", "--set", split, *QUICK, "--out", folder)
@@ -242,7 +242,7 @@ def page_data(folder):
         (["generate", "Hello?", "--fill", "copy"], "a fill is one of: catch_up, mask, propagate"),
     ],
 )
-def test_mistakes_get_one_sentence(run, tmp_path, arguments, sentence):
+def test_wrong_command_options_give_clear_errors(run, tmp_path, arguments, sentence):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     _, stderr = run(*(a.format(tmp=tmp_path) for a in arguments), code=2)
@@ -261,7 +261,7 @@ def test_stop_strings_are_the_stock_ones(pocket):
     assert not out.ended
 
 
-def test_mistakes_in_python_get_a_sentence(pocket):
+def test_wrong_python_arguments_are_refused(pocket):
     for call, sentence in [
         (lambda: pocket.generate(torch.zeros(2, 3, 4, dtype=torch.long)), "one row of ids"),
         (lambda: pocket.generate(torch.tensor([99_999])), "ids are 0 to 5119"),
@@ -287,7 +287,7 @@ def test_mistakes_in_python_get_a_sentence(pocket):
 
 
 @pytest.mark.slow
-def test_stopped_in_the_middle_it_says_so_and_goes_on(run, tmp_path):
+def test_an_interrupted_comparison_saves_its_work_and_continues(run, tmp_path):
     folder = tmp_path / "report"
     command = [sys.executable, "-m", "eepolicy.cli", "compare", "static@16"]
     command += ["--prompts", "40", "--no-compile", "--out", str(folder)]

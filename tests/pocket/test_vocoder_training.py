@@ -1,4 +1,4 @@
-"""The training of the vocoder: pitch, parts of clips, losses, and a run that goes on."""
+"""The training of the vocoder: pitch, parts of clips, losses, and a resumed run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def units() -> Units:
 @pytest.fixture(scope="module")
 def clips(units) -> list[Clip]:
     noise = np.random.default_rng(0).integers(-300, 300, size=50_000, dtype=np.int16)
-    waves = {"a": voice(180, 2.5), "b": voice(230, 0.9)}  # noise makes each place unlike the others
+    waves = {"a": voice(180, 2.5), "b": voice(230, 0.9)}  # noise makes all positions differ
     waves = {name: wave + noise[: len(wave)] for name, wave in waves.items()}
     return clips_of(waves, units, disable=True)
 

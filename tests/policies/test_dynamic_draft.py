@@ -183,7 +183,7 @@ def test_spec_strings():
 
 
 @pytest.mark.parametrize("policy", ["dynamic-draft@6", "text=dynamic-draft@6,speech=static@6"])
-def test_without_verification_it_is_refused(policy):
+def test_dynamic_draft_without_verification_is_refused(policy):
     with pytest.raises(EepolicyError, match="verifies nothing: use it with accept='exact'"):
         EarlyExitConfig(policy)
     assert EarlyExitConfig(policy, accept="exact").needs_costs

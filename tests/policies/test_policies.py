@@ -130,7 +130,7 @@ def history_of_nothing(rows: int) -> History:
         st.tuples(st.sampled_from(Modality), *[st.integers(0, 50)] * 4), min_size=1, max_size=5
     ),
 )
-def test_nothing_happens_below_min_depth(policy, rows):
+def test_policies_neither_read_nor_exit_below_min_depth(policy, rows):
     known = torch.tensor(rows).T
     least = policy.min_depth(FULL)
     assert 1 <= least <= FULL
@@ -183,7 +183,7 @@ def test_a_depth_that_the_model_does_not_have_is_refused(policy):
         policy.check(FULL)
 
 
-def test_other_mistakes_get_a_sentence():
+def test_wrong_arguments_of_policies_are_refused():
     with pytest.raises(EepolicyError, match="on: expected 'speech', 'text', 'both'; got 'sound'"):
         Static(3, on="sound")
     with pytest.raises(EepolicyError, match=r"patterns are even, odd, triple, or .*; got 'quad'"):

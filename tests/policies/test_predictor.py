@@ -55,7 +55,7 @@ def test_the_probability_against_plain_numpy(hidden):
     assert np.allclose(ours.numpy(), by_hand(predictor, states.numpy(), 3), atol=1e-5)
     assert predictor.probability(states[None], 3).shape == (1, 9)
     half = ExitPredictor([2], WIDTH, hidden).probability(states, 2)
-    assert half.tolist() == [0.5] * 9  # before it is fitted
+    assert half.tolist() == [0.5] * 9  # before fitting
 
 
 def test_a_whole_decode_against_a_plain_loop(model):
@@ -91,7 +91,7 @@ def test_the_policy_acts_on_its_modality_only(model):
         assert (output.trace.depth[~speech] == DEPTH).all()
 
 
-def test_a_depth_without_a_predictor_gets_a_sentence(model):
+def test_missing_or_mismatched_predictors_are_refused(model):
     with pytest.raises(EepolicyError, match=r"at depth 2, and this model has none: fit one with"):
         model.generate(PROMPTS, "predictor>0.5@[2,4]", 4)
     model.predictor = random_predictor(6)
@@ -175,7 +175,7 @@ def test_the_measures_of_a_fit_against_plain_loops(fitted):
     assert (result.notes["replies"], result.notes["held_out_replies"]) == (30, 10)
 
 
-def test_a_fit_finds_what_decides(fitted):
+def test_a_fit_beats_a_constant_and_is_reproducible(fitted):
     """Better than a constant on the documents it has seen, and the same again with one seed."""
     model, documents, config, result = fitted
     again = fit_predictor(model, documents[:30], documents[30:], config)
@@ -189,7 +189,7 @@ def test_a_fit_finds_what_decides(fitted):
         assert auc > 0.8
 
 
-def test_wrong_options_get_a_sentence(model):
+def test_wrong_fit_options_are_refused(model):
     documents = [Document(prompt, 1) for prompt in PROMPTS]
     for options, sentence in (
         ({"depths": ()}, "depths: expected one or more rising depths"),

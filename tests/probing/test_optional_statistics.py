@@ -36,7 +36,7 @@ def js(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("family", ["llama"])
 @pytest.mark.parametrize("rows", [2, 100])
-def test_masses_neighbours_and_given_tokens_are_the_naive_ones(hooked, stock, monkeypatch, rows):
+def test_masses_divergences_and_ranks_equal_naive_values(hooked, stock, monkeypatch, rows):
     monkeypatch.setattr(run, "BLOCK", 7)
     monkeypatch.setattr(readout, "MAX_LOGIT_BYTES", 4 * 60 * rows)
     monkeypatch.setattr(readout, "CPU_SLICE_BYTES", 4 * 60 * max(1, rows // 2))
@@ -83,7 +83,7 @@ def test_text_ids_after_the_speech_ids_count_as_text(stock):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_neighbours_are_the_depths_of_the_probe(hooked, stock):
+def test_js_deeper_compares_adjacent_probed_depths(hooked, stock):
     ids = torch.arange(9)
     p = probabilities(stock, ids)
     result = probe(hooked, ids, depths=[2, 5], statistics=["js_deeper"], compile=False)
@@ -159,7 +159,7 @@ def test_settling_and_flips_against_loops(seed):
         (lambda: given_rank("two words"), "Python identifier"),
     ],
 )
-def test_what_makes_no_statistic_is_said(call, match):
+def test_invalid_statistic_arguments_are_refused(call, match):
     assert settling_depth(np.array([[0.4]]), np.array([3])).tolist() == [3]
     with pytest.raises(EepolicyError, match=match):
         call()
@@ -184,7 +184,7 @@ def test_given_tokens_are_checked(hooked, given, match):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_a_folder_knows_its_given_tokens(hooked, tmp_path):
+def test_a_folder_refuses_documents_with_other_given_tokens(hooked, tmp_path):
     ids, wanted = torch.arange(5), [given_rank("word")]
     document = Document(ids, given={"word": ids.numpy()})
     first = probe(hooked, document, statistics=wanted, save=tmp_path)
@@ -196,7 +196,7 @@ def test_a_folder_knows_its_given_tokens(hooked, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_what_a_record_or_a_compiled_probe_cannot_know_is_said(hooked):
+def test_statistics_unavailable_in_records_or_compiled_probes_are_refused(hooked):
     for wanted in (["attention_text"], [given_rank("word")]):
         with pytest.raises(EepolicyError, match="neither attention nor given tokens"):
             hooked.generate(torch.arange(5), record={"statistics": wanted})
@@ -209,8 +209,8 @@ def test_what_a_record_or_a_compiled_probe_cannot_know_is_said(hooked):
         probe(hooked, torch.arange(5), statistics=["attention_text"], compile=True)
 
 
-def test_the_last_layer_settles_what_no_other_does():
-    """Its own divergence may be a rounding error above the threshold."""
+def test_tokens_settle_at_the_last_layer_at_the_latest():
+    """Even where its own divergence exceeds the threshold by a rounding error."""
     depths = np.array([4, 8, 12])
     assert settling_depth([[0.6], [0.4], [1e-8]], depths, 0.0).tolist() == [12]
     with pytest.raises(EepolicyError, match="0 or more; got -1"):

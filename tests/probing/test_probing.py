@@ -25,7 +25,7 @@ CLOSE = dict(rtol=1e-5, atol=2e-5)
 
 
 def naive(stock, ids: torch.Tensor) -> dict[str, np.ndarray]:
-    """Every statistic, (depths, tokens), from whole logits in float64, written anew.
+    """Every statistic, (depths, tokens), from whole logits in float64, written independently.
 
     The stock model's own hidden states are normed in its last layer only.
     """
@@ -69,7 +69,7 @@ def check(result: ProbeResult, expected: dict[str, np.ndarray]) -> None:
             np.testing.assert_allclose(computed, values, **CLOSE, err_msg=name)
 
 
-def test_every_statistic_is_the_naive_one(stock, hooked):
+def test_every_statistic_equals_the_naive_value(stock, hooked):
     ids = torch.randint(60, (23,), generator=torch.Generator().manual_seed(5))
     check(probe(hooked, ids), naive(stock, ids))
 
@@ -78,7 +78,7 @@ def test_every_statistic_is_the_naive_one(stock, hooked):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("family", ["llama"])
 @pytest.mark.slow
-def test_compiled_it_is_the_naive_one_too(hooked, stock, monkeypatch):
+def test_every_compiled_statistic_equals_the_naive_value(hooked, stock, monkeypatch):
     """Documents of several lengths, in slices that do not divide them: few kernels serve all."""
     monkeypatch.setattr(readout, "CPU_SLICE_BYTES", 4 * 60 * 5)
     for length in (23, 40, 1, 7):
@@ -128,8 +128,8 @@ def test_small_divergences_of_large_vocabularies(apart, compiled):
     rows=st.integers(1, 9),
     seed=st.integers(0, 9),
 )
-def test_neither_blocks_nor_padding_change_it(family, lengths, left, block, rows, seed):
-    """A padded batch, in blocks and slices of any size, is its rows one by one."""
+def test_blocks_and_padding_do_not_change_the_statistics(family, lengths, left, block, rows, seed):
+    """A padded batch, in blocks and slices of any size, gives the values of its rows alone."""
     stock = tiny(family, seed)
     hooked = HookedModel(stock, layout=LAYOUT)
     generator = torch.Generator().manual_seed(seed)
@@ -184,7 +184,7 @@ def test_a_reply_is_probed_where_it_was_predicted(hooked):
     # the same tokens as a plain text: the same readouts, and those of the prompt
     plain = probe(hooked, torch.cat([prompt, out.tokens]))[6:-1]
     np.testing.assert_allclose(result.entropy, plain.entropy, atol=1e-5)
-    # where the schedule read out, the trace holds what the probe says: catch-up is exact
+    # at the exit depth, the probe finds the token of the reply: catch-up is exact
     heads = result.top1[out.trace.depth - 1, np.arange(len(result))]
     assert (heads == out.tokens.numpy()).mean() > 0.97
 
@@ -268,24 +268,24 @@ def test_heads_are_used_below_full_depth_only(hooked):
         (torch.arange(4), {"dtype": torch.bfloat16}, "dtype is float16"),
     ],
 )
-def test_what_cannot_be_probed_is_said(hooked, inputs, options, match):
+def test_unsupported_probe_inputs_are_refused(hooked, inputs, options, match):
     with pytest.raises(EepolicyError, match=match):
         probe(hooked, inputs, **options)
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_inputs_of_other_kinds(hooked):
+def test_probe_accepts_encodings_and_heads_at_some_depths(hooked):
     ids = torch.tensor([[1, 2, 3], [0, 30, 40]])
     encoded = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1], [0, 1, 1]])}
     result = probe(hooked, encoded, statistics=(s for s in ("entropy",)))
     assert result.token.tolist() == [1, 2, 3, 30, 40]
     assert result.statistics == ("entropy",)
-    # what is no reply is labelled by the tokens themselves
+    # a text that is no reply gets its modalities from its tokens
     mixed = probe(hooked, torch.tensor([1, 2, 30, 31, 3]))
     assert mixed.modality.tolist() == [0, 1, 1, 0, 0]
     assert mixed.chunk.tolist() == [0, 1, 1, 2, 2]
     assert mixed.phase.tolist() == [0, 0, 1, 0, 1]
-    # heads at some depths: those are read
+    # with heads at some depths, the probe reads those depths and the last layer
     some = TunedLens.untrained(hooked.lens, (2, 4), width=32)
     assert probe(hooked, ids[0], heads=some).depths.tolist() == [2, 4, 6]
     with pytest.raises(EepolicyError, match="reads out 40 of the model's 60"):
@@ -310,7 +310,7 @@ def test_ids_that_a_head_rules_out(hooked):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_what_was_not_measured_is_said(hooked):
+def test_access_to_a_missing_statistic_gives_a_clear_error(hooked):
     result = probe(hooked, torch.arange(4), statistics=["entropy"])
     with pytest.raises(AttributeError, match="has no 'kl', only entropy"):
         _ = result.kl
@@ -321,7 +321,7 @@ def test_what_was_not_measured_is_said(hooked):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_pictures_show_the_numbers(hooked):
+def test_figures_show_the_measured_values(hooked):
     out = hooked.generate(torch.arange(5), max_new_tokens=30)
     result = probe(hooked, out)
     figure = result.plot.layers("entropy", "agreement")

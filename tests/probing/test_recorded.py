@@ -12,7 +12,7 @@ from eepolicy.decode.recorder import Recorder
 from eepolicy.heads import TunedLens
 
 
-def test_a_record_does_not_hold_on_to_the_prompt():
+def test_a_record_does_not_keep_prompt_states_in_memory():
     recorder = Recorder(1)
     for columns in (90, 1):  # the first token is fed with the prompt
         recorder.begin_token([0], torch.zeros(1, columns, 8))
@@ -42,7 +42,7 @@ def test_a_record_holds_what_really_ran(hooked, fill):
         ran = ~np.isnan(record.entropy)
         below = np.arange(1, LAYERS + 1)[:, None] <= depth
         assert ran[below].all()
-        if fill == "catch_up":  # all but what waits at the end has run by then
+        if fill == "catch_up":  # up to the last refresh, all layers have run
             refresh = np.flatnonzero(depth == LAYERS)[-1]
             assert ran[:, : refresh + 1].all()
             assert not ran[3:, refresh + 1 :].any()
@@ -70,7 +70,7 @@ def test_a_record_holds_what_really_ran(hooked, fill):
 
 @pytest.mark.parametrize("family", ["qwen2"])
 @pytest.mark.parametrize("accept", ["exact", "top:3"])
-def test_a_record_knows_nothing_of_what_was_taken_back(hooked, accept):
+def test_a_record_excludes_rejected_drafts(hooked, accept):
     prompts = [
         torch.randint(60, (n,), generator=torch.Generator().manual_seed(n)) for n in (4, 7, 9)
     ]

@@ -54,7 +54,7 @@ def test_a_statistic_does_not_depend_on_those_before_it(buffered):
 @pytest.mark.parametrize("statistic", OF_LOGITS, ids=lambda s: s.name)
 def test_a_statistic_leaves_the_shared_values_alone(statistic, buffered):
     shared = context(BufferPool() if buffered else None)
-    for each in OF_LOGITS:  # every shared value is there
+    for each in OF_LOGITS:  # every shared value is computed
         each.compute(shared)
     before = [tensor.clone() for tensor in shared.values()]
     statistic.compute(shared)
@@ -63,8 +63,8 @@ def test_a_statistic_leaves_the_shared_values_alone(statistic, buffered):
         assert torch.equal(old, new)
 
 
-def test_the_check_sees_a_statistic_that_overwrites():
-    """The two tests above can fail: such a statistic changes what the next one reads."""
+def test_a_statistic_that_overwrites_shared_values_changes_the_next_one():
+    """A guard of the two tests above: they can fail."""
 
     def careless(context: LogitContext) -> Tensor:
         return context.weights.mul_(2).sum(-1)
@@ -106,7 +106,7 @@ def test_buffers_that_have_another_owner_cannot_be_read():
 @pytest.mark.parametrize("family", ["llama"])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_statistic_of_the_users(hooked, tmp_path, compiled):
+def test_user_defined_statistics_are_computed_and_stored(hooked, tmp_path, compiled):
     if compiled and shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
 
@@ -179,11 +179,11 @@ def test_a_statistic_of_the_users(hooked, tmp_path, compiled):
     assert np.isnan(result.surprise[:, -1]).all()
     steps = np.diff(np.asarray(result.hidden_states), axis=0)
     np.testing.assert_allclose(result.change[1:], np.linalg.norm(steps, axis=-1), rtol=1e-4)
-    # the library's own are what they are without them
+    # the user's statistics do not change those of the library
     plain = probe(hooked, ids, statistics=["entropy"], compile=compiled)
     # the first compiled call adds up in another order than later ones: measured 2e-6
     np.testing.assert_allclose(plain.entropy, result.entropy, rtol=0, atol=1e-5 if compiled else 0)
-    # tables and plots know them; from a folder too
+    # tables and plots show them, also after loading from a folder
     assert {"collision", "surprise"} <= {*result.by_modality().columns}
     assert "second" not in result.by_modality().columns
     axes = result.plot.layers("surprise").axes[0]
@@ -235,7 +235,7 @@ def test_a_users_statistic_is_checked(hooked, compute, match):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_log_probabilities_of_the_last_layer_are_declared(hooked):
+def test_undeclared_use_of_last_log_probabilities_is_refused(hooked):
     mine = Statistic(
         name="mine",
         description="mine",

@@ -79,7 +79,7 @@ def test_a_stopped_probe_goes_on_from_its_folder(hooked, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_a_folder_knows_depths_and_embeddings_of_its_documents(hooked, tmp_path):
+def test_a_folder_refuses_documents_with_other_depths_or_embeddings(hooked, tmp_path):
     ids = torch.arange(5, 12)
     embeddings = hooked.model.get_input_embeddings()(ids).detach()
     documents = [

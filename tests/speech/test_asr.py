@@ -212,7 +212,7 @@ def test_a_long_clip_keeps_its_sentences(whisper, replies):
 
 
 @pytest.mark.slow
-def test_words_of_two_sentences_are_found_before_and_after_a_pause(whisper, replies):
+def test_aligned_words_are_on_the_right_side_of_a_pause(whisper, replies):
     short = [(text, wave) for text, wave in replies if len(wave) < 3 * SECOND][:6]
     for (first, one), (second, two) in zip(short[::2], short[1::2], strict=True):
         words = whisper.align(torch.cat([one, torch.zeros(SECOND), two]), f"{first} {second}")

@@ -52,8 +52,8 @@ def test_the_waveform_is_that_of_transformers(codec):
     assert digest(elsewhere) == digest(vocoder)  # a run can continue on another GPU
 
 
-def test_a_part_of_the_units_sounds_otherwise(codec):
-    """Why there is no `stream`."""
+def test_decoding_part_of_the_units_gives_another_sound(codec):
+    """The reason why this vocoder has no `stream`."""
     _, vocoder, (_, samples) = codec
     units = torch.arange(40)
     part = vocoder.decode(units[:30])
@@ -94,7 +94,7 @@ def test_a_worker_reads_the_codec_itself(codec):
     torch.testing.assert_close(there.decode(units), direct(stock, units), rtol=0, atol=1e-5)
 
 
-def test_units_that_the_codebook_lacks(codec):
+def test_units_outside_the_codebook_are_refused(codec):
     _, vocoder, _ = codec
     for units in (torch.tensor([3, 64]), torch.tensor([-1])):
         with pytest.raises(EepolicyError, match="units are 0 to 63; got"):

@@ -54,7 +54,7 @@ def folder(tmp_path):
     return folder
 
 
-def test_the_authors_get_units_and_the_same_noise_each_time(authors, folder, capsys):
+def test_decoding_uses_the_same_noise_each_time(authors, folder, capsys):
     voice = CovoVoice(folder, device="cpu")
     state = torch.random.get_rng_state()
     wave = voice.decode(UNITS)

@@ -42,7 +42,7 @@ def test_it_sounds_the_same_each_time(units):
 
 @settings(max_examples=10)
 @given(st.integers(0, 99), st.lists(st.integers(0, 20), min_size=1, max_size=4))
-def test_rows_of_a_batch_sound_as_alone(units, seed, lengths):
+def test_rows_decode_alike_alone_and_in_a_batch(units, seed, lengths):
     rows = [codes(seed + i, length) for i, length in enumerate(lengths)]
     for row, sound in zip(rows, units.decode_batch(rows), strict=True):
         # rounding of products of other sizes: measured 2e-6; pulses turn it into up to 5e-5
@@ -51,7 +51,7 @@ def test_rows_of_a_batch_sound_as_alone(units, seed, lengths):
 
 @settings(max_examples=15)
 @given(st.integers(0, 99), st.lists(st.integers(0, 12), min_size=1, max_size=6))
-def test_a_stream_sounds_as_the_whole(units, seed, sizes):
+def test_a_stream_equals_the_whole_waveform(units, seed, sizes):
     row = codes(seed, sum(sizes))
     pieces = list(units.stream(row.split(sizes)))
     assert all(len(piece) for piece in pieces)
@@ -80,7 +80,7 @@ def test_a_stream_needs_the_look_ahead_and_no_more(units):
     assert torch.equal(units.decode(later)[first], units.decode(row)[first])
 
 
-def test_it_survives_a_file(units, tmp_path):
+def test_a_vocoder_round_trips_through_a_file(units, tmp_path):
     units.save(tmp_path / "units.safetensors")
     again = Units.load(tmp_path / "units.safetensors")
     assert repr(again) == repr(units)

@@ -60,7 +60,7 @@ def test_samples_are_interpolated(frames, seed):
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-12)
 
 
-def test_a_phase_goes_on_where_another_ends():
+def test_the_phase_continues_across_parts():
     pitch = torch.rand(1, 30) * 100 + 120
     whole = phase_of(pitch, torch.zeros(1, dtype=torch.float64))
     # the last frame of a part is repeated, so the parts overlap by a frame

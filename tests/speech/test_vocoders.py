@@ -29,7 +29,7 @@ def tone(rate: int) -> np.ndarray:
 
 
 def install(monkeypatch, name: str, **members: object) -> ModuleType:
-    """Put a stand-in of a module in place."""
+    """Install a stand-in for a module."""
     module = ModuleType(name)
     vars(module).update(members)
     monkeypatch.setitem(sys.modules, name, module)
@@ -80,7 +80,7 @@ def test_the_voice_of_step_audio(step, tmp_path):
     assert torch.rand(1) == expected  # the random state of the caller is kept
     assert sampling_rate_of(step) == 24_000
     np.testing.assert_allclose(wave, tone(24_000), atol=1.1e-3)
-    assert torch.equal(step.decode(UNITS), wave)  # the noise is that of the units
+    assert torch.equal(step.decode(UNITS), wave)  # the noise depends on the units only
     assert not torch.equal(step.decode(UNITS + 1), wave)
     assert step.decode(UNITS[:0]).shape == (0,)
     at_16k = decode_at(step, UNITS)
@@ -90,14 +90,14 @@ def test_the_voice_of_step_audio(step, tmp_path):
     assert pickle.loads(pickle.dumps(step)) == step  # for a worker, without the authors' model
     assert step == eval(repr(step), {"StepVoice": StepVoice, "PosixPath": type(tmp_path)})
     elsewhere = StepVoice(step.folder, step.voice, "cuda:1")
-    assert digest(elsewhere) == digest(step)  # a run can go on on another card
+    assert digest(elsewhere) == digest(step)  # a run can continue on another GPU
 
 
 def test_step_audio_streams_in_blocks_of_its_authors(step):
     units = torch.arange(60)
     first = step.stream(iter([units[:30], units[30:]]))
     second = step.stream(units.split(7))
-    pieces = [next(first), *second, *first]  # two streams at once have caches of their own
+    pieces = [next(first), *second, *first]  # simultaneous streams have separate caches
     calls = step._loaded["vocoder"].calls
     of_first = [calls[0], *calls[-2:]]
     assert [c[0] for c in of_first] == [list(range(28)), list(range(25, 53)), list(range(50, 60))]
@@ -165,7 +165,7 @@ def test_glm_streams_in_the_blocks_of_its_authors(glm):
 
 
 def test_a_reply_streams_through_the_voice_of_glm(glm):
-    """The vocoder makes the blocks itself, so the first sound waits for eleven units only."""
+    """The vocoder makes the blocks itself, so the first sound needs eleven units only."""
     model = HookedModel(tiny("llama"), LAYOUT, vocoder=glm)
     out = model.generate(torch.arange(6), max_new_tokens=40)
     stream = model.stream_audio(torch.arange(6), max_new_tokens=40)

@@ -53,11 +53,11 @@ def test_sound_becomes_a_waveform(value):
     "value",
     ["Who?", Path("a.wav"), torch.arange(5), [1, 2], np.arange(5), (3, 4), {"input_ids": 1}, PAIR],
 )
-def test_other_prompts_stay(value):
+def test_prompts_without_sound_are_unchanged(value):
     assert as_wave(value) is value
 
 
-def test_what_no_model_can_hear_is_refused():
+def test_invalid_sound_is_refused():
     with pytest.raises(EepolicyError, match=r"one channel, \(samples,\); got \(2, 90\): take a ch"):
         as_wave(np.zeros((2, 90)))
     for rate in (0, 44.1, True):
@@ -68,7 +68,7 @@ def test_what_no_model_can_hear_is_refused():
             check_wave(torch.tensor([0.0, bad]))
 
 
-def test_all_ways_give_the_same_reply(tmp_path, monkeypatch):
+def test_all_forms_of_sound_give_the_same_reply(tmp_path, monkeypatch):
     class Encoder:
         def encode(self, wave):
             parts = wave.unfold(0, 1000, 1000)
@@ -92,7 +92,7 @@ def test_all_ways_give_the_same_reply(tmp_path, monkeypatch):
         model.generate(torch.full((1600,), torch.nan))
 
 
-def test_the_name_of_a_sound_file_as_text_is_worth_a_warning():
+def test_a_sound_file_name_in_text_gives_a_warning():
     model = HookedModel(tiny("llama"), LAYOUT)
     with (
         pytest.warns(UserWarning, match=r"taken as a question in text; .* pathlib\.Path\('q\.wav'"),

@@ -16,7 +16,7 @@ from eepolicy.errors import EepolicyError
 
 def test_lines_and_tables_that_disappear_are_lost(tmp_path):
     (tmp_path / "a.jsonl").write_text("1\n2\n3")
-    for folder in ("keep", "results"):  # tables of results are written anew
+    for folder in ("keep", "results"):  # tables of results are rewritten
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "b.csv").write_text("x\n")
     before = kills.stored(tmp_path)
@@ -40,11 +40,11 @@ def append(arguments: list[str], log: Path) -> None:
         for number in range(0 if int(arguments[1]) else done, 10):
             lines.write(f"{number}\n")
             lines.flush()
-            time.sleep(0.06)  # long beside the start of a process on a busy machine
+            time.sleep(0.06)  # long compared with the start of a process on a busy machine
 
 
 @pytest.mark.parametrize("loses", [False, True])
-def test_a_command_is_killed_until_its_number(loses, monkeypatch, tmp_path):
+def test_a_command_is_killed_the_given_number_of_times(loses, monkeypatch, tmp_path):
     monkeypatch.setattr(kills, "COMMANDS", {"fake": fake(loses)})
     monkeypatch.setattr(kills, "_child", append)
     tally = kills.try_command("fake", 6, tmp_path)

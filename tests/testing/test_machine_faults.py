@@ -58,7 +58,7 @@ def check_same(weights: dict[str, torch.Tensor], whole: dict[str, torch.Tensor])
 
 @contextmanager
 def full_disk(writes: int) -> Iterator[None]:
-    """The disk takes so many files, and then no more."""
+    """The disk is full after the given number of files."""
     left, sync = [writes], os.fsync
 
     def fsync(handle: int) -> None:
@@ -93,7 +93,7 @@ def largest_file(size: int) -> Iterator[None]:
     ids=["full disk", "largest file"],
 )
 def test_a_fit_whose_files_cannot_be_written_goes_on(fault, message, model, whole, tmp_path):
-    """Each fault gets a sentence, no part of a file stays, and the heads are the same."""
+    """Each fault gives a clear error, no part of a file remains, and the heads are the same."""
     messages: list[str] = []
     for number in range(30):
         try:
@@ -110,7 +110,7 @@ def test_a_fit_whose_files_cannot_be_written_goes_on(fault, message, model, whol
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Nothing can be written to a folder, by root neither."""
+    """Nothing can be written to a folder, not even by root."""
     folder.chmod(0o555)
     user = os.geteuid()
     if user == 0:
@@ -155,13 +155,13 @@ def test_a_lock_that_is_held_names_its_process(name, tmp_path):
     assert not list(tmp_path.rglob("*.lock"))
 
 
-def test_a_second_fit_learns_who_fits(model, tmp_path):
+def test_a_second_fit_names_the_process_that_holds_the_lock(model, tmp_path):
     for held in (locked(tmp_path / "depths"), locked_file(tmp_path / "replies.jsonl")):
         with held, pytest.raises(EepolicyError, match=f"process {os.getpid()} on "):
             fit(model, tmp_path)
 
 
-def test_a_reader_that_leaves_early():
+def test_a_closed_pipe_ends_a_command_without_a_traceback():
     """`eepolicy policies | head -1`: no traceback, and the status of Python's tools."""
     command = subprocess.Popen([*CLI, "policies"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert command.stdout is not None
@@ -188,7 +188,7 @@ def test_outputs_that_cannot_be_written(redirection, code, message, option):
     assert (done.stderr, done.returncode) == (message, code)
 
 
-def test_an_output_that_lacks_characters(monkeypatch):
+def test_unencodable_characters_are_escaped_in_the_output(monkeypatch):
     written = io.BytesIO()
     stream = io.TextIOWrapper(written, "ascii")
     monkeypatch.setattr(sys, "stdout", stream)

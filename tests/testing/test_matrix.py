@@ -104,7 +104,7 @@ def check_combination(combination: Combination) -> None:
 
 
 def test_every_policy_is_in_the_matrix():
-    # examples in the docs register policies of their own in this process
+    # examples in the docs register more policies in this process
     ours = {n for n in POLICIES.names() if POLICIES.get(n).__module__.startswith("eepolicy.")}
     assert set(SPECS) == {*ours, "by modality"}
 

@@ -108,7 +108,7 @@ def results_of_processes(workers: ProcessWorkers) -> list:
     return results
 
 
-def test_lost_processes_lose_nothing_and_double_nothing(tmp_path):
+def test_lost_processes_neither_lose_nor_duplicate_results(tmp_path):
     """Each item kills the first process that runs it."""
     with ProcessWorkers(partial(square_unless_first, tmp_path), 1, own=time.sleep) as workers:
         for item in range(3):
@@ -119,7 +119,7 @@ def test_lost_processes_lose_nothing_and_double_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_that_are_always_lost_end_in_a_sentence(tmp_path):
+def test_repeatedly_lost_processes_raise_a_clear_error(tmp_path):
     make = partial(square_unless_first, tmp_path, times=100)
     with ProcessWorkers(make, 1) as workers:
         workers.submit(1)

@@ -40,7 +40,7 @@ def test_without_ray_nothing_is_connected():
         ([{"CPU": 8, "GPU": 1}, {"CPU": 8}], 0.1, 8),
     ],
 )
-def test_all_workers_have_room(nodes, gpus, fit):
+def test_the_number_of_workers_fits_the_cluster(nodes, gpus, fit):
     assert number_of_actors(nodes, None, gpus) == fit
     assert number_of_actors(nodes, fit, gpus) == fit
     with pytest.raises(EepolicyError, match=rf"room for {fit} workers .* got {fit + 1}"):
@@ -63,7 +63,7 @@ def test_more_workers_than_cores_are_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_two_pools_use_one_cluster(monkeypatch):
-    """The workers of the first pool make room for those of the second."""
+    """The workers of the first pool free their cores for those of the second."""
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the modules of the tests
@@ -71,7 +71,7 @@ def test_two_pools_use_one_cluster(monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
     try:
         address = config.connect()
-        assert signal.getsignal(signal.SIGTERM) is handler  # Ray has one of its own
+        assert signal.getsignal(signal.SIGTERM) is handler  # Ray would install its own
         assert address is None or address.startswith("http://")
         for _ in range(2):
             with OrderedWorkers(config, partial(square, "text")) as workers:

@@ -38,7 +38,7 @@ RECORD = Record(
 
 
 def store(folder: RunFolder, records: Iterable[Record]) -> None:
-    """Write records as a run does, each with a speech of its own.
+    """Write records as a run does, each with its own speech.
 
     Reading computes `right_*`, `errors` and `words` again.  A transcript that equals the text gets
     as many further words as the record has errors.

@@ -55,5 +55,5 @@ def test_a_table_in_the_terminal_has_at_most_six_columns():
     assert len(places) + 2 <= 6  # and the policy and the verdict
 
 
-def test_a_column_of_ones_own_is_in_no_short_table():
+def test_a_custom_column_is_not_in_the_short_table_by_default():
     assert Column("own", "own", lambda r: 1.0).short == ""

@@ -189,7 +189,7 @@ def test_without_speech_recognition_the_columns_are_empty(spoken, tmp_path):
         assert row["seconds"] > 0
 
 
-def test_another_model_or_other_heads_do_not_go_on_with_a_run(spoken, family, tmp_path):
+def test_a_run_refuses_another_model_or_max_new_tokens(spoken, family, tmp_path):
     folder = RunFolder(tmp_path / "run")
     config = RunConfig(["static@3"], max_new_tokens=8)
     run(spoken, QUESTIONS[:1], folder, config)
@@ -282,7 +282,7 @@ UNDECIDED = [Verdict("undecided", "", None, None, None, {})]
 
 @pytest.mark.parametrize("family", ["llama"])
 @pytest.mark.parametrize("row", ["text={file}:Middle(2)", "{file}:Middle(2), accept=exact"])
-def test_a_changed_policy_file_does_not_go_on_with_a_run(spoken, tmp_path, row):
+def test_a_run_refuses_a_changed_policy_file(spoken, tmp_path, row):
     file = tmp_path / "mine.py"
     file.write_text(MIDDLE)
     config = RunConfig([row.format(file=file)], max_new_tokens=8, timed=0)
@@ -294,7 +294,7 @@ def test_a_changed_policy_file_does_not_go_on_with_a_run(spoken, tmp_path, row):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_changed_classes_of_units_do_not_go_on_with_a_run(spoken, tmp_path):
+def test_a_run_refuses_changed_unit_classes(spoken, tmp_path):
     file = tmp_path / "classes.json"
     content = {"first": 2, "sounds": [0, 0, 1, 1, 0], "silent": [1, 3], "notes": {}}
     file.write_text(json.dumps(content))

@@ -33,7 +33,7 @@ def spoken() -> HookedModel:
 @pytest.mark.parametrize(
     ("change", "what"), [({"keys": ["pet"]}, "answers"), ({"audio": "b/cat.wav"}, "sound")]
 )
-def test_other_answers_and_sounds_do_not_go_on_with_a_run(spoken, tmp_path, change, what):
+def test_a_run_refuses_questions_with_other_answers_or_sounds(spoken, tmp_path, change, what):
     folder, config = RunFolder(tmp_path / "run"), RunConfig(["static@3"], **SHORT)
     run(spoken, QUESTIONS[:2], folder, config)
     before = folder.lines(QuestionLine)

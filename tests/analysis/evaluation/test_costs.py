@@ -54,7 +54,7 @@ def test_costs_are_not_measured_without_need(tmp_path):
     assert "layer_costs" not in notes(folder.path)
 
 
-def test_another_predictor_does_not_go_on_with_a_run(tmp_path):
+def test_a_run_refuses_another_predictor(tmp_path):
     model, folder = small(), RunFolder(tmp_path / "run")
     config = RunConfig(("both=predictor>0.4@[2]",), max_new_tokens=6, timed=0)
     with pytest.raises(EepolicyError, match="this model has none"):

@@ -29,7 +29,7 @@ from tools.gallery_entries import INTRODUCTION, SECTIONS, Drawing
 
 ROOT = Path(__file__).parents[3]
 ENTRIES = [entry for section in SECTIONS for entry in section.drawings]
-#: studies whose figures are tested in files of their own, on simulated data
+#: studies whose figures are tested in other files, on simulated data
 ELSEWHERE = {"text_in_speech", "safe_exits", "heard_drift"}
 #: modules whose functions draw parts of figures
 PARTS = {"eepolicy.analysis.style", "eepolicy.analysis.studies.base"}
@@ -226,7 +226,7 @@ def test_colours_are_of_the_palette(figure, entry):
 
 
 def test_text_and_speech_have_their_colours(figure):
-    """And nothing else in a figure of theirs has them."""
+    """In a figure with text and speech, nothing else has these colours."""
     for ax in panels(figure):
         for line in ax.get_lines():
             label = str(line.get_label())

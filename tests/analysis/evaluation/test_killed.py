@@ -1,4 +1,4 @@
-"""A comparison that is killed again and again gives the results of one that is not."""
+"""A comparison that is killed many times gives the results of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_killed_many_times(kills, tmp_path):
             os.kill(process.pid, signal.SIGKILL)
             killed += 1
         process.join()
-        if process.exitcode == 0:  # it was done before the kill: begin with another folder
+        if process.exitcode == 0:  # it finished before the kill: try another folder
             assert stored(RunFolder(folder)) == stored(RunFolder(tmp_path / "whole"))
             folder = tmp_path / f"run{killed}"
     compare(folder)

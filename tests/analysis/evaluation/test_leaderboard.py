@@ -68,7 +68,7 @@ def test_undecided_rows_are_between(tmp_path):
     ]
 
 
-def test_two_folders_stand_together(results, tmp_path):
+def test_rows_of_two_folders_share_one_table(results, tmp_path):
     theirs = example(tmp_path / "theirs", {"full": (0, 2.0), "mine.py:Mine()": (0, 0.4)})
     board = Leaderboard(tuple(read_runs([results, theirs])))
     names = [line[0] for line in board.lines()]
@@ -86,7 +86,7 @@ def test_two_folders_stand_together(results, tmp_path):
     json.dumps(document, allow_nan=False)
 
 
-def test_what_folders_do_not_share_is_said(results, tmp_path):
+def test_differences_between_folders_are_noted(results, tmp_path):
     other = example(tmp_path / "other", first=1, heads="another")
     board = Leaderboard(tuple(read_runs([results, other])))
     assert board.notes()[0].startswith("The folders have different exit heads and questions")
@@ -181,7 +181,7 @@ def test_reading_runs_no_python_file(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_texts_of_a_folder_are_no_code_of_the_pages(tmp_path):
+def test_text_of_a_folder_is_escaped_in_pages(tmp_path):
     row = f"a|b`c {SCRIPT}"
     heads = f"{SCRIPT}|x"
     folder = example(tmp_path / "run", {"full": (0, 1.0), row: (0, 0.5)}, questions=3, heads=heads)

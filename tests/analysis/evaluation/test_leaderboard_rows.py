@@ -13,7 +13,7 @@ from eepolicy.analysis.evaluation.rows import parse_row
 from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.policies import ByModality
 
-#: prints the names of the built-in plug-ins; in a process of its own, as other tests register more
+#: prints the names of the built-in plug-ins; in a separate process, as other tests register more
 NAMES = """
 import json
 from eepolicy.decode.acceptance import ACCEPTANCE_RULES
@@ -95,6 +95,6 @@ def test_rules_without_a_row_equal_another_in_greedy_decoding(pocket, rule, equa
     assert first.trace.layer_calls.tolist() == second.trace.layer_calls.tolist()
 
 
-def test_reasons_are_tested_or_plain():
+def test_all_reasons_but_one_claim_a_tested_equality():
     untested = {name for name, why in LEFT_OUT.items() if "equals" not in why}
     assert untested == {"regret"}

@@ -46,7 +46,7 @@ RATINGS = {
     "I'd give it an 8 because it names 3 oaks.": 0.8,
     "Rating: eight": 0.8,
     "**Rating:** 9\n\nThe answer lists 4 facts.": 0.9,
-    # a number at the start, on a line of its own, or the only one
+    # a number at the start, alone on a line, or the only one
     "8": 0.8,
     "8.": 0.8,
     "8.5": 0.85,

@@ -139,7 +139,7 @@ def test_waveforms_rise_with_the_sound():
     assert waveform(np.zeros(3, np.int16)) == "000"
 
 
-def test_numbers_that_json_lacks_become_none(tmp_path):
+def test_non_finite_numbers_become_null(tmp_path):
     given = example(tmp_path, questions=1)
     given.rows[1]["wer_high"] = float("inf")
     (records,) = given.replies.values()
@@ -182,7 +182,7 @@ def test_the_page_keeps_its_size(tmp_path, monkeypatch):
     assert smaller["first"] in {question["id"] for question in smaller["questions"]}
 
 
-def test_nothing_of_a_model_ends_a_script(tmp_path):
+def test_model_text_cannot_close_a_script_element(tmp_path):
     data = page_data(example(tmp_path, questions=2))
     page = render(data)
     assert "</script" not in bokeh_script()

@@ -158,7 +158,7 @@ def test_pointing_at_a_marker_names_its_row(page):
         assert "difference" in page.run(text)
 
 
-def test_sound_plays_from_the_page_and_from_beside_it(page, report):
+def test_embedded_and_external_sound_plays(page, report):
     _, data, _ = report
     inside = next(q for q in data["questions"] if q["id"] == data["first"])
     beside = next(

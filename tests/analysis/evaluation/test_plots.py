@@ -26,7 +26,7 @@ from eepolicy.analysis.style import figures
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12),
     st.booleans(),
 )
-def test_the_front_is_what_nothing_beats(points, higher):
+def test_the_pareto_front_contains_exactly_the_undominated_points(points, higher):
     costs, values = zip(*points, strict=True)
     sign = 1 if higher else -1
     beaten = [
@@ -119,5 +119,5 @@ def test_the_summary_shows_differences_and_the_margin():
     np.testing.assert_allclose(segments, [[(1.1, -2), (1.1, 3)]])
     band = next(p for p in ax.patches)
     assert (band.get_y(), band.get_height()) == (-1.5, 3.0)
-    figure.canvas.draw()  # a dollar sign is no mathematics
+    figure.canvas.draw()  # a dollar sign does not start a formula
     plt.close(figure)

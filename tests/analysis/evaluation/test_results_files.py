@@ -222,7 +222,7 @@ def test_optional_columns_are_hidden():
     assert "judge" not in markdown(rows(missing=("judge_score", "ttft", "tpot")))
 
 
-def test_a_column_of_ones_own_in_the_short_table():
+def test_a_custom_column_appears_in_the_short_table():
     own = Column("own", "own", lambda r: 1.0, short="own")
     values = [
         row | {"own": 1.0, "own_low": 1.0, "own_high": 1.0, "own_diff": None} for row in rows()

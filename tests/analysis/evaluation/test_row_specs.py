@@ -1,4 +1,4 @@
-"""Rows of a comparison: policies with options of their own."""
+"""Rows of a comparison: policies with their own options."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_one_process_decodes_in_order_without_a_loader(whole, tmp_path):
 
 
 def test_a_worker_decodes_with_the_vocoder_of_the_command():
-    """Which may be another than that of the model that it loads, or its only one."""
+    """It may differ from that of the model that the worker loads, which may have none."""
     model, vocoder = make_model(), make_model().vocoder
     model.vocoder = vocoder
     config = replace(CONFIG, load=lambda: HookedModel(tiny("llama"), LAYOUT, Letters()))

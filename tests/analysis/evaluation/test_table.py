@@ -94,7 +94,7 @@ def test_a_table_without_answers_is_refused(tmp_path):
         Comparison(("full",), ({"question": "q"},), folder).table()
 
 
-def test_a_column_of_ones_own(tmp_path):
+def test_a_custom_column_appears_in_markdown_and_latex(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.open({})
     for policy, seconds in (("full", 2.0), ("static@10", 3.0)):

@@ -84,7 +84,7 @@ def test_the_command_prints_both_models(capsys, monkeypatch):
     assert "glm-4-voice" in printed
 
 
-def test_models_check_tells_the_estimate_at_full_size(tmp_path):
+def test_models_check_prints_the_estimate_at_full_size(tmp_path):
     from eepolicy.cli.models import _estimates
 
     for config, lines in ((GLM, 2), (STEP, 2), (GLM | {"num_layers": 4}, 0)):

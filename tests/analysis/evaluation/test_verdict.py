@@ -225,7 +225,7 @@ def test_counts_are_rounded_up_to_two_digits():
 
 
 def test_a_policy_without_text_is_not_called_not_worse():
-    """Its replies have no words to be wrong in; full depth's would all be lost."""
+    """Half of its replies have no words in their text, but word errors."""
     silent = [
         change | ({"errors": 5, "words": 0} if i % 2 else {"errors": 0})
         for i, change in enumerate(FULL)

@@ -15,12 +15,12 @@ DOCUMENTS, ITEMS = 30, 20
 
 @pytest.fixture
 def few_resamples(monkeypatch):
-    """Intervals of many simulations need no more."""
+    """Fewer resamples, which suffice for intervals of many simulations."""
     monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
 
 
 def simulated(seed: int, shift: float):
-    """Clustered items: a document has a level of its own in the values and in the outcome."""
+    """Clustered items: a document has its own level of the values and of the outcome."""
     rng = np.random.default_rng(seed)
     document = np.repeat(np.arange(DOCUMENTS), ITEMS)
     positive = rng.random(len(document)) < rng.uniform(0.05, 0.3, DOCUMENTS)[document]

@@ -85,7 +85,7 @@ def test_equal_replies_prove_as_much_as_their_number_allows(questions):
     assert p > 0.4 * exact
 
 
-def test_as_many_questions_as_it_says_are_enough():
+def test_the_suggested_number_of_questions_reaches_the_power():
     rng = np.random.default_rng(2)
     x, unit = influence_differences(rng, (1, 20_000), EXCESSES[1], 0.0)
     test = replace(margin_test(x[0], MARGIN, unit), loss=np.array(0.0), questions=100)

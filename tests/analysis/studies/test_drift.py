@@ -132,12 +132,12 @@ def test_catch_up_leaves_no_drift_behind(family):
     assert exact.state.max() < 2e-5
     assert exact.drift_kl.max() < 1e-8
     assert (exact[whole].top1 == 1).all()
-    # what a shallow readout sees differs, but not because of what it stands on
+    # a shallow readout differs from full depth, but its hidden state is exact
     assert exact[~whole].kl.mean() > 1e-3
     rough = measured.speech("spark:triple@3", "propagate")
     assert rough[rough.since_refresh == 0].kl.mean() > 1e-5
     assert (rough[rough.since_refresh == 0].drift_kl == rough[rough.since_refresh == 0].kl).all()
-    # below the exit nothing is missing, above it something is
+    # states are exact below the exit, and not above it
     assert rough[rough.depth == 3].state.max() < 2e-5
     assert rough[(rough.depth == LAYERS) & (rough.chunk > 1)].state.mean() > 1e-3
     full = measured.replies[measured.replies.policy == "full"]
@@ -179,7 +179,7 @@ def test_state_drift_is_the_full_model_on_the_same_tokens(stock, hooked):
         np.testing.assert_allclose(measured[shallow][name], values, rtol=1e-3, atol=1e-6)
 
 
-def test_the_picture_shows_the_numbers():
+def test_the_figure_shows_the_measured_values():
     hooked = HookedModel(tiny("llama"), layout=LAYOUT, tokenizer=Words())
     runs = [("spark:even@3", "catch_up"), ("spark:even@3", "mask")]
     measured = drift(hooked, QUESTIONS, runs, BatchOptions(max_new_tokens=40))

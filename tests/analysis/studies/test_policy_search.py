@@ -131,7 +131,7 @@ def test_the_search_ends_each_chain_at_its_first_failure(tmp_path):
     assert result.best == "text=static@6"
     assert result.checked["wer_loss"] == result.checked["accuracy_loss"] == 0
     wrong = result.tried.wer_loss[1:]
-    # one word of four is wrong wherever speech differs
+    # one word of four is wrong where the speech differs
     np.testing.assert_allclose(4 * wrong, result.tried.accuracy_loss[1:])
     assert "| `static@2` |" in result.table()
     lines = result.figure().axes[0].get_lines()

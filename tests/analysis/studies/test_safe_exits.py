@@ -60,7 +60,7 @@ class Echo:
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    """Intervals of simulations need no more."""
+    """Fewer resamples, which suffice for intervals of simulations."""
     monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
 
 

@@ -70,7 +70,7 @@ def test_sign_flips_are_scipys(seed):
         assert ours[column] == pytest.approx(exact.pvalue, abs=0.02)
 
 
-def test_sign_flips_find_what_is_there_and_nothing_else():
+def test_sign_flips_have_the_right_error_rate_and_power():
     rng = np.random.default_rng(1)
     null = rng.normal(0, 1, (30, 400))
     false = (sign_flip(null, resamples=999) < 0.05).mean()
@@ -136,7 +136,7 @@ def simulated(shift: float, seed: int) -> ProbeResult:
     return ProbeResult(np.arange(1, depths + 1), columns, full_depth=3, vocabulary=9)
 
 
-def test_differences_that_are_there_are_found_and_others_are_not():
+def test_real_differences_are_detected_and_false_ones_are_rare():
     measured = token_statistics(simulated(0.3, 0))
     rows = measured.tests.loc["entropy"]
     assert rows.difference.to_numpy() == pytest.approx(np.full(3, 0.3), abs=0.1)
@@ -145,7 +145,7 @@ def test_differences_that_are_there_are_found_and_others_are_not():
         (token_statistics(simulated(0.0, seed)).tests.p_holm < 0.05).any() for seed in range(40)
     ]
     assert sum(false) <= 6  # two expected at most, over all rows of all of them; measured 4
-    # between documents the spread is larger than the shift: without pairs it is not to be seen
+    # between documents the spread is larger than the shift: without pairs it does not show
     assert measured.levels["entropy"]["speech"].low[0] < measured.levels["entropy"]["text"].high[0]
 
 
@@ -250,7 +250,7 @@ def test_sequences_of_known_sources():
     assert text["unigram"].value == pytest.approx(6, abs=0.01)
     assert text["conditional"].value == pytest.approx(6, abs=0.15)
     assert speech["conditional"].value == pytest.approx(1, abs=0.02)
-    # shuffled, nothing is foretold; of too few tokens even that looks foretold, and the row says so
+    # a shuffled sequence is not predictable; with few tokens it looks predictable
     assert speech["shuffled"].value == pytest.approx(6, abs=0.15)
     few = describe([rng.integers(0, 2000, 500).tolist()], [rng.random(500).tolist()])
     assert few["conditional"] == pytest.approx(few["shuffled"], abs=0.1)
@@ -269,7 +269,7 @@ class Recognizer:
         return " ".join(["word"] * (len(wave) // 1280))
 
 
-def test_fixed_depth_readout_feeds_nothing_back():
+def test_fixed_depth_readout_agrees_with_the_probe():
     hooked = speaker()
     outs = [hooked.generate(q, max_new_tokens=40) for q in ("cat", "a horse", "it")]
     measured = fixed_depth_readout(hooked, outs, [2, 4], asr=Recognizer())
@@ -313,7 +313,7 @@ def test_the_acceptance_sweep_ends_without_loss():
     assert len(measured.figure().axes) == 2
 
 
-def test_head_gain_is_the_probes():
+def test_head_gain_equals_the_difference_of_two_probes():
     hooked = speaker()
     outs = [hooked.generate(q, max_new_tokens=30) for q in ("cat", "a horse", "it")]
     heads = TunedLens.untrained(hooked.lens, range(1, 6), width=32)

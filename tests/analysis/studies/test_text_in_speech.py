@@ -90,7 +90,7 @@ def simulated(seed: int, effect: float, harm: float) -> TextInSpeech:
 
 @pytest.fixture
 def few_resamples(monkeypatch):
-    """Intervals of many simulated studies need no more."""
+    """Fewer resamples, which suffice for intervals of many simulated studies."""
     monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
 
 

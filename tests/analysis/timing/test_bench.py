@@ -212,8 +212,8 @@ def test_first_tokens_are_timed_apart(timed):
     assert np.isnan(record["tpot"])  # no reply had a second token
 
 
-def test_the_first_token_is_where_the_layers_have_run_once(timed, monkeypatch):
-    """By a clock that each layer call moves on by a second."""
+def test_the_first_token_is_timed_after_one_pass_of_all_layers(timed, monkeypatch):
+    """With a clock that each layer call advances by a second."""
     now = 0.0
 
     def tick(*_):
@@ -230,7 +230,7 @@ def test_the_first_token_is_where_the_layers_have_run_once(timed, monkeypatch):
 
 
 def test_self_speculation_is_timed_where_the_stock_one_runs(timed):
-    """The stock one takes a row alone."""
+    """The stock self-speculation supports one row only."""
     for rows, more in ((1, 1), (2, 0)):
         assert len(timed.contenders(["both=static@2"], rows)) == 4 + more
     timed = replace(timed, config=replace(timed.config, compiled=True))
@@ -239,7 +239,7 @@ def test_self_speculation_is_timed_where_the_stock_one_runs(timed):
     assert [c.costs_known for c in contenders] == [
         True,
         False,
-    ]  # a layer's cost is of the compiled ones
+    ]  # the measured costs are those of compiled layers
 
 
 def test_prompts_are_repeated_to_a_length(pocket):

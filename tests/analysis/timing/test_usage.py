@@ -20,7 +20,7 @@ while time.process_time() < 1.0:
 print(time.process_time(), flush=True)
 sys.stdin.read()
 """
-#: starts that program and tells when it has burnt; at the end of its own input, waits for its end
+#: starts that program and passes on what it prints; after the end of its input, waits for it
 PARENT = f"""
 import subprocess, sys
 child = subprocess.Popen(
@@ -76,7 +76,7 @@ def test_idle_has_a_floor_and_needs_time():
     assert math.isnan(CpuUsage().idle)
 
 
-def test_wrong_use_is_told():
+def test_wrong_use_is_refused():
     with pytest.raises(EepolicyError, match="with UsageMeter"):
         UsageMeter().usage  # noqa: B018
     with pytest.raises(EepolicyError, match=r"at least 0, got CpuUsage\(wall=-1"):
