@@ -157,12 +157,16 @@ class TokenLayout:
             token = check_value("token", Count, token)
         if self._is_unit(token):
             return Modality.SPEECH
-        if any(first <= token < stop for first, stop in (self.text, self.text_after)):
+        if self._is_text(token):
             return Modality.TEXT
         raise EepolicyError(
             f"token {token} belongs to no modality: text ids are {self.text[0]} to "
             f"{self.text[1] - 1}, speech ids {self.speech[0]} to {self.speech[1] - 1}"
         )
+
+    def has_modality(self, token: int) -> bool:
+        """Whether one id is in one of the ranges."""
+        return self._is_unit(token) or self._is_text(token)
 
     def is_speech(self, ids: Tensor) -> Tensor:
         """Whether each id is a speech id: (...,) -> (...,) of bool."""
@@ -184,6 +188,9 @@ class TokenLayout:
 
     def _is_unit(self, token: int) -> bool:
         return self.speech[0] <= token < self.speech[1]
+
+    def _is_text(self, token: int) -> bool:
+        return any(first <= token < stop for first, stop in (self.text, self.text_after))
 
     def text_ids(self, ids: Tensor) -> Tensor:
         """Select the text ids without end tokens: (tokens,) -> (text tokens,)."""
@@ -227,12 +234,22 @@ class ChunkClock:
         new.produced = list(self.produced)
         return new
 
-    def advance(self, token: int) -> None:
+    def advance(self, token: int, is_draft: bool = False) -> None:
         """Advance by one generated token.
 
         A model may leave the alternation; the clock then follows the generated token.
+
+        Args:
+            token: its id.
+            is_draft: whether it may be rejected.  A draft of no modality counts as one of the
+                expected modality.
+
+        Raises:
+            EepolicyError: the id is outside all ranges.
         """
-        produced, layout = self.layout.modality(token), self.layout
+        layout, produced = self.layout, self.modality
+        if not is_draft or layout.has_modality(token):
+            produced = layout.modality(token)
         self.produced[produced] += 1
         if produced != self.modality:
             if layout.end_of_text < 0 < layout.text_chunk:

@@ -90,8 +90,20 @@ class Reply:
         depth: int,
         cost: TokenCost,
         status: DraftStatus = DraftStatus.UNVERIFIED,
+        draft_scores: Tensor | None = None,
     ) -> None:
-        """Add a token that was read out at a depth."""
+        """Add a token that was read out at a depth.
+
+        Args:
+            token: its id.
+            depth: the depth.
+            cost: its computation.
+            status: what the verification did to it.
+            draft_scores: (vocab,) scores of a draft, which a verification may reject.
+
+        Raises:
+            EepolicyError: the id belongs to no modality, and it is no draft.
+        """
         modality, chunk, phase, *_ = self.step_fields()
         since = 0
         if depth < self.full_depth:
@@ -100,8 +112,10 @@ class Reply:
         self._policy_states.append(self.policy_state)
         clock = self._clocks[-1].copy()
         if token not in self.ends:
-            clock.advance(token)
+            clock.advance(token, is_draft=draft_scores is not None)
         self._clocks.append(clock)
+        if draft_scores is not None:
+            self.draft_scores.append(draft_scores)
 
     def _since_refresh(self) -> int:
         """Number of newest tokens that all exited early."""
@@ -112,10 +126,16 @@ class Reply:
         self.entries[-1].cost += cost
 
     def accept_drafts(self) -> None:
-        """All drafts were accepted."""
+        """All drafts were accepted.
+
+        Raises:
+            EepolicyError: a draft belongs to no modality.
+        """
         self.verification, self.just_verified = (self.num_drafts, self.num_drafts), True
         for entry in self.entries[len(self.entries) - self.num_drafts :]:
             entry.draft_status = DraftStatus.ACCEPTED
+            if entry.token not in self.ends:
+                self.layout.modality(entry.token)
         self.draft_scores = []
 
     def reject_drafts(self, num_accepted: int) -> TokenCost:

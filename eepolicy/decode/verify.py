@@ -89,12 +89,13 @@ class DraftVerifier:
             if depth == self.batch.full_depth and reply.num_drafts:
                 states[row] = step.pending_states[i][:-1]
                 continue  # appended only if all drafts are accepted
-            reply.append(new.tokens[i], depth, step.costs[i])
+            scores: Tensor | None = None
             if depth < self.batch.full_depth:
                 scores = new.scores[i].clone() if self._keeps_scores else new.scores[i, :0]
-                reply.draft_scores.append(scores)
-                if new.ends_reply[i] or reply.num_drafts > self.max_unverified:
-                    due.append(row)
+            reply.append(new.tokens[i], depth, step.costs[i], draft_scores=scores)
+            full = new.ends_reply[i] or reply.num_drafts > self.max_unverified
+            if scores is not None and full:
+                due.append(row)
         before = {row: self.batch.cost(row) + TokenCost() for row in due}
         states |= self.batch.flush(due)
         if not states:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,9 @@ from eepolicy.decode.acceptance import (
     parse_acceptance,
 )
 from eepolicy.decode.config import EarlyExitConfig
+from eepolicy.heads import ExitHead
 from eepolicy.speech.units import Units
+from eepolicy.testing.sizes import VOCAB
 
 CASES = dict(
     family=st.sampled_from(FAMILIES),
@@ -222,3 +226,35 @@ def test_wrong_acceptance_options_are_refused(options, sentence):
 def test_the_repr_of_a_parsed_rule_evaluates_to_the_rule(spec):
     rule = parse_acceptance(spec)
     assert eval(repr(rule), vars(acceptance)) == rule
+
+
+class Outside(ExitHead):
+    """Drafts an id of no modality at every third position, else what the lens says."""
+
+    def __init__(self, lens: ExitHead) -> None:
+        super().__init__()
+        self.lens, self.calls = lens, 0
+
+    def logits(self, hidden, depth):
+        logits = self.lens.logits(hidden, depth)
+        self.calls += 1
+        if self.calls % 3 == 0:
+            logits[..., VOCAB - 1] = logits.max() + 1
+        return logits
+
+
+def test_a_rejected_draft_may_belong_to_no_modality():
+    layout = replace(LAYOUT, speech=(20, VOCAB - 1))  # the last id has none
+    model = HookedModel(tiny("llama"), layout=layout)
+    full = model.generate(PROMPTS[0], max_new_tokens=24)
+    assert VOCAB - 1 not in full.tokens
+    model.heads = Outside(model.lens)
+    options = {"accept": "exact", "max_pending": 4, "max_new_tokens": 24}
+    lossless = model.generate(PROMPTS[0], "both=static@2", **options)
+    assert model.heads.calls >= 3
+    assert lossless.tokens.tolist() == full.tokens.tolist()
+    # one that is kept ends the reply, as a token of full depth does
+    with pytest.raises(EepolicyError, match=f"token {VOCAB - 1} belongs to no modality"):
+        model.generate(PROMPTS[0], "both=static@2", **options | {"accept": "tolerance:1"})
+    with pytest.raises(EepolicyError, match=f"token {VOCAB - 1} belongs to no modality"):
+        model.generate(PROMPTS[0], "both=static@2", max_new_tokens=24)
