@@ -91,7 +91,7 @@ def generate_frames(
         write_audio(out_file, wave, output.sampling_rate)
         seconds = len(wave) / output.sampling_rate
     if as_json:
-        print_json(_document(output))
+        print_json(_document(output) | {"files": [out_file] if out_file else []})
         return
     ended = "" if output.ended else "; stopped at --max-new-tokens"
     print_note(f"{output.trace!r}; {output.seconds:.2f} s{ended}")

@@ -150,7 +150,7 @@ def generate(
         wave = output.audio
         write_audio(out_file, wave, output.sampling_rate)
     if as_json:
-        print_json(_document(output, spoken.depth))
+        print_json(_document(output, spoken.depth) | {"files": [out_file] if out_file else []})
         return
     out.print(output.text, highlight=False, markup=False)
     print_note(_summary(output, spoken.depth))

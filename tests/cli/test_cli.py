@@ -342,9 +342,12 @@ def test_small_models_run_on_one_thread(run):
     assert torch.get_num_threads() == 2
 
 
-def test_generate_as_json(run):
+def test_generate_as_json(run, tmp_path):
     arguments = ("generate", "What color is snow?", "--policy", "spark:triple@14")
-    result = json.loads(run(*arguments, "--json")[0])
+    wave = tmp_path / "snow.wav"
+    result = json.loads(run(*arguments, "--out", str(wave), "--json")[0])
+    assert result["files"] == [str(wave)]
+    assert wave.is_file()
     out = eepolicy.load("pocket").generate("What color is snow?", "spark:triple@14")
     assert result["text"] == out.text
     assert result["tokens"] == out.tokens.tolist()

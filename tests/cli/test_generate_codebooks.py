@@ -43,6 +43,7 @@ def test_generate_speaks_and_counts(folder, tmp_path, run):
     document = json.loads(out)
     assert document["codes"] == expected.codes.tolist()
     assert document["trace"]["num_codebooks"] == [3] * 4
+    assert document["files"] == []
 
 
 @pytest.mark.parametrize(
