@@ -81,8 +81,8 @@ PAGES = (
     module("choices", "choices --prompts 8 --rounds 2 --threads 1"),
     module(
         "token-costs",
-        "token_costs --policies full static@10 static@8 static@6 static@4 --rounds 5 --threads 1 "
-        "--clock cpu",
+        "token_costs --policies full static@10 static@6 static@4 spark:triple@10 --rows 1 8 "
+        "--rounds 5 --threads 1 --clock cpu",
     ),
     module(
         "precision",

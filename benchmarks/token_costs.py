@@ -1,9 +1,9 @@
 """What a token costs: kernels of layers, catch-ups and readouts, and the rest.
 
-    python -m benchmarks.token_costs [--policies full static@6] [--rounds 5] [--write FILE.md]
+    python -m benchmarks.token_costs [--policies full static@6] [--rows 1 8] [--write FILE.md]
 
-One row, compiled, on a CPU.  The parts are timed inside the same replies as the whole.  The first
-token of a reply, which runs the prompt, is left out.
+Compiled, on a CPU.  The parts are timed inside the same replies as the whole.  The first step of a
+batch, which runs the prompts, is left out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 import eepolicy
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.compile.executor import CompiledExecutor
+from eepolicy.compile.kernel_cache import DirectCall
 from eepolicy.compile.native import NativeLibrary
 from eepolicy.decode.sampling import Sampler
 from eepolicy.decode.session import DecodeSession
@@ -35,24 +36,26 @@ TOKENS = 200
 #: columns of the blocks whose full pass is timed, after so many columns
 BLOCKS, CONTEXT = (1, 2, 4, 6, 8, 12, 16), 200
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
-ONE, SEVERAL, READ, WALL = "one position", "catch-ups", "readout", "wall"
+ONE, SEVERAL, READ, WALL, REST = "one position", "catch-ups", "readout", "wall", "rest"
+ROWS, CALLS = "rows", "layer calls"
+HEADINGS = (ROWS, CALLS, WALL, ONE, SEVERAL, READ, REST)
 
 
 class Clock:
-    """Seconds by part of a token, since the first token of a reply.
+    """Seconds by part of a step, since the first step of a batch.
 
     Args:
         now: clock, in seconds.
 
     Attributes:
         seconds: seconds by part.
-        tokens: number of tokens.
+        steps: number of steps.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.tokens = 0
+        self.steps = 0
         self._part = READ
 
     def timed(self, part: str | None, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,7 +71,7 @@ class Clock:
         return run
 
     def step(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`DecodeSession.step`, timed from the second token on."""
+        """`DecodeSession.step`, timed from the second step on."""
 
         def run(session: DecodeSession) -> None:
             before, began = self.seconds.copy(), self.now()
@@ -78,7 +81,7 @@ class Clock:
                 self.seconds = before
             else:
                 self.seconds[WALL] += self.now() - began
-                self.tokens += 1
+                self.steps += 1
 
         return run
 
@@ -95,11 +98,12 @@ class Clock:
 
 @contextmanager
 def measured(now: Callable[[], float]) -> Iterator[Clock]:
-    """Time the parts of each token of the replies inside."""
+    """Time the parts of each step of the replies inside."""
     clock = Clock(now)
     with ExitStack() as stack:
         for owner, name, wrapped in (
             (NativeLibrary, "run", clock.timed(None, NativeLibrary.run)),
+            (DirectCall, "run_kernel", clock.timed(None, DirectCall.run_kernel)),
             (CompiledExecutor, "run_layers", clock.kernels(CompiledExecutor.run_layers, True)),
             (CompiledExecutor, "logits", clock.kernels(CompiledExecutor.logits, False)),
             (Backbone, "embed", clock.timed(READ, Backbone.embed)),
@@ -112,14 +116,19 @@ def measured(now: Callable[[], float]) -> Iterator[Clock]:
 
 
 def measure_policy(
-    model: eepolicy.HookedModel, policy: str, now: Callable[[], float]
+    model: eepolicy.HookedModel, policy: str, rows: int, now: Callable[[], float]
 ) -> dict[str, float]:
-    """Milliseconds a token by part, and layer calls a token, of one reply."""
+    """Milliseconds a step by part, of one batch.
+
+    Returns:
+        By part, and layer calls a token after the first, and mean number of rows of a step.
+    """
+    questions = [QUESTION] if rows == 1 else [q["question"] for q in eepolicy.held_out()[:rows]]
     with measured(now) as clock:
-        out = model.generate(QUESTION, policy, max_new_tokens=TOKENS, compile=True)
-    parts = {part: 1e3 * seconds / clock.tokens for part, seconds in clock.seconds.items()}
-    parts["calls"] = float(out.trace.layer_calls[1:].mean())
-    return parts
+        outs = model.generate(questions, policy, max_new_tokens=TOKENS, compile=True)
+    parts = {part: 1e3 * seconds / clock.steps for part, seconds in clock.seconds.items()}
+    calls = [float(count) for out in outs for count in out.trace.layer_calls[1:]]
+    return parts | {CALLS: statistics.mean(calls), ROWS: len(calls) / clock.steps}
 
 
 def measure_blocks(
@@ -153,51 +162,48 @@ def measure_blocks(
     return {width: 1e3 * statistics.median(times[3:]) for width, times in seconds.items()}
 
 
-def tables(
-    model: eepolicy.HookedModel, policies: Sequence[str], rounds: int, now: Callable[[], float]
-) -> list[str]:
-    """Measure all policies and blocks, interleaved."""
+def table(
+    model: eepolicy.HookedModel,
+    policies: Sequence[str],
+    rows: int,
+    rounds: int,
+    now: Callable[[], float],
+) -> str:
+    """Measure all policies, interleaved."""
     for policy in policies:
-        measure_policy(model, policy, now)
+        measure_policy(model, policy, rows, now)
     runs: dict[str, list[dict[str, float]]] = {policy: [] for policy in policies}
     for _ in range(rounds):
         for policy in policies:
-            runs[policy].append(measure_policy(model, policy, now))
-    rows = []
-    for policy, measured_parts in runs.items():
+            runs[policy].append(measure_policy(model, policy, rows, now))
+    lines = []
+    for policy, batches in runs.items():
+        for parts in batches:
+            parts[REST] = parts[WALL] - sum(parts.get(part, 0.0) for part in (ONE, SEVERAL, READ))
         median = {
-            part: statistics.median(parts.get(part, 0.0) for parts in measured_parts)
-            for part in (WALL, ONE, SEVERAL, READ, "calls")
+            part: statistics.median(parts.get(part, 0.0) for parts in batches) for part in HEADINGS
         }
-        rest = statistics.median(
-            parts[WALL] - sum(parts.get(part, 0.0) for part in (ONE, SEVERAL, READ))
-            for parts in measured_parts
-        )
-        numbers = (median[WALL], median[ONE], median[SEVERAL], median[READ], rest)
-        rows.append([f"`{policy}`", f"{median['calls']:.2f}", *(f"{n:.2f}" for n in numbers)])
-    headings = ["", "layer calls", "wall", "one position", "catch-ups", "readout", "rest"]
+        lines.append([f"`{policy}`", *(f"{number:.2f}" for number in median.values())])
+    return markdown_table(["", *HEADINGS], lines)
+
+
+def block_table(model: eepolicy.HookedModel, rounds: int, now: Callable[[], float]) -> str:
+    """Measure blocks of several columns."""
     blocks = measure_blocks(model, rounds, now)
-    return [
-        "Milliseconds a token. Readout: embedding, exit heads, output embedding, sampling.",
-        "",
-        markdown_table(headings, rows),
-        "",
-        f"A pass of a block through all layers, after {CONTEXT} columns.",
-        "",
-        markdown_table(
-            ["columns", "ms", "over one column"],
-            [
-                [str(width), f"{ms:.2f}", f"{ms / blocks[min(BLOCKS)]:.2f}"]
-                for width, ms in blocks.items()
-            ],
-        ),
-    ]
+    return markdown_table(
+        ["columns", "ms", "over one column"],
+        [
+            [str(width), f"{ms:.2f}", f"{ms / blocks[min(BLOCKS)]:.2f}"]
+            for width, ms in blocks.items()
+        ],
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policies", nargs="+", default=list(POLICIES))
-    parser.add_argument("--rounds", type=int, default=5, help="replies of each policy")
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8], help="rows of a batch")
+    parser.add_argument("--rounds", type=int, default=5, help="batches of each policy")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: where other processes take turns"
@@ -205,17 +211,33 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="write the page to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    model, now = eepolicy.load("pocket"), CLOCKS[args.clock]
     page = [
         "# What a token costs",
         "",
-        f"The pocket model, one row, compiled, {args.threads} thread(s), torch "
-        f"{torch.__version__}. Medians of {args.rounds} replies of up to {TOKENS} tokens each, "
-        "interleaved; the first token is left out.",
+        f"The pocket model, compiled, {args.threads} thread(s), torch {torch.__version__}. Medians "
+        f"of {args.rounds} batches of replies of up to {TOKENS} tokens each, interleaved; the "
+        "first step, which runs the prompts, is left out.",
         "",
-        f"    python -m benchmarks.token_costs --policies {' '.join(args.policies)} "
-        f"--rounds {args.rounds} --threads {args.threads} --clock {args.clock}",
+        f"    python -m benchmarks.token_costs --policies {' '.join(args.policies)} --rows "
+        f"{' '.join(map(str, args.rows))} --rounds {args.rounds} --threads {args.threads} --clock "
+        f"{args.clock}",
         "",
-        *tables(eepolicy.load("pocket"), args.policies, args.rounds, CLOCKS[args.clock]),
+        "Milliseconds a step, which gives each row that continues one token. *Rows*: their mean "
+        "number. *Layer calls*: of a token. *One position*: layers that run one column of some "
+        "rows. *Catch-ups*: layers that run several columns. *Readout*: embedding, exit heads, "
+        "output embedding, sampling. *Rest*: Python around all these.",
+    ]
+    for rows in args.rows:
+        title = "One row" if rows == 1 else f"{rows} rows"
+        page += ["", f"## {title}", "", table(model, args.policies, rows, args.rounds, now)]
+    page += [
+        "",
+        "## Several columns",
+        "",
+        f"A pass of a block through all layers, one row, after {CONTEXT} columns.",
+        "",
+        block_table(model, args.rounds, now),
     ]
     print("\n".join(page))
     if args.write:

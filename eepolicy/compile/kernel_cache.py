@@ -84,7 +84,7 @@ class KernelCache:
     def __init__(self) -> None:
         self.num_kernels = 0
         self._functions: dict[Hashable, Callable[..., Any]] = {}
-        self._calls: dict[Hashable, _DirectCall | None] = {}
+        self._calls: dict[Hashable, DirectCall | None] = {}
         self._refused: set[Hashable] = set()
         #: plan of each kernel; the kernel keeps its id in use
         self._plans: dict[int, tuple[Callable[..., Any], KernelPlan | None]] = {}
@@ -152,7 +152,7 @@ class KernelCache:
 
     def _direct_call(
         self, args: Sequence[Tensor], out: tuple[Tensor, ...], dynamic: Sequence[DynamicDims]
-    ) -> _DirectCall | None:
+    ) -> DirectCall | None:
         """The last call without the compiler; None where the inputs of the kernel are not known.
 
         The direct call must return the same bits, and write the same bits into the arguments.
@@ -163,7 +163,7 @@ class KernelCache:
         sources = _sources(args, inputs, symbols)
         if sources is None or not _all_dynamic(dynamic, inputs, symbols):
             return None
-        call = _DirectCall(kernel, sources)
+        call = DirectCall(kernel, sources)
         writable = [tensor for tensor in args if not isinstance(tensor, torch.nn.Parameter)]
         expected = [*out, *(tensor.clone() for tensor in writable)]
         again = [*call(args), *writable]
@@ -179,8 +179,8 @@ class KernelCache:
         return call
 
     def _plan(
-        self, call: _DirectCall, args: Sequence[Tensor], symbols: Sequence[Any]
-    ) -> _DirectCall | None:
+        self, call: DirectCall, args: Sequence[Tensor], symbols: Sequence[Any]
+    ) -> DirectCall | None:
         """A direct call without Python between the kernels; None where that is not possible."""
         if id(call.kernel) not in self._plans:
             plan, library = None, None
@@ -191,7 +191,7 @@ class KernelCache:
                     plan = record(library, call.kernel, call.sources, args, symbols)
             self._plans[id(call.kernel)] = call.kernel, plan
         plan = self._plans[id(call.kernel)][1]
-        return None if plan is None else _DirectCall(call.kernel, call.sources, plan)
+        return None if plan is None else DirectCall(call.kernel, call.sources, plan)
 
     def plan(self, guard: Hashable) -> KernelPlan | None:
         """The plan for inputs with this guard; None before their first call, or without one."""
@@ -229,7 +229,7 @@ class KernelCache:
         return recorded
 
 
-class _DirectCall:
+class DirectCall:
     """A kernel, and the sources of its inputs.
 
     Args:
@@ -252,6 +252,10 @@ class _DirectCall:
             out = self.plan.run(args, np.array([self.plan.line(args)], np.int64))
             if out is not None:
                 return out
+        return self.run_kernel(args)
+
+    def run_kernel(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Call the kernel, with Python between its parts."""
         return tuple(self.kernel(*input_values(self.sources, args)))
 
 
