@@ -268,10 +268,11 @@ def page(tables: dict[int, Table], args: argparse.Namespace, version: str) -> st
         "",
         "Our decoder is compiled. llama.cpp reads the same weights: they are written to a GGUF "
         "file in float32, and its own quantiser converts that. *MB a token*: weights that a token "
-        "reads. *Share of the bandwidth*: the time to read them at the read-only bandwidth over "
-        "the time of a token. The bandwidth is measured before each prompt, with as many threads "
-        "and over as much memory, by sums and by products with a vector in torch; the faster "
-        "counts. Prefetching reads faster, so a share can exceed 1.",
+        "reads. *Share of the bandwidth*: the time to read them at the measured bandwidth, divided "
+        "by the time of a token. The bandwidth is that of reading alone. It is measured before "
+        "each prompt, with the threads of the decoders and on as much memory as the weights of the "
+        "first decoder take, by sums and by products with a vector in torch; the faster counts. "
+        "Prefetching reads faster, so a share can exceed 1.",
     ]
     if len(floats) > 1:
         lines += ["", f"Of the tokens in float32, {100 * equal:.1f} % are equal in both libraries."]

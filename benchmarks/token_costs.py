@@ -223,9 +223,9 @@ def main() -> None:
         f"{' '.join(map(str, args.rows))} --rounds {args.rounds} --threads {args.threads} --clock "
         f"{args.clock}",
         "",
-        "Milliseconds a step, which gives each row that continues one token. *Rows*: their mean "
-        "number. *Layer calls*: of a token. *One position*: layers that run one column of some "
-        "rows. *Catch-ups*: layers that run several columns. *Readout*: embedding, exit heads, "
+        "Milliseconds a step. A step gives one token to each row that has not ended. *Rows*: mean "
+        "number of such rows. *Layer calls*: for each token. *One position*: layers that run one "
+        "column of some rows. *Catch-ups*: layers that run several columns. *Readout*: embedding, exit heads, "
         "output embedding, sampling. *Rest*: Python around all these.",
     ]
     for rows in args.rows:

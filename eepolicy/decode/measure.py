@@ -14,7 +14,8 @@ from eepolicy.decode.rebatch import LayerCosts
 from eepolicy.model.backbone import Backbone
 from eepolicy.model.executor import LayerExecutor
 
-#: measured numbers of positions; in compiled layers, five cost as much as eight, and nine much more
+#: measured numbers of positions.  In compiled layers without the native library, five cost as much
+#: as eight, and nine much more
 NUM_POSITIONS = (1, 2, 3, 4, 5, 8, 9, 16, 32, 64)
 #: columns in the cache before the measured ones
 CONTEXT_COLUMNS = 64

@@ -1,4 +1,4 @@
-"""Linear modules with weights in int8, which a CPU reads in a quarter of the time of float32."""
+"""Linear modules with weights in int8, a quarter of the bytes of float32."""
 
 from __future__ import annotations
 

@@ -47,9 +47,9 @@ def load(
         name: `"pocket"`, a folder, or an id on the Hugging Face Hub.  The checkpoint is
             GLM-4-Voice, Step-Audio-2-mini or Covo-Audio-Chat as their authors publish it, a folder
             that `eepolicy convert` wrote, or any causal language model of a supported family.
-        dtype: dtype of the weights.  With `torch.int8`, the weights of the layers, those of exit
-            heads too, and of the output embedding are in int8 with a scale for each row, and
-            everything else is in float32.
+        dtype: dtype of the weights.  With `torch.int8`, the weights of the layers (also of the
+            layers of exit heads) and of the output embedding are in int8 with a scale for each row,
+            and everything else is in float32.
         card: for a speech model whose config does not describe its speech: the name of a shipped
             card (see `eepolicy models`), a TOML file, or a `ModelCard`.
         threads: number of CPU threads of PyTorch, for the whole process; `"auto"` for one thread

@@ -10,7 +10,8 @@ from eepolicy.errors import EepolicyError
 #: number of parameters below which `"auto"` is one thread.  More threads divide each product, and
 #: all wait for the slowest.  Medians of a token on two busy cores, in ms with two threads and with
 #: one: 351 and 48 (pocket, 16 million parameters), 341 and 62 (41 million), 374 and 96 (67
-#: million), 370 and 67 (138 million).  Larger models were not measured.
+#: million), 370 and 67 (138 million).  Larger models were not measured.  On two idle cores,
+#: two threads are faster: 29 ms and 51 (135 million, compiled)
 SMALL_MODEL = 150_000_000
 
 
