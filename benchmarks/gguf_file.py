@@ -38,13 +38,18 @@ def write_gguf(model: PreTrainedModel, file: Path) -> None:
         file: file to write.
 
     Raises:
-        EepolicyError: another model.
+        EepolicyError: another model, or one with biases.
     """
     config: Any = model.config
-    rope = config.rope_parameters
-    if not isinstance(config, LlamaConfig) or rope.get("rope_type", "default") != "default":
+    plain = isinstance(config, LlamaConfig)
+    if plain:
+        rope = config.rope_parameters
+        plain = rope.get("rope_type", "default") == "default"
+        plain = plain and not (config.attention_bias or config.mlp_bias)
+    if not plain:
         raise EepolicyError(
-            f"only a Llama without scaled rotary embeddings is written as GGUF; got {config!r:.80}"
+            "only a Llama without biases and without scaled rotary embeddings is written as GGUF; "
+            f"got {config!r:.80}"
         )
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     writer = gguf.GGUFWriter(file, "llama")
@@ -55,6 +60,8 @@ def write_gguf(model: PreTrainedModel, file: Path) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)

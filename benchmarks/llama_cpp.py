@@ -33,7 +33,8 @@ from eepolicy.analysis.stats import bootstrap
 from eepolicy.analysis.tables import markdown_table
 from eepolicy.analysis.timing.contenders import NO_END, without_warnings
 from eepolicy.analysis.timing.roofline import Sizes, measure_bandwidth
-from eepolicy.io import write_atomically, write_text
+from eepolicy.heads.fingerprint import fingerprint
+from eepolicy.io import read_json, write_atomically, write_json, write_text
 
 #: a Llama of 1.04 billion weights
 RANDOM, RANDOM_CONFIG = (
@@ -120,6 +121,8 @@ def their_decoder(file: Path, weights: str, threads: int) -> Iterator[Decoder]:
     options = llama_cpp.llama_context_default_params()
     options.n_ctx, options.n_threads, options.n_threads_batch = 512, threads, threads
     context = llama_cpp.llama_init_from_model(model, options)
+    if not context:
+        raise RuntimeError(f"llama.cpp cannot decode with {file}")
     vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
 
     def step(ids: Sequence[int]) -> int:
@@ -199,7 +202,7 @@ def measure(
     """Time all decoders in turn.
 
     Args:
-        decoders: decoders; the first gives the tokens that others are compared with.
+        decoders: decoders; the first gives the tokens that the others are compared with.
         prompts: token ids.
         tokens: tokens of a reply.
         rounds: trials on each prompt.
@@ -300,15 +303,21 @@ def prepare(name: str, folder: Path, weights: Sequence[str]) -> Path:
     Returns:
         The folder of the model.
     """
-    model, source = Path(name), folder / "F32.gguf"
     folder.mkdir(parents=True, exist_ok=True)
+    model, source, seen = Path(name), folder / "F32.gguf", folder / "fingerprint.json"
     if name == RANDOM:
         model = folder / RANDOM
-        if not (model / "config.json").is_file():
+        if not model.is_dir():
             torch.manual_seed(0)
-            LlamaForCausalLM(RANDOM_CONFIG).save_pretrained(model)
+            unfinished = folder / f"{RANDOM}.part"
+            LlamaForCausalLM(RANDOM_CONFIG).save_pretrained(unfinished)
+            unfinished.rename(model)
+    stock = LlamaForCausalLM.from_pretrained(model, dtype=torch.float32)
+    if not seen.is_file() or read_json(seen) != fingerprint(stock):  # files of another model
+        for file in folder.glob("*.gguf"):
+            file.unlink()
+        write_json(seen, fingerprint(stock))
     if not source.is_file():
-        stock = LlamaForCausalLM.from_pretrained(model, dtype=torch.float32)
         write_atomically(source, lambda part: write_gguf(stock, part))
     for kind in weights:
         target = folder / f"{kind}.gguf"
@@ -330,6 +339,9 @@ def main() -> None:
     parser.add_argument("--files", type=Path, default=Path("work/gguf"), help="folder for files")
     parser.add_argument("--write", type=Path, help="file for the page")
     args = parser.parse_args()
+    if not OURS.keys() & {*args.weights} or args.tokens < 2:
+        parser.error("give at least one of our types of weights, and two tokens or more")
+    args.weights.sort(key=lambda kind: [*OURS, kind].index(kind))  # the first gives the tokens
     folder = args.files / Path(args.model).name
     model = prepare(args.model, folder, args.weights)
     draw = torch.Generator().manual_seed(0)

@@ -225,8 +225,8 @@ def main() -> None:
         "",
         "Milliseconds a step. A step gives one token to each row that has not ended. *Rows*: mean "
         "number of such rows. *Layer calls*: for each token. *One position*: layers that run one "
-        "column of some rows. *Catch-ups*: layers that run several columns. *Readout*: embedding, exit heads, "
-        "output embedding, sampling. *Rest*: Python around all these.",
+        "column of some rows. *Catch-ups*: layers that run several columns. *Readout*: embedding, "
+        "exit heads, output embedding, sampling. *Rest*: Python around all these.",
     ]
     for rows in args.rows:
         title = "One row" if rows == 1 else f"{rows} rows"

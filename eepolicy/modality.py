@@ -242,13 +242,13 @@ class ChunkClock:
         Args:
             token: its id.
             is_draft: whether it may be rejected.  A draft of no modality counts as one of the
-                expected modality.
+                expected modality, and so does an end that does not end this reply.
 
         Raises:
             EepolicyError: the id is outside all ranges.
         """
         layout, produced = self.layout, self.modality
-        if not is_draft or layout.has_modality(token):
+        if not (is_draft or token in layout.ends) or layout.has_modality(token):
             produced = layout.modality(token)
         self.produced[produced] += 1
         if produced != self.modality:

@@ -25,7 +25,7 @@ from eepolicy.compile.layer_functions import (
     unrolled_columns,
 )
 from eepolicy.compile.layer_table import LayerTable
-from eepolicy.compile.native import MAX_ROWS, serves
+from eepolicy.compile.native import serves
 from eepolicy.compile.parity import (
     TOLERANCE,
     UncompiledKernels,
@@ -294,8 +294,7 @@ class CompiledExecutor(LayerExecutor):
         if stored is not head or (readout is not None and not readout.is_current()):
             readout = head_module(head, depth, ranges, self.model.vocab_size)
             self._readouts[key] = head, readout
-        is_small = serves(hidden) and hidden.numel() <= MAX_ROWS * hidden.shape[-1]
-        product = library if is_small else product_of(hidden)
+        product = None if readout is None else readout.product_for(hidden)
         if readout is None or product is None:
             return None
         hidden, exact = hidden.contiguous(), product in ONE_SHAPE

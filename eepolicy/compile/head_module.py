@@ -7,10 +7,13 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from eepolicy.compile.functional import structure_of, tensors_of
+from eepolicy.compile.gemv import Product, library, product_of
+from eepolicy.compile.native import MAX_ROWS, serves
 from eepolicy.heads.base import ExitHead
 from eepolicy.heads.branch import BranchHead
 from eepolicy.heads.drafter import DrafterHead
 from eepolicy.heads.fitted import FittedHead
+from eepolicy.heads.int8 import has_int8
 from eepolicy.heads.lens import LogitLens
 from eepolicy.heads.linear import LinearHead, LowRankHead
 from eepolicy.heads.tuned import TunedLens
@@ -56,6 +59,15 @@ class HeadModule(nn.Module):
         layouts = tuple((t.shape, t.stride(), t.dtype) for t in self.tensors)
         norm, embedding = structure_of(self.norm), structure_of(self.embedding)
         return type(self.head), norm, embedding, self.softcap, self.ranges, layouts
+
+    def product_for(self, hidden: Tensor) -> Product | None:
+        """The product of the kernel for hidden states (..., width); None to run without a kernel.
+
+        Weights in int8 are read by the native library alone, as in layers.
+        """
+        if serves(hidden) and hidden.numel() <= MAX_ROWS * hidden.shape[-1]:
+            return library
+        return None if has_int8(self.embedding) else product_of(hidden)
 
     def is_current(self) -> bool:
         """Whether no tensor has another dtype than before: `half()` changes it in place."""

@@ -164,7 +164,11 @@ class KernelCache:
         if sources is None or not _all_dynamic(dynamic, inputs, symbols):
             return None
         call = DirectCall(kernel, sources)
-        writable = [tensor for tensor in args if not isinstance(tensor, torch.nn.Parameter)]
+        writable = [  # weights in int8 are buffers
+            tensor
+            for tensor in args
+            if not isinstance(tensor, torch.nn.Parameter) and tensor.dtype != torch.int8
+        ]
         expected = [*out, *(tensor.clone() for tensor in writable)]
         again = [*call(args), *writable]
         if len(again) != len(expected) or not all(map(torch.equal, again, expected)):

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from eepolicy.errors import EepolicyError
+from eepolicy.heads.int8 import Int8Linear
 from eepolicy.heads.weights import offloaded_weights
 
 #: numbers of each weight that are hashed
@@ -28,7 +29,13 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
     """
     weights = hashlib.sha256()
     offloaded = offloaded_weights(model)
-    for name, parameter in model.named_parameters():
+    int8 = [
+        (f"{name}.{part}", buffer)
+        for name, module in model.named_modules()
+        if isinstance(module, Int8Linear)
+        for part, buffer in module.named_buffers(recurse=False)
+    ]
+    for name, parameter in (*model.named_parameters(), *int8):
         weights.update(name.encode())
         for tensor in _stored(offloaded(name) if parameter.is_meta else parameter):
             sample = tensor.detach().flatten()[-SAMPLED:].to("cpu", torch.bfloat16)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 #: largest size of an integer
 LARGEST = 127
+#: integers that are copied in floating point at a time: 64 MB in float32
+MAX_COPIED = 2**24
 
 
 class Int8Linear(nn.Module):
@@ -63,14 +65,30 @@ class Int8Linear(nn.Module):
             product = torch._weight_int8pack_mm(flat, values, scale)
             product = product.view(*vectors.shape[:-1], len(values))
         else:
-            product = F.linear(vectors, values.to(vectors.dtype)) * scale
+            product = _product_with_copies(vectors, values) * scale
         return product if self.bias is None else product + self.bias[rows]
+
+
+def _product_with_copies(vectors: Tensor, values: Tensor) -> Tensor:
+    """The product with integers, a part of which is copied in floating point at a time.
+
+    Args:
+        vectors: (..., width).
+        values: (out, width) of int8.
+
+    Returns:
+        (..., out).
+    """
+    parts = values.split(max(1, MAX_COPIED // values.shape[1]))
+    products = [F.linear(vectors, part.to(vectors.dtype)) for part in parts]
+    return products[0] if len(products) == 1 else torch.cat(products, -1)
 
 
 def quantize_int8(module: nn.Module, only: nn.Module | None = None) -> None:
     """Replace the linear modules in a module by `Int8Linear`, in place.
 
-    Linear modules of a subclass stay, and so do those with weights that are quantised or offloaded.
+    Linear modules of a subclass stay, and so do those with weights that are quantised or offloaded,
+    and so does `only` if accelerate moves its inputs.
 
     Args:
         module: such as a decoder layer.
@@ -79,6 +97,8 @@ def quantize_int8(module: nn.Module, only: nn.Module | None = None) -> None:
     for part in list(module.modules()):
         for name, child in part.named_children():
             if type(child) is not nn.Linear or (only is not None and child is not only):
+                continue
+            if only is not None and "_hf_hook" in vars(child):  # in a layer, its hook suffices
                 continue
             weight = child.weight
             if type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta:

@@ -160,7 +160,7 @@ class KVCache:
             rows: indices of the rows to keep, (rows,), ascending.
             stop: column after the last stored one.
         """
-        if self._lease is not None:
+        if self._pool is not None:  # CUDA graphs belong to a buffer with its rows
             self._move(rows, stop, self._requested)
             return
         kept, self._gathered = len(rows), {}

@@ -52,6 +52,13 @@ def test_other_models_are_refused(tmp_path):
         gguf_file.write_gguf(tiny("qwen2"), tmp_path / "model.gguf")
 
 
+def test_a_llama_with_biases_is_refused(tmp_path):
+    model = tiny("llama")
+    model.config.mlp_bias = True
+    with pytest.raises(EepolicyError, match="without biases"):
+        gguf_file.write_gguf(model, tmp_path / "model.gguf")
+
+
 def decoder(
     library: str, weights: str, seconds: float, calls: list[str], token: int = 1
 ) -> Decoder:

@@ -13,7 +13,7 @@ from conftest import LAYOUT, tiny
 import eepolicy
 from eepolicy import EepolicyError, HookedModel
 from eepolicy.compile.native import MAX_ROWS, native_library
-from eepolicy.heads import KINDS
+from eepolicy.heads import KINDS, int8
 from eepolicy.heads.fingerprint import digest, fingerprint
 from eepolicy.heads.int8 import Int8Linear, quantize_int8
 
@@ -78,6 +78,33 @@ def test_a_weight_is_rounded_to_the_nearest_multiple_of_its_scale():
     expected = vectors.double() @ weight.T + linear.bias
     torch.testing.assert_close(rounded(vectors).double(), expected, rtol=1e-5, atol=1e-5)
     assert repr(rounded) == "Int8Linear(5, 3, bias=True)"
+
+
+def test_a_large_weight_is_copied_in_parts(monkeypatch):
+    rounded = Int8Linear(torch.nn.Linear(5, 31))
+    vectors = torch.randn(2, 3, 5)
+    expected = rounded(vectors)
+    monkeypatch.setattr(int8, "MAX_COPIED", 20)
+    torch.testing.assert_close(rounded(vectors), expected)
+    torch.testing.assert_close(rounded.product(vectors, slice(3, 17)), expected[..., 3:17])
+
+
+def test_an_output_embedding_whose_inputs_accelerate_moves_stays():
+    model = tiny("llama")
+    model.lm_head._hf_hook = object()
+    quantize_int8(model, only=model.lm_head)
+    assert type(model.lm_head) is torch.nn.Linear
+
+
+def test_models_in_int8_with_other_weights_have_other_fingerprints():
+    prints = []
+    for shift in (0, 1):
+        model = tiny("llama")
+        with torch.no_grad():
+            model.model.layers[1].mlp.up_proj.weight[-1] += shift
+        quantize_int8(model)
+        prints.append(fingerprint(model))
+    assert prints[0] != prints[1]
 
 
 def test_a_layer_with_a_hook_runs_uncompiled():

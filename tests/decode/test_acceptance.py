@@ -258,3 +258,13 @@ def test_a_rejected_draft_may_belong_to_no_modality():
         model.generate(PROMPTS[0], "both=static@2", **options | {"accept": "tolerance:1"})
     with pytest.raises(EepolicyError, match=f"token {VOCAB - 1} belongs to no modality"):
         model.generate(PROMPTS[0], "both=static@2", max_new_tokens=24)
+
+
+def test_an_end_of_no_modality_may_be_no_end_of_a_reply():
+    """As in a bench, whose replies have a fixed length."""
+    layout = replace(LAYOUT, speech=(20, VOCAB - 1), end=VOCAB - 1)
+    model = HookedModel(tiny("llama"), layout=layout)
+    model.heads = Outside(model.lens)
+    out = model.generate(PROMPTS[0], "both=static@2", max_new_tokens=24, eos_token_id=-1)
+    assert len(out.tokens) == 24
+    assert VOCAB - 1 in out.tokens
