@@ -43,11 +43,13 @@ def append(arguments: list[str], log: Path) -> None:
             time.sleep(0.06)  # long compared with the start of a process on a busy machine
 
 
-@pytest.mark.parametrize("loses", [False, True])
-def test_a_command_is_killed_the_given_number_of_times(loses, monkeypatch, tmp_path):
+# seeds whose times are in turn late and early, or late and in the middle, so that a slow start of a
+# process changes nothing
+@pytest.mark.parametrize(("loses", "seed"), [(False, 19_055), (True, 6_053)])
+def test_a_command_is_killed_the_given_number_of_times(loses, seed, monkeypatch, tmp_path):
     monkeypatch.setattr(kills, "COMMANDS", {"fake": fake(loses)})
     monkeypatch.setattr(kills, "_child", append)
-    tally = kills.try_command("fake", 6, tmp_path)
+    tally = kills.try_command("fake", 6, tmp_path, seed)
     assert (tally.kills, tally.terminated) == (6, 3)
     assert tally.row("fake")[:3] == ["`fake`", "6", "3"]
     assert bool(tally.lost) == loses
@@ -91,7 +93,7 @@ def test_pairs_have_the_ratio_of_their_times():
         cost.row("full", pairs[:5])
 
 
-def test_the_interval_holds_the_median_as_often_as_it_says():
+def test_the_interval_covers_the_median_at_its_nominal_rate():
     generator = random.Random(0)
     draws = [[generator.expovariate(1) for _ in range(31)] for _ in range(1000)]
     inside = [low <= 0.6931 <= high for low, high in map(cost.median_interval, draws)]
