@@ -52,7 +52,7 @@ FLOORS = [
     {"testing"},
     {"cli"},
 ]
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 
 #: packages that are imported late, in functions, or for types only, and why
 OPTIONAL = {
@@ -101,8 +101,8 @@ def report(violations: Iterable[object]) -> str:
 
 
 def test_every_package_is_listed_in_floors():
-    rooms = {package_of(module) for module in modules()}
-    assert rooms - set(FLOOR) == set()
+    packages = {package_of(module) for module in modules()}
+    assert packages - set(FLOOR) == set()
 
 
 def test_no_import_upwards():
@@ -153,7 +153,7 @@ def reach(graph: dict[str, set[str]], start: str) -> set[str]:
     return seen
 
 
-def test_circles_are_seen():
+def test_import_cycles_are_detected():
     graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}, "e": {"a"}}
     assert circles_of(graph) == [{"b", "c"}, {"d"}]
 
@@ -233,7 +233,7 @@ def is_top_level_name(text: str) -> bool:
     return inside and not named.isdisjoint(modules())
 
 
-def test_names_of_analysis_are_seen():
+def test_top_level_imports_of_analysis_are_detected():
     for line in ("import " + "analysis", "from " + "analysis import style"):
         assert TOP_LEVEL.search(line)
         assert not TOP_LEVEL.search(line.replace("analysis", "eepolicy.analysis"))

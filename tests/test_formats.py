@@ -168,7 +168,7 @@ def test_every_key_is_needed_or_has_a_default(schema):
         (CardFile, {"speech_chunk": "x" * 99}, f"got '{'x' * 56}..."),
     ],
 )
-def test_a_wrong_value_gets_a_sentence(schema, change, sentence):
+def test_an_error_names_the_file_and_the_wrong_value(schema, change, sentence):
     with pytest.raises(EepolicyError) as caught:
         parse(schema, CASES[schema] | change, "file, line 3")
     assert str(caught.value).startswith("file, line 3: ")

@@ -94,7 +94,7 @@ def test_the_source_archive_has_each_file_once(package):
 
 
 @pytest.mark.slow
-def test_it_runs_where_it_is_installed(package):
+def test_the_installed_package_runs_outside_the_repository(package):
     python = package.bin / "python"
     code = (
         "import eepolicy, eepolicy.analysis; print(eepolicy.__file__, eepolicy.analysis.__file__)"

@@ -171,7 +171,7 @@ def test_a_plugin_file_does_not_run_with_files_false(folder):
     )
 
 
-def test_a_changed_file_is_read_again_and_noticed(folder):
+def test_a_changed_file_is_reloaded_and_changes_its_digest(folder):
     spec = "mine.py:Plain"
     before = file_digest(spec)
     assert is_file_spec(spec)

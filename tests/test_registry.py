@@ -130,7 +130,7 @@ def test_entry_points_are_loaded_on_demand(things, offer):
     assert "The thing 'absent' is the plug-in no_such_package:Thing." in text
 
 
-def test_a_registered_class_goes_before_an_entry_point(things, offer):
+def test_a_registered_class_takes_precedence_over_an_entry_point(things, offer):
     offer(("box", "no_such_package:Thing"))
     things.register(Box)
     assert things.get("box") is Box
@@ -165,7 +165,7 @@ def test_a_class_that_lacks_a_declaration_is_refused(things):
         things.register(Capital)
 
 
-def test_a_name_belongs_to_one_class_which_may_be_defined_again(things):
+def test_a_name_is_unique_but_its_class_may_be_redefined(things):
     things.register(Box)
 
     class Other(Box):

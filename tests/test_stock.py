@@ -149,7 +149,7 @@ def test_other_models_of_the_class_are_untouched(stock):
     assert got.tolist() == expected.tolist()
 
 
-def test_a_layout_ends_replies():
+def test_the_end_token_of_the_layout_ends_replies():
     stock = tiny("llama")
     ids = torch.tensor([ROWS[0]])
     expected = stock.generate(ids, max_new_tokens=40, eos_token_id=LAYOUT.end, pad_token_id=PAD)
@@ -301,7 +301,7 @@ def test_the_pipeline_of_the_task(stock, words, tmp_path):
     policy=st.sampled_from([POLICY, "text=entropy<2@[2,4]", "text=random:3.0@2"]),
     rows=st.lists(st.lists(st.integers(5, 59), min_size=1, max_size=6), min_size=1, max_size=3),
 )
-def test_lossless_decoding_through_the_entrance(seed, family, policy, rows):
+def test_exact_acceptance_gives_the_stock_tokens(seed, family, policy, rows):
     """With an exact acceptance rule, the stock tokens in ragged batches."""
     model = tiny(family, seed)
     model.generation_config.pad_token_id = PAD
@@ -364,7 +364,7 @@ def test_generate_keeps_the_training_mode_of_modules(stock, how):
         expected = sequences.tolist()
 
 
-def test_stop_strings_of_an_adapted_model_stay(stock, words):
+def test_stop_strings_of_an_adapted_model_apply_and_are_kept(stock, words):
     ids = torch.tensor([ROWS[0]])
     reply = stock.generate(ids)[0, ids.shape[1] :].tolist()
     stock.generation_config.stop_strings = [f"w{reply[3]}"]

@@ -41,7 +41,7 @@ def test_user_defined_policies_have_distinct_styles():
 
 
 @pytest.mark.parametrize("name", ["static", "entropy<0.5", "mine:2", "random:3"])
-def test_a_sweep_over_depths_is_told_apart(name):
+def test_depths_of_a_sweep_have_distinct_styles_in_one_colour(name):
     styles = families([f"{name}@{depth}" for depth in range(6, 20)])
     assert len(set(styles)) == len(styles)
     assert len({colour for colour, _ in styles}) == 1

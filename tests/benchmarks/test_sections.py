@@ -26,7 +26,7 @@ def test_a_section_is_replaced_and_others_stay():
     assert sections(new) == {"list: names": "x", "rows": table, "reasons rows": "stays"}
 
 
-def test_a_line_stays_in_its_line_and_several_lines_become_a_block():
+def test_one_line_is_filled_inline_and_several_lines_form_a_block():
     one = filled(PAGE, "list: names", "y")
     assert one == PAGE.replace("x", "y")
     several = filled(PAGE, "list: names", "y\nz")

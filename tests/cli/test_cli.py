@@ -355,7 +355,7 @@ def test_generate_as_json(run, tmp_path):
     assert result["layer_calls"] == out.trace.layer_calls.sum()
 
 
-def test_debug_shows_where_an_error_is_from(run, monkeypatch):
+def test_debug_raises_errors_instead_of_printing_them(run, monkeypatch):
     _, err = run("generate", "x", "--policy", "nope", code=2)
     assert "Traceback" not in err
     monkeypatch.setattr(sys, "argv", ["eepolicy", "--debug", "generate", "x", "--policy", "nope"])

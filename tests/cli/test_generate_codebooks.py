@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_generate_speaks_and_counts(folder, tmp_path, run):
+def test_generate_writes_sound_and_counts_codebooks(folder, tmp_path, run):
     wave = tmp_path / "a.wav"
     options = ["--policy", "static@2", "--depth-policy", "static@1", "--codebooks", "first:3"]
     options += ["--missing", "previous", "--max-new-tokens", "4"]
@@ -73,7 +73,7 @@ def test_a_device_map_spreads_the_model(folder, run, monkeypatch, device):
     assert maps == [device]
 
 
-def test_one_stream_takes_no_codebooks(run):
+def test_a_model_with_one_stream_refuses_codebook_options(run):
     _, err = run("generate", "Hi?", "--codebooks", "first:2", "--missing", "previous", code=2)
     assert "has one stream of tokens, not several codebooks, so it does not take --codebooks" in err
 

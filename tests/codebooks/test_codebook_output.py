@@ -105,7 +105,7 @@ def test_a_reply_without_frames_has_no_player(out):
     assert "<audio" not in replace(out, codes=out.codes[:1], ended=True)._repr_html_()
 
 
-def test_a_display_speaks_of_frames(out):
+def test_a_display_counts_frames_not_tokens(out):
     shown = out._repr_html_()
     assert shown.count("<title>frame ") == len(out.trace)
     assert 'aria-label="depth of each frame"' in shown

@@ -186,7 +186,7 @@ def test_a_penalty_of_the_caller_keeps_its_prompt_ignore_length(hooked):
         assert hooked.generate(prompt, **options).tokens.tolist() == stock.tolist()
 
 
-def test_several_ends(hooked):
+def test_several_end_tokens_end_replies(hooked):
     prompts = prompts_of(0)
     plain = hooked.generate(prompts, max_new_tokens=40)
     ends = (LAYOUT.end, int(plain[0].tokens[4]), int(plain[2].tokens[9]))

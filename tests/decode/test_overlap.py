@@ -72,7 +72,7 @@ def test_layers_start_before_the_host_reads_the_token(model, always, monkeypatch
     assert [len(layers) for layers in before_looks] == [early] * 4 + [0]  # nothing follows the last
 
 
-class Liar(ExitPolicy):
+class ExitsBelowMinDepth(ExitPolicy):
     """Exits below its declared `min_depth`."""
 
     def depths(self, step):
@@ -97,11 +97,11 @@ def test_a_reply_may_end_at_the_last_position_of_the_model(monkeypatch):
 def test_a_policy_that_exits_below_its_min_depth_is_refused(model):
     """On every device, so that a policy that works on one device works on all."""
     with pytest.raises(EepolicyError, match="below its min_depth 3"):
-        model.generate(ONE, Liar(), max_new_tokens=5)
+        model.generate(ONE, ExitsBelowMinDepth(), max_new_tokens=5)
 
 
 def test_a_least_depth_that_the_model_does_not_have_is_refused(model, monkeypatch):
-    least = LAYERS + 1
-    monkeypatch.setattr(Liar, "min_depth", lambda self, full_depth: least)
-    with pytest.raises(EepolicyError, match=f"at depth {least}, but the model has depths 1 to 6"):
-        model.generate(ONE, Liar(), max_new_tokens=5)
+    depth = LAYERS + 1
+    monkeypatch.setattr(ExitsBelowMinDepth, "min_depth", lambda self, full_depth: depth)
+    with pytest.raises(EepolicyError, match=f"at depth {depth}, but the model has depths 1 to 6"):
+        model.generate(ONE, ExitsBelowMinDepth(), max_new_tokens=5)

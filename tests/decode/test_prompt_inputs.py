@@ -76,7 +76,7 @@ def test_one_prompt_in_all_its_forms(model, prompt):
 
 
 @pytest.mark.parametrize("name", ["input_ids", "inputs"])
-def test_stock_names(model, name):
+def test_prompts_are_accepted_under_stock_argument_names(model, name):
     ids = torch.tensor([IDS])
     out = model.generate(**{name: ids}, attention_mask=torch.ones_like(ids))
     assert out.tokens.tolist() == stock_reply(model, IDS)

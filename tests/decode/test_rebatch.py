@@ -87,7 +87,7 @@ def test_auto_rebatching_follows_the_costs(hooked):
         hooked.generate(PROMPTS, policy, max_new_tokens=40, rebatch=rebatch)
         for rebatch in ("always", "never")
     )
-    most, least = (sum(int(o.trace.layer_calls.sum()) for o in outs) for outs in (always, never))
+    most, fewest = (sum(int(o.trace.layer_calls.sum()) for o in outs) for outs in (always, never))
     flat, steep, gathered = calls.values()
     assert flat == most
-    assert least <= steep < gathered < most
+    assert fewest <= steep < gathered < most

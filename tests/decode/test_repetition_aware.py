@@ -96,7 +96,7 @@ def test_the_written_out_draws_have_these_probabilities():
     assert bool(((shares - expected).abs() <= 4 * spread).all())
 
 
-def test_a_token_of_probability_one_that_is_repeated():
+def test_a_repeated_token_of_probability_one_is_replaced():
     scores = torch.tensor([[100.0, 0.0, 1.0]])
     process = RepetitionAwareLogitsProcessor(RepetitionAware(), prompt_length=0)
     ours = process(torch.tensor([[0]]), scores)
@@ -169,7 +169,7 @@ def test_other_warpers_are_refused(name):
         model.generate(torch.tensor([1, 2]), repetition_aware=True, **{name: 0.5})
 
 
-def test_warpers_of_the_model_are_off():
+def test_warpers_of_the_model_are_ignored():
     """The rule has its own nucleus; `min_p` of the model would restrict its two draws."""
     replies = []
     for value in (None, 0.5):

@@ -10,7 +10,7 @@ from eepolicy import EepolicyError, HookedModel
 from eepolicy.decode.repetition_window import WindowedRepetitionPenalty
 
 
-def test_rejected_drafts_do_not_change_it():
+def test_rejected_drafts_do_not_change_the_penalty():
     model = HookedModel(tiny("llama"), LAYOUT)
     prompt = torch.arange(6) + 10
     plain = model.generate(prompt, max_new_tokens=24)

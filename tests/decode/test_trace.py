@@ -47,7 +47,7 @@ from eepolicy.policies import Step, parse_policy
     ],
     ids=repr,
 )
-def test_trace_counts_what_really_ran(stock, hooked, policy):
+def test_the_trace_counts_the_layer_calls_that_ran(stock, hooked, policy):
     with LayerCounter(stock) as counter:
         trace = hooked.generate(PROMPT, policy, max_new_tokens=30).trace
     # the prompt runs in the calls of a first token at full depth
@@ -68,7 +68,7 @@ def test_trace_counts_what_really_ran(stock, hooked, policy):
 
 
 @pytest.mark.parametrize("rebatch", ["never", "always", 0.4])
-def test_a_batch_counts_what_really_ran(stock, hooked, rebatch):
+def test_layer_calls_of_a_batch_count_only_rows_that_took_part(stock, hooked, rebatch):
     """A layer call counts once for every row that took part in it, and for no other row."""
     with LayerCounter(stock) as counter:
         outs = hooked.generate(PROMPTS, RandomDepths(3), max_new_tokens=24, rebatch=rebatch)
@@ -158,7 +158,7 @@ def test_since_refresh_counts_from_the_last_full_depth(hooked):
 
 @torch.no_grad()
 @pytest.mark.parametrize("padding", [[0], [0, 2, 1]])
-def test_a_scheduled_step_reads_nothing_off_the_device(hooked, padding, monkeypatch):
+def test_a_scheduled_step_copies_no_values_to_the_host(hooked, padding, monkeypatch):
     """The meta device holds no data: whatever reads a value there fails."""
     # made before the move: transformers before 5.19 cannot make them on the meta device
     rotations = {

@@ -112,7 +112,7 @@ def test_the_figure_equals_the_reference_image(name, tmp_path):
     assert difference(name, tmp_path / "new.png") <= TOLERANCE
 
 
-def test_another_colour_is_seen(tmp_path, monkeypatch):
+def test_another_colour_exceeds_the_tolerance(tmp_path, monkeypatch):
     monkeypatch.setitem(COLOURS, "speech", "#00aa00")
     draw("depths", tmp_path / "new.png")
     assert difference("depths", tmp_path / "new.png") > TOLERANCE

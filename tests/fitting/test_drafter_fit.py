@@ -250,7 +250,7 @@ def test_a_drafter_is_fitted_within_the_computed_memory(unroll, tmp_path):
     assert 0.3 * sum(bound.values()) < measured.peak < sum(bound.values())
 
 
-def test_hours_grow_with_the_steps_of_drafting():
+def test_estimated_hours_grow_with_the_unrolled_steps():
     def hours(unroll: int) -> float:
         config = FitConfig("drafter", num_layers=1, unroll=unroll)
         size = HeadSize(8, 100, num_layers=1, layer_weights=1000)

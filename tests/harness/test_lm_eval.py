@@ -225,7 +225,7 @@ def test_a_speech_model_answers_questions(folder, monkeypatch):
     assert 14 < lm.tally.to_dict(20)["mean_depth"] < 20
 
 
-def test_what_is_not_defined_is_refused(folder):
+def test_unsupported_model_arguments_and_models_are_refused(folder):
     with pytest.raises(eepolicy.EepolicyError, match="--model_args has peft; the model takes"):
         EarlyExitLM(str(folder / "model"), peft="adapter")
     with pytest.raises(eepolicy.EepolicyError, match="acts on speech, and this model has none"):

@@ -194,7 +194,7 @@ def test_a_head_behaves_as_a_module(kind):
     assert {p.dtype for p in head.parameters()} == {torch.float64}
 
 
-def test_a_copied_model_has_a_lens_of_its_own():
+def test_the_lens_of_a_copied_model_uses_the_copied_weights():
     hooked = HookedModel(tiny("llama"))
     twin = copy.deepcopy(hooked)
     assert twin.lens.head is twin.model.lm_head

@@ -158,7 +158,7 @@ def test_a_model_with_one_activation_scale_per_call_is_refused():
         HookedModel(quantise(tiny("llama", 6), "call"))
 
 
-def test_obstacles_are_found_in_modules_of_modules():
+def test_obstacles_are_found_in_nested_modules():
     module = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Tanh()))
     assert obstacle(module) is None
     module[1][0].register_forward_hook(lambda *_: None)

@@ -468,7 +468,7 @@ def test_rope_parameters_of_transformers_5_are_read(original, tmp_path, model):
         covo_audio.native(CONFIG | {"llm_config": llm})
 
 
-def test_the_commands_know_the_model(original, run, tensors):
+def test_models_commands_describe_covo_audio(original, run, tensors):
     out, _ = run("models", "check", str(original))
     assert "covo-audio-chat in its authors' layout" in out
     assert f"{4 * sum(w.numel() for w in tensors.values()) / 1e9:.3f} GB in float32" in out

@@ -62,7 +62,7 @@ def test_fetch_optional_gives_none_for_a_missing_file(monkeypatch):
         (ValueError("Force download failed"), "Force download failed"),
     ],
 )
-def test_a_fault_is_not_a_missing_file(monkeypatch, cache, error, words):
+def test_a_download_error_is_not_taken_for_a_missing_file(monkeypatch, cache, error, words):
     monkeypatch.setattr(hub, "hf_hub_download", raising(error))
     with pytest.raises(EepolicyError, match=words):
         hub.fetch_optional("someone/model", "heads.safetensors", cache_dir=cache)

@@ -35,7 +35,7 @@ def reply(model: HookedModel) -> list[int]:
     return model.generate(PROMPT, "text=static@2", 8).tokens.tolist()
 
 
-def test_a_text_model_comes_back_with_its_heads(fitted, tmp_path):
+def test_a_saved_text_model_loads_with_its_heads(fitted, tmp_path):
     fitted.save_pretrained(tmp_path / "model")
     for loaded in (
         HookedModel.from_pretrained(str(tmp_path / "model")),
@@ -47,7 +47,7 @@ def test_a_text_model_comes_back_with_its_heads(fitted, tmp_path):
     assert reply(eepolicy.load(str(tmp_path / "model"), heads="lens")) == reply(lens)
 
 
-def test_the_pocket_model_comes_back(pocket, tmp_path):
+def test_the_saved_pocket_model_gives_the_same_replies_and_sound(pocket, tmp_path):
     """With its layout, its voice and its heads; the model in memory does not change."""
     before = dict(pocket.config.to_dict())
     pocket.save_pretrained(tmp_path / "model")

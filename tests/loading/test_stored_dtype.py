@@ -27,7 +27,7 @@ from eepolicy.loading.stored_dtype import stored_dtype
         ({}, None, torch.float32),
     ],
 )
-def test_the_stored_type(tmp_path, config, weights, expected):
+def test_the_stored_dtype_comes_from_the_config_or_weights(tmp_path, config, weights, expected):
     (tmp_path / "config.json").write_text(json.dumps(config))
     if weights is not None:
         save_file({"w": torch.zeros(2, dtype=weights)}, tmp_path / "model.safetensors")

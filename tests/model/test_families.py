@@ -188,7 +188,7 @@ CHANGING = {
 
 
 @pytest.mark.parametrize("kind", CHANGING)
-def test_rotations_that_change_with_the_length(kind):
+def test_length_dependent_rotations_are_exact_up_to_their_limit(kind):
     """They are exact up to the length at which they change, and refused beyond it."""
     config = CONFIGS["llama"]()
     config.rope_parameters = CHANGING[kind]
@@ -211,7 +211,7 @@ LEFTOVER = "the config names sliding_window=16, and {} attends to all positions"
 
 
 @pytest.mark.parametrize("family", ["llama", "olmo2", "glm"])
-def test_a_window_that_the_family_ignores(family):
+def test_an_unused_window_in_the_config_warns_and_is_ignored(family):
     """A window left over in the config of a family that does not slide."""
     stock = tiny(family)
     stock.config.sliding_window = 16

@@ -58,13 +58,13 @@ def test_full_depth_is_stock_generate(pocket, number):
 
 # measured 18 and 53; the model card says how often on 200
 @pytest.mark.parametrize(
-    ("count", "least"), [(20, 16), pytest.param(60, 49, marks=pytest.mark.slow)]
+    ("count", "minimum"), [(20, 16), pytest.param(60, 49, marks=pytest.mark.slow)]
 )
-def test_it_answers_and_speaks(pocket, count, least):
+def test_it_answers_and_speaks(pocket, count, minimum):
     questions = eepolicy.held_out("test")[:count]
     outputs = pocket.generate([q["question"] for q in questions])
     right = sum(is_right(o.text, q["keys"]) for o, q in zip(outputs, questions, strict=True))
-    assert right >= least
+    assert right >= minimum
     assert all(o.ended for o in outputs)
     assert all(1.0 < len(o.audio) / 16_000 < 8.0 for o in outputs)
 
@@ -108,7 +108,7 @@ def test_layer_calls_of_a_schedule_equal_its_depths(pocket):
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_exact_acceptance_says_what_the_full_model_says(pocket, number):
+def test_exact_acceptance_gives_the_full_models_reply(pocket, number):
     question = eepolicy.held_out("test")[number]["question"]
     full = pocket.generate(question)
     exact = pocket.generate(question, "spark:triple@14", accept="exact")
@@ -318,7 +318,7 @@ def test_an_interrupted_comparison_saves_its_work_and_continues(run, tmp_path):
     assert len(done) == len(set(done)) >= 40
 
 
-def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
+def test_an_incomplete_checkpoint_is_refused(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(pocket_folder(), folder)
     # copies: the file, which safetensors may have mapped, is written over

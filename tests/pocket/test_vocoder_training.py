@@ -52,7 +52,7 @@ def test_noise_has_no_pitch():
     assert np.isfinite(pitch).all()
 
 
-def test_parts_are_parts_of_a_clip(units, clips):
+def test_drawn_parts_are_contiguous_parts_of_a_clip(units, clips):
     batch = draw(clips, units, 20, np.random.default_rng(0))
     assert batch.wave.shape == (20, PART * HOP)
     assert batch.log_mel.shape == (20, PART, 80)

@@ -149,7 +149,7 @@ def plain_decode(model: HookedModel, prompt: Tensor, threshold: float, verify: b
 
 @pytest.mark.parametrize("threshold", [0.0, 0.02, 0.2])
 @pytest.mark.parametrize("accept", ["all", "exact"])
-def test_it_decides_as_a_plain_loop(model, accept, threshold):
+def test_drift_refresh_matches_a_plain_decoding_loop(model, accept, threshold):
     policy = DriftRefresh(threshold, EXIT, on="both")
     outputs = model.generate(PROMPTS, policy, TOKENS, accept=accept, max_pending=TOKENS)
     rejected = 0

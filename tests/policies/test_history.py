@@ -44,7 +44,7 @@ def model() -> HookedModel:
 
 
 @dataclass(frozen=True)
-class Told(PolicyState):
+class HistoryState(PolicyState):
     """A hash of the tokens in the policy's history, and the number of verified drafts."""
 
     tokens: Tensor
@@ -61,7 +61,7 @@ class Listening(ExitPolicy):
 
     def begin(self, rows):
         zeros = torch.zeros(rows, dtype=torch.long)
-        return Told(zeros, zeros)
+        return HistoryState(zeros, zeros)
 
     def update(self, step):
         state, history = step.state, step.history
@@ -75,7 +75,9 @@ class Listening(ExitPolicy):
             | {"confidence": history.confidence, "entropy": history.entropy}
             | {"position": step.position.tolist(), "tokens": seen.tolist()}
         )
-        return Told(torch.where(step.position == 0, state.tokens, seen), state.verified + new)
+        return HistoryState(
+            torch.where(step.position == 0, state.tokens, seen), state.verified + new
+        )
 
     def depths(self, step):
         # the state decides too, so that a wrong state changes depths
@@ -264,7 +266,7 @@ def test_each_modality_has_the_state_of_its_policy(model):
         on: str = "speech"
 
         def begin(self, rows):
-            return Told(*torch.zeros(2, rows, dtype=torch.long))
+            return HistoryState(*torch.zeros(2, rows, dtype=torch.long))
 
         def update(self, step):
             return replace(step.state, tokens=step.state.tokens + step.is_on(self.on))
@@ -291,12 +293,12 @@ class Forgetful(ExitPolicy):
 
     def begin(self, rows):
         if self.fault == "shape":
-            return Told(torch.zeros(rows + 1), torch.zeros(rows))
+            return HistoryState(torch.zeros(rows + 1), torch.zeros(rows))
         if self.fault == "type":
             return [0] * rows
         if self.fault == "begin depends on rows":
-            return Told(torch.full((rows,), rows), torch.zeros(rows))
-        return Told(torch.zeros(rows), torch.zeros(rows))
+            return HistoryState(torch.full((rows,), rows), torch.zeros(rows))
+        return HistoryState(torch.zeros(rows), torch.zeros(rows))
 
     def update(self, step):
         state = step.state

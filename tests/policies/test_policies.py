@@ -132,13 +132,13 @@ def history_of_nothing(rows: int) -> History:
 )
 def test_policies_neither_read_nor_exit_below_min_depth(policy, rows):
     known = torch.tensor(rows).T
-    least = policy.min_depth(FULL)
-    assert 1 <= least <= FULL
+    min_depth = policy.min_depth(FULL)
+    assert 1 <= min_depth <= FULL
     step = Step(*known, FULL, history_of_nothing(len(rows)) if policy.needs_history else None)
     step = replace(step, state=policy.begin(len(rows)))
     step = replace(step, state=policy.update(step))
-    assert least <= policy.depths(step).min()
-    assert all(look >= least for look in policy.candidate_depths(step))
+    assert min_depth <= policy.depths(step).min()
+    assert all(look >= min_depth for look in policy.candidate_depths(step))
 
 
 @given(policies())
@@ -162,7 +162,7 @@ def test_spec_and_repr_round_trip(policy):
         ("both=static@3,text=full", "there can be no other term"),
     ],
 )
-def test_a_wrong_spec_gets_a_sentence(spec, sentence):
+def test_a_wrong_spec_is_refused_with_the_reason(spec, sentence):
     with pytest.raises(EepolicyError, match=sentence):
         parse_policy(spec)
 

@@ -59,7 +59,7 @@ def test_figures_draw_on_the_callers_axes(result):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_what_cannot_be_drawn(result):
+def test_statistics_and_documents_that_cannot_be_drawn_are_refused(result):
     with pytest.raises(EepolicyError, match="can draw agreement, entropy"):
         result.plot.heatmap("top1")
     with pytest.raises(EepolicyError, match="no document 3, only 0"):

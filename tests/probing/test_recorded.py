@@ -84,7 +84,7 @@ def test_a_record_excludes_rejected_drafts(hooked, accept):
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_a_record_takes_what_a_probe_takes(hooked):
+def test_a_record_accepts_options_of_a_probe(hooked):
     prompt = torch.arange(5)
     out = hooked.generate(prompt, max_new_tokens=6, record={"statistics": ["entropy"], "top_k": 2})
     assert out.record.statistics == ("entropy",)

@@ -274,7 +274,7 @@ def test_reserved_names_are_those_of_a_result():
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_two_statistics_of_one_name(hooked):
+def test_different_statistics_of_one_name_are_refused(hooked):
     mine = Statistic(name="entropy", description="mine", compute=len)
     for statistics in ([mine], ["entropy", mine]):
         with pytest.raises(EepolicyError, match="two statistics have the name 'entropy'"):

@@ -85,7 +85,7 @@ def test_a_recording_is_encoded_as_by_transformers(codec):
             vocoder.encode(wrong)
 
 
-def test_a_worker_reads_the_codec_itself(codec):
+def test_a_pickled_vocoder_reloads_its_codec(codec):
     stock, vocoder, _ = codec
     there = pickle.loads(pickle.dumps(vocoder))
     assert there == vocoder

@@ -89,7 +89,7 @@ def test_another_voice(authors, folder, tmp_path):
     assert authors.voice == str(other)
 
 
-def test_what_is_missing_is_named(authors, folder, monkeypatch):
+def test_wrong_units_and_missing_requirements_are_named(authors, folder, monkeypatch):
     voice = CovoVoice(folder, device="cpu")
     with pytest.raises(EepolicyError, match="units are 0 to 16383; got 5 to 16384"):
         voice.decode(UNITS + (UNITS == 16_383))

@@ -31,7 +31,7 @@ def codes(seed: int, length: int) -> torch.Tensor:
     return torch.randint(50, (length,), generator=torch.Generator().manual_seed(seed))
 
 
-def test_it_sounds_the_same_each_time(units):
+def test_decoding_is_deterministic(units):
     first = units.decode(codes(0, 30))
     assert first.shape == (30 * UNIT_SAMPLES,)
     assert torch.equal(first, units.decode(codes(0, 30)))

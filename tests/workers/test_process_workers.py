@@ -70,7 +70,7 @@ def test_the_calling_process_works_alone():
         assert len(workers) == 0
 
 
-def test_items_may_come_while_others_are_finished():
+def test_items_can_be_submitted_while_results_are_read():
     with ProcessWorkers(lambda: abs, size=0) as workers:
         workers.submit(-3)
         results = []

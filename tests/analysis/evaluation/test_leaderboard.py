@@ -58,7 +58,7 @@ def test_rows_that_are_not_worse_come_first_by_speed(board):
     assert lines[0][5] == "0.50"  # half a second for a second of speech
 
 
-def test_undecided_rows_are_between(tmp_path):
+def test_undecided_rows_come_before_worse_rows(tmp_path):
     rows = {"full": (0, 1.0), "static@4": (2, 0.2), "static@14": (1, 0.5)}  # 50 points: the margin
     board = Leaderboard(tuple(read_runs([example(tmp_path / "run", rows)])))
     assert [(line[0], line[1]) for line in board.lines()] == [

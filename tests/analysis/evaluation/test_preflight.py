@@ -88,7 +88,7 @@ def test_without_a_vocoder_a_tone_is_heard():
         ),
     ],
 )
-def test_what_fails_is_named(parts, match):
+def test_a_failing_part_is_named_before_any_reply(parts, match):
     vocoder = parts.pop("vocoder", Part(SOUND))
     with pytest.raises(EepolicyError, match="before any reply was made.*" + match):
         preflight(model(vocoder), SpeechMetrics(**parts))

@@ -51,10 +51,10 @@ def test_a_row_alone_reads_its_layers_once_a_token():
     tokens = 100 * 4.0 * 25 * 5 / 4  # four units and a text token, 25 units a second
     for row, depth in ((full, 28), (triple, (28 + 4 * 25) / 5)):
         read = depth * 2 * size.layer_weights + 2 * size.width * size.vocabulary
-        least = tokens * read / A100.bytes_per_second / 3600
+        read_hours = tokens * read / A100.bytes_per_second / 3600
         hours = row_hours(size, row, load, A100)
         # half of the bandwidth, and the keys and values
-        assert least / 0.5 < hours < 1.02 * least / 0.5
+        assert read_hours / 0.5 < hours < 1.02 * read_hours / 0.5
     slow = row_hours(size, full, replace(load, compiled=False), A100)
     assert slow == pytest.approx(tokens * 28 * 0.87e-3 / 3600)
 

@@ -96,7 +96,7 @@ def test_a_difference_close_to_the_margin_gets_no_absurd_number():
     assert verdict.decisions["wer"].needed > 10_000
 
 
-def test_text_decides_where_nothing_is_heard():
+def test_text_accuracy_decides_without_speech_recognition():
     silent = {"errors": None, "words": None, "right_speech": None}
     full = [RECORD_TEXT | silent for _ in range(60)]
     wrong = [RECORD_TEXT | silent | {"right_text": i % 2 == 0} for i in range(60)]

@@ -69,7 +69,7 @@ def test_a_study_of_a_user_is_written_like_the_others(model, tmp_path):
     assert Mine.run(again).table() == "| stored |"
 
 
-def test_a_workspace_refuses_measurements_of_something_else(model, tmp_path):
+def test_a_workspace_refuses_other_questions_and_models(model, tmp_path):
     Workspace.open(model, QUESTIONS, tmp_path)
     with pytest.raises(EepolicyError, match="other questions; use another folder"):
         Workspace.open(model, [{"question": "dog", "keys": []}], tmp_path)

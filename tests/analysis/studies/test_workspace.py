@@ -32,7 +32,7 @@ def model_with(seed: int = 0, **options) -> HookedModel:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_measurements_of_something_else_are_not_read(tmp_path, other, questions, name):
+def test_other_settings_and_questions_are_refused(tmp_path, other, questions, name):
     Workspace.open(model_with(), QUESTIONS, tmp_path)
     Workspace.open(model_with(), QUESTIONS, tmp_path)
     with pytest.raises(EepolicyError, match=f"measurements with another .*{name}"):
