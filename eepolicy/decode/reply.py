@@ -134,7 +134,7 @@ class Reply:
         self.verification, self.just_verified = (self.num_drafts, self.num_drafts), True
         for entry in self.entries[len(self.entries) - self.num_drafts :]:
             entry.draft_status = DraftStatus.ACCEPTED
-            if entry.token not in self.ends:
+            if entry.token not in self.ends | {*self.layout.ends}:
                 self.layout.modality(entry.token)
         self.draft_scores = []
 

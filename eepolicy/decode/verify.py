@@ -93,8 +93,8 @@ class DraftVerifier:
             if depth < self.batch.full_depth:
                 scores = new.scores[i].clone() if self._keeps_scores else new.scores[i, :0]
             reply.append(new.tokens[i], depth, step.costs[i], draft_scores=scores)
-            full = new.ends_reply[i] or reply.num_drafts > self.max_unverified
-            if scores is not None and full:
+            is_due = new.ends_reply[i] or reply.num_drafts > self.max_unverified
+            if scores is not None and is_due:
                 due.append(row)
         before = {row: self.batch.cost(row) + TokenCost() for row in due}
         states |= self.batch.flush(due)

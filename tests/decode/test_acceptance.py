@@ -268,3 +268,6 @@ def test_an_end_of_no_modality_may_be_no_end_of_a_reply():
     out = model.generate(PROMPTS[0], "both=static@2", max_new_tokens=24, eos_token_id=-1)
     assert len(out.tokens) == 24
     assert VOCAB - 1 in out.tokens
+    options = {"accept": "tolerance:1", "max_pending": 4, "max_new_tokens": 24, "eos_token_id": -1}
+    kept = model.generate(PROMPTS[0], "both=static@2", **options)
+    assert VOCAB - 1 in kept.tokens  # as an accepted draft
