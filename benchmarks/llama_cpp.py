@@ -29,12 +29,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import eepolicy
 from benchmarks.gguf_file import weight_bytes, write_gguf
+from benchmarks.precision import DTYPES
 from eepolicy.analysis.stats import bootstrap
 from eepolicy.analysis.tables import markdown_table
-from eepolicy.analysis.timing.contenders import NO_END, without_warnings
+from eepolicy.analysis.timing.contenders import GENERATION_LOG, NO_END
 from eepolicy.analysis.timing.roofline import Sizes, measure_bandwidth
 from eepolicy.heads.fingerprint import fingerprint
 from eepolicy.io import read_json, write_atomically, write_json, write_text
+from eepolicy.logs import only_errors
 
 #: a Llama of 1.04 billion weights
 RANDOM, RANDOM_CONFIG = (
@@ -50,8 +52,6 @@ RANDOM, RANDOM_CONFIG = (
         tie_word_embeddings=True,
     ),
 )
-#: type of the weights -> ours
-OURS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 #: type of the weights -> type of llama.cpp
 THEIRS = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
 #: type of llama.cpp -> ours with as many bits a weight
@@ -92,7 +92,7 @@ def our_decoder(model: eepolicy.HookedModel, weights: str) -> Decoder:
     options: dict[str, Any] = dict(NO_END)
 
     def decode(prompt: Sequence[int], tokens: int) -> tuple[list[int], float]:
-        with without_warnings():
+        with only_errors(GENERATION_LOG):
             out = model.generate(
                 torch.tensor(prompt), "full", max_new_tokens=tokens, compile=True, **options
             )
@@ -176,7 +176,7 @@ class Measured:
 
     Attributes:
         seconds: seconds a token of each prompt, medians over the rounds, by decoder.
-        agreement: share of tokens equal to those of our float32, by decoder.
+        agreement: share of tokens equal to those of the first decoder, by decoder.
         bytes_per_second: measured read-only bandwidth.
     """
 
@@ -255,8 +255,9 @@ def rows(decoders: Sequence[Decoder], measured: Measured) -> list[list[str]]:
 def page(tables: dict[int, Table], args: argparse.Namespace, version: str) -> str:
     """The page: settings, command, and a table for each number of threads."""
     first = next(iter(tables.values()))
-    floats = [i for i, d in enumerate(first.decoders) if d.weights in ("float32", "F32")]
-    equal = min((first.measured.agreement[i] for i in floats), default=0.0)
+    agreement = dict(
+        zip((d.weights for d in first.decoders), first.measured.agreement, strict=True)
+    )
     lines = [
         f"# Full depth against llama.cpp: {Path(args.model).name}",
         "",
@@ -277,8 +278,9 @@ def page(tables: dict[int, Table], args: argparse.Namespace, version: str) -> st
         "first decoder take, by sums and by products with a vector in torch; the faster counts. "
         "Prefetching reads faster, so a share can exceed 1.",
     ]
-    if len(floats) > 1:
-        lines += ["", f"Of the tokens in float32, {100 * equal:.1f} % are equal in both libraries."]
+    if {"float32", "F32"} <= agreement.keys():
+        equal = f"{100 * agreement['F32']:.1f} %"
+        lines += ["", f"Of the tokens in float32, {equal} are equal in both libraries."]
     for threads, (decoders, measured) in tables.items():
         unit = "thread" if threads == 1 else "threads"
         lines += [
@@ -313,10 +315,11 @@ def prepare(name: str, folder: Path, weights: Sequence[str]) -> Path:
             LlamaForCausalLM(RANDOM_CONFIG).save_pretrained(unfinished)
             unfinished.rename(model)
     stock = LlamaForCausalLM.from_pretrained(model, dtype=torch.float32)
-    if not seen.is_file() or read_json(seen) != fingerprint(stock):  # files of another model
+    weights_of = fingerprint(stock)
+    if not seen.is_file() or read_json(seen) != weights_of:  # files of another model
         for file in folder.glob("*.gguf"):
             file.unlink()
-        write_json(seen, fingerprint(stock))
+        write_json(seen, weights_of)
     if not source.is_file():
         write_atomically(source, lambda part: write_gguf(stock, part))
     for kind in weights:
@@ -330,7 +333,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="folder of a Llama in Hugging Face format, or random-1b")
     parser.add_argument(
-        "--weights", nargs="+", default=[*OURS, *THEIRS], choices=[*OURS, *THEIRS], metavar="TYPE"
+        "--weights",
+        nargs="+",
+        default=[*DTYPES, *THEIRS],
+        choices=[*DTYPES, *THEIRS],
+        metavar="TYPE",
     )
     parser.add_argument("--prompts", type=int, default=4, help="number of prompts")
     parser.add_argument("--tokens", type=int, default=48, help="tokens of a reply")
@@ -339,15 +346,15 @@ def main() -> None:
     parser.add_argument("--files", type=Path, default=Path("work/gguf"), help="folder for files")
     parser.add_argument("--write", type=Path, help="file for the page")
     args = parser.parse_args()
-    if not OURS.keys() & {*args.weights} or args.tokens < 2:
+    if not DTYPES.keys() & {*args.weights} or args.tokens < 2:
         parser.error("give at least one of our types of weights, and two tokens or more")
-    args.weights.sort(key=lambda kind: [*OURS, kind].index(kind))  # the first gives the tokens
+    args.weights.sort(key=lambda kind: [*DTYPES, kind].index(kind))  # the first gives the tokens
     folder = args.files / Path(args.model).name
     model = prepare(args.model, folder, args.weights)
     draw = torch.Generator().manual_seed(0)
-    ours = {w: eepolicy.load(model, OURS[w]) for w in args.weights if w in OURS}
-    vocabulary = next(iter(ours.values())).vocab_size
-    prompts = torch.randint(vocabulary, (args.prompts, PROMPT), generator=draw).tolist()
+    ours = {w: eepolicy.load(model, DTYPES[w]) for w in args.weights if w in DTYPES}
+    first = next(iter(ours.values()))
+    prompts = torch.randint(first.vocab_size, (args.prompts, PROMPT), generator=draw).tolist()
     log = silence()
     tables: dict[int, Table] = {}
     for threads in args.threads:
@@ -359,9 +366,8 @@ def main() -> None:
                 else stack.enter_context(their_decoder(folder / f"{w}.gguf", w, threads))
                 for w in args.weights
             ]
-            largest = ours[min(ours, key=[*OURS].index)]
             measured = measure(
-                decoders, prompts, args.tokens, args.rounds, partial(measure_bandwidth, largest)
+                decoders, prompts, args.tokens, args.rounds, partial(measure_bandwidth, first)
             )
         tables[threads] = Table(decoders, measured)
     del log

@@ -25,6 +25,7 @@ FLOORS = [
         "arguments",
         "formats",
         "html",
+        "logs",
         "registry",
         "plugin_files",
         "modality",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +15,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 import eepolicy
 from eepolicy.errors import EepolicyError
 from eepolicy.fields import CheckedFields, Positive
+from eepolicy.logs import only_errors
 from eepolicy.prompts import pad_left
 
 #: default policies, with exit depths as shares of full depth
@@ -34,6 +33,8 @@ MAX_UNVERIFIED = 4  # drafts of self-speculation before a verification
 #: options of `generate` with which no id ends a reply.  `min_new_tokens` takes a millisecond a
 #: token for large vocabularies
 NO_END = {"eos_token_id": -1}
+#: logger of transformers that warns of `NO_END` at each call
+GENERATION_LOG = "transformers.generation.utils"
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def policy_contender(
 
     def decode(prompts: list[torch.Tensor]) -> Trial:
         start = time.perf_counter()
-        with without_warnings():
+        with only_errors(GENERATION_LOG):
             outs = model.generate(prompts, policy, **used)
         seconds = time.perf_counter() - start
         traces = [out.trace for out in outs]
@@ -170,7 +171,7 @@ def stock_contender(
     def decode(prompts: list[torch.Tensor]) -> Trial:
         ids, mask = pad_left([p.to(stock.device) for p in prompts], 0)
         start, clock = time.perf_counter(), FirstTokenClock(stock.device)
-        with without_warnings():
+        with only_errors(GENERATION_LOG):
             out = stock.generate(
                 ids,
                 attention_mask=mask,
@@ -190,18 +191,6 @@ def stock_contender(
         return Trial(seconds / tokens, tokens / len(replies), ttft=clock.seconds)
 
     return Contender(name, decode)
-
-
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """Silence transformers, which warns of `NO_END` at each call."""
-    log = logging.getLogger("transformers.generation.utils")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def self_speculation(model: eepolicy.HookedModel, config: BenchConfig) -> Contender:
