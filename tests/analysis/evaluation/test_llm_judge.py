@@ -11,7 +11,7 @@ from eepolicy.analysis.evaluation.judge_scores import read_rating, read_verdict
 from eepolicy.analysis.evaluation.llm_judge import LlmJudge, unscored, unscored_note
 
 RATINGS = {
-    # as asked for
+    # in the requested form
     "[[8]]": 0.8,
     "[[10]]": 1.0,
     "[[ 7.5 ]]": 0.75,
@@ -67,7 +67,7 @@ RATINGS = {
 }
 
 VERDICTS = {
-    # as asked for
+    # in the requested form
     "[[yes]]": 1.0,
     "[[No]]": 0.0,
     "Yes or no? [[no]]": 0.0,
@@ -111,7 +111,7 @@ VERDICTS = {
     "The answer is wrong, as the right answer is Ann.": 0.0,
     "Is the answer right? Yes.": 1.0,
     "The answer is correct? No.": 0.0,
-    # a word that stands alone
+    # the last word
     "There is no mistake: yes": 1.0,
     "I would say yes.": 1.0,
     "It names Bob, so: no.": 0.0,
