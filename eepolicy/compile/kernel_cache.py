@@ -18,8 +18,8 @@ from eepolicy.errors import translated
 from eepolicy.logs import only_errors
 
 #: largest difference of a plan from the kernels of the compiler, as a share of the largest number:
-#: products are summed in another order.  In bfloat16 a sum may round to the next number, which is up
-#: to 8e-3 away, in each of a few operations; measured: 7e-4 (logits of SmolLM2)
+#: products are summed in another order.  In bfloat16 a sum may round to the next number, up to 8e-3
+#: away, in each of a few operations; measured: 7e-4 (logits of SmolLM2)
 PLAN_TOLERANCE = {torch.bfloat16: 3e-2}
 OTHER_TOLERANCE = 1e-4
 #: options of the compiler.  A product and a sum become one instruction.  An input that is used
