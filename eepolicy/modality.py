@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection
-from copy import copy
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from itertools import combinations
@@ -230,7 +229,9 @@ class ChunkClock:
 
     def copy(self) -> ChunkClock:
         """A clock of its own in the same state."""
-        new = copy(self)  # without a check of the fields: every token copies a clock
+        # every token copies a clock: without a check of the fields, and faster than `copy.copy`
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
         new.produced = list(self.produced)
         return new
 

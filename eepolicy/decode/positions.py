@@ -37,8 +37,13 @@ class Positions:
         self.stored_rows = list(range(len(self.padding)))
         self.mask_depths: set[int] = set()
         self._device = backbone.device  # the property costs as much as a small product
+        self._on_device: dict[tuple[int, ...], Tensor] = {}
         self._rotations = backbone.rotations(capacity)
         self._columns = torch.arange(capacity, device=self._device)
+        #: position of each column, (stored rows, capacity), negative in the padding; None where
+        #: columns are positions
+        self._shifted: Tensor | None = None
+        self._shift()
         kinds = set(backbone.parts.attention)
         biased = backbone.parts.key_bias is not None
         self._always_masked = biased or kinds != {FULL}
@@ -50,7 +55,6 @@ class Positions:
         self._dropped: Tensor | None = None
         #: the same on the host, by row
         self._dropped_columns: dict[int, set[int]] = {}
-        self._on_device: dict[tuple[int, ...], Tensor] = {}
 
     def tensor(self, numbers: list[int]) -> Tensor:
         """Integers on the device: (numbers,).
@@ -83,6 +87,7 @@ class Positions:
         extra = capacity - self.capacity
         self._rotations = self.backbone.rotations(capacity)
         self._columns = torch.arange(capacity, device=self._device)
+        self._shift()
         if self._visible_depth is not None:
             self._visible_depth = F.pad(self._visible_depth, (0, extra), value=self.backbone.depth)
         if self._dropped is not None:
@@ -93,6 +98,7 @@ class Positions:
         """Drop all other rows."""
         slots = self.slots(rows)
         self.stored_rows = list(rows)
+        self._shift()
         if self._visible_depth is not None:
             self._visible_depth = self._visible_depth[slots]
         if self._dropped is not None:
@@ -130,13 +136,11 @@ class Positions:
         """Positions of columns: (rows, columns), or (1, columns) where no row is shifted."""
         if self.backbone.parts.max_positions is not None:
             self._check_length(rows, stop)
-        columns = self._columns[None, start:stop]
-        if not self._any_shift():
-            return columns
         if self._dropped is not None:
             return (self._own(rows, stop).cumsum(1) - 1)[:, start:].clamp(min=0)
-        padding = self.tensor([self.padding[row] for row in rows])
-        return (columns - padding[:, None]).clamp(min=0)
+        if self._shifted is None:
+            return self._columns[None, start:stop]
+        return self._shifted[self.index(rows), start:stop].clamp(min=0)
 
     def are_consecutive(self, rows: list[int], columns: slice) -> bool:
         """Whether the column before each of some columns is the position before it."""
@@ -162,7 +166,7 @@ class Positions:
         Returns:
             Cosines and sines in most families, (rows or 1, columns, d) each.
         """
-        if not self._any_shift():
+        if self._shifted is None and self._dropped is None:
             columns = slice(start, stop)
             return {
                 kind: tuple(part[0, columns][None] for part in rotation)
@@ -177,17 +181,17 @@ class Positions:
     def masks(self, rows: list[int], start: int, stop: int, layer: int) -> dict[str, Tensor | None]:
         """Attention masks of columns at a layer, by kind; see `Backbone.block_masks`."""
         valid, positions = None, None
-        if any(self.padding[row] for row in self.stored_rows):
-            padding = self.tensor([self.padding[row] for row in rows])
-            valid = self._columns[:stop] >= padding[:, None]
+        if self._shifted is not None:
+            shifted = self._shifted[self.index(rows), :stop]
+            valid = shifted >= 0
             if self._reads_positions:  # these count from the first position of a row
-                positions = (self._columns[:stop] - padding[:, None]).clamp(min=0)
+                positions = shifted.clamp(min=0)
         if self._dropped is not None:
-            kept = ~self._dropped[self.slots(rows), :stop]
+            kept = ~self._dropped[self.index(rows), :stop]
             valid = kept if valid is None else valid & kept
             positions = (valid.cumsum(1) - 1).clamp(min=0)
         if self._visible_depth is not None and min(self.mask_depths) <= layer:
-            visible = self._visible_depth[self.slots(rows), :stop] > layer
+            visible = self._visible_depth[self.index(rows), :stop] > layer
             valid = visible if valid is None else valid & visible
         if valid is None and stop - start == 1 and not self._always_masked:
             return self._unmasked  # a single column that sees all others
@@ -201,14 +205,16 @@ class Positions:
             tokens = int(self._own(rows, stop).sum(1).max())
         self.backbone.check_length(tokens)
 
-    def _any_shift(self) -> bool:
-        """Whether some row's columns differ from its positions."""
-        return self._dropped is not None or any(self.padding[row] for row in self.stored_rows)
+    def _shift(self) -> None:
+        """Set the position of each column of the stored rows."""
+        padding = [self.padding[row] for row in self.stored_rows]
+        self._shifted = self._columns - self.tensor(padding)[:, None] if any(padding) else None
 
     def _own(self, rows: list[int], stop: int) -> Tensor:
         """The columns before `stop` that are positions of some rows: (rows, columns) of bool."""
-        padding = self.tensor([self.padding[row] for row in rows])
-        own = torch.arange(stop, device=self._device) >= padding[:, None]
-        if self._dropped is not None:
-            own &= ~self._dropped[self.slots(rows), :stop]
-        return own
+        index = self.index(rows)
+        if self._shifted is None:
+            own = torch.ones((len(rows), stop), dtype=torch.bool, device=self._device)
+        else:
+            own = self._shifted[index, :stop] >= 0
+        return own if self._dropped is None else own & ~self._dropped[index, :stop]

@@ -130,9 +130,9 @@ def _groups(policy: ExitPolicy, step: Step, limits: list[int], batch: Batch) -> 
     ranges = batch.options.vocab_ranges
     groups: dict[tuple[int, ...], ReadoutGroup] = {}
     modality = step.modality.tolist()  # a policy's candidates may depend on it
-    for row, limit in enumerate(limits):
+    for row, (limit, own) in enumerate(zip(limits, step.single_rows(), strict=True)):
         with Guard(policy, "candidate_depths"):
-            candidates = policy.candidate_depths(step if len(limits) == 1 else step.select([row]))
+            candidates = policy.candidate_depths(own)
         candidates = check_depths(
             policy, "candidate_depths", candidates, _least_depth(batch), batch.full_depth
         )

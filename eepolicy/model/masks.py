@@ -61,22 +61,23 @@ def block_mask(form: MaskForm, kind: str, columns: BlockColumns) -> Tensor | Non
     is_causal_without = bias is None and (tokens == 1 or (start == 0 and not is_eager))
     if is_causal_without and valid is None and (reach is None or stop <= reach):
         return None
-    device, dtype = device_of(form.model), form.model.dtype
-    visible = torch.ones((tokens, stop), dtype=torch.bool, device=device).tril(start)[None]
+    device = device_of(form.model) if valid is None else valid.device
+    every = torch.arange(stop, device=device)
+    own = every[start:, None]
+    visible = (every <= own)[None]
     if positions is None:
-        positions = torch.arange(stop, device=device)[None]
+        positions = every[None]
     if reach is not None:
         new, old = positions[:, start:, None], positions[:, None]
         near = new // reach == old // reach if kind == CHUNKED else new - old < reach
         visible = visible & near
     if valid is not None:
-        every = torch.arange(stop, device=device)
-        visible = (visible & valid[:, None]) | (every == every[start:, None])
+        visible = (visible & valid[:, None]) | (every == own)
     visible = visible[:, None]
+    if bias is None and not is_eager:
+        return visible
+    dtype = form.model.dtype
+    summand = torch.zeros((), dtype=dtype, device=device)
     if bias is not None:
         summand = bias(positions)[:, :, None].to(dtype)
-    elif is_eager:
-        summand = torch.zeros((), dtype=dtype, device=device)
-    else:
-        return visible
     return torch.where(visible, summand, torch.finfo(dtype).min)

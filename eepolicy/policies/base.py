@@ -57,13 +57,36 @@ class Step:
 
     def select(self, rows: Sequence[int]) -> Step:
         """The step of some rows."""
+        if len(rows) == len(self.phase) and [*rows] == [*range(len(rows))]:
+            return self
         index = torch.tensor(rows, device=self.phase.device)
         history = None if self.history is None else self.history.select(rows)
         state = None if self.state is None else self.state.select(rows)
         return self._map(lambda column: column[index], history, state)
 
+    def single_rows(self) -> list[Step]:
+        """The step of each row alone."""
+        number = len(self.phase)
+        if number == 1:
+            return [self]
+        if self.history is not None or self.state is not None:
+            return [self.select([row]) for row in range(number)]
+        # two operations for each field, where `select` takes one for each field of each row
+        drafts: Sequence[Tensor | None] = [None] * number
+        if self.num_drafts is not None:
+            drafts = self.num_drafts[:, None].unbind()
+        columns = self.modality, self.chunk, self.phase, self.position, self.ordinal
+        rows = zip(*(column[:, None].unbind() for column in columns), drafts, strict=True)
+        costs = self.costs
+        return [
+            Step(modality, chunk, phase, position, ordinal, self.full_depth, None, None, costs, own)
+            for modality, chunk, phase, position, ordinal, own in rows
+        ]
+
     def to(self, device: torch.device) -> Step:
         """The step on another device."""
+        if device == self.phase.device and self.history is None and self.state is None:
+            return self
         history = None if self.history is None else self.history.to(device)
         state = None if self.state is None else self.state.to(device)
         return self._map(lambda column: column.to(device), history, state)

@@ -141,6 +141,24 @@ def test_policies_neither_read_nor_exit_below_min_depth(policy, rows):
     assert all(look >= min_depth for look in policy.candidate_depths(step))
 
 
+@pytest.mark.parametrize("with_history", [False, True])
+@pytest.mark.parametrize("with_drafts", [False, True])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_single_rows_are_the_selected_rows(rows, with_history, with_drafts):
+    known = torch.randint(0, 2, (6, rows), generator=torch.Generator().manual_seed(rows))
+    history = history_of_nothing(rows) if with_history else None
+    step = Step(*known[:5], FULL, history, num_drafts=known[5] if with_drafts else None)
+    for row, single in enumerate(step.single_rows()):
+        expected = Step(*known[:5, row : row + 1], FULL)
+        for name in ("modality", "chunk", "phase", "position", "ordinal"):
+            assert torch.equal(getattr(single, name), getattr(expected, name))
+        assert (single.num_drafts is not None) == with_drafts
+        if with_drafts:
+            assert single.num_drafts.tolist() == [int(known[5, row])]
+        assert (single.history is not None) == with_history
+        assert single.full_depth == FULL
+
+
 @given(policies())
 def test_spec_and_repr_round_trip(policy):
     assert parse_policy(policy.spec) == policy
