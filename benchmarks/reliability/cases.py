@@ -21,7 +21,7 @@ from eepolicy.errors import EepolicyError
 MAX_MESSAGE = 1200
 #: words of the warning that a damaged last line was left out
 DROPPED = "is damaged and was dropped"
-#: seconds of the CPU after which an input counts as accepted: the work has begun
+#: seconds of the CPU that a refusal takes at most
 MAX_SECONDS = 8
 
 
@@ -48,6 +48,7 @@ class Case:
         run: passes the input to the library.
         legal: why the input is right, if it is.
         own_error: class of the error that a plug-in raises itself and that must keep its type.
+        max_seconds: seconds of the CPU after which an input counts as accepted: the work has begun.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Case:
     run: Callable[[], object]
     legal: str = ""
     own_error: type[Exception] | None = None
+    max_seconds: int = MAX_SECONDS
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ class Outcome:
 def answer(case: Case) -> Outcome:
     """Run a case in an empty folder and sort its answer."""
     try:
-        with _limited(), _own_folder(), warnings.catch_warnings(record=True) as caught:
+        with (
+            _limited(case.max_seconds),
+            _own_folder(),
+            warnings.catch_warnings(record=True) as caught,
+        ):
             warnings.simplefilter("always")
             case.run()
     except EepolicyError as error:
@@ -86,7 +92,7 @@ def answer(case: Case) -> Outcome:
         is_sentence = bool(text.strip()) and len(text) <= MAX_MESSAGE
         return Outcome(case, Answer.CLEAR if is_sentence else Answer.RAW, text)
     except _Accepted:
-        return _accepted(case, f"not done in {MAX_SECONDS} seconds")
+        return _accepted(case, f"not done in {case.max_seconds} seconds")
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit
@@ -121,7 +127,7 @@ def _own_folder() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
+def _limited(seconds: int) -> Iterator[None]:
     """Stop a case that does not end."""
 
     def stop(*_: object) -> None:
@@ -130,8 +136,8 @@ def _limited() -> Iterator[None]:
     # seconds of the CPU, since a busy machine makes a refusal slow too; and of the clock, for sleep
     timers = {signal.ITIMER_PROF: signal.SIGPROF, signal.ITIMER_REAL: signal.SIGALRM}
     before = {number: signal.signal(number, stop) for number in timers.values()}
-    signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
-    signal.setitimer(signal.ITIMER_REAL, 20 * MAX_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 20 * seconds)
     try:
         yield
     finally:

@@ -63,6 +63,7 @@ LEGAL = (
     ("LayerCosts.*_seconds = *[*][*]*", "a finite number of seconds"),
     ("Statistic.* = '*'", "any text; a name is an identifier"),
     ("ModelCard.sampling = {}", "no options"),
+    ("ModelCard.turns = {}", "a model of single questions"),
     ("ModelCard.*s = [[]]", "no tokens"),
     ("ModelCard.rate = *[*][*]*", "any finite number above 0"),
     ("Document.given = {}", "no ids"),

@@ -67,7 +67,7 @@ def held_out(split: str = "test", folder: str | Path | None = None) -> list[dict
         EepolicyError: the split does not exist, or its file cannot be read.
     """
     splits: dict[str, list[dict[str, Any]]] = read_config(
-        Path(folder or pocket_folder()) / "held_out.json"
+        Path(pocket_folder() if folder is None else folder) / "held_out.json"
     )
     if split not in splits:
         raise EepolicyError(f"the held-out splits are {', '.join(splits)}; got {split!r}")
