@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from eepolicy import HookedModel, TokenLayout
 from eepolicy.cli import main
 from eepolicy.cli.shared import out
 from eepolicy.decode.output import Output
+from eepolicy.registry import Registry
+from eepolicy.speech import units
+from eepolicy.speech.mel import griffin_lim
 from eepolicy.testing.configs import CONFIGS as SMALL_CONFIGS
 from eepolicy.testing.configs import small_config
 
@@ -96,6 +100,16 @@ def write_shards(folder: Path, weights: dict[str, Tensor]) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def own_plugins(table: Registry) -> dict[str, type]:
+    """Classes of a registry by name, without those that other tests and examples register here."""
+    return {
+        name: plugin
+        for name, plugin in table._objects.items()
+        if plugin.__module__.startswith("eepolicy.")
+        and getattr(sys.modules[plugin.__module__], plugin.__name__, None) is plugin
+    }
+
+
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers, looked up without the package."""
     return next(m for m in model.modules() if isinstance(m, nn.ModuleList))
@@ -107,6 +121,23 @@ def plain_lens(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     logits = model.lm_head(norm(hidden))
     cap = getattr(model.config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Imports make a million objects that stay: nothing is gained by a search among them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_garbage_collections() -> None:
+    """What is alive before a file of tests stays, so that collections need not search it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
@@ -142,6 +173,12 @@ def hooked(stock) -> HookedModel:
 def pocket() -> HookedModel:
     """The model that ships with the package."""
     return eepolicy.load("pocket")
+
+
+@pytest.fixture
+def quick_sound(monkeypatch) -> None:
+    """Sound of the right length in little time, where its quality does not matter."""
+    monkeypatch.setattr(units, "griffin_lim", partial(griffin_lim, iterations=2))
 
 
 @pytest.fixture

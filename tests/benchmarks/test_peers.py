@@ -93,7 +93,7 @@ def test_transformer_lens_gives_the_same_states_and_entropy(tmp_path):
     np.testing.assert_allclose(result.entropy[-1], entropy(logits[0]), atol=2e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("qwen2", marks=pytest.mark.exhaustive)])
 def test_economize_gives_the_same_tokens(stock):
     """Fixed and decreasing depths, CALM with its fill, cycles and lossless drafts."""
     pytest.importorskip("economize")

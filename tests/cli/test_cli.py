@@ -47,7 +47,7 @@ def parse(stdout):
     return json.loads(stdout, parse_constant=refuse)
 
 
-def test_probe_command(run, tmp_path):
+def test_probe_command(run, pocket, tmp_path):
     file = tmp_path / "questions.txt"
     file.write_text("What color is snow?\n\nWhat is two plus three?\n")
     table, pictures = tmp_path / "table.csv", tmp_path / "pictures"
@@ -56,7 +56,7 @@ def test_probe_command(run, tmp_path):
     assert "ProbeResult(3 of 20 depths" in out
     assert "of 2 documents" in out
     rows = table.read_text().splitlines()
-    reply = len(eepolicy.load("pocket").generate("What color is snow?").tokens)
+    reply = len(pocket.generate("What color is snow?").tokens)
     assert sum(row.split(",")[0] == "position" for row in rows) == 1
     assert (len(rows) - 1) % 3 == 0
     assert len(rows) > 3 * reply
@@ -65,7 +65,7 @@ def test_probe_command(run, tmp_path):
     arguments = ["--lens", "--save", saved, "--csv", str(table), "--plot", str(pictures)]
     out, err = run("probe", "pocket", "What color is snow?", *arguments, "--json")
     result, probed = parse(out), eepolicy.ProbeResult.load(saved)
-    assert len(probed) == len(eepolicy.load("pocket").encode("What color is snow?"))
+    assert len(probed) == len(pocket.encode("What color is snow?"))
     assert (result["model"], result["lens"], result["reply"]) == ("pocket", True, False)
     assert (result["documents"], result["tokens"], result["full_depth"]) == (1, len(probed), 20)
     assert [r["depth"] for r in result["results"]] == list(range(1, 21))
@@ -96,7 +96,7 @@ def test_fit_command(run, tmp_path):
         "--held-out",
         "0.3",
         "--max-new-tokens",
-        "40",
+        "24",
     ]
     out, _ = run("fit", "pocket", "--out", str(file), *arguments)
     assert [p.name for p in tmp_path.iterdir() if p.suffix != ".txt"] == [file.name]
@@ -292,16 +292,15 @@ def test_every_listed_policy_spec_parses(run):
     assert all(entry["spec"] in shown for entry in listed)
 
 
-def test_generate_samples(run):
-    options = ["--policy", "static@16", "--max-new-tokens", "24", "--temperature", "1.5"]
+def test_generate_samples(run, pocket):
+    options = ["--policy", "static@16", "--max-new-tokens", "12", "--temperature", "1.5"]
     options += ["--top-p", "0.9", "--json"]
-    model = eepolicy.load("pocket")
     tokens = [
         parse(run("generate", "What color is snow?", *options, "--seed", seed)[0])["tokens"]
         for seed in ("3", "3", "4")
     ]
-    sampled = model.generate(
-        "What color is snow?", "static@16", 24, temperature=1.5, top_p=0.9, seed=3
+    sampled = pocket.generate(
+        "What color is snow?", "static@16", 12, temperature=1.5, top_p=0.9, seed=3
     )
     assert tokens[0] == tokens[1] == sampled.tokens.tolist()
     assert tokens[2] != tokens[0]
@@ -342,13 +341,13 @@ def test_small_models_run_on_one_thread(run):
     assert torch.get_num_threads() == 2
 
 
-def test_generate_as_json(run, tmp_path):
+def test_generate_as_json(run, pocket, tmp_path):
     arguments = ("generate", "What color is snow?", "--policy", "spark:triple@14")
     wave = tmp_path / "snow.wav"
     result = json.loads(run(*arguments, "--out", str(wave), "--json")[0])
     assert result["files"] == [str(wave)]
     assert wave.is_file()
-    out = eepolicy.load("pocket").generate("What color is snow?", "spark:triple@14")
+    out = pocket.generate("What color is snow?", "spark:triple@14")
     assert result["text"] == out.text
     assert result["tokens"] == out.tokens.tolist()
     assert result["depths"] == out.trace.depth.tolist()

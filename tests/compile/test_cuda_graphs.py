@@ -68,8 +68,8 @@ def spans(request, monkeypatch) -> HookedModel:
 
 
 def same(model: HookedModel, prompts, policy, options, plain=None) -> None:
-    plain = plain or model.generate(prompts, policy, max_new_tokens=25, **options)
-    ours = model.generate(prompts, policy, max_new_tokens=25, compile=True, **options)
+    plain = plain or model.generate(prompts, policy, max_new_tokens=16, **options)
+    ours = model.generate(prompts, policy, max_new_tokens=16, compile=True, **options)
     assert_same_replies(ours, plain)
 
 
@@ -87,11 +87,12 @@ def test_replies_equal_those_of_the_stock_layers(spans, prompts):
     assert spans._executor.replays > LAYERS
 
 
-def test_graphs_are_few(spans):
+def test_graphs_are_few(spans, monkeypatch):
     """One for each span, width and bucket, independent of the number of replies."""
+    monkeypatch.setattr(captured, "KV_BUCKET", 8)
     counts = []
     for _ in range(3):
-        spans.generate(ONE, "both=spark:triple@2", max_new_tokens=40, compile=True)
+        spans.generate(ONE, "both=spark:triple@2", max_new_tokens=20, compile=True)
         (buffer,) = spans._executor._pool._spare
         counts.append(len(buffer.replays))
     assert counts[1] == counts[2]
@@ -149,7 +150,7 @@ def test_graphs_give_the_replies_of_the_stock_layers(family, prompts, monkeypatc
     for policy, options in ALL:
         with monkeypatch.context() as waiting:
             waiting.setattr(ahead, "is_async", lambda device: False)
-            plain = model.generate(prompts, policy, max_new_tokens=25, **options)
+            plain = model.generate(prompts, policy, max_new_tokens=16, **options)
         same(model, prompts, policy, options, plain)
     layers = model.compiled_executor()
     assert isinstance(layers, CudaGraphExecutor)

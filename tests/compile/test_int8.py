@@ -51,7 +51,14 @@ def test_products_equal_those_of_torch(out, width):
         torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.fixture(scope="module")
+def llama() -> HookedModel:
+    """One model, so that its layers are compiled once."""
+    return quantised("llama")
+
+
+# of the Llama, other tests compare compiled layers with those that are not
+@pytest.mark.parametrize("family", ["qwen2", pytest.param("llama", marks=pytest.mark.exhaustive)])
 def test_compiled_layers_give_the_tokens_of_the_quantised_stock_model(family):
     model = quantised(family)
     stock = model.model.generate(PROMPT[None], max_new_tokens=24, do_sample=False)
@@ -107,12 +114,14 @@ def test_models_in_int8_with_other_weights_have_other_fingerprints():
     assert prints[0] != prints[1]
 
 
-def test_a_layer_with_a_hook_runs_uncompiled():
-    model = quantised("llama")
-    model.layers[1].mlp.up_proj.register_forward_hook(lambda *_: None)
-    with pytest.warns(UserWarning, match="layer 2 runs uncompiled.* a forward hook"):
-        ours = model.generate(PROMPT, "static@3", max_new_tokens=12, compile=True)
-    eager = model.generate(PROMPT, "static@3", max_new_tokens=12)
+def test_a_layer_with_a_hook_runs_uncompiled(llama):
+    hook = llama.layers[1].mlp.up_proj.register_forward_hook(lambda *_: None)
+    try:
+        with pytest.warns(UserWarning, match="layer 2 runs uncompiled.* a forward hook"):
+            ours = llama.generate(PROMPT, "static@3", max_new_tokens=12, compile=True)
+        eager = llama.generate(PROMPT, "static@3", max_new_tokens=12)
+    finally:
+        hook.remove()
     assert ours.tokens.tolist() == eager.tokens.tolist()
 
 
@@ -129,7 +138,7 @@ def test_weights_that_are_rounded_later_are_used():
         KINDS.get("branch").untrained(model.lens, (2,), width=32)
 
 
-def test_the_pocket_model_in_int8(tmp_path):
+def test_the_pocket_model_in_int8(pocket, tmp_path):
     model = eepolicy.load("pocket", torch.int8)
     assert all(
         not isinstance(m, torch.nn.Linear)
@@ -144,15 +153,14 @@ def test_the_pocket_model_in_int8(tmp_path):
         out = model.generate("What color is snow?", "static@6", compile=True)
     assert out.text == "Snow is white."
     assert out.audio is not None
-    assert digest(model.heads) != digest(eepolicy.load("pocket").heads)
+    assert digest(model.heads) != digest(pocket.heads)
     with pytest.raises(EepolicyError, match="weights in int8 are not saved"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_a_range_of_the_vocabulary_reads_its_rows_alone():
-    model = quantised("llama")
-    head = model.model.lm_head
+def test_a_range_of_the_vocabulary_reads_its_rows_alone(llama):
+    model, head = llama, llama.model.lm_head
     assert isinstance(head, Int8Linear)
     hidden = torch.randn(3, model.width)
     ids = slice(7, 23)
@@ -163,21 +171,21 @@ def test_a_range_of_the_vocabulary_reads_its_rows_alone():
         ours = model.generate(PROMPT, compile=True, **options)
     assert ours.tokens.tolist() == model.generate(PROMPT, **options).tokens.tolist()
     seen: list[int] = []
-    head.register_forward_hook(lambda *_: seen.append(1))
+    hook = head.register_forward_hook(lambda *_: seen.append(1))
     model.lens.product(hidden, ids)
+    hook.remove()
     assert seen  # a hook sees the whole output embedding
 
 
-def test_wide_blocks_convert_the_weights(monkeypatch):
+def test_wide_blocks_convert_the_weights(llama, monkeypatch):
     """torch's product in int8 takes forty times as long as a conversion on 50 rows."""
-    model = quantised("llama")
     prompt = torch.randint(5, 60, (MAX_ROWS + 1,), generator=torch.Generator().manual_seed(0))
     rows: list[int] = []
     product = torch._weight_int8pack_mm
     monkeypatch.setattr(
         torch, "_weight_int8pack_mm", lambda x, *rest: rows.append(len(x)) or product(x, *rest)
     )
-    eager = model.generate(prompt, max_new_tokens=6)
-    ours = model.generate(prompt, max_new_tokens=6, compile=True)
+    eager = llama.generate(prompt, max_new_tokens=6)
+    ours = llama.generate(prompt, max_new_tokens=6, compile=True)
     assert ours.tokens.tolist() == eager.tokens.tolist()
     assert max(rows, default=0) <= MAX_ROWS

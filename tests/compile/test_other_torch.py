@@ -35,7 +35,7 @@ def replies(model: HookedModel, compiled: bool) -> tuple[list, list[str]]:
     """Replies, and the warnings about compiling."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        outs = model.generate([QUESTION], "spark:triple@2", 24, compile=compiled)
+        outs = model.generate([QUESTION], "spark:triple@2", 12, compile=compiled)
     said = [str(each.message) for each in caught if "compile=True" in str(each.message)]
     return outs, said
 

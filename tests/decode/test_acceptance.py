@@ -37,7 +37,7 @@ CASES = dict(
 )
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(**CASES)
 def test_exact_gives_the_full_models_greedy_tokens(family, seed, rows, cap):
     """Whatever the policy: any depth at any position, alone and in ragged batches."""
@@ -54,14 +54,14 @@ def test_exact_gives_greedy_tokens_in_more_cases(family, seed, rows, cap):
 def check_exact(family, seed, rows, cap):
     model = tiny(family, seed % 7)
     hooked = HookedModel(model, layout=LAYOUT)
-    options = dict(max_pending=cap, accept="exact", max_new_tokens=30)
+    options = dict(max_pending=cap, accept="exact", max_new_tokens=16)
     with LayerCounter(model) as counter:
         outs = hooked.generate(PROMPTS[:rows], RandomDepths(seed), **options)
     for prompt, out in zip(PROMPTS, outs, strict=False):
         expected = model.generate(
             prompt[None],
             attention_mask=torch.ones(1, len(prompt)),
-            max_new_tokens=30,
+            max_new_tokens=16,
             do_sample=False,
         )[0, len(prompt) :]
         assert out.tokens.tolist() == expected.tolist()
@@ -110,7 +110,7 @@ def test_the_strictest_rules_equal_exact_and_the_laxest_equal_all(stock, policy)
     hooked = HookedModel(stock, layout=LAYOUT, vocoder=Units(codebook))
 
     def tokens(accept):
-        options = dict(max_new_tokens=30, accept=accept)
+        options = dict(max_new_tokens=16, accept=accept)
         return [o.tokens.tolist() for o in hooked.generate(PROMPTS, policy, **options)]
 
     exact, spark = tokens("exact"), tokens("all")
@@ -143,10 +143,10 @@ def test_speculative_sampling_is_the_full_models_distribution():
 
 
 def third_tokens(hooked: HookedModel, accept: str | None, policy: str, seeds: range) -> np.ndarray:
-    prompts = [torch.tensor([1, 7, 30])] * 64
+    prompts = [torch.tensor([1, 7, 30])] * 320
     tokens = []
     for seed in seeds:
-        options = dict(max_new_tokens=4, temperature=1.5, seed=seed, accept=accept)
+        options = dict(max_new_tokens=3, temperature=1.5, seed=seed, accept=accept)
         outs = hooked.generate(prompts, policy, **options)
         tokens += [int(o.tokens[2]) if len(o.tokens) > 2 else LAYOUT.end for o in outs]
     return np.bincount(tokens, minlength=60)
@@ -161,11 +161,11 @@ def differ(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_sampling_end_to_end_is_the_full_models_distribution():
     hooked = HookedModel(tiny("llama", 3), layout=LAYOUT)
-    full = third_tokens(hooked, None, "full", range(20))
+    full = third_tokens(hooked, None, "full", range(4))
     early = "both=static@2"
-    assert differ(full, third_tokens(hooked, "sampling", early, range(100, 120))) > 1e-3
+    assert differ(full, third_tokens(hooked, "sampling", early, range(100, 104))) > 1e-3
     # the test can fail: without verification, the distribution differs
-    assert differ(full, third_tokens(hooked, "all", early, range(100, 120))) < 1e-6
+    assert differ(full, third_tokens(hooked, "all", early, range(100, 104))) < 1e-6
 
 
 def drafts(tokens: list[int], full: list[list[float]]) -> Drafts:

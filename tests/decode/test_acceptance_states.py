@@ -142,7 +142,7 @@ def test_joined_rules_are_bound_and_decode():
     hooked = HookedModel(tiny("llama"), layout=LAYOUT, vocoder=Units(codebook))
 
     def tokens(accept):
-        outs = hooked.generate(PROMPTS, "both=static@2", accept=accept, max_new_tokens=30)
+        outs = hooked.generate(PROMPTS, "both=static@2", accept=accept, max_new_tokens=16)
         return [o.tokens.tolist() for o in outs]
 
     assert tokens("top:1+acoustic:30") == tokens("exact") != tokens("acoustic:30")
@@ -200,7 +200,7 @@ def test_specs_and_reprs_round_trip(rule: Acceptance):
     assert EarlyExitConfig.from_dict(config.to_dict()) == config
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(
     family=st.sampled_from(FAMILIES),
     seed=st.integers(0, 10_000),
@@ -210,7 +210,7 @@ def test_rules_that_are_exact_in_greedy_decoding(family, seed, accept):
     model = tiny(family, seed % 7)
     codebook = torch.randn(40, 320, generator=torch.Generator().manual_seed(0))
     hooked = HookedModel(model, layout=LAYOUT, vocoder=Units(codebook))
-    options = dict(max_pending=3, max_new_tokens=20)
+    options = dict(max_pending=3, max_new_tokens=12)
     ours = hooked.generate(PROMPTS, RandomDepths(seed), accept=accept, **options)
     expected = hooked.generate(PROMPTS, RandomDepths(seed), accept="exact", **options)
     for out, exact in zip(ours, expected, strict=True):
@@ -226,7 +226,7 @@ def test_groups_equal_acoustic_in_greedy_decoding():
     tokens = [
         [
             o.tokens.tolist()
-            for o in hooked.generate(PROMPTS, "both=static@2", accept=accept, max_new_tokens=30)
+            for o in hooked.generate(PROMPTS, "both=static@2", accept=accept, max_new_tokens=16)
         ]
         for accept in ("groups:25.3", "acoustic:25.3", "exact")
     ]

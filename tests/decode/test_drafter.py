@@ -14,7 +14,7 @@ from eepolicy.heads import DrafterHead, FittedHead, TunedLens
 from eepolicy.policies import Draft, parse_policy
 from eepolicy.testing.models import LayerCounter
 
-NEW = 16
+NEW = 12
 
 
 @torch.no_grad()

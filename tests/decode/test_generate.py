@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import FAMILIES, LAYERS, LAYOUT, tiny
+from conftest import CORE_FAMILIES, FAMILIES, LAYERS, LAYOUT, tiny
 from torch import Tensor
 from transformers import (
     EosTokenCriteria,
@@ -19,6 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from eepolicy import EepolicyError, HookedModel
 
 LENGTHS = (7, 3, 11, 5)
+NEW = 20
 BUSY = 26  # an id that the random Llama generates often
 
 
@@ -55,7 +56,7 @@ def same_as_stock(hooked: HookedModel, options: dict, ends=(LAYOUT.end,), seed: 
 
 def _defaults(options: dict) -> dict:
     """What the options leave open."""
-    given = {} if "generation_config" in options else {"max_new_tokens": 40, "do_sample": False}
+    given = {} if "generation_config" in options else {"max_new_tokens": NEW, "do_sample": False}
     return {name: value for name, value in given.items() if name not in options}
 
 
@@ -101,8 +102,8 @@ PROCESSED = [
     {"repetition_penalty": 1.8},
     {"no_repeat_ngram_size": 2},
     {"bad_words_ids": [[BUSY], [21, 22]]},
-    {"min_new_tokens": 30, "eos_token_id": BUSY},
-    {"suppress_tokens": [LAYOUT.end, 9]},
+    {"min_new_tokens": 15, "eos_token_id": BUSY},
+    {"suppress_tokens": [LAYOUT.end, BUSY]},
     {"logits_processor": [Favour()]},
     {"do_sample": True, "temperature": 1.4},
     {"do_sample": True, "temperature": 1.4, "top_k": 7},
@@ -113,14 +114,21 @@ PROCESSED = [
 
 @pytest.mark.parametrize("options", PROCESSED, ids=lambda o: ",".join(o))
 def test_processors_are_the_stock_ones(hooked, options):
-    plain = hooked.generate(prompts_of(0), max_new_tokens=40)
+    plain = hooked.generate(prompts_of(0), max_new_tokens=NEW)
     outs = same_as_stock(hooked, options, ends=(options.get("eos_token_id", LAYOUT.end),))
     assert any(a.tokens.tolist() != b.tokens.tolist() for a, b in zip(outs, plain, strict=True))
 
 
-@pytest.mark.parametrize("policy", ["spark:triple@2", "static@3", "entropy<3.5@2"])
+# each policy and each processor; the other combinations are exhaustive
 @pytest.mark.parametrize(
-    "options", [{"repetition_penalty": 1.8}, {"no_repeat_ngram_size": 2}, PROCESSED[5]]
+    ("policy", "options"),
+    [
+        pytest.param(policy, options, marks=() if i == j else pytest.mark.exhaustive)
+        for i, policy in enumerate(("spark:triple@2", "static@3", "entropy<3.5@2"))
+        for j, options in enumerate(
+            ({"repetition_penalty": 1.8}, {"no_repeat_ngram_size": 2}, PROCESSED[5])
+        )
+    ],
 )
 def test_processors_see_no_rejected_drafts(hooked, policy, options):
     """Processors see no rejected draft: `exact` stays the stock greedy reply."""
@@ -154,7 +162,9 @@ class OnCall(StoppingCriteria):
         return torch.full((len(input_ids),), self.left <= 0)
 
 
-@pytest.mark.parametrize("n", range(1, 12))
+@pytest.mark.parametrize(
+    "n", [*range(1, 7), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(7, 12))]
+)
 def test_all_drafts_are_verified_when_a_stopping_criterion_ends_a_reply(hooked, n):
     full = hooked.generate(prompts_of(0), max_new_tokens=20)
     outs = hooked.generate(
@@ -188,7 +198,7 @@ def test_a_penalty_of_the_caller_keeps_its_prompt_ignore_length(hooked):
 
 def test_several_end_tokens_end_replies(hooked):
     prompts = prompts_of(0)
-    plain = hooked.generate(prompts, max_new_tokens=40)
+    plain = hooked.generate(prompts, max_new_tokens=NEW)
     ends = (LAYOUT.end, int(plain[0].tokens[4]), int(plain[2].tokens[9]))
     outs = same_as_stock(hooked, {"eos_token_id": list(ends)}, ends=ends)
     assert outs[0].ended
@@ -208,22 +218,28 @@ def test_several_replies_to_a_prompt(hooked):
     assert len(hooked.generate(prompts[0], max_new_tokens=5, **options)) == 3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        name if name in CORE_FAMILIES else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in FAMILIES
+    ],
+)
 def test_prompts_may_be_embeddings(family, hooked):
     prompts = prompts_of(1)
     ids, mask = side_by_side(prompts)
     embedded = hooked.model.get_input_embeddings()(ids)
     stock = hooked.model.generate(
-        inputs_embeds=embedded, attention_mask=mask, max_new_tokens=30, do_sample=False
+        inputs_embeds=embedded, attention_mask=mask, max_new_tokens=14, do_sample=False
     )
-    outs = hooked.generate(inputs_embeds=embedded, attention_mask=mask, max_new_tokens=30)
+    outs = hooked.generate(inputs_embeds=embedded, attention_mask=mask, max_new_tokens=14)
     expected = [up_to_end(row) for row in stock.tolist()]
     assert [out.tokens.tolist() for out in outs] == expected
-    early = {"policy": "spark:triple@2", "max_new_tokens": 30}
+    early = {"policy": "spark:triple@2", "max_new_tokens": 14}
     exits = hooked.generate(inputs_embeds=embedded, attention_mask=mask, **early)
     again = hooked.generate(prompts, **early)
     assert [out.tokens.tolist() for out in exits] == [out.tokens.tolist() for out in again]
-    alone = hooked.generate(inputs_embeds=embedded[2:3], max_new_tokens=30)
+    alone = hooked.generate(inputs_embeds=embedded[2:3], max_new_tokens=14)
     assert alone.tokens.tolist() == expected[2]
 
 
@@ -262,7 +278,7 @@ def test_a_generation_config(hooked):
 )
 def test_none_disables_an_option_of_the_model(hooked, name, own, others, with_config):
     if with_config:
-        others = {"generation_config": GenerationConfig(max_new_tokens=40, **others)}
+        others = {"generation_config": GenerationConfig(max_new_tokens=NEW, **others)}
     ends = () if name == "eos_token_id" else (LAYOUT.end,)
     without = same_as_stock(hooked, {name: None, **others}, ends=ends)
     setattr(hooked.model.generation_config, name, own)

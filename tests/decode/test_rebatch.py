@@ -17,9 +17,9 @@ from eepolicy.decode.rebatch import MIN_SAVING, LayerCosts
 )
 def test_rebatching_changes_costs_only(hooked, policy):
     """Tokens and depths stay; with "always" all rows of a step run equally deep."""
-    alone = hooked.generate(PROMPTS, policy, max_new_tokens=30)
+    alone = hooked.generate(PROMPTS, policy, max_new_tokens=20)
     for rebatch in ("always", 0.5, 1.0, "auto"):
-        together = hooked.generate(PROMPTS, policy, max_new_tokens=30, rebatch=rebatch)
+        together = hooked.generate(PROMPTS, policy, max_new_tokens=20, rebatch=rebatch)
         for left, right in zip(together, alone, strict=True):
             assert left.tokens.tolist() == right.tokens.tolist(), rebatch
             for name in ("depth", "readouts", "since_refresh"):
@@ -81,10 +81,10 @@ def test_auto_rebatching_follows_the_costs(hooked):
     }
     for name, known in costs.items():
         hooked.measured_costs[False] = known
-        outs = hooked.generate(PROMPTS, policy, max_new_tokens=40, rebatch="auto")
+        outs = hooked.generate(PROMPTS, policy, max_new_tokens=32, rebatch="auto")
         calls[name] = sum(int(out.trace.layer_calls.sum()) for out in outs)
     always, never = (
-        hooked.generate(PROMPTS, policy, max_new_tokens=40, rebatch=rebatch)
+        hooked.generate(PROMPTS, policy, max_new_tokens=32, rebatch=rebatch)
         for rebatch in ("always", "never")
     )
     most, fewest = (sum(int(o.trace.layer_calls.sum()) for o in outs) for outs in (always, never))

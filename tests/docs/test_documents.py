@@ -67,7 +67,15 @@ def test_python_blocks_run(page, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("one_pocket_model")
-@pytest.mark.parametrize("name", [m for m in MODULES if not m.endswith("cli")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        # `tests/testing` calls the conformance checks with every class
+        pytest.param(m, marks=pytest.mark.exhaustive if m.startswith("eepolicy.testing.") else ())
+        for m in MODULES
+        if not m.endswith("cli")
+    ],
+)
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(name)
     failed, _ = doctest.testmod(module, extraglobs={"eepolicy": eepolicy})

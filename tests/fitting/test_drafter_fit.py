@@ -78,7 +78,7 @@ def read_all(store: StateStore) -> list[StateBatch]:
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_a_step_has_the_gradient_of_the_naive_unrolled_loss(hooked, tmp_path):
     """In chunks of positions and in groups of replies, with padding."""
-    documents = full_depth(hooked, prompts(5, 3))
+    documents = full_depth(hooked, prompts(5, 3), 20)
     heads = moved(hooked, "drafter", 0, layers=2).requires_grad_()
     store = StateStore(tmp_path, 0, "speech", True, torch.float32)
     store.write(hooked, documents, 5)
@@ -130,7 +130,7 @@ def test_fitting_lowers_the_kl_and_the_file_decodes_to_the_full_model(tmp_path):
     assert (row["depth"], row["kind"], row["layers"], row["own_replies"]) == (0, "drafter", 1, 0)
     assert (result.notes["policy"], result.notes["fitting"]["depths"]) == ([], (0,))
     with torch.no_grad():
-        figures = naive_figures(model, result.heads, full_depth(model, questions().held_out))
+        figures = naive_figures(model, result.heads, full_depth(model, questions().held_out, 20))
     assert {name: row[name] for name in figures} == pytest.approx(figures, rel=1e-3)
     assert "kl_own" not in row
     store = StateStore(tmp_path / "w/depth-0/full", 0, "speech", True)
@@ -220,7 +220,7 @@ def test_the_estimated_size_is_that_of_the_files(tmp_path):
     some = Questions(prompts(24, 1), prompts(12, 2))
     fit_rounds(model, some, CONFIG, tmp_path, generation=GENERATION)
     work = Work.of(
-        dataclasses.replace(CONFIG, depths=(0,)), 24, full_depth(model, some.held_out), 1,
+        dataclasses.replace(CONFIG, depths=(0,)), 24, full_depth(model, some.held_out, 20), 1,
         width=32, has_base=True,
     )  # fmt: skip
     files = (tmp_path / "depth-0/full").glob("*.safetensors")
@@ -280,6 +280,6 @@ def test_wrong_options_are_refused(wrong, match):
 @pytest.mark.parametrize("kind", ["branch", "drafter"])
 def test_fit_refuses_heads_with_layers(kind):
     model = model_of()
-    some = full_depth(model, prompts(2, 1))
+    some = full_depth(model, prompts(2, 1), 20)
     with pytest.raises(EepolicyError, match="fit_rounds fits heads with layers"):
         fit(model, some[:1], some[1:], FitConfig(kind))

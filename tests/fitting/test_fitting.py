@@ -19,12 +19,12 @@ from eepolicy.heads import TunedLens
 
 
 def replies(hooked: HookedModel, count: int, seed: int) -> list[Document]:
-    documents = []
-    for i in range(count):
-        prompt = torch.randint(60, (5,), generator=torch.Generator().manual_seed(seed + i))
-        tokens = hooked.generate(prompt, max_new_tokens=30).tokens
-        documents.append(Document(torch.cat([prompt, tokens]), 5))
-    return documents
+    prompts = [
+        torch.randint(60, (5,), generator=torch.Generator().manual_seed(seed + i))
+        for i in range(count)
+    ]
+    outputs = hooked.generate(prompts, max_new_tokens=30)
+    return [Document(torch.cat([o.prompt, o.tokens]), 5) for o in outputs]
 
 
 def test_losses_equal_those_of_torch():
@@ -63,7 +63,12 @@ def test_the_gradient_equals_autograds(name):
 
 on_each_kind = pytest.mark.parametrize(
     ("family", "kind"),
-    [("llama", "tuned"), ("gpt2", "tuned"), ("gemma2", "linear"), ("llama", "low-rank")],
+    [
+        ("llama", "tuned"),
+        pytest.param("gpt2", "tuned", marks=pytest.mark.exhaustive),
+        ("gemma2", "linear"),
+        ("llama", "low-rank"),
+    ],
 )
 
 
@@ -226,18 +231,18 @@ def test_replies_equal_those_of_single_prompts(stock, tmp_path):
 
     hooked = HookedModel(stock, layout=LAYOUT, tokenizer=Words())
     questions = ["cat", "a horse", "it"]
-    generated = generate_replies(hooked, questions, max_new_tokens=25, batch=3)
+    generated = generate_replies(hooked, questions, max_new_tokens=15, batch=3)
     for question in questions:
         prompt = hooked.encode(question)
         [reply] = [r for r in generated if torch.equal(r.tokens[: r.prompt], prompt)]
-        expected = hooked.generate(prompt, max_new_tokens=25).tokens
+        expected = hooked.generate(prompt, max_new_tokens=15).tokens
         assert reply.reply.tolist() == expected.tolist()
     file = tmp_path / "replies.jsonl"
-    generate_replies(hooked, questions, max_new_tokens=25, batch=1, save=file)
+    generate_replies(hooked, questions, max_new_tokens=15, batch=1, save=file)
     file.write_bytes(file.read_bytes()[:-5])  # cut off in its last line
-    again = generate_replies(hooked, questions, max_new_tokens=25, batch=1, save=file)
+    again = generate_replies(hooked, questions, max_new_tokens=15, batch=1, save=file)
     assert [r.tokens.tolist() for r in again] == [r.tokens.tolist() for r in generated]
     with pytest.raises(EepolicyError, match="another model, or to other questions"):
-        generate_replies(hooked, questions, max_new_tokens=24, save=file)
+        generate_replies(hooked, questions, max_new_tokens=14, save=file)
     with pytest.raises(EepolicyError, match="to other questions"):
-        generate_replies(hooked, ["dog", "a house", "is"], max_new_tokens=25, save=file)
+        generate_replies(hooked, ["dog", "a house", "is"], max_new_tokens=15, save=file)

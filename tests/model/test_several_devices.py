@@ -38,8 +38,8 @@ def test_two_devices_give_the_replies_of_one(family):
         model = on_two_devices(family)
         assert str(model.device) == f"{KIND}:0"
         for policy, options in DECODINGS:
-            replies = model.generate(PROMPTS, policy, 16, **options)
-            alone = expected.generate(PROMPTS, policy, 16, **options)
+            replies = model.generate(PROMPTS, policy, 11, **options)
+            alone = expected.generate(PROMPTS, policy, 11, **options)
             for ours, plain in zip(replies, alone, strict=True):
                 assert ours.tokens.tolist() == plain.tokens.tolist(), policy
                 assert ours.trace.depth.tolist() == plain.trace.depth.tolist(), policy

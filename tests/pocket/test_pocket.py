@@ -42,6 +42,18 @@ def test_it_is_a_stock_model_within_its_bounds(pocket):
     assert size < 55e6  # model 32 MB, heads 10, vocoder 5, units 3
 
 
+@pytest.fixture(scope="module")
+def full(pocket) -> eepolicy.Output:
+    """The reply at full depth."""
+    return pocket.generate(QUESTION)
+
+
+@pytest.fixture(scope="module")
+def triple(pocket) -> eepolicy.Output:
+    """The reply with a schedule."""
+    return pocket.generate(QUESTION, "spark:triple@14")
+
+
 #: numbers of test questions; all but one are slow
 NUMBERS = [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))]
 
@@ -82,11 +94,10 @@ def test_depth_matters_and_speech_stays_uncertain(pocket):
     assert entropy[spoken].mean() > 4 * entropy[~spoken].mean()
 
 
-def test_the_speech_depth_of_a_schedule_is_arithmetic_on_the_chunks(pocket):
+def test_the_speech_depth_of_a_schedule_is_arithmetic_on_the_chunks(pocket, triple):
     """Four text tokens, sixteen units, in turn, and units alone once the text has ended."""
-    out = pocket.generate(QUESTION, "spark:triple@14")
     depths, text, speech, ended = [], 0, 0, False
-    for token in out.tokens.tolist():
+    for token in triple.tokens.tolist():
         if ended or text == 4:
             depths.append(20 if speech % 3 == 0 else 14)
             speech += 1
@@ -95,12 +106,11 @@ def test_the_speech_depth_of_a_schedule_is_arithmetic_on_the_chunks(pocket):
         else:
             text += 1
             ended = token == pocket.layout.end_of_text
-    assert out.trace.mean_depth("speech") == pytest.approx(np.mean(depths))
-    assert len(depths) == len(out.units) + 1  # the end mark takes the position of a unit
+    assert triple.trace.mean_depth("speech") == pytest.approx(np.mean(depths))
+    assert len(depths) == len(triple.units) + 1  # the end mark takes the position of a unit
 
 
-def test_layer_calls_of_a_schedule_equal_its_depths(pocket):
-    full, triple = (pocket.generate(QUESTION, p) for p in ("full", "spark:triple@14"))
+def test_layer_calls_of_a_schedule_equal_its_depths(pocket, full, triple):
     assert full.trace.layer_calls.sum() == len(full.trace) * pocket.depth
     assert triple.trace.layer_calls.sum() == triple.trace.depth.sum()
     assert triple.trace.mean_depth("text") == pocket.depth
@@ -115,9 +125,9 @@ def test_exact_acceptance_gives_the_full_models_reply(pocket, number):
     assert exact.tokens.tolist() == full.tokens.tolist()
 
 
-def test_shipped_units_survive_a_round_trip_through_sound(pocket):
+def test_shipped_units_survive_a_round_trip_through_sound(pocket, full):
     """Sound to units, to sound, and to units again: most stay, and all stay near."""
-    units = pocket.generate(QUESTION).units
+    units = full.units
     again = pocket.vocoder.encode(pocket.vocoder.decode(units))
     length = min(len(units), len(again))
     first, second = (pocket.vocoder.codebook[u[:length]] for u in (units, again))

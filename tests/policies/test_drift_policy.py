@@ -14,7 +14,7 @@ from eepolicy.policies.history import History
 from eepolicy.testing import check_policy
 from eepolicy.testing.models import LAYOUT, PROMPTS, random_llama
 
-FULL, EXIT, TOKENS = 5, 2, 24
+FULL, EXIT, TOKENS = 5, 2, 16
 
 
 def step_after(depths: list[int], counts: list[int], phase: int, modality: Modality, **more):

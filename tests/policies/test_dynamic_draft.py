@@ -149,8 +149,8 @@ def test_a_whole_decode_against_a_plain_loop(model, depths):
     model.measured_costs[False] = LayerCosts((1, 99), (1.0, 1.0))
     used = set()
     for prompt in PROMPTS:
-        [output] = model.generate([prompt], DynamicDraft(depths, "both"), 60, accept="exact")
-        tokens, exits, plans = plain_decode(model, prompt, depths, 60)
+        [output] = model.generate([prompt], DynamicDraft(depths, "both"), 36, accept="exact")
+        tokens, exits, plans = plain_decode(model, prompt, depths, 36)
         assert output.tokens.tolist() == tokens
         assert output.trace.depth.tolist() == exits
         used |= {*plans}

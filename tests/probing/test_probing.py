@@ -119,7 +119,7 @@ def test_small_divergences_of_large_vocabularies(apart, compiled):
         np.testing.assert_allclose(values[name], expected, rtol=0, atol=4e-5, err_msg=name)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     family=st.sampled_from(FAMILIES),
     lengths=st.lists(st.integers(1, 14), min_size=1, max_size=3),

@@ -32,10 +32,10 @@ def test_a_record_holds_what_really_ran(hooked, fill):
         layer.register_forward_hook(lambda module, args, out, i=i: calls.append(i))
         for i, layer in enumerate(hooked.parts.layers, start=1)
     ]
-    with_record = hooked.generate(prompts, "spark:triple@3", 30, fill=fill, record=True)
+    with_record = hooked.generate(prompts, "spark:triple@3", 16, fill=fill, record=True)
     for hook in hooks:
         hook.remove()
-    plain = hooked.generate(prompts, "spark:triple@3", 30, fill=fill)
+    plain = hooked.generate(prompts, "spark:triple@3", 16, fill=fill)
     for recorded, out in zip(with_record, plain, strict=True):
         assert recorded.tokens.tolist() == out.tokens.tolist()
         record, depth = recorded.record, recorded.trace.depth
@@ -74,7 +74,7 @@ def test_a_record_excludes_rejected_drafts(hooked, accept):
     prompts = [
         torch.randint(60, (n,), generator=torch.Generator().manual_seed(n)) for n in (4, 7, 9)
     ]
-    outs = hooked.generate(prompts, "static@3", 30, accept=accept, record=True)
+    outs = hooked.generate(prompts, "static@3", 16, accept=accept, record=True)
     for out in outs:
         assert 2 in out.trace.draft_status  # a draft was replaced
         full = probe(hooked, out)

@@ -19,7 +19,7 @@ from eepolicy.testing.models import LAYOUT, random_model
 from eepolicy.testing.steps import equip
 
 LAYERS = 3
-TOKENS = 11
+TOKENS = 8
 #: one spec for each policy, for three layers
 SPECS = {
     "full": "full",
@@ -46,10 +46,10 @@ SPECS = {
 Combination = tuple[str, str, str, str]
 
 
-def is_allowed(combination: Combination) -> bool:
+def is_allowed(options: tuple[str, str, str]) -> bool:
     """Whether policy, fill and acceptance rule go together."""
     try:
-        EarlyExitConfig(*combination[:3])
+        EarlyExitConfig(*options)
     except EepolicyError:
         return False
     return True
@@ -57,8 +57,8 @@ def is_allowed(combination: Combination) -> bool:
 
 def all_combinations() -> list[Combination]:
     rules = [ACCEPTANCE_RULES.get(name).example for name in ACCEPTANCE_RULES.names()]
-    every = product(SPECS.values(), FILLS.names(), rules, CONFIGS)
-    return [combination for combination in every if is_allowed(combination)]
+    allowed = filter(is_allowed, product(SPECS.values(), FILLS.names(), rules))
+    return [(*options, family) for options in allowed for family in CONFIGS]
 
 
 def pairs(combination: Combination) -> set[tuple[tuple[int, str], tuple[int, str]]]:
@@ -67,12 +67,13 @@ def pairs(combination: Combination) -> set[tuple[tuple[int, str], tuple[int, str
 
 def pairwise(every: list[Combination]) -> list[Combination]:
     """A covering array: combinations that have every pair, chosen greedily."""
-    missing = set().union(*map(pairs, every))
+    of = {combination: pairs(combination) for combination in every}
+    missing = set().union(*of.values())
     chosen = []
     while missing:
-        best = max(every, key=lambda combination: len(pairs(combination) & missing))
+        best = max(every, key=lambda combination: len(of[combination] & missing))
         chosen.append(best)
-        missing -= pairs(best)
+        missing -= of[best]
     return chosen
 
 

@@ -28,6 +28,8 @@ from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.folder_lock import locked
 from eepolicy.speech.units import Units
 
+pytestmark = pytest.mark.usefixtures("quick_sound")
+
 
 class Letters:
     """A tokenizer of letters: enough for questions in text."""
@@ -87,7 +89,7 @@ def stored(folder: RunFolder) -> dict:
 
 def test_default_rows_run_resume_and_report(spoken, tmp_path):
     folder, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
-    config = RunConfig(calibration=DEV, max_new_tokens=14, batch=2, timed=3)
+    config = RunConfig(calibration=DEV, max_new_tokens=10, batch=2, timed=3)
     metrics = SpeechMetrics(asr=OneWordPerSecond())
     for number, step in ((3, "batches decoded"), (5, "replies timed"), (1, "batches of speech")):
         with pytest.raises(Stop):
@@ -115,7 +117,7 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
     timed = [line.policy for line in whole.lines(TimingLine)]
     assert timed == [*rows, *rows[1:], *rows[:1], *rows[2:], *rows[:2]]
     for (question, policy), (record,) in folder.records().items():
-        alone = spoken.generate(question, policy, 14)
+        alone = spoken.generate(question, policy, 10)
         assert record.tokens == alone.tokens.tolist()
         assert record.speech_seconds == len(alone.audio) / 16_000
         assert (record.seconds is None) == (question not in ("cat", "a horse", "it"))
@@ -143,7 +145,7 @@ def test_default_rows_run_resume_and_report(spoken, tmp_path):
 
 def test_seeds_of_a_question_count_as_one(spoken, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    config = RunConfig(["static@3"], max_new_tokens=12, sampling={"temperature": 2.0})
+    config = RunConfig(["static@3"], max_new_tokens=8, sampling={"temperature": 2.0})
     with pytest.raises(EepolicyError, match="a question occurs twice"):
         run(spoken, QUESTIONS[:1] * 2, folder, RunConfig(max_new_tokens=12))
     with pytest.raises(EepolicyError, match="got 2 seeds without sampling"):
@@ -157,7 +159,7 @@ def test_seeds_of_a_question_count_as_one(spoken, tmp_path):
     for (question, policy), replies in done.items():
         assert sorted(r.seed for r in replies) == [0, 1, 2]
         for reply in replies:
-            again = spoken.generate(question, policy, 12, temperature=2.0, seed=reply.seed)
+            again = spoken.generate(question, policy, 8, temperature=2.0, seed=reply.seed)
             assert again.tokens.tolist() == reply.tokens
     assert len({tuple(r.tokens) for replies in done.values() for r in replies}) > 6
     full, static = comparison.table()
@@ -226,7 +228,7 @@ def test_looks_that_do_not_rise_are_refused(spoken):
 def test_exact_acceptance_gives_every_row_the_answers_of_full_depth(spoken, tmp_path):
     folder = RunFolder(tmp_path / "run")
     exact = EarlyExitConfig(accept="exact")
-    config = RunConfig(["spark:triple@2", "static@3"], exact, max_new_tokens=20)
+    config = RunConfig(["spark:triple@2", "static@3"], exact, max_new_tokens=12)
     run(spoken, QUESTIONS[:3], folder, config)
     done = folder.records()
     for (question, _), (record,) in done.items():
@@ -241,12 +243,12 @@ def test_exact_acceptance_gives_every_row_the_answers_of_full_depth(spoken, tmp_
 )
 def test_replies_are_decoded_with_the_given_options(spoken, tmp_path, option):
     folder, plain = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "plain")
-    config = RunConfig(["static@3"], max_new_tokens=30)
+    config = RunConfig(["static@3"], max_new_tokens=14)
     changed = replace(config, decoding=EarlyExitConfig(**{option: True}))
     run(spoken, QUESTIONS[:2], folder, changed)
     run(spoken, QUESTIONS[:2], plain, config)
     for (question, policy), (record,) in folder.records().items():
-        again = spoken.generate(question, policy, 30, **{option: True})
+        again = spoken.generate(question, policy, 14, **{option: True})
         assert record.tokens == again.tokens.tolist()
     if option == "compile":
         for key, (record,) in plain.records().items():

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from functools import cache
 
 import pytest
+from conftest import own_plugins
 
 from eepolicy.analysis.evaluation.leaderboard_rows import LEFT_OUT, POLICIES_LEFT_OUT, ROWS
 from eepolicy.analysis.evaluation.rows import parse_row
-from eepolicy.decode.config import EarlyExitConfig
-from eepolicy.policies import ByModality
-
-#: prints the names of the built-in plug-ins; in a separate process, as other tests register more
-NAMES = """
-import json
 from eepolicy.decode.acceptance import ACCEPTANCE_RULES
+from eepolicy.decode.config import EarlyExitConfig
 from eepolicy.decode.fills import FILLS
-from eepolicy.policies import POLICIES
-kinds = {"policy": POLICIES, "fill": FILLS, "accept": ACCEPTANCE_RULES}
-print(json.dumps({kind: list(registry._objects) for kind, registry in kinds.items()}))
-"""
+from eepolicy.policies import POLICIES, ByModality
 
 
 @pytest.fixture(scope="module")
-def names():
-    done = subprocess.run([sys.executable, "-c", NAMES], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+def names() -> dict[str, list[str]]:
+    """Names of the built-in plug-ins."""
+    kinds = {"policy": POLICIES, "fill": FILLS, "accept": ACCEPTANCE_RULES}
+    return {kind: list(own_plugins(table)) for kind, table in kinds.items()}
 
 
 def test_there_are_few_rows_and_full_depth_is_first():
@@ -74,6 +66,14 @@ def test_every_fill_and_acceptance_rule_has_one_row_on_triple(names):
     assert all(c in triple for c in configs if (c.fill.name, c.accept.name) != plain)
 
 
+@pytest.fixture(scope="module")
+def reply(pocket):
+    """The reply by an acceptance rule, decoded once."""
+    return cache(
+        lambda rule: pocket.generate("What color is snow?", "spark:triple@14", 24, accept=rule)
+    )
+
+
 @pytest.mark.parametrize(
     ("rule", "equal"),
     [
@@ -83,14 +83,11 @@ def test_every_fill_and_acceptance_rule_has_one_row_on_triple(names):
         ("groups:20", "acoustic:20"),
     ],
 )
-def test_rules_without_a_row_equal_another_in_greedy_decoding(pocket, rule, equal):
+def test_rules_without_a_row_equal_another_in_greedy_decoding(reply, rule, equal):
     """The reasons in `LEFT_OUT`."""
     name = rule.split(":")[0]
     assert LEFT_OUT[name].endswith(f"equals accept={equal.split(':')[0]}")
-    first, second = (
-        pocket.generate("What color is snow?", "spark:triple@14", 24, accept=each)
-        for each in (rule, equal)
-    )
+    first, second = reply(rule), reply(equal)
     assert first.tokens.tolist() == second.tokens.tolist()
     assert first.trace.layer_calls.tolist() == second.trace.layer_calls.tolist()
 

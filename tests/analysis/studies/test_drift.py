@@ -123,7 +123,7 @@ QUESTIONS = ["cat", "a horse", "it", "snow"]
 def test_catch_up_leaves_no_drift_behind(family):
     hooked = HookedModel(tiny(family), layout=LAYOUT, tokenizer=Words())
     runs = [("spark:triple@3", "catch_up"), ("spark:triple@3", "propagate"), ("full", "catch_up")]
-    measured = drift(hooked, QUESTIONS, runs, BatchOptions(size=3, max_new_tokens=40))
+    measured = drift(hooked, QUESTIONS, runs, BatchOptions(size=4, max_new_tokens=24))
     exact = measured.speech("spark:triple@3", "catch_up")
     whole = exact.since_refresh == 0
     assert 0 < whole.sum() < len(exact)

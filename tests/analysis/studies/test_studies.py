@@ -289,6 +289,7 @@ def test_fixed_depth_readout_agrees_with_the_probe():
     assert len(measured.figure().axes) == 3
 
 
+@pytest.mark.usefixtures("quick_sound")
 def test_the_acceptance_sweep_ends_without_loss():
     hooked = speaker()
     questions = [{"question": q, "keys": ["word"]} for q in ("cat", "a horse", "it", "snow")]
@@ -298,7 +299,7 @@ def test_the_acceptance_sweep_ends_without_loss():
         "static@3",
         settings=("all", "top:3", "exact"),
         asr=Recognizer(),
-        options=BatchOptions(size=3, max_new_tokens=40),
+        options=BatchOptions(size=3, max_new_tokens=20),
     )
     edited, calls = measured.by_rule("edit_share"), measured.by_rule("layer_calls")
     assert edited["full"].value == edited["exact"].value == 0
