@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pickled_workers
 import pytest
 import torch
 import transformers
@@ -36,6 +37,10 @@ from eepolicy.cli import main
 from eepolicy.cli.fit_prompts import read_questions
 from eepolicy.heads import load_heads, read_notes
 from eepolicy.speech import asr, mos
+from eepolicy.workers import WorkerConfig
+
+#: a short comparison in this process alone, without compiling
+QUICK = ("--no-compile", "--workers", "0", "--timed", "1", "--max-new-tokens", "20")
 
 
 def parse(stdout):
@@ -136,7 +141,8 @@ def test_fit_command(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_stats_command(run, tmp_path):
+def test_stats_command(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(WorkerConfig, "start", pickled_workers.start)  # starts no process
     folder = tmp_path / "stats"
     out, _ = run("stats", "--prompts", "2", "--out", str(folder))
     assert "| entropy, nats | 20 |" in out
@@ -199,7 +205,8 @@ def test_drift_command_with_two_fills(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_drift_command(run, tmp_path):
+def test_drift_command(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(WorkerConfig, "start", pickled_workers.start)  # starts no process
     folder = tmp_path / "drift"
     arguments = ["--fill", "mask", "--prompts", "2", "--out", str(folder)]
     out, _ = run("drift", "static@12", *arguments, "--json")
@@ -367,8 +374,8 @@ def test_report_writes_the_page_again(run, tmp_path, monkeypatch):
     for module, missing in ((asr, "missing_asr"), (mos, "missing_mos")):
         monkeypatch.setattr(module, missing, lambda *_: "not here")
     folder = str(tmp_path / "run")
-    arguments = ("compare", "static@14", "--prompts", "2", "--out", folder)
-    results = json.loads(run(*arguments, "--max-new-tokens", "30", "--json")[0])
+    arguments = ("compare", "static@14", "--prompts", "2", "--out", folder, *QUICK)
+    results = json.loads(run(*arguments, "--json")[0])
     assert [r["policy"] for r in results] == ["full", "static@14"]
     page = tmp_path / "run" / "index.html"
     page.unlink()
@@ -402,8 +409,7 @@ def test_results_in_parquet_are_those_in_csv(run, tmp_path, monkeypatch):
     for module, missing in ((asr, "missing_asr"), (mos, "missing_mos")):
         monkeypatch.setattr(module, missing, lambda *_: "not here")
     folder = tmp_path / "run"
-    arguments = ["compare", "static@14", "--prompts", "2", "--out", str(folder)]
-    run(*arguments, "--max-new-tokens", "20", "--workers", "0", "--no-compile")
+    run("compare", "static@14", "--prompts", "2", "--out", str(folder), *QUICK)
     table = pd.read_parquet(folder / "results.parquet")
     pd.testing.assert_frame_equal(table, pd.read_csv(folder / "results.csv"), rtol=1e-15)
     assert table.wer.isna().all()  # without speech recognition

@@ -30,8 +30,9 @@ from eepolicy.speech import asr, mos
 from eepolicy.speech.units import Units
 
 QUESTION = "What is the capital of France?"
-#: a comparison in this process alone, without compiling
+#: a comparison in this process alone, without compiling; and without times
 QUICK = ("--no-compile", "--workers", "0", "--timed", "2")
+UNTIMED = (*QUICK[:-1], "0")
 
 
 def test_it_is_a_stock_model_within_its_bounds(pocket):
@@ -54,8 +55,18 @@ def triple(pocket) -> eepolicy.Output:
     return pocket.generate(QUESTION, "spark:triple@14")
 
 
-#: numbers of test questions; all but one are slow
-NUMBERS = [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))]
+@pytest.fixture(scope="module")
+def answers(pocket) -> list[eepolicy.Output]:
+    """Replies to the first sixty test questions, for the slow tests."""
+    return pocket.generate([q["question"] for q in eepolicy.held_out("test")[:60]])
+
+
+#: numbers of test questions; all but one are not in each run
+NUMBERS = [
+    0,
+    pytest.param(1, marks=pytest.mark.slow),
+    pytest.param(2, marks=pytest.mark.exhaustive),
+]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -72,9 +83,12 @@ def test_full_depth_is_stock_generate(pocket, number):
 @pytest.mark.parametrize(
     ("count", "minimum"), [(20, 16), pytest.param(60, 49, marks=pytest.mark.slow)]
 )
-def test_it_answers_and_speaks(pocket, count, minimum):
+def test_it_answers_and_speaks(pocket, request, count, minimum):
     questions = eepolicy.held_out("test")[:count]
-    outputs = pocket.generate([q["question"] for q in questions])
+    if count == 60:
+        outputs = request.getfixturevalue("answers")
+    else:
+        outputs = pocket.generate([q["question"] for q in questions])
     right = sum(is_right(o.text, q["keys"]) for o, q in zip(outputs, questions, strict=True))
     assert right >= minimum
     assert all(o.ended for o in outputs)
@@ -82,10 +96,9 @@ def test_it_answers_and_speaks(pocket, count, minimum):
 
 
 @pytest.mark.slow
-def test_depth_matters_and_speech_stays_uncertain(pocket):
+def test_depth_matters_and_speech_stays_uncertain(pocket, answers):
     """Of the plain lens: without this the model could not test the paper's claims."""
-    replies = (pocket.generate(q["question"]) for q in eepolicy.held_out("test")[:10])
-    result = eepolicy.probe(pocket, replies, heads=pocket.lens)
+    result = eepolicy.probe(pocket, answers[:10], heads=pocket.lens)
     spoken = result.modality == eepolicy.Modality.SPEECH
     agreement = result.agreement[:, spoken].mean(1)
     assert all(a < b for a, b in pairwise(agreement[[0, 4, 8, 12, 16, 19]]))
@@ -180,17 +193,18 @@ def test_compare_command_resumes_and_reports(run, tmp_path):
 def test_compare_without_speech_recognition_names_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setattr(asr, "missing_asr", lambda *_: "install speech recognition")
     folder = tmp_path / "report"
-    _, stderr = run("compare", "static@16", "--prompts", "1", *QUICK, "--out", str(folder))
+    _, stderr = run("compare", "static@16", "--prompts", "1", *UNTIMED, "--out", str(folder))
     assert "install speech recognition" in stderr
     assert "install speech recognition" in (folder / "index.html").read_text()
     assert json.loads((folder / "results.json").read_text())[1]["wer"] is None
 
 
 @pytest.mark.slow
-def test_changing_the_question_set_keeps_sound_and_replies_matched(run, tmp_path):
+def test_changing_the_question_set_keeps_sound_and_replies_matched(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(asr, "missing_asr", lambda *_: "not here")  # only the sound counts
     folder = str(tmp_path / "report")
     for split in ("test", "dev", "test"):
-        run("compare", "static@16", "--prompts", "1", "--set", split, *QUICK, "--out", folder)
+        run("compare", "static@16", "--prompts", "1", "--set", split, *UNTIMED, "--out", folder)
     question = eepolicy.held_out("test")[0]["question"]
     report = RunFolder(tmp_path / "report")
     [record] = report.records()[question, "static@16"]
@@ -300,7 +314,7 @@ def test_wrong_python_arguments_are_refused(pocket):
 def test_an_interrupted_comparison_saves_its_work_and_continues(run, tmp_path):
     folder = tmp_path / "report"
     command = [sys.executable, "-m", "eepolicy.cli", "compare", "static@16"]
-    command += ["--prompts", "40", "--no-compile", "--out", str(folder)]
+    command += ["--prompts", "12", "--batch", "4", "--no-compile", "--out", str(folder)]
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -309,8 +323,8 @@ def test_an_interrupted_comparison_saves_its_work_and_continues(run, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     records = folder / "records.jsonl"
-    for _ in range(1200):
-        if records.exists() and len(records.read_text().splitlines()) >= 40:
+    for _ in range(4000):  # a busy machine takes minutes
+        if records.exists() and len(records.read_text().splitlines()) >= 4:
             break
         time.sleep(0.1)
     try:
@@ -322,10 +336,10 @@ def test_an_interrupted_comparison_saves_its_work_and_continues(run, tmp_path):
     assert "stopped; finished work is saved" in " ".join(stderr.split())
     assert "Traceback" not in stderr
     kept = records.read_text()
-    run("compare", "static@16", "--prompts", "1", *QUICK, "--out", str(folder))
+    run("compare", "static@16", "--prompts", "1", "--batch", "4", *UNTIMED, "--out", str(folder))
     assert records.read_text().startswith(kept)
     done = [(line.question, line.policy) for line in RunFolder(folder).lines(RecordLine)]
-    assert len(done) == len(set(done)) >= 40
+    assert len(done) == len(set(done)) >= 4
 
 
 def test_an_incomplete_checkpoint_is_refused(tmp_path):
@@ -351,27 +365,25 @@ def test_an_incomplete_checkpoint_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_its_speech_is_understood(pocket):
+def test_its_speech_is_understood(answers):
     """With speech recognition; the model card has the figures of all replies."""
     if asr.missing_asr():
         pytest.skip(asr.missing_asr())
-    whisper = asr.Whisper()
-    questions = eepolicy.held_out("test")[:30]
-    outputs = [pocket.generate(q["question"]) for q in questions]
-    counts = [word_errors(o.text, whisper.transcribe(o.audio)) for o in outputs]
+    outputs = answers[:30]
+    transcripts = asr.Whisper().transcribe_clips([o.audio for o in outputs])
+    counts = [word_errors(o.text, t) for o, t in zip(outputs, transcripts, strict=True)]
     errors, total = map(sum, zip(*counts, strict=True))
     assert errors / total < 0.12  # the model card has the figure of 300: 0.060
 
 
 @pytest.mark.slow
-def test_a_rater_tells_its_voice_from_griffin_lim_and_noise(pocket):
+def test_a_rater_tells_its_voice_from_griffin_lim_and_noise(pocket, answers):
     if mos.missing_mos():
         pytest.skip(mos.missing_mos())
     rater, plain = mos.DistillMos(), Units(pocket.vocoder.codebook)
     noise = torch.Generator().manual_seed(0)
     ratings = []
-    for question in eepolicy.held_out("test")[:6]:
-        units = pocket.generate(question["question"]).units
+    for units in (output.units for output in answers[:6]):
         wave = pocket.vocoder.decode(units)
         others = (plain.decode(units), 0.1 * torch.randn(len(wave), generator=noise), wave.flip(0))
         ratings.append([rater.rate(w) for w in (wave, *others)])
@@ -381,12 +393,13 @@ def test_a_rater_tells_its_voice_from_griffin_lim_and_noise(pocket):
 
 
 @pytest.mark.slow
-def test_dnsmos_tells_its_speech_from_noise(pocket):
+def test_dnsmos_tells_its_speech_from_noise(answers):
     if mos.missing_mos("dnsmos"):
         pytest.skip(mos.missing_mos("dnsmos"))
     rater = mos.Dnsmos()
     noise = torch.Generator().manual_seed(0)
-    for question in eepolicy.held_out("test")[:6]:
-        wave = pocket.generate(question["question"]).audio
+    waves = [output.audio for output in answers[:30]]
+    # the rater doubles a wave until it has nine seconds: six that are then short take least time
+    for wave in sorted(waves, key=lambda wave: np.log2(len(wave) / (9.01 * 16_000)) % 1)[:6]:
         # measured 1.9 to 2.7 against 1.1
         assert rater.rate(wave) > 1.5 > rater.rate(0.1 * torch.randn(len(wave), generator=noise))

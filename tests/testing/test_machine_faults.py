@@ -218,7 +218,7 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_the_c_locale_without_a_home(compiled, tmp_path):
     """A user without a home, an entry and a locale, as in a container."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
