@@ -66,10 +66,12 @@ class ProcessWorkers(Workers[Item, Result]):
     ) -> None:
         if self._pool is None:
             return
-        if kind is not None:  # do not wait for a running item
-            for process in (self._pool._processes or {}).values():
-                process.terminate()
-        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is None:
+            self._end_pool()
+            return
+        for process in (self._pool._processes or {}).values():  # do not wait for a running item
+            process.terminate()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -109,6 +111,8 @@ class ProcessWorkers(Workers[Item, Result]):
                 return result
             own = next((future for future in self._items if future.cancel()), None)
             if own is not None:
+                # before Python 3.12, a pool that loses a process stops at a cancelled future
+                setattr(own, "set_exception", _ignore)  # noqa: B010  # mypy refuses an assignment
                 item = self._items.pop(own)
                 with Noted(item):
                     self._own = self._own or self._make()
@@ -122,6 +126,15 @@ class ProcessWorkers(Workers[Item, Result]):
         return ProcessPoolExecutor(
             self.size, get_context("spawn"), initializer=_start, initargs=(self._make,)
         )
+
+    def _end_pool(self) -> None:
+        """Wait until the processes have ended; those of a broken pool may need a signal."""
+        assert self._pool is not None
+        processes = [*(self._pool._processes or {}).values()]  # the pool forgets them
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+            process.join()
 
     @staticmethod
     def _is_lost(future: Future[Result]) -> bool:
@@ -141,11 +154,15 @@ class ProcessWorkers(Workers[Item, Result]):
                 "perhaps for want of memory; run the command again to continue, with fewer "
                 "workers if that repeats"
             )
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._end_pool()
         self._pool = self._new_pool()
         lost = [future for future in self._items if not future.done() or self._is_lost(future)]
         for item in [self._items.pop(future) for future in lost]:
             self.submit(item)
+
+
+def _ignore(error: BaseException) -> None:
+    """Takes the place of `Future.set_exception` in a cancelled future."""
 
 
 def _result(future: Future[Result], item: Item) -> Result:

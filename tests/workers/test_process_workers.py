@@ -12,7 +12,7 @@ from functools import partial
 
 import pickled_workers
 import pytest
-from worker_jobs import no_model, square, square_unless_first
+from worker_jobs import no_model, square, square_after_a_loss, square_unless_first
 
 from eepolicy import EepolicyError
 from eepolicy.workers import (
@@ -116,6 +116,24 @@ def test_lost_processes_neither_lose_nor_duplicate_results(tmp_path):
         results = results_of_processes(workers)
     assert sorted(results) == [0, 1, 4]
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_lost_process_ends_the_others_of_its_pool(tmp_path):
+    """Also after the calling process took an item: a process that stays keeps a model in memory."""
+    make = partial(square_after_a_loss, tmp_path)
+    with ProcessWorkers(make, 2, own=lambda number: number * number) as workers:
+        for item in range(8):
+            workers.submit(item)
+        while len(list(tmp_path.iterdir())) < 2:  # two processes work, three items wait for them
+            time.sleep(0.01)
+        before = [*workers._pool._processes.values()]
+        results = [workers.next()]
+        (tmp_path / "go").touch()
+        results += results_of_processes(workers)
+        assert len(before) == 2
+        assert not any(process.is_alive() for process in before)
+    assert sorted(results) == [item * item for item in range(8)]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,27 @@ def square_unless_first(folder: Path, times: int = 1) -> Callable[[int], int]:
         count = len(file.read_text()) if file.exists() else 0
         if count < times:
             file.write_text("x" * (count + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number * number
+
+    return run
+
+
+def square_after_a_loss(folder: Path) -> Callable[[int], int]:
+    """Make a function that squares; the first time, 0 takes a minute and 1 kills its process.
+
+    Args:
+        folder: stores which number had its first time; 1 waits for its file `go`.
+    """
+
+    def run(number: int) -> int:
+        file = folder / str(number)
+        if number < 2 and not file.exists():
+            file.touch()
+            if number == 0:
+                time.sleep(60)
+            while not (folder / "go").exists():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return number * number
 

@@ -94,8 +94,14 @@ def test_two_processes(whole, tmp_path):
 
 @pytest.mark.exhaustive
 def test_processes_that_are_killed(whole, tmp_path):
+    def is_worker(process: psutil.Process) -> bool:
+        try:
+            return "spawn_main" in " ".join(process.cmdline())
+        except psutil.NoSuchProcess:  # it was killed
+            return False
+
     def own_processes() -> list[int]:
-        return [p.pid for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+        return [p.pid for p in psutil.Process().children() if is_worker(p)]
 
     check_killed(whole, tmp_path, WorkerConfig(2), own_processes)
 
