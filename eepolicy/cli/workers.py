@@ -93,7 +93,7 @@ class ModelSource:
         """`load` if it is useful that workers run the model, otherwise None.
 
         On a Ray cluster it is.  On this machine it is on a CPU, if the memory suffices for the
-        models of all workers.
+        models of all workers.  A note says why workers that the user asks for do not run the model.
 
         Args:
             model: the model in the calling process.
@@ -103,6 +103,11 @@ class ModelSource:
         if config.ray is not None:  # a worker sees its own GPUs only, and counts them from 0
             return replace(self, device=self.device.partition(":")[0]).load
         size = sum(weight.nbytes for weight in model.model.parameters())
-        fits = config.processes * size < psutil.virtual_memory().available / 2
-        useful = config.processes >= least and model.device.type == "cpu"
-        return self.load if useful and fits else None
+        reason = ""
+        if model.device.type != "cpu":
+            reason = f"it is on the device {model.device}"
+        elif config.processes * size >= psutil.virtual_memory().available / 2:
+            reason = "their models would take more than half of the free memory"
+        if reason and config.number and config.number >= least:
+            print_note(f"The {config.number} workers do not run the model: {reason}")
+        return None if reason or config.processes < least else self.load

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    InvalidStateError,
+    ProcessPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import connection, get_context, parent_process
 from types import TracebackType
 from typing import Any
 
-from eepolicy.errors import EepolicyError
+from eepolicy.errors import Caught, EepolicyError
 from eepolicy.workers.base import Item, Noted, Result, Workers
 
 #: how often a process may be lost before an item is finished
 MAX_LOSSES = 5
+#: seconds after which a process that ended has broken its pool, and after which a process that
+#: SIGTERM does not end is killed
+GRACE = 5.0
 
-#: makes the function of a worker process
-_make: Callable[[], Callable[[Any], Any]] | None = None
+#: makes the function of a worker process, pickled
+_make: bytes = b""
 #: that function, made at the first item: an error then ends the run with its own type, while an
 #: error at the start of a process looks like a lost process
 _work: Callable[[Any], Any] | None = None
@@ -31,6 +43,9 @@ class ProcessWorkers(Workers[Item, Result]):
 
     Worker processes end with the calling process, even if it is killed.  If a worker process is
     lost, new ones start and the unfinished items run again.
+
+    Items and results are pickled here.  The executor would pass each tensor as shared memory, which
+    keeps a file open in this process, and a process may have a thousand open files.
 
     Args:
         make: makes the function from item to result, in each process at its first item.  It is
@@ -54,8 +69,9 @@ class ProcessWorkers(Workers[Item, Result]):
     ) -> None:
         self.size = size
         self._make, self._own = make, own
-        self._items: dict[Future[Result], Item] = {}
+        self._items: dict[Future[bytes], Item] = {}
         self._losses = 0  # since the last result
+        self._ended_at: float | None = None  # when a process was seen to have ended
         self._pool = self._new_pool()
 
     def __exit__(
@@ -66,12 +82,7 @@ class ProcessWorkers(Workers[Item, Result]):
     ) -> None:
         if self._pool is None:
             return
-        if kind is None:
-            self._end_pool()
-            return
-        for process in (self._pool._processes or {}).values():  # do not wait for a running item
-            process.terminate()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._end_pool(at_once=kind is not None)  # after an error, do not wait for a running item
 
     def __len__(self) -> int:
         return len(self._items)
@@ -81,20 +92,26 @@ class ProcessWorkers(Workers[Item, Result]):
         if self._pool is None:
             self._items[Future()] = item
             return
+        with Noted(item):
+            data = pickle.dumps(item)
         try:
             with _interrupts_later():  # it may start a process
-                future = self._pool.submit(_run, item)
-        except BrokenProcessPool:
-            self._replace_pool()
+                future = self._pool.submit(_run, data)
+        except BrokenProcessPool as error:
+            self._replace_pool(error)
             self.submit(item)
             return
+        # before Python 3.12, a pool that loses a process stops at a future that was cancelled
+        setattr(future, "set_exception", partial(_set_exception, future.set_exception))  # noqa: B010
         self._items[future] = item
 
     def completed(self) -> Iterator[Result]:
         """Results that worker processes have finished since the last call."""
         while True:
-            if self._items and self._pool is not None and self._pool._broken:
-                self._replace_pool()
+            if self._items and self._is_broken():
+                done = (f for f in self._items if f.done() and not f.cancelled())
+                errors = (e for f in done if isinstance(e := f.exception(), BrokenProcessPool))
+                self._replace_pool(next(errors, None))
             future = next(filter(Future.done, self._items), None)
             if future is None:
                 return
@@ -111,8 +128,6 @@ class ProcessWorkers(Workers[Item, Result]):
                 return result
             own = next((future for future in self._items if future.cancel()), None)
             if own is not None:
-                # before Python 3.12, a pool that loses a process stops at a cancelled future
-                setattr(own, "set_exception", _ignore)  # noqa: B010  # mypy refuses an assignment
                 item = self._items.pop(own)
                 with Noted(item):
                     self._own = self._own or self._make()
@@ -124,24 +139,56 @@ class ProcessWorkers(Workers[Item, Result]):
         if not self.size:
             return None
         return ProcessPoolExecutor(
-            self.size, get_context("spawn"), initializer=_start, initargs=(self._make,)
+            self.size,
+            get_context("spawn"),
+            initializer=_start,
+            initargs=(pickle.dumps(self._make),),
         )
 
-    def _end_pool(self) -> None:
-        """Wait until the processes have ended; those of a broken pool may need a signal."""
+    def _is_broken(self) -> bool:
+        """Whether a process was lost."""
+        if self._pool is None:
+            return False
+        if self._pool._broken:
+            return True
+        # the pool waits for the rest of a result whose process died while it wrote
+        sentinels = [process.sentinel for process in [*(self._pool._processes or {}).values()]]
+        if not connection.wait(sentinels, timeout=0):
+            self._ended_at = None
+            return False
+        self._ended_at = self._ended_at or time.monotonic()
+        return time.monotonic() > self._ended_at + GRACE
+
+    def _end_pool(self, at_once: bool) -> None:
+        """Wait until the processes have ended.
+
+        Args:
+            at_once: end them with a signal, as those of a broken pool.
+        """
         assert self._pool is not None
-        processes = [*(self._pool._processes or {}).values()]  # the pool forgets them
+        if at_once:
+            processes = [*(self._pool._processes or {}).values()]
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join(GRACE)
+                process.kill()
+            # the pool waits for the rest of a result, and before Python 3.11 until all items are
+            # read, as long as this process holds these ends
+            queues: Any = self._pool
+            queues._result_queue._writer.close()
+            queues._call_queue._reader.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-            process.join()
 
     @staticmethod
-    def _is_lost(future: Future[Result]) -> bool:
+    def _is_lost(future: Future[bytes]) -> bool:
         return future.cancelled() or isinstance(future.exception(), BrokenProcessPool)
 
-    def _replace_pool(self) -> None:
+    def _replace_pool(self, reason: BaseException | None) -> None:
         """Start new processes after one was lost, and hand in the unfinished items again.
+
+        Args:
+            reason: what the pool says, if anything.
 
         Raises:
             EepolicyError: processes are lost again and again.
@@ -153,21 +200,24 @@ class ProcessWorkers(Workers[Item, Result]):
                 f"{MAX_LOSSES + 1} worker processes ended unexpectedly, one after the other, "
                 "perhaps for want of memory; run the command again to continue, with fewer "
                 "workers if that repeats"
-            )
-        self._end_pool()
+            ) from reason
+        self._end_pool(at_once=True)
+        self._ended_at = None
         self._pool = self._new_pool()
         lost = [future for future in self._items if not future.done() or self._is_lost(future)]
         for item in [self._items.pop(future) for future in lost]:
             self.submit(item)
 
 
-def _ignore(error: BaseException) -> None:
-    """Takes the place of `Future.set_exception` in a cancelled future."""
+def _set_exception(stock: Callable[[BaseException], None], error: BaseException) -> None:
+    """`Future.set_exception`, without effect on a future that was cancelled."""
+    with suppress(InvalidStateError):
+        stock(error)
 
 
-def _result(future: Future[Result], item: Item) -> Result:
+def _result(future: Future[bytes], item: Item) -> Any:
     with Noted(item):
-        return future.result()
+        return pickle.loads(future.result())
 
 
 @contextmanager
@@ -200,19 +250,29 @@ def _interrupts_later() -> Iterator[None]:
             signal.raise_signal(received[0])
 
 
-def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
+def _start(make: bytes) -> None:
     """Prepare a worker process."""
     global _make
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process ends it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _make = make
 
 
-def _run(item: Any) -> Any:
+def _run(item: bytes) -> bytes:
     global _work
-    assert _make is not None
-    _work = _work or _make()
-    return _work(item)
+    with Caught() as caught:
+        _work = _work or pickle.loads(_make)()
+        return pickle.dumps(_work(pickle.loads(item)))
+    assert caught.error is not None
+    raise _with_pickle(caught.error)
+
+
+def _with_pickle(error: Exception) -> Exception:
+    """An error that the calling process can read; one that it cannot would look like a loss."""
+    with Caught() as caught:
+        pickle.loads(pickle.dumps(error))
+    return EepolicyError(f"{type(error).__name__}: {error}") if caught.error else error
 
 
 def _end_with_parent() -> None:

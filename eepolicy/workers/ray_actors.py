@@ -12,6 +12,9 @@ from typing import Any, cast
 from eepolicy.errors import Caught, EepolicyError
 from eepolicy.workers.base import Item, Noted, Result, Workers
 
+#: how often an item whose actor was lost runs again
+MAX_RETRIES = 20
+
 
 def connect(address: str) -> str | None:
     """Connect this process to a Ray cluster, unless it is connected.
@@ -120,7 +123,7 @@ class RayWorkers(Workers[Item, Result]):
         self._items: dict[int, Item] = {}
         self._number = 0  # of items so far
         actor = ray.remote(_Actor).options(
-            num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1
+            num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=MAX_RETRIES
         )
         self._actors = [actor.remote(make) for _ in range(self.size)]
         self._pool = ray.util.ActorPool(self._actors)

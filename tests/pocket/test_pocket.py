@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -336,10 +336,12 @@ def test_an_interrupted_comparison_saves_its_work_and_continues(run, tmp_path):
     assert "stopped; finished work is saved" in " ".join(stderr.split())
     assert "Traceback" not in stderr
     kept = records.read_text()
-    run("compare", "static@16", "--prompts", "1", "--batch", "4", *UNTIMED, "--out", str(folder))
+    run("compare", "static@16", "--prompts", "6", "--batch", "4", *UNTIMED, "--out", str(folder))
     assert records.read_text().startswith(kept)
     done = [(line.question, line.policy) for line in RunFolder(folder).lines(RecordLine)]
-    assert len(done) == len(set(done)) >= 4
+    questions = [q["question"] for q in eepolicy.held_out()[:6]]
+    assert set(product(questions, ("full", "static@16"))) <= set(done)
+    assert len(done) == len(set(done))
 
 
 def test_an_incomplete_checkpoint_is_refused(tmp_path):

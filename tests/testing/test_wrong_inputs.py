@@ -126,6 +126,7 @@ OTHER_CODE = {
     "eepolicy/plugin_files.py": "a Python file of the user",
     "eepolicy/speech/authors_vocoders.py": "the authors' packages",
     "eepolicy/testing/report.py": "the repr of a plug-in",
+    "eepolicy/workers/processes.py": "a work item, whose error the calling process raises",
     "eepolicy/workers/ray_actors.py": "a work item, whose error the calling process raises",
 }
 #: names of exceptions that hide faults

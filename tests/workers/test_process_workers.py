@@ -12,7 +12,17 @@ from functools import partial
 
 import pickled_workers
 import pytest
-from worker_jobs import no_model, square, square_after_a_loss, square_unless_first
+import torch
+from worker_jobs import (
+    OnlyIn,
+    bytes_after_a_loss,
+    fails,
+    mean,
+    no_model,
+    square,
+    square_after_a_loss,
+    square_unless_first,
+)
 
 from eepolicy import EepolicyError
 from eepolicy.workers import (
@@ -134,6 +144,61 @@ def test_a_lost_process_ends_the_others_of_its_pool(tmp_path):
         assert len(before) == 2
         assert not any(process.is_alive() for process in before)
     assert sorted(results) == [item * item for item in range(8)]
+
+
+def test_a_process_that_dies_while_it_sends_a_result_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE", 0.5)
+    with ProcessWorkers(partial(bytes_after_a_loss, tmp_path), 1, own=bytes) as workers:
+        workers.submit(100_000)  # more than a pipe holds
+        assert results_of_processes(workers) == [bytes(100_000)]
+
+
+def test_an_error_while_a_process_sends_a_result_ends_the_pool(tmp_path):
+    threads = []
+
+    def interrupted() -> None:
+        with ProcessWorkers(partial(bytes_after_a_loss, tmp_path), 1, own=bytes) as workers:
+            workers.submit(100_000)
+            [process] = workers._pool._processes.values()
+            process.join()
+            threads.append(workers._pool._executor_manager_thread)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not threads[0].is_alive()  # Python waits for it at its end
+
+
+def test_tensors_keep_no_files_open():
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ProcessWorkers(partial(mean, None), 1, own=torch.mean) as workers:
+        workers.submit(torch.ones(2))
+        results = results_of_processes(workers)
+        free = os.open(os.devnull, os.O_RDONLY)  # the least number that is free
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 20, limits[1]))
+        try:
+            for _ in range(60):
+                workers.submit(torch.ones(2))
+            results += results_of_processes(workers)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert results == [1.0] * 61
+
+
+def test_an_error_that_cannot_be_read_again_is_no_lost_process():
+    with ProcessWorkers(partial(fails, None), 1, own=abs) as workers:
+        workers.submit(7)
+        with pytest.raises(EepolicyError, match="TwoArguments: the number is 7"):
+            results_of_processes(workers)
+
+
+def test_a_function_that_other_processes_cannot_read_is_no_lost_process():
+    with ProcessWorkers(OnlyIn(), 1, own=abs) as workers:
+        workers.submit(7)
+        with pytest.raises(AttributeError, match="a function of a notebook"):
+            results_of_processes(workers)
 
 
 @pytest.mark.slow

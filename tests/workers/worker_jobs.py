@@ -6,7 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def square(_: object) -> Callable[[int], int]:
@@ -52,6 +57,66 @@ def square_after_a_loss(folder: Path) -> Callable[[int], int]:
         return number * number
 
     return run
+
+
+def mean(_: object) -> Callable[[Tensor], Tensor]:
+    """Make the function from a tensor to its mean."""
+    import torch  # the other functions need none, and it takes two seconds of a process
+
+    return torch.mean
+
+
+def bytes_after_a_loss(folder: Path) -> Callable[[int], bytes]:
+    """Make a function that returns many bytes; the first time, its process dies on sending them.
+
+    Args:
+        folder: a file of it says that the first time was.
+    """
+
+    def send_a_part(self: Connection, data: bytes, *_: object) -> None:
+        os.write(self.fileno(), data[:100])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run(number: int) -> bytes:
+        if not (folder / "first").exists():
+            (folder / "first").touch()
+            Connection._send = send_a_part
+        return bytes(number)
+
+    return run
+
+
+class TwoArguments(Exception):
+    """An error that is pickled and not read again."""
+
+    def __init__(self, name: str, value: int) -> None:
+        super().__init__(f"{name} is {value}")
+
+
+def fails(_: object) -> Callable[[int], int]:
+    """Make a function that raises an error."""
+
+    def run(number: int) -> int:
+        raise TwoArguments("the number", number)
+
+    return run
+
+
+def only_in(process: int) -> OnlyIn:
+    """Read an `OnlyIn`."""
+    if os.getpid() != process:
+        raise AttributeError("a function of a notebook")
+    return OnlyIn()
+
+
+class OnlyIn:
+    """Makes a function, and can be read in this process alone, as what a notebook defines."""
+
+    def __reduce__(self) -> tuple[Callable[[int], OnlyIn], tuple[int]]:
+        return only_in, (os.getpid(),)
+
+    def __call__(self) -> Callable[[int], int]:
+        return abs
 
 
 def no_model() -> Callable[[int], int]:

@@ -143,20 +143,21 @@ def check_killed(
     victims: Callable[[], list[int]],
 ) -> None:
     """Comparisons whose workers are killed, 20 in all, store what one process stores."""
-    killed = runs = 0
-    while killed < KILLS:
-        folder = tmp_path / f"run{runs}"
-        runs += 1
-        with killer(victims) as kills:
-            result = compare(folder, workers)
+    killed, rng = 0, random.Random(0)
+    for number in range(3 * KILLS):
+        with killer(victims, rng) as kills:
+            result = compare(tmp_path / f"run{number}", workers)
         assert result == whole
         killed += len(kills)
+        if killed >= KILLS:
+            break
+    assert killed >= KILLS
 
 
 @contextmanager
-def killer(victims: Callable[[], list[int]]) -> Iterator[list[int]]:
+def killer(victims: Callable[[], list[int]], rng: random.Random) -> Iterator[list[int]]:
     """Kill a process of the list at random times; yields the processes that were killed."""
-    done, kills, rng = threading.Event(), list[int](), random.Random(0)
+    done, kills = threading.Event(), list[int]()
 
     def work() -> None:
         # no more: workers that are killed faster than they load a model never finish an item
