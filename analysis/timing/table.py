@@ -57,9 +57,10 @@ SPEEDUP = Column("speedup", "speed-up, median [quartiles]", _speedup)
 
 #: explanation of the columns
 LEGEND = (
-    "*Ideal speed-up*: the speed-up over `full` if every layer call and head call cost what it "
-    "costs on one position a row, plus the prefill. The prefill gives the first token if the "
-    "policy runs it at full depth. *Efficiency*: measured speed-up over ideal speed-up. "
+    "*Ideal speed-up*: time of `full` over that of the policy, if each layer call and each head "
+    "call took the time measured for one position per row. The measured prefill is added to both; "
+    "it gives the first token if the policy runs it at full depth. *Efficiency*: measured "
+    "speed-up, a median over trials, over ideal speed-up, from mean counts; it can exceed 1. "
     "*Roofline*: the time in which the device could read the weights, keys and values that the "
     "steps need, once a step, or compute the products, whichever takes longer. *Share of the "
     "roofline*: roofline over measured time."
