@@ -17,6 +17,7 @@ FLOORS = [
     {
         "errors",
         "io",
+        "machine",
         "folder_lock",
         "guard",
         "returned",

@@ -10,7 +10,7 @@ from types import TracebackType
 import psutil
 
 from eepolicy.errors import EepolicyError
-from eepolicy.workers import available_cores
+from eepolicy.machine import available_cores
 
 
 @dataclass(frozen=True)

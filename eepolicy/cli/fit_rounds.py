@@ -16,7 +16,8 @@ from eepolicy.cli.progress import progress
 from eepolicy.cli.shared import out, print_json, print_note
 from eepolicy.cli.workers import ModelSource
 from eepolicy.errors import EepolicyError
-from eepolicy.workers import WorkerConfig, available_cores
+from eepolicy.machine import available_cores
+from eepolicy.workers import WorkerConfig
 
 if TYPE_CHECKING:
     from eepolicy.fitting import FitConfig

@@ -12,6 +12,7 @@ import typer
 
 from eepolicy.cli.options import load_model
 from eepolicy.cli.shared import print_note
+from eepolicy.machine import container_memory
 from eepolicy.workers import WorkerConfig
 
 if TYPE_CHECKING:
@@ -106,8 +107,14 @@ class ModelSource:
         reason = ""
         if model.device.type != "cpu":
             reason = f"it is on the device {model.device}"
-        elif config.processes * size >= psutil.virtual_memory().available / 2:
+        elif config.processes * size >= _available_memory() / 2:
             reason = "their models would take more than half of the free memory"
         if reason and config.number and config.number >= least:
             print_note(f"The {config.number} workers do not run the model: {reason}")
         return None if reason or config.processes < least else self.load
+
+
+def _available_memory() -> int:
+    """Bytes that can be used without swapping."""
+    free, own = int(psutil.virtual_memory().available), container_memory()
+    return free if own is None else min(free, own)

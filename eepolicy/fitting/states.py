@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eepolicy.fitting.state_batch import StateBatch
 from eepolicy.hooked import HookedModel
-from eepolicy.io import make_folder, write_atomically
+from eepolicy.io import make_folder, remove_unfinished, write_atomically
 from eepolicy.modality import Modality
 from eepolicy.probing import Document
 
@@ -58,6 +58,7 @@ class StateStore:
             progress: wraps the batches, to show progress.
         """
         make_folder(self.folder)
+        remove_unfinished(self.folder, "")  # of a process that was killed: it is large
         replies = sorted(replies, key=lambda reply: len(reply.tokens))
         files = {
             start: self.folder / f"{start // batch:06d}.safetensors"

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import torch
 
+from eepolicy.machine import container_memory
+
 
 def free_memory(device: torch.device) -> int | None:
     """Free bytes of a CUDA device, or of the main memory; None where the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        return None
+        return container_memory()
+    own = container_memory()
+    return free if own is None else min(free, own)
 
 
 def free_disk(path: Path) -> int:

@@ -1,7 +1,7 @@
 """Spread work items over workers: processes of this machine, or actors of a Ray cluster."""
 
 from eepolicy.workers.base import Workers
-from eepolicy.workers.config import WorkerConfig, available_cores
+from eepolicy.workers.config import WorkerConfig
 from eepolicy.workers.ordered import OrderedWorkers
 from eepolicy.workers.processes import ProcessWorkers
 
@@ -10,5 +10,4 @@ __all__ = [
     "ProcessWorkers",
     "WorkerConfig",
     "Workers",
-    "available_cores",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from eepolicy.errors import EepolicyError
 from eepolicy.fields import Count, NonNegative, check_fields
+from eepolicy.machine import available_cores
 from eepolicy.workers.base import Item, Result, Workers
 from eepolicy.workers.processes import ProcessWorkers
 from eepolicy.workers.ray_actors import RayWorkers, connect
@@ -99,10 +99,3 @@ class WorkerConfig:
         if self.ray is not None:
             return RayWorkers(make, self.number, address=self.ray, gpus=self.gpus)
         return ProcessWorkers(make, self.processes, own)
-
-
-def available_cores() -> int:
-    """Number of cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

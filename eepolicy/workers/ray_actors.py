@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, cast
 
@@ -112,21 +112,20 @@ class RayWorkers(Workers[Item, Result]):
     ) -> None:
         self._ray = ray = _import_ray()
         self._owns_cluster = not ray.is_initialized()
-        connect(address)
-        try:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self.size = number_of_actors(nodes, size, gpus)
-        except EepolicyError:
-            if self._owns_cluster:
-                ray.shutdown()
-            raise
         self._items: dict[int, Item] = {}
         self._number = 0  # of items so far
-        actor = ray.remote(_Actor).options(
-            num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=MAX_RETRIES
-        )
-        self._actors = [actor.remote(make) for _ in range(self.size)]
-        self._pool = ray.util.ActorPool(self._actors)
+        with ExitStack() as stack:
+            if self._owns_cluster:
+                stack.callback(ray.shutdown)
+            connect(address)
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            self.size = number_of_actors(nodes, size, gpus)
+            actor = ray.remote(_Actor).options(
+                num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=MAX_RETRIES
+            )
+            self._actors = [actor.remote(make) for _ in range(self.size)]
+            self._pool = ray.util.ActorPool(self._actors)
+            stack.pop_all()  # the cluster stays until the workers end
 
     def __exit__(
         self,

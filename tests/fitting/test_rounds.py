@@ -83,7 +83,10 @@ def test_stored_states_are_those_of_the_stock_model(hooked, tmp_path, whole):
     """Exit depth and labels: padded batches against one reply at a time in the stock model."""
     documents = full_depth(hooked, prompts(7, 3))
     store = StateStore(tmp_path, 2, "speech", whole, torch.float32)
+    left = tmp_path / ".000003.safetensors.0123abcd.part"  # by a process that was killed
+    left.mkdir()
     store.write(hooked, documents, 3)
+    assert not left.exists()
     documents.sort(key=lambda d: len(d.tokens))
     assert len(store.files) == 3
     start = 0

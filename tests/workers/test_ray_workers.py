@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from functools import partial
 
 import pytest
-from worker_jobs import square
+from worker_jobs import square, square_unless_first
 
 from eepolicy.cli import workers as command
 from eepolicy.errors import EepolicyError
-from eepolicy.workers import OrderedWorkers, WorkerConfig
+from eepolicy.workers import OrderedWorkers, WorkerConfig, ray_actors
 from eepolicy.workers.ray_actors import RayWorkers, number_of_actors
 
 
@@ -58,6 +59,23 @@ def test_more_workers_than_cores_are_refused(monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     with pytest.raises(EepolicyError, match="got 1000"):
         RayWorkers(partial(square, "text"), 1000)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_an_item_that_kills_its_actor_ends_the_run(tmp_path, monkeypatch):
+    """And a function that cannot be sent leaves no cluster behind."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the modules of the tests
+    monkeypatch.setattr(ray_actors, "MAX_RETRIES", 1)
+    with RayWorkers(partial(square_unless_first, tmp_path, times=100), 1) as workers:
+        workers.submit(3)
+        with pytest.raises(EepolicyError, match="was lost"):
+            workers.next()
+    assert len((tmp_path / "3").read_text()) == 2
+    with pytest.raises(TypeError, match="pickle"):
+        RayWorkers(partial(square, threading.Lock()), 1)
     assert not ray.is_initialized()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from eepolicy import EepolicyError
 from eepolicy.analysis.timing.usage import CpuUsage, UsageMeter
-from eepolicy.workers import available_cores
+from eepolicy.machine import available_cores
 
 #: uses a second of CPU time by its own clock, says so, and waits for the end of its input
 BURN = """
