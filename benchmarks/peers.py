@@ -238,8 +238,8 @@ def introduction(args: argparse.Namespace, depth: int) -> list[str]:
         "table are interleaved in one run, on the same prompts, and run the same layers on the "
         "newest position. Speed-ups are over economize." + (MEMORY if args.memory else ""),
         "",
-        f"    python -m benchmarks.peers {name} --prompts {args.prompts} --tokens {args.tokens} "
-        f"--rounds {args.rounds} --batch {args.batch} --threads {args.threads}"
+        f"    python -m benchmarks.peers {args.model} --prompts {args.prompts} --tokens "
+        f"{args.tokens} --rounds {args.rounds} --batch {args.batch} --threads {args.threads}"
         + (" --memory" if args.memory else ""),
     ]
 

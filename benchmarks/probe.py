@@ -243,7 +243,7 @@ def write_up(
             f"round(s), interleaved, {args.threads} threads, float32, torch {torch.__version__}. "
             "Memory is the peak of the process minus its memory with the model loaded.",
             "",
-            f"    python -m benchmarks.probe --model {name} --tokens {args.tokens} "
+            f"    python -m benchmarks.probe --model {args.model} --tokens {args.tokens} "
             f"--rounds {args.rounds} --threads {args.threads}",
             "",
             "`heads alone` is the products of all depths' hidden states with the output embedding, "

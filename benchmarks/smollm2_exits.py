@@ -130,7 +130,7 @@ def page(records: Sequence[dict[str, Any]], args: argparse.Namespace, count: int
     fits = [
         f"    eepolicy fit work/{name} --prompts work/prompts.txt --on text --max-new-tokens 96 "
         "--precision bfloat16 --compile --learning-rate 1e-3 --batch-replies 12 --epochs 4 "
-        f"{options}"
+        f"--threads 1 {options}"
         for options in (
             f"--heads branch --layers 2 --depths {args.depth} --out work/branch.safetensors",
             "--heads drafter --layers 1 --out work/drafter.safetensors",
