@@ -33,6 +33,8 @@ from eepolicy.workers import WorkerConfig
 ROWS = ("static@3", "spark:triple@2", "static@3, accept=exact")
 SOME = QUESTIONS[:3]  # in two batches
 KILLS = 20
+#: kills in one comparison: after six losses without a result in between it would end
+KILLS_EACH = 4
 
 
 def make_model() -> HookedModel:
@@ -160,8 +162,7 @@ def killer(victims: Callable[[], list[int]], rng: random.Random) -> Iterator[lis
     done, kills = threading.Event(), list[int]()
 
     def work() -> None:
-        # no more: workers that are killed faster than they load a model never finish an item
-        while len(kills) < KILLS and not done.wait(rng.uniform(1, 4)):
+        while len(kills) < KILLS_EACH and not done.wait(rng.uniform(1, 4)):
             alive = [pid for pid in victims() if pid not in kills]
             if alive:
                 kills.append(rng.choice(alive))
