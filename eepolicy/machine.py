@@ -44,6 +44,12 @@ def container_memory() -> int | None:
     return None
 
 
+def within_container(free: int) -> int:
+    """Free bytes of the host, or those that the container of this process has left, if fewer."""
+    left = container_memory()
+    return free if left is None else min(free, left)
+
+
 def _cpu_limit() -> tuple[int, int]:
     """Microseconds of CPU time in each period, and microseconds of a period; 0 without a limit."""
     both = _numbers(CGROUP / "cpu.max")

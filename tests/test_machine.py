@@ -77,3 +77,4 @@ def test_cores_are_those_of_the_container(files, cores, write):
 def test_memory_is_that_of_the_container(files, free, write):
     write(files)
     assert machine.container_memory() == free
+    assert machine.within_container(7000) == (7000 if free is None else min(7000, free))

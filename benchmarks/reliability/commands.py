@@ -6,10 +6,9 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
-from benchmarks.reliability.cases import Case, legal_reason
+from benchmarks.reliability.cases import MAX_SECONDS, Case, legal_reason
 from eepolicy.cli import main
 from eepolicy.cli.shared import out
 from eepolicy.errors import EepolicyError
@@ -104,8 +103,8 @@ def cases() -> Iterator[Case]:
         for value in values:
             label = f"{line} {value!r:.40}"
             run = partial(_run, [*line.split(), value])
-            case = Case(KIND, label, run, legal_reason(label, LEGAL))
-            yield replace(case, max_seconds=TASK_SECONDS) if line.startswith("lm-eval") else case
+            seconds = TASK_SECONDS if line.startswith("lm-eval") else MAX_SECONDS
+            yield Case(KIND, label, run, legal_reason(label, LEGAL), max_seconds=seconds)
 
 
 def _run(arguments: list[str]) -> None:

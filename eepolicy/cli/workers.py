@@ -12,7 +12,7 @@ import typer
 
 from eepolicy.cli.options import load_model
 from eepolicy.cli.shared import print_note
-from eepolicy.machine import container_memory
+from eepolicy.machine import within_container
 from eepolicy.workers import WorkerConfig
 
 if TYPE_CHECKING:
@@ -104,17 +104,11 @@ class ModelSource:
         if config.ray is not None:  # a worker sees its own GPUs only, and counts them from 0
             return replace(self, device=self.device.partition(":")[0]).load
         size = sum(weight.nbytes for weight in model.model.parameters())
-        reason = ""
+        reason, free = "", within_container(psutil.virtual_memory().available)
         if model.device.type != "cpu":
             reason = f"it is on the device {model.device}"
-        elif config.processes * size >= _available_memory() / 2:
+        elif config.processes * size >= free / 2:
             reason = "their models would take more than half of the free memory"
         if reason and config.number and config.number >= least:
             print_note(f"The {config.number} workers do not run the model: {reason}")
         return None if reason or config.processes < least else self.load
-
-
-def _available_memory() -> int:
-    """Bytes that can be used without swapping."""
-    free, own = int(psutil.virtual_memory().available), container_memory()
-    return free if own is None else min(free, own)

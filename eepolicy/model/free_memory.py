@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from eepolicy.machine import container_memory
+from eepolicy.machine import within_container
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -18,9 +18,8 @@ def free_memory(device: torch.device) -> int | None:
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        return container_memory()
-    own = container_memory()
-    return free if own is None else min(free, own)
+        return None
+    return within_container(free)
 
 
 def free_disk(path: Path) -> int:
