@@ -17,6 +17,7 @@ FLOORS = [
     {
         "errors",
         "io",
+        "interrupts",
         "machine",
         "folder_lock",
         "guard",

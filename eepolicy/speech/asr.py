@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eepolicy.errors import EepolicyError
+from eepolicy.interrupts import interrupts_later
 from eepolicy.speech.windows import (
     BATCH_SIZE,
     SAMPLE_RATE,
@@ -268,7 +269,8 @@ def _load(source: str, **options: Any) -> Any:
     Raises:
         EepolicyError: it cannot be loaded.
     """
-    from faster_whisper import WhisperModel
+    with interrupts_later():
+        from faster_whisper import WhisperModel
 
     try:
         return WhisperModel(source, **options)

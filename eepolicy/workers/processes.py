@@ -16,13 +16,14 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from types import TracebackType
 from typing import Any
 
 from eepolicy.errors import Caught, EepolicyError
+from eepolicy.interrupts import interrupts_later
 from eepolicy.workers.base import Item, Noted, Result, Workers
 
 #: how often a process may be lost before an item is finished
@@ -95,7 +96,7 @@ class ProcessWorkers(Workers[Item, Result]):
         with Noted(item):
             data = pickle.dumps(item)
         try:
-            with _interrupts_later():  # it may start a process
+            with interrupts_later():  # it may start a process
                 future = self._pool.submit(_run, data)
         except BrokenProcessPool as error:
             self._replace_pool(error)
@@ -173,11 +174,16 @@ class ProcessWorkers(Workers[Item, Result]):
             for process in processes:
                 process.join(GRACE)
                 process.kill()
-            # the pool waits for the rest of a result, and before Python 3.11 until all items are
-            # read, as long as this process holds these ends
             queues: Any = self._pool
-            queues._result_queue._writer.close()
-            queues._call_queue._reader.close()
+            manager = queues._executor_manager_thread
+            if manager is not None:
+                # the pool waits for the rest of a result as long as this process holds this end
+                queues._result_queue._writer.close()
+                manager.join(GRACE)
+                # before Python 3.11.5 the pool waits until all items are read, unless this end is
+                # closed; later ones close it, and two threads must not close it at once
+                if manager.is_alive():
+                    queues._call_queue._reader.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     @staticmethod
@@ -218,36 +224,6 @@ def _set_exception(stock: Callable[[BaseException], None], error: BaseException)
 def _result(future: Future[bytes], item: Item) -> Any:
     with Noted(item):
         return pickle.loads(future.result())
-
-
-@contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Delay an interrupt, or SIGTERM with a handler, to the end of the block, where the system can.
-
-    A process whose start is interrupted prints a traceback.  Processes that start in the block
-    never see an interrupt: the calling process ends them, with SIGTERM.
-    """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if handlers[signal.SIGTERM] is signal.SIG_DFL:  # it ends this process at once
-        del handlers[signal.SIGTERM]
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or None in handlers.values() or not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    received: list[int] = []
-    # the mask is for the new processes; another thread of this one can still take the signal, and
-    # Python then calls the handler here
-    for number in handlers:
-        signal.signal(number, lambda number, _: received.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if received:
-            signal.raise_signal(received[0])
 
 
 def _start(make: bytes) -> None:

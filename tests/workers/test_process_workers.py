@@ -25,6 +25,7 @@ from worker_jobs import (
 )
 
 from eepolicy import EepolicyError
+from eepolicy.interrupts import interrupts_later
 from eepolicy.workers import (
     OrderedWorkers,
     ProcessWorkers,
@@ -49,7 +50,7 @@ def test_an_interrupt_is_raised_after_a_process_has_started(number, other_thread
     steps = []
 
     def start() -> None:
-        with processes._interrupts_later():
+        with interrupts_later():
             os.kill(os.getpid(), number)
             time.sleep(0.2)
             steps.append("started")
@@ -67,7 +68,7 @@ def test_an_interrupt_is_raised_after_a_process_has_started(number, other_thread
 
 
 def test_without_an_interrupt_nothing_is_raised(other_thread):
-    with processes._interrupts_later():
+    with interrupts_later():
         pass
 
 
@@ -144,6 +145,32 @@ def test_a_lost_process_ends_the_others_of_its_pool(tmp_path):
         assert len(before) == 2
         assert not any(process.is_alive() for process in before)
     assert sorted(results) == [item * item for item in range(8)]
+
+
+def test_no_two_threads_close_an_end_of_a_pipe_at_once():
+    """The second would close a file that another thread has opened since, or fail."""
+    closing = []
+
+    def closed_slowly(end, stock) -> None:
+        closing.append((end, threading.get_ident()))
+        time.sleep(0.3)  # so that a second thread comes into it
+        stock()
+
+    def interrupted() -> None:
+        with ProcessWorkers(partial(square, None), 1) as workers:
+            workers.submit(2)
+            pool = workers._pool
+            for queue in (pool._call_queue, pool._result_queue):
+                for end in (queue._reader, queue._writer):
+                    end.close = partial(closed_slowly, end, end.close)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    ends = [end for end, _ in closing]
+    threads = [{thread for end, thread in closing if end is one} for one in ends]
+    assert len(closing) >= 2
+    assert all(len(thread) == 1 for thread in threads)
 
 
 def test_a_process_that_dies_while_it_sends_a_result_is_lost(tmp_path, monkeypatch):
