@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -66,16 +67,23 @@ def main() -> NoReturn:
     The status is 1 if a file or the output cannot be written, or if the reader of the output has
     left; 130 after an interrupt, and 143 after SIGTERM.
     """
-    with prepared_process():
-        code = _run()
+    with prepared_process() as received:
+        code = _run(received)
         failure = flush_output()
         if failure:
             print_error(failure)
     sys.exit(code if failure is None else code or 1)
 
 
-def _run() -> int:
-    """Run the command and print its error; gives the exit status."""
+def _run(received: list[int]) -> int:
+    """Run the command and print its error.
+
+    Args:
+        received: signals that have arrived, which `prepared_process` fills.
+
+    Returns:
+        The exit status.
+    """
     # typer returns the exit status, or None if the command finished
     code: int
     if "--debug" in sys.argv[1:2]:
@@ -83,22 +91,33 @@ def _run() -> int:
         return code
     try:
         code = app(standalone_mode=False) or 0
-    except EepolicyError as error:
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return _stopped(signal.SIGTERM if isinstance(error.__cause__ or error, Terminated) else 0)
+    except Exception as error:
+        if received:  # a library has turned the exception of the signal into this one
+            return _stopped(received[-1])
+        code = _failed(error)
+    return code
+
+
+def _failed(error: Exception) -> int:
+    """Print the error of a command; gives the exit status."""
+    if isinstance(error, EepolicyError):
         print_error(str(error))
-        code = 2
-    except OSError as error:
+        return 2
+    if isinstance(error, OSError):
         if error.errno != errno.EPIPE:
             print_error(str(error))
-        code = 1
-    except (KeyboardInterrupt, typer.Abort) as error:
-        code = 143 if isinstance(error.__cause__ or error, Terminated) else 130
-    except Exception as error:
-        if not hasattr(error, "exit_code"):
-            raise
-        error.show() if hasattr(error, "show") else print_error(str(error))
-        code = error.exit_code
-    if code in (130, 143):
-        resumable = RESUMABLE & {*sys.argv[1:2]} or "--keep" in sys.argv
-        saved = "; finished work is saved, and the same command continues"
-        print_error("stopped" + (saved if resumable else ""))
-    return code
+        return 1
+    if not hasattr(error, "exit_code"):
+        raise error
+    error.show() if hasattr(error, "show") else print_error(str(error))
+    return int(error.exit_code)
+
+
+def _stopped(number: int) -> int:
+    """Say that a command was stopped, and whether it continues; gives the exit status."""
+    resumable = RESUMABLE & {*sys.argv[1:2]} or "--keep" in sys.argv
+    saved = "; finished work is saved, and the same command continues"
+    print_error("stopped" + (saved if resumable else ""))
+    return 143 if number == signal.SIGTERM else 130

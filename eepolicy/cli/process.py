@@ -17,13 +17,18 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def prepared_process() -> Iterator[None]:
+def prepared_process() -> Iterator[list[int]]:
     r"""Prepare streams and signals for a command.
 
     - A stream that is closed gets a null device, since Python has none then.
     - Characters that the locale lacks are written as escapes, such as `\xe4` in the C locale.
     - SIGTERM raises `Terminated`, so that open files are closed and locks are released.
+
+    Yields:
+        A list of the signals SIGINT and SIGTERM that have arrived.  Libraries may turn the
+        exception of a signal into another one.
     """
+    received: list[int] = []
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -31,13 +36,21 @@ def prepared_process() -> Iterator[None]:
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, end)
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def flush_output() -> str | None:
@@ -60,7 +73,3 @@ def as_text(argument: str) -> str:
     with suppress(UnicodeError):
         return os.fsencode(argument).decode()
     return argument
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated

@@ -332,7 +332,7 @@ def test_an_interrupted_comparison_saves_its_work_and_continues(run, tmp_path):
         _, stderr = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert "stopped; finished work is saved" in " ".join(stderr.split())
     assert "Traceback" not in stderr
     kept = records.read_text()

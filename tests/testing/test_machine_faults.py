@@ -255,6 +255,39 @@ def test_sigterm_ends_a_command_as_an_interrupt_does(arguments, monkeypatch, run
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_a_library_turns_into_another_error(number, code, monkeypatch, run):
+    """pybind11 raises an ImportError if the import of its module is interrupted."""
+
+    def imported(**options: object) -> int:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+        raise AssertionError
+
+    monkeypatch.setattr(eepolicy.cli, "app", imported)
+    # a suite that a shell runs in the background inherits an ignored SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _, err = run("policies", code=code)
+        assert err == "eepolicy: stopped\n"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    """A shell lets its background commands ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with prepared_process() as received:
+            signal.raise_signal(signal.SIGINT)
+        assert not received
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 EXIT = """
 import json, sys, threading, time
 from eepolicy.io import append_line, write_json
