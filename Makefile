@@ -6,8 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 REPORT ?= report
 
-.PHONY: compare test test-narrow test-tuned-lens test-slow test-all lint docs figures benchmarks mos \
-	everything clean
+.PHONY: compare test test-fast test-narrow test-tuned-lens test-slow test-all lint docs figures \
+	benchmarks mos everything clean
 
 # pip does not compile modules to bytecode: that would take half of the time of an install, and most
 # modules are never imported. Python compiles a module at its first import and stores the result.
@@ -24,7 +24,11 @@ HERE := $(PIP) --constraint constraints.txt --editable
 compare: $(VENV)/.speech
 	$(BIN)/eepolicy compare --out $(REPORT)
 
-test: $(VENV)/.dev lint
+# The types are checked in one process, so the tests begin meanwhile.
+test: $(VENV)/.dev
+	$(MAKE) --jobs 2 lint test-fast
+
+test-fast: $(VENV)/.dev
 	$(TESTS) $(SPREAD) -m "not slow and not exhaustive"
 
 # Numerical tests on the vectors of an older processor. The compiler's cache of kernels does not

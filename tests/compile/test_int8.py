@@ -138,7 +138,9 @@ def test_weights_that_are_rounded_later_are_used():
         KINDS.get("branch").untrained(model.lens, (2,), width=32)
 
 
-def test_the_pocket_model_in_int8(pocket, tmp_path):
+# the small models above are compiled in each run
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_pocket_model_in_int8(compiled, pocket, tmp_path):
     model = eepolicy.load("pocket", torch.int8)
     assert all(
         not isinstance(m, torch.nn.Linear)
@@ -150,7 +152,7 @@ def test_the_pocket_model_in_int8(pocket, tmp_path):
     assert model.model.get_input_embeddings().weight.dtype == torch.float32
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        out = model.generate("What color is snow?", "static@6", compile=True)
+        out = model.generate("What color is snow?", "static@6", compile=compiled)
     assert out.text == "Snow is white."
     assert out.audio is not None
     assert digest(model.heads) != digest(pocket.heads)
