@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -14,6 +15,8 @@ from eepolicy.workers.base import Item, Noted, Result, Workers
 
 #: how often an item whose actor was lost runs again
 MAX_RETRIES = 20
+#: seconds without a result after which a warning names the actors that have not started
+WAIT = 30.0
 
 
 def connect(address: str) -> str | None:
@@ -114,6 +117,7 @@ class RayWorkers(Workers[Item, Result]):
         self._owns_cluster = not ray.is_initialized()
         self._items: dict[int, Item] = {}
         self._number = 0  # of items so far
+        self._has_warned = False
         with ExitStack() as stack:
             if self._owns_cluster:
                 stack.callback(ray.shutdown)
@@ -124,6 +128,7 @@ class RayWorkers(Workers[Item, Result]):
                 num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=MAX_RETRIES
             )
             self._actors = [actor.remote(make) for _ in range(self.size)]
+            self._started = [actor.__ray_ready__.remote() for actor in self._actors]
             self._pool = ray.util.ActorPool(self._actors)
             stack.pop_all()  # the cluster stays until the workers end
 
@@ -159,7 +164,24 @@ class RayWorkers(Workers[Item, Result]):
 
     def next(self) -> Result:
         """Wait for a result."""
-        return self._next(timeout=None)
+        while True:
+            try:
+                return self._next(timeout=None if self._has_warned else WAIT)
+            except TimeoutError:
+                self._warn_of_a_busy_cluster()
+
+    def _warn_of_a_busy_cluster(self) -> None:
+        """Warn if an actor has not started: others use the CPUs or GPUs that it waits for."""
+        _, waiting = self._ray.wait(self._started, num_returns=self.size, timeout=0)
+        if waiting:
+            self._has_warned = True
+            free = self._ray.available_resources()
+            warnings.warn(
+                f"{len(waiting)} of {self.size} Ray workers wait for a place on the cluster, of "
+                f"which {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs are free; they "
+                "start when other jobs end",
+                stacklevel=3,
+            )
 
     def _next(self, timeout: float | None) -> Result:
         """The next result.

@@ -97,3 +97,26 @@ def test_two_pools_use_one_cluster(monkeypatch):
             assert ray.is_initialized()
     finally:
         ray.shutdown()
+
+
+@pytest.mark.slow
+def test_a_busy_cluster_gives_a_warning(monkeypatch):
+    """The workers start when those that occupy the cluster have ended."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the modules of the tests
+    monkeypatch.setattr(ray_actors, "WAIT", 1.0)
+    try:
+        ray.init(num_cpus=1, log_to_driver=False)
+        others = RayWorkers(partial(square, "text"), 1)
+        others.submit(2)
+        assert others.next() == 4
+        with RayWorkers(partial(square, "text"), 1) as workers:
+            workers.submit(3)
+            timer = threading.Timer(4, others.__exit__, (None, None, None))
+            timer.start()
+            with pytest.warns(UserWarning, match=r"1 of 1 Ray workers wait .* 0 CPUs and 0 GPUs"):
+                assert workers.next() == 9
+            timer.join()
+    finally:
+        ray.shutdown()
