@@ -252,7 +252,8 @@ def test_varying_rows_need_few_kernels_and_print_nothing(capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("rows", [6, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [6, 9])
 def test_a_kernel_made_for_equal_rows_and_columns_serves_unequal_ones(rows):
     """The kernel is made where the numbers are equal, and used where they are not."""
     model = HookedModel(tiny("llama", 7), layout=LAYOUT)
@@ -291,6 +292,7 @@ def test_a_hook_that_is_added_after_the_first_call_runs(llama):
     assert again.tokens.tolist() == plain.tokens.tolist()
 
 
+@pytest.mark.slow
 def test_a_layer_of_another_structure_gets_its_own_kernel():
     stock = tiny("llama", 2)
     stock.model.layers[3].mlp.act_fn = torch.nn.Tanh()

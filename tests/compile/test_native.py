@@ -60,6 +60,7 @@ def test_numbers_are_rounded_to_bfloat16_as_in_torch():
     assert ours[0].tolist()[:4] == [1.0, 1 + 2**-6, infinite, infinite]
 
 
+@pytest.mark.slow
 def test_layers_in_bfloat16_run_in_native_calls(monkeypatch):
     """Compiled layers are compared with the stock ones at the first call."""
     model = HookedModel(tiny("qwen2").bfloat16(), layout=LAYOUT)

@@ -94,7 +94,7 @@ def test_every_compiled_statistic_equals_the_naive_value(hooked, stock, monkeypa
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("apart", [0.0, 0.003, 1.0])
 def test_small_divergences_of_large_vocabularies(apart, compiled):
     """Logits far from zero, in float32; measured against float64: 1.2e-5 at most."""
