@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 #: bytes beside the model up to which all depths are fitted at once
 AT_ONCE = 4 * 2**30
+#: fields of `FitConfig` that only a fit in stages reads, and fields without effect without rounds
+OF_STAGES = ("batch_replies", "precision", "unroll", "num_layers")
+OF_ROUNDS = ("policy", "mix", "part", "round_epochs")
 #: bytes beside the model that are worth a line
 WORTH_SAYING = 2**30
 #: heading of the options of rounds in the help
@@ -239,9 +244,11 @@ def fit(
             {"--sampled": sampled, "--by-depth or --at-once": by_depth is not None},
             "a fit in rounds has greedy replies and fits one depth after the other",
         )
+        if not rounds and not config.is_drafter:
+            refuse_options(_are_set(config, OF_ROUNDS), "without --rounds there are no rounds")
     else:
         of_rounds = {"--init": init, "--workdir": workdir, "--wer": wer, "--compile": compiled}
-        of_rounds |= _set_for_rounds(config)
+        of_rounds |= _are_set(config, (*OF_STAGES, *OF_ROUNDS))
         refuse_options(of_rounds, "a fit without --rounds has no stages")
     texts = prompts_to_fit_on(model, prompts, questions, held_out, seed, in_rounds)
     if in_rounds:
@@ -250,8 +257,8 @@ def fit(
         files = RoundsFiles(out_file, workdir or out_file.with_suffix(".fit"), init)
         fit_in_rounds(source, texts, config, files, with_wer=wer, as_json=as_json)
         return
-    fitted_model = load_model(model, dtype, device=device, threads=threads)
-    load = ModelSource(model, dtype, device).for_workers(fitted_model, worker_config)
+    fitted_model = load_model(model, dtype, device, threads, heads="lens")  # its own may not fit
+    load = ModelSource(model, dtype, device, "lens").for_workers(fitted_model, worker_config)
     sampling = _sampling(fitted_model) if sampled else {}
     generation = Generation(max_new_tokens, workers=worker_config, load=load, sampling=sampling)
     with locked_file(out_file):
@@ -267,11 +274,11 @@ def fit(
     )
 
 
-def _set_for_rounds(config: FitConfig) -> dict[str, bool]:
-    """Whether options that only a fit in rounds has are set, by option."""
-    names = ("policy", "batch_replies", "precision", "mix", "part", "round_epochs")
+def _are_set(config: FitConfig, names: Sequence[str]) -> dict[str, bool]:
+    """Whether fields differ from their defaults, by option."""
     return {
-        f"--{name.replace('_', '-')}": getattr(config, name) != getattr(type(config)(), name)
+        f"--{name.removeprefix('num_').replace('_', '-')}": getattr(config, name)
+        != getattr(type(config)(), name)
         for name in names
     }
 
@@ -317,10 +324,9 @@ def _fit(
     else:
         result = fitting.fit(model, *parts, config, checkpoint=checkpoint, **report)
     result.heads.save(out_file, model.model, result.notes)
-    for file in (replies_file, checkpoint, *folder.glob("depth-*")):
+    for file in (replies_file, checkpoint):
         file.unlink(missing_ok=True)
-    if folder.is_dir():
-        folder.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)  # a killed fit leaves hidden files
     return result
 
 
@@ -361,7 +367,8 @@ def _announce(
         needed = sum(fitting_memory(replace(config, depths=(1,)), **sizes).values())
         workers = WorkerConfig.of(generation.workers)
         if generation.load is not None and workers.ray is None:  # each process fits a depth
-            needed *= workers.processes + 1
+            depths = model.depth - 1 if config.depths is None else len(config.depths)
+            needed *= min(workers.processes + 1, depths)
     if needed > WORTH_SAYING:
         how = "one depth after another" if by_depth else "all depths at once"
         print_note(f"Estimate: fitting takes {needed / 1e9:.1f} GB beside the model, {how}.")

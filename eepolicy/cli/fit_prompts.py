@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ def read_questions(model: str, file: Path | None) -> list[str | Messages]:
             per line; or None.
 
     Raises:
-        EepolicyError: there are fewer than two, or a line is no prompt.
+        EepolicyError: there are fewer than two different ones, or a line is no prompt.
     """
     questions: list[str | Messages]
     if file is None:
@@ -51,6 +52,8 @@ def read_questions(model: str, file: Path | None) -> list[str | Messages]:
         questions = [_prompt(value, f"{file}, line {n}") for n, value in read_numbered_jsonl(file)]
     else:
         questions = [*read_lines(file)]
+    # a repeated prompt would be fitted on and evaluated on
+    questions = [*{json.dumps(question): question for question in questions}.values()]
     if len(questions) < 2:
         raise EepolicyError(f"fitting takes at least two prompts; got {len(questions)}")
     return questions

@@ -77,11 +77,16 @@ def fit_in_rounds(
     from eepolicy.heads import load_heads, read_notes
 
     threads = source.threads or available_cores()
-    model = load_model(source.name, source.dtype, device=source.device, threads=threads)
+    # the heads of the model are not used, and may not fit it any more
+    model = load_model(source.name, source.dtype, source.device, threads, heads="lens")
     if with_wer:
         _check_speech(model)
-    start = None if files.init is None else load_heads(files.init, model.lens, model.model)
-    load = ModelSource(source.name, source.dtype, source.device).for_workers(model, source.workers)
+    start = (
+        None if files.init is None else load_heads(files.init, model.lens, model.model, config.kind)
+    )
+    load = ModelSource(source.name, source.dtype, source.device, "lens").for_workers(
+        model, source.workers
+    )
     generation = fitting.Generation(
         source.max_new_tokens,
         batch=64,
@@ -89,8 +94,12 @@ def fit_in_rounds(
         workers=source.workers if load else 0,
         load=load,
     )
+    train, held_out = (
+        [model.encode(q) for q in part] for part in (prompts.train, prompts.held_out)
+    )
+    evaluated = {tuple(prompt.tolist()) for prompt in held_out}
     questions = fitting.Questions(
-        [model.encode(q) for q in prompts.train], [model.encode(q) for q in prompts.held_out]
+        [prompt for prompt in train if tuple(prompt.tolist()) not in evaluated], held_out
     )
     measure = reply_word_errors if with_wer else None
     reports = fitting.Reports(print_note, progress, measure)

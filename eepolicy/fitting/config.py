@@ -40,10 +40,10 @@ class FitConfig:
         unroll: number of drafts in a row that a `drafter` is fitted and evaluated on.
         loss: `soft` (the loss of SPAR-K), `reverse_kl` or `top:K`, see `eepolicy.fitting.losses`.
         on: modality of the positions to fit on, `text`, `speech` or `both`.
-        epochs: maximum number of passes over the replies; the learning rate falls to zero over
-            them as a cosine.
-        patience: number of epochs without a lower KL at any depth after which fitting stops.
-        batch_tokens: approximate number of positions in a step.
+        epochs: maximum number of passes over the replies.  In `fit` the learning rate falls to zero
+            over them as a cosine; in `fit_rounds` it rises, and then falls along a line.
+        patience: number of epochs without a lower KL at any depth after which `fit` stops.
+        batch_tokens: approximate number of positions in a step of `fit`.
         chunk: number of positions whose logits are in memory together.
         learning_rate: largest learning rate of the fit on full-depth replies.  None means 1e-3 for
             `fit` and 1.5e-3 for `fit_rounds`.

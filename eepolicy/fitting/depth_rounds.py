@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +55,25 @@ class DepthRounds:
         return rows
 
     def _estimate(self, replies: Sequence[Document], store: StateStore) -> str:
-        """A sentence on size and time, from what the held-out replies took."""
+        """A sentence on size and time, from what the held-out replies took.
+
+        Raises:
+            EepolicyError: the held-out replies have no position to fit on.
+        """
         model, config, plan = self.model, self.config, self.plan
-        batches = [store.read(file, model.device, torch.float32) for file in store.files]
+        batches = (store.read(file, model.device, torch.float32) for file in store.files)
+        first = next(batches)  # one batch in memory at a time
+        positions = len(first.last) + sum(len(batch.last) for batch in batches)
+        if not positions:
+            raise EepolicyError(f"the held-out replies have no {config.on} positions")
         work = Work.of(
             config,
             len(plan.questions.train),
             replies,
-            sum(len(batch.last) for batch in batches),
+            positions,
             width=model.width,
             has_base=plan.has_base,
         )
-        first = batches[0]
         step = seconds_of_step(model, copy.deepcopy(self.heads), config, first)
         parts = {"fitting": work.fitted * step / len(first.chosen)}
         sizes = {"replies": plan.generation.batch, "states": self._batch}
@@ -74,11 +81,11 @@ class DepthRounds:
             seconds = clock.rate(min(sizes[name], len(replies)))
             if seconds is not None:
                 parts[name] = work.replies * seconds
-        config_of = model.model.config
         memory = fitting_memory(
-            config,
-            width=config_of.hidden_size,
-            vocabulary=config_of.vocab_size,
+            # without a round too, heads are fitted as in rounds here; a drafter has none
+            config if config.is_drafter else replace(config, rounds=max(1, config.rounds)),
+            width=model.width,
+            vocabulary=model.vocab_size,
             full_depth=model.depth,
             longest=max(len(reply.tokens) for reply in replies),
             layer_weights=sum(weight.numel() for weight in model.layers[0].parameters()),
@@ -96,9 +103,10 @@ class DepthRounds:
             head = copy.deepcopy(self.plan.start.at(self.depth))
             layers = len(head.layers_at(self.depth))
             if head.name != config.kind or (layers and layers != config.num_layers):
+                given = f"{head.name} with {layers} layers" if layers else head.name
                 raise EepolicyError(
-                    f"the head at depth {self.depth} to start from is {head.name} with {layers} "
-                    f"layers; the options say {config.kind} with {config.num_layers}"
+                    f"the head at depth {self.depth} to start from is {given}; the options say "
+                    f"{config.kind}{f' with {config.num_layers}' if layers else ''}"
                 )
             return FittedHead({self.depth: head}).to(model.device, torch.float32)
         return (

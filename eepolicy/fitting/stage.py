@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from eepolicy.errors import EepolicyError
 from eepolicy.fitting.batch_gradients import add_batch_gradients
 from eepolicy.fitting.checkpoint import Checkpoint, restore_fit, tensors_of_fit
 from eepolicy.fitting.config import FitConfig
@@ -94,6 +95,10 @@ class StageFit:
         Args:
             files: stores with their files, a file a step.
             progress: wraps the steps of an epoch.
+
+        Raises:
+            EepolicyError: the replies have no position to fit on, or the checkpoint is of another
+                fit.
         """
         if self.file.exists():
             self._restore(Checkpoint.read(self.file, self.identity))
@@ -111,25 +116,30 @@ class StageFit:
             order = random.Random(f"{self.schedule.seed} {self.epoch}").sample(
                 range(len(files)), len(files)
             )
+            is_first, num_fitted = self.epoch == self.step == 0, 0
             for index in progress(order[self.step :]):
                 done = self.epoch * len(files) + self.step
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.schedule.rate_at(done, steps)
                 store, file = files[index]
-                self._step(store.read(file, self.model.device, torch.float32))
+                num_fitted += self._step(store.read(file, self.model.device, torch.float32))
                 self.step += 1
                 if self.step % CHECKPOINT_STEPS == 0:
                     self._checkpoint()
+            if is_first and not num_fitted:
+                raise EepolicyError(f"the replies to fit on have no {self.config.on} positions")
             self.epoch, self.step = self.epoch + 1, 0
             self._checkpoint()
 
-    def _step(self, batch: StateBatch) -> None:
+    def _step(self, batch: StateBatch) -> int:
+        """Fit on a batch; gives the number of its positions."""
         if not len(batch.last):
-            return
+            return 0
         add_batch_gradients(self.model, self.heads, self.config, batch)
         nn.utils.clip_grad_norm_(self.heads.parameters(), MAX_NORM, foreach=False)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return len(batch.last)
 
     def _checkpoint(self) -> None:
         tensors = tensors_of_fit(self.heads, self.optimizer)

@@ -151,9 +151,14 @@ class DepthHead(ExitHead):
             num_layers: number of layers of a branch; other heads ignore it.
             seed: seed of weights that start at random.
         """
-        generator = torch.Generator().manual_seed(seed)
         size = HeadSize(width, rank=rank, num_layers=num_layers)
-        return FittedHead({depth: cls.initial(lens, depth, size, generator) for depth in depths})
+        # each depth draws the same numbers, so a depth that is fitted alone starts alike
+        return FittedHead(
+            {
+                depth: cls.initial(lens, depth, size, torch.Generator().manual_seed(seed))
+                for depth in depths
+            }
+        )
 
 
 #: kinds of heads by name

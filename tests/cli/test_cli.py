@@ -334,7 +334,7 @@ def test_prompts_to_fit_on_may_be_chats(tmp_path):
     turns = [{"role": "user", "content": "Hi"}]
     lines = ["Hello", turns, {"messages": turns}, {"prompt": "Hello"}]
     file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    assert read_questions("pocket", file) == ["Hello", turns, turns, "Hello"]
+    assert read_questions("pocket", file) == ["Hello", turns]  # each once
     file.write_text('"Hello"\n7\n"Hi"\n', encoding="utf-8")
     with pytest.raises(EepolicyError, match=r"chats.jsonl, line 2: a prompt is a text"):
         read_questions("pocket", file)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import eepolicy
+from eepolicy import EepolicyError, fitting
 from eepolicy.analysis.evaluation.scoring import word_errors
 from eepolicy.cli.fit_rounds import reply_word_errors
 from eepolicy.fitting import generate_replies
@@ -107,13 +108,40 @@ def test_wrong_options_are_refused(run, tmp_path, questions, wrong, message):
 
 @pytest.mark.parametrize(
     "wrong",
-    [("--compile",), ("--precision", "bfloat16"), ("--batch-replies", "4"), ("--wer",)],
+    [
+        *(("--compile",), ("--precision", "bfloat16"), ("--batch-replies", "4"), ("--wer",)),
+        *(("--unroll", "5"), ("--layers", "4")),
+    ],
     ids=lambda wrong: wrong[0],
 )
 def test_options_of_rounds_need_rounds(run, tmp_path, questions, wrong):
     arguments = ("--prompts", str(questions), "--out", str(tmp_path / "h.safetensors"))
     _, err = run("fit", "pocket", *arguments, *wrong, code=2)
     assert f"has no stages, so it does not take {wrong[0]}" in " ".join(err.split())
+
+
+def test_options_of_rounds_need_a_round(run, tmp_path, questions):
+    arguments = ("--prompts", str(questions), "--out", str(tmp_path / "h.safetensors"))
+    _, err = run("fit", "pocket", *arguments, *COMMON, "--mix", "0.2", "--part", "1", code=2)
+    assert "without --rounds there are no rounds, so it does not take --mix, --part" in " ".join(
+        err.split()
+    )
+
+
+def test_no_question_is_fitted_on_and_evaluated_on(run, tmp_path, monkeypatch):
+    dev = [q["question"] for q in eepolicy.held_out("dev")]
+    file = tmp_path / "questions.txt"
+    file.write_text("\n".join([dev[3], "Where does it rain?", "Is it late?", dev[7]]))
+    given = []
+
+    def stopped(model, questions, *args, **options):
+        given.append(questions)
+        raise EepolicyError("stop")
+
+    monkeypatch.setattr(fitting, "fit_rounds", stopped)
+    arguments = ("--prompts", str(file), "--out", str(tmp_path / "h.safetensors"))
+    run("fit", "pocket", *arguments, *COMMON, "--held-out", "dev", code=2)
+    assert (len(given[0].train), len(given[0].held_out)) == (2, len(dev))
 
 
 def test_the_dev_questions_need_other_prompts(run, tmp_path):

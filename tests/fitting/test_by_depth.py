@@ -30,8 +30,10 @@ def replies(model) -> list[Document]:
 
 
 @pytest.mark.filterwarnings("ignore:the KL from the last layer fell")
-def test_the_heads_are_those_of_one_fit(model, replies, tmp_path, monkeypatch):
-    together = fit(model, replies[:4], replies[4:], CONFIG)
+@pytest.mark.parametrize("kind", [CONFIG.kind, "low-rank"])
+def test_the_heads_are_those_of_one_fit(kind, model, replies, tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, kind=kind, rank=4)  # `low-rank` starts at random
+    together = fit(model, replies[:4], replies[4:], config)
     fitted: list[tuple[int, ...]] = []
     real = module.fit
 
@@ -43,8 +45,8 @@ def test_the_heads_are_those_of_one_fit(model, replies, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "fit", counted)
     with pytest.raises(KeyboardInterrupt):
-        fit_by_depth(model, replies[:4], replies[4:], CONFIG, tmp_path)
-    result = fit_by_depth(model, replies[:4], replies[4:], CONFIG, tmp_path)
+        fit_by_depth(model, replies[:4], replies[4:], config, tmp_path)
+    result = fit_by_depth(model, replies[:4], replies[4:], config, tmp_path)
     assert fitted == [(1,), (2,), (2,), (3,)]  # the finished depth is read
     assert result.heads.depths == together.heads.depths
     state, expected = result.heads.state_dict(), together.heads.state_dict()

@@ -215,8 +215,9 @@ def test_fitting_stays_within_the_computed_memory(kind):
     with Peak() as measured:
         fit(hooked, documents[:8], documents[8:], config)
     bound = fitting_memory(config, width=16, vocabulary=4000, full_depth=4, longest=64)
-    # the probe that evaluates the heads has its own bound
-    assert measured.peak < sum(bound.values()) + 4 * 2**24
+    # measured: 0.96 of the bound for linear heads; the others have less than a megabyte more than
+    # the bound, from the probe that evaluates them
+    assert measured.peak < sum(bound.values()) + 2**20
 
 
 def test_replies_equal_those_of_single_prompts(stock, tmp_path):

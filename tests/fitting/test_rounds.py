@@ -16,16 +16,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import eepolicy
 from eepolicy import Document, EepolicyError, HookedModel, Modality, probe
 from eepolicy.fitting import FitConfig, FitResult, Questions, Reports, fit_rounds, fitting_memory
 from eepolicy.fitting import stage as stage_module
 from eepolicy.fitting.batch_gradients import evaluate
+from eepolicy.fitting.depth_rounds import DepthRounds
 from eepolicy.fitting.estimate import Work
 from eepolicy.fitting.gradients import frozen
 from eepolicy.fitting.replies import Exits, Generation, replies_with
 from eepolicy.fitting.stage import Schedule, StageFit
 from eepolicy.fitting.states import StateStore
 from eepolicy.heads import KINDS, FittedHead, load_heads
+from eepolicy.testing.multimodal import small_multimodal
 
 CONFIG = FitConfig(
     kind="branch",
@@ -343,6 +346,41 @@ def test_heads_without_layers_are_fitted_in_rounds(kind, tmp_path):
     store = StateStore(tmp_path / "depth-4/full", 4, "speech", False)
     batch = store.read(store.files[0], torch.device("cpu"), torch.float32)
     assert len(batch.states) == len(batch.last) < len(batch.chosen)
+
+
+def test_a_branch_of_a_multimodal_model(tmp_path):
+    """Its sizes are those of its decoder's config."""
+    model = eepolicy.wrap(small_multimodal("Qwen2Audio", torch.float32))
+    config = dataclasses.replace(CONFIG, depths=(1,), on="text", epochs=1, rounds=0)
+    few = Questions(prompts(4, 1), prompts(2, 2))
+    lines = []
+    reports = Reports(lines.append)
+    result = fit_rounds(model, few, config, tmp_path, generation=GENERATION, reports=reports)
+    assert result.heads.depths == (1,)
+    assert "estimate" in lines[0]
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_replies_without_a_position_to_fit_on_are_refused(held_out, tmp_path, monkeypatch):
+    """Before the replies to fit on are generated, if the held-out ones have none."""
+    model = HookedModel(tiny("llama"))  # without a layout, all tokens are text
+    if not held_out:
+        monkeypatch.setattr(DepthRounds, "_estimate", lambda *_: "estimate")
+    with pytest.raises(EepolicyError, match="replies to fit on" if not held_out else "held-out"):
+        fit_rounds(model, questions(), CONFIG, tmp_path, generation=GENERATION)
+    assert (tmp_path / "full.jsonl").exists() != held_out
+    assert not (tmp_path / "depth-2/round-0/heads.safetensors").exists()
+
+
+@pytest.mark.parametrize(("kind", "named"), [("tuned", "tuned;"), ("branch", "branch with 1 lay")])
+def test_heads_of_another_kind_to_start_from_are_refused(kind, named, tmp_path):
+    model = model_of()
+    other = "branch" if kind == "tuned" else "tuned"
+    config = dataclasses.replace(CONFIG, kind=other, num_layers=1)
+    with pytest.raises(EepolicyError, match=f"to start from is {named}"):
+        fit_rounds(
+            model, questions(), config, tmp_path, start=moved(model, kind), generation=GENERATION
+        )
 
 
 def test_replies_with_other_heads_are_not_mixed(tmp_path):
