@@ -106,6 +106,8 @@ class PromptFormat:
             prompt = self._conversation(prompt)  # type: ignore[arg-type]
         elif is_messages(prompt):
             prompt = self._render(prompt)  # type: ignore[arg-type]
+            if not self.layout.has_speech:  # the template writes all special tokens itself
+                prompt = torch.tensor(self._encode_plain(prompt), dtype=torch.long)
         if isinstance(prompt, str):
             prompt = torch.tensor(self._encode_question(prompt), dtype=torch.long)
         if not isinstance(prompt, Tensor) or not is_ids(prompt):
@@ -183,7 +185,7 @@ class PromptFormat:
         if self.layout.has_speech:
             first, last = self.encode_affixes()
             return [*first, *self._encode_plain(question), *last]
-        # a rendered chat template begins with the token that the tokenizer would add
+        # a text in a rendered chat template begins with the token that the tokenizer would add
         bos = self.tokenizer.bos_token
         is_rendered = bool(bos) and question.startswith(bos)
         ids: list[int] = self.tokenizer(question, add_special_tokens=not is_rendered).input_ids

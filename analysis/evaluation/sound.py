@@ -75,7 +75,11 @@ class SoundStage:
         The result depends on the item alone, so any process can do it at any time.
         """
         rate = sampling_rate_of(self.vocoder)
-        sounds = {clip: self.vocoder.decode(torch.tensor(clip.units)) for clip in item.clips}
+        sounds = {
+            # without units, the type would be float32
+            clip: self.vocoder.decode(torch.tensor(clip.units, dtype=torch.long))
+            for clip in item.clips
+        }
         waves = {clip: resampled(sound, rate) for clip, sound in sounds.items()}
         new = [clip for clip in item.clips if clip.is_new]
         files = [(c.file, audio_bytes(sounds[c], rate, "FLAC")) for c in new if len(sounds[c])]

@@ -165,7 +165,7 @@ TimedOption = Annotated[
     ),
 ]
 VocoderOption = Annotated[
-    Path | None,
+    str | None,  # a path on Windows would change the id of a codec
     typer.Option(
         help="checkpoint folder of the authors' vocoder, for the models of the paper and "
         "covo-audio-chat; or a folder, an id on the Hub or 'auto' for the codec that the model "

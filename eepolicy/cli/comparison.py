@@ -200,7 +200,7 @@ def read_tasks(tasks: Sequence[str], number: int | None, sounds: Path) -> list[d
 
 
 def give_vocoder(
-    model: HookedModel, vocoder: Path | None, voice: Path | None, voice_text: str | None = None
+    model: HookedModel, vocoder: str | None, voice: Path | None, voice_text: str | None = None
 ) -> None:
     """Give a speech model the vocoder of its authors, or the codec that its card names.
 
@@ -227,15 +227,17 @@ def give_vocoder(
     if model.card is not None and model.card.codec is not None:
         _give_codec(model, vocoder, voice, voice_text)
         return
+    if voice_text is not None:
+        raise EepolicyError("--voice-text is for models with a codec that imitate a voice")
     name = model.card.name if model.card else None
     if name == "glm-4-voice":
         if voice is not None:
             raise EepolicyError("the vocoder of glm-4-voice has one voice: leave out --voice")
-        speaker: GlmVoice | StepVoice | CovoVoice = GlmVoice(vocoder, str(model.device))
+        speaker: GlmVoice | StepVoice | CovoVoice = GlmVoice(Path(vocoder), str(model.device))
     elif name == "step-audio-2-mini" and voice is not None:
-        speaker = StepVoice(vocoder, voice, str(model.device))
+        speaker = StepVoice(Path(vocoder), voice, str(model.device))
     elif name == "covo-audio-chat":
-        speaker = CovoVoice(vocoder, voice, str(model.device))
+        speaker = CovoVoice(Path(vocoder), voice, str(model.device))
     else:
         raise EepolicyError(
             "--vocoder is for glm-4-voice and covo-audio-chat, with --voice for step-audio-2-mini, "
@@ -247,7 +249,7 @@ def give_vocoder(
 
 
 def _give_codec(
-    model: HookedModel, vocoder: Path, voice: Path | None, voice_text: str | None
+    model: HookedModel, vocoder: str, voice: Path | None, voice_text: str | None
 ) -> None:
     """Give a model its codec, and the voice of a recording."""
     from eepolicy.loading.codecs import codec_for

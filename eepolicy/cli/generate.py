@@ -103,6 +103,7 @@ def generate(
     check_parent(out_file)
     if out_file:
         check_suffix(out_file)
+    refuse_options({"--chat or --raw": is_spoken and is_chat is not None}, "a question is spoken")
     of_frames = {"depth_policy": depth_policy, "codebooks": codebooks, "missing": missing}
     if has_codebooks(model):
         one_stream = {
@@ -131,12 +132,11 @@ def generate(
     )
     spoken = load_model(model, dtype, device, threads, heads, predictor)
     give_vocoder(spoken, vocoder, voice, voice_text)
+    if out_file and spoken.vocoder is None:
+        raise EepolicyError("--out takes a model with a vocoder; this one has none: see --vocoder")
     sampling = _card_sampling(spoken) if card_sampling else {}
-    prompt: Any = Path(question) if is_spoken else as_text(question)
-    if not is_spoken and (spoken.has_chat_template if is_chat is None else is_chat):
-        prompt = [{"role": "user", "content": prompt}]
     output = spoken.generate(
-        prompt,
+        Path(question) if is_spoken else _written(question, spoken, is_chat),
         policy,
         max_new_tokens,
         fill=fill,
@@ -156,6 +156,13 @@ def generate(
     print_note(_summary(output, spoken.depth))
     if out_file:
         print_note(f"{len(wave) / output.sampling_rate:.2f} s of speech in {out_file}")
+
+
+def _written(question: str, model: HookedModel, is_chat: bool | None) -> Any:
+    """A question in text, as a turn of a chat if the user says so or the model has a template."""
+    text = as_text(question)
+    as_turn = model.has_chat_template if is_chat is None else is_chat
+    return [{"role": "user", "content": text}] if as_turn else text
 
 
 def _card_sampling(model: HookedModel) -> dict[str, Any]:

@@ -58,6 +58,11 @@ class EarlyExitAPI(ModelAPI):  # type: ignore[misc]  # the package is not always
         **arguments: Any,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
+        # Inspect splits the values of its command line at commas
+        arguments = {
+            name: ",".join(map(str, value)) if isinstance(value, list) else value
+            for name, value in arguments.items()
+        }
         options = {name: arguments.pop(name) for name in LOAD_ARGUMENTS if name in arguments}
         dtype = options.pop("dtype", "float32")
         if dtype not in DTYPES:

@@ -14,9 +14,15 @@ from eepolicy.heads.int8 import quantize_int8
 from eepolicy.hooked import HookedModel
 from eepolicy.loading.cards import card_named, shipped_cards
 from eepolicy.loading.codecs import codec_for
-from eepolicy.loading.convert import CARD, load_converted, load_with_card
+from eepolicy.loading.convert import AUDIO_ENCODER, CARD, load_converted, load_with_card
 from eepolicy.loading.hub import fetch, fetch_config, hub_options
-from eepolicy.loading.huggingface import check_config, heads_named, load_text, read_config
+from eepolicy.loading.huggingface import (
+    check_config,
+    heads_named,
+    load_text,
+    read_config,
+    with_heads,
+)
 from eepolicy.loading.pocket import load_spoken, pocket_folder
 from eepolicy.loading.streams import check_one_stream
 from eepolicy.loading.threads import set_threads
@@ -58,7 +64,8 @@ def load(
             whenever the machine is busy.
         heads: exit heads: `"lens"` for the logit lens, a kind in the model's folder such as
             `"branch"` or `"tuned"`, a file that `eepolicy fit` wrote, or an id on the Hub.
-            Default: the preferred head of each depth, or the logit lens for a model without heads.
+            Default: the preferred head of each depth in the model's folder, or the logit lens for a
+            model without heads.  Other heads than these are not read.
         vocoder: codec of transformers that makes the sound, if the card of the model names one.
             It is a folder, an id on the Hub, or `"auto"` for the id in the card.  Default: the
             vocoder in the model's folder, or none.
@@ -84,7 +91,7 @@ def load(
         name = str(source)
         options = {k: v for k, v in options.items() if k not in hub_options(options)}
     is_int8 = dtype == torch.int8
-    model = _load(name, torch.float32 if is_int8 else dtype, card, options)
+    model = _load(name, torch.float32 if is_int8 else dtype, card, heads is None, options)
     if heads is not None:
         model.heads = heads_named(heads, model, name, **hub_options(options))
     if is_int8:
@@ -100,9 +107,21 @@ def load(
 
 
 def _load(
-    name: str, dtype: torch.dtype, card: str | Path | ModelCard | None, options: dict[str, Any]
+    name: str,
+    dtype: torch.dtype,
+    card: str | Path | ModelCard | None,
+    own_heads: bool,
+    options: dict[str, Any],
 ) -> HookedModel:
-    """Load a model as `load` does, without setting threads."""
+    """Load a model as `load` does, without setting threads.
+
+    Args:
+        name: see `load`.
+        dtype: dtype of the weights.
+        card: see `load`.
+        own_heads: whether to load the heads in the folder of the model.
+        options: options of `from_pretrained`.
+    """
     given = None if card is None else card_named(card)
     folder, hub = Path(name), hub_options(options)
     is_local = folder.exists()
@@ -123,18 +142,22 @@ def _load(
                 "folder"
             )
         module, own_card = UPSTREAM[config["model_type"]]
-        model: HookedModel = module.load(
-            folder if is_local else fetch(name, **hub), dtype, given or card_named(own_card)
-        )
-        return model
-    if given is not None:
-        return load_with_card(folder if is_local else name, dtype, given, **options)
+        where = folder if is_local else fetch(name, **hub)
+        model: HookedModel = module.load(where, dtype, given or card_named(own_card))
+        return with_heads(model, where, own_heads)
     rest = {k: v for k, v in options.items() if k not in hub}  # for files that are fetched
+    if AUDIO_ENCODER in config and not is_local:  # it is in a folder of its own
+        folder, options = fetch(name, **hub), rest
+        is_local = True
+    if given is not None:
+        return load_with_card(folder if is_local else name, dtype, given, own_heads, **options)
     if "speech_layout" in config:
-        return load_spoken(folder if is_local else fetch(name, **hub), dtype, **rest)
+        return load_spoken(folder if is_local else fetch(name, **hub), dtype, own_heads, **rest)
     if CARD in config:
-        return load_converted(folder if is_local else fetch(name, **hub), dtype, **rest)
+        return load_converted(
+            folder if is_local else fetch(name, **hub), dtype, own_heads=own_heads, **rest
+        )
     shipped = next((c for c in shipped_cards().values() if c.source == name), None)
     if shipped is not None:
-        return load_with_card(name, dtype, shipped, **options)
-    return load_text(name, dtype, **options)
+        return load_with_card(name, dtype, shipped, own_heads, **options)
+    return load_text(name, dtype, own_heads, **options)

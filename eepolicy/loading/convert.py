@@ -39,7 +39,7 @@ AUDIO_ENCODER_FOLDER = "audio_encoder"
 
 
 def load_with_card(
-    name: str | Path, dtype: torch.dtype, card: ModelCard, **options: Any
+    name: str | Path, dtype: torch.dtype, card: ModelCard, own_heads: bool = True, **options: Any
 ) -> HookedModel:
     """Load a model in Hugging Face format that speaks as a card says.
 
@@ -47,6 +47,7 @@ def load_with_card(
         name: a folder, or an id on the Hugging Face Hub.
         dtype: dtype of the weights.
         card: card of the model.
+        own_heads: whether to load the exit heads of the folder, if it has some.
         **options: options of `from_pretrained`.
 
     Raises:
@@ -68,7 +69,7 @@ def load_with_card(
         add_speech_tokenizer(hooked, speech_tokenizer)
     if card.phonemes is not None:
         hooked.phonemizer = EspeakPhonemizer(card.phonemes)
-    return with_heads(hooked, name, **hub)
+    return with_heads(hooked, name, own_heads, **hub)
 
 
 def load_converted(folder: Path, dtype: torch.dtype, **options: Any) -> HookedModel:

@@ -107,13 +107,16 @@ def read_model(
     return model
 
 
-def load_text(name: str | Path, dtype: torch.dtype = torch.float32, **options: Any) -> HookedModel:
+def load_text(
+    name: str | Path, dtype: torch.dtype = torch.float32, own_heads: bool = True, **options: Any
+) -> HookedModel:
     """Load a causal language model that writes text only.
 
     Args:
         name: a folder, or an id on the Hugging Face Hub.  A folder without a tokenizer gives a
             model that takes ids as prompts.
         dtype: dtype of the weights.
+        own_heads: whether to load the exit heads of the folder, if it has some.
         **options: options of `from_pretrained`.
 
     Raises:
@@ -122,7 +125,7 @@ def load_text(name: str | Path, dtype: torch.dtype = torch.float32, **options: A
     model, tokenizer, hub = read_model(name, dtype, **options), None, hub_options(options)
     if not Path(name).is_dir() or has_tokenizer(Path(name)):
         tokenizer = read_tokenizer(name, **hub)
-    return with_heads(HookedModel(model, tokenizer=tokenizer), name, **hub)
+    return with_heads(HookedModel(model, tokenizer=tokenizer), name, own_heads, **hub)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -163,18 +166,22 @@ def file_of(name: str | Path, file: str, **hub: Any) -> Path | None:
     return fetch_optional(str(name), file, **hub)
 
 
-def with_heads(hooked: HookedModel, name: str | Path, **hub: Any) -> HookedModel:
+def with_heads(
+    hooked: HookedModel, name: str | Path, own_heads: bool = True, **hub: Any
+) -> HookedModel:
     """Attach the exit heads and the exit predictor of a model, if it has some.
 
     Args:
         hooked: the model.
         name: its folder, or its id on the Hugging Face Hub.
+        own_heads: False leaves out the heads, which the caller replaces: they perhaps do not fit.
         **hub: options of `eepolicy.loading.hub.HUB_OPTIONS`.
 
     Raises:
         EepolicyError: the Hub cannot say whether there are heads, or they belong to another model.
     """
-    heads, predictor = file_of(name, HEADS, **hub), file_of(name, PREDICTOR, **hub)
+    heads = file_of(name, HEADS, **hub) if own_heads else None
+    predictor = file_of(name, PREDICTOR, **hub)
     if heads is not None:
         hooked.heads = load_heads(heads, hooked.lens, hooked.model)
     if predictor is not None:

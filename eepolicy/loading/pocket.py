@@ -22,7 +22,9 @@ def pocket_folder() -> Path:
     return Path(str(files("eepolicy") / "loading" / "pocket_model"))
 
 
-def load_spoken(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> HookedModel:
+def load_spoken(
+    folder: Path, dtype: torch.dtype = torch.float32, own_heads: bool = True, **options: Any
+) -> HookedModel:
     """Load a spoken language model in the pocket model's format.
 
     Args:
@@ -30,6 +32,7 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32, **options: Any
             `model.safetensors`, `tokenizer.json`, `units.safetensors`, and optionally
             `vocoder.safetensors` and `heads.safetensors`.
         dtype: dtype of the weights; compiled layers on a CPU are faster in bfloat16.
+        own_heads: whether to load the exit heads of the folder, if it has some.
         **options: options of `from_pretrained`, such as `device_map`.
 
     Raises:
@@ -48,7 +51,7 @@ def load_spoken(folder: Path, dtype: torch.dtype = torch.float32, **options: Any
         vocoder = Units.load(folder / "units.safetensors")
     except READ_ERRORS as error:
         raise EepolicyError(f"the spoken model in {folder} cannot be loaded: {error}") from error
-    return with_heads(HookedModel(model, layout, tokenizer, vocoder=vocoder), folder)
+    return with_heads(HookedModel(model, layout, tokenizer, vocoder=vocoder), folder, own_heads)
 
 
 @checked()

@@ -18,6 +18,8 @@ from eepolicy.speech.mel import SAMPLE_RATE
 
 #: formats that `write_audio` writes, by suffix
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+#: samples that are written at once
+PIECE = 65_536
 
 
 def read_wave(path: str | Path | io.BytesIO) -> Tensor:
@@ -75,8 +77,16 @@ def audio_bytes(wave: Tensor, rate: int, format: str) -> bytes:
         format: one of the values of `FORMATS`.
     """
     file = io.BytesIO()
-    soundfile.write(file, wave.numpy(), rate, format=format)
+    _write(file, wave, rate, format)
     return file.getvalue()
+
+
+def _write(file: io.BytesIO | Path, wave: Tensor, rate: int, format: str) -> None:
+    """Write speech in pieces: the Vorbis encoder copies a piece to the stack of the process."""
+    samples = wave.detach().float().cpu().numpy()  # as vocoders of users return them
+    with soundfile.SoundFile(file, "w", rate, 1, format=format) as opened:
+        for start in range(0, len(samples), PIECE):
+            opened.write(samples[start : start + PIECE])
 
 
 def check_suffix(path: str | Path) -> None:
@@ -105,7 +115,7 @@ def write_audio(path: str | Path, wave: Tensor, rate: int = SAMPLE_RATE) -> None
 
     def write(part: Path) -> None:
         try:
-            soundfile.write(part, wave.numpy(), rate, format=kind)
+            _write(part, wave, rate, kind)
         except soundfile.LibsndfileError as error:
             raise OSError(str(error)) from error
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import tiny
 
 import eepolicy
 from eepolicy import EepolicyError
@@ -25,6 +26,15 @@ def sentence(err: str) -> str:
         (("compare", "static@10", "--fit-prompts", "q.txt"), "--fit-prompts is for --preset"),
         (("compare", "static@10", "--dry-run"), "--dry-run is for --preset"),
         (("compare", "static@10", "--vocoder", "v", "--voice-text", "a"), "give --voice"),
+        (
+            ("generate", "Hi", "--vocoder", "v", "--voice", "{file}", "--voice-text", "a"),
+            "--voice-text is for models with a codec",
+        ),
+        (("generate", "a.wav", "--spoken", "--raw"), "spoken, so it does not take --chat or --raw"),
+        (
+            ("generate", "Hi", "--model", "{text}", "--out", "{folder}/a.wav"),
+            "--out takes a model with a vocoder",
+        ),
         (("leaderboard", "--out", "{folder}/board.html"), "as board.md"),
         (("leaderboard", "--out", "{folder}"), "is a folder"),
         (("bench", "static@10", "--out", "{folder}"), "is a folder"),
@@ -37,7 +47,9 @@ def sentence(err: str) -> str:
 )
 def test_wrong_options_are_refused_before_any_work(run, tmp_path, arguments, message):
     (tmp_path / "file").write_text("")
-    names = {"folder": tmp_path, "file": tmp_path / "file"}
+    names = {"folder": tmp_path, "file": tmp_path / "file", "text": tmp_path / "text"}
+    if "{text}" in arguments:
+        tiny("llama").save_pretrained(names["text"])
     _, err = run(*(argument.format(**names) for argument in arguments), code=2)
     assert message in sentence(err)
 

@@ -133,6 +133,14 @@ def test_a_rendered_template_gets_one_bos(model, tokenizer):
     assert model.encode("w9").tolist() == [1, 9]
 
 
+def test_a_template_without_bos_gets_none(tokenizer, monkeypatch):
+    """As `apply_chat_template` of transformers does, although the tokenizer would add one."""
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE.removeprefix("<s>"))
+    hooked = HookedModel(tiny("llama"), tokenizer=tokenizer)
+    ids = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
+    assert hooked.encode(MESSAGES).tolist() == ids == RENDERED[1:]
+
+
 def test_a_speech_model_takes_one_question(tokenizer):
     speech = HookedModel(tiny("llama"), layout=LAYOUT, tokenizer=tokenizer)
     assert speech.encode([{"role": "user", "content": "w9"}]).tolist() == [9]

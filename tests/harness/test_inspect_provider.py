@@ -10,11 +10,13 @@ from eepolicy import EepolicyError, HookedModel, load
 
 pytest.importorskip("inspect_ai", reason="the extra inspect is not installed")
 import inspect_ai
+from inspect_ai._util.config import parse_cli_args
 from inspect_ai.dataset import Sample
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser, get_model
 from inspect_ai.scorer import includes
 from inspect_ai.solver import generate
 
+from eepolicy import parse_policy
 from eepolicy.harness.inspect_provider import prompt_of
 
 pytestmark = pytest.mark.slow
@@ -78,6 +80,14 @@ def test_wrong_arguments_of_the_model(arguments, message):
 def test_device_and_dtype_of_the_model():
     model = get_model("eepolicy/pocket", memoize=False, device="cpu", dtype="bfloat16")
     assert model.api.hooked.dtype == torch.bfloat16
+
+
+def test_a_policy_with_commas_from_the_command_line():
+    """Inspect has split it at the commas."""
+    parts = parse_cli_args(["policy=text=entropy<1.0@[14,16]"])
+    assert isinstance(parts["policy"], list)
+    model = get_model("eepolicy/pocket", memoize=False, **parts)
+    assert model.api.exit_config.policy == parse_policy("text=entropy<1.0@[14,16]")
 
 
 def test_messages_go_through_the_chat_template():

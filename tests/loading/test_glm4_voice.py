@@ -16,6 +16,7 @@ from torch import Tensor
 
 import eepolicy
 from eepolicy import EepolicyError
+from eepolicy.heads import KINDS
 
 CONFIG = {
     "model_type": "chatglm",
@@ -38,6 +39,7 @@ CONFIG = {
 }
 AUDIO, USER = 290, 271
 SPECIAL = {270: "<|endoftext|>", 271: "<|user|>", 272: "<|assistant|>", 273: "<|system|>"}
+END = SPECIAL[270]
 SPECIAL |= {274: "[gMASK]", 275: "<sop>", 276: "<|observation|>"}
 SPECIAL |= {277: "<|begin_of_audio|>", 278: "<|end_of_audio|>"}
 SPECIAL |= {AUDIO + i: f"<|audio_{i}|>" for i in range(40)}
@@ -158,7 +160,8 @@ def write(folder: Path, tensors: dict[str, Tensor], config: dict) -> None:
     lines = (base64.b64encode(t) + f" {i}".encode() for i, t in enumerate(tokens))
     (folder / "tokenizer.model").write_bytes(b"\n".join(lines))
     added = {str(i): {"content": name, "special": True} for i, name in SPECIAL.items()}
-    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+    tokenizer = {"added_tokens_decoder": added, "eos_token": END, "pad_token": END}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
 
 
 def test_the_logits_equal_those_of_the_reference(folder):
@@ -173,6 +176,24 @@ def test_the_logits_equal_those_of_the_reference(folder):
     assert not any(p.is_meta for p in model.model.parameters())
     half = eepolicy.load(str(folder), torch.bfloat16)
     assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+
+
+def test_heads_in_the_folder_are_loaded(folder):
+    """Where `eepolicy fit --out FOLDER/heads.safetensors` writes them."""
+    model = eepolicy.load(str(folder))
+    assert model.heads is model.lens
+    heads = KINDS.get("tuned").untrained(model.lens, (2,), width=model.width)
+    heads.save(folder / "heads.safetensors", model.model, {})
+    assert eepolicy.load(str(folder)).heads.depths == (2,)
+    plain = eepolicy.load(str(folder), heads="lens")
+    assert plain.heads is plain.lens
+
+
+def test_the_tokenizer_has_the_end_token_of_its_config(folder):
+    """lm-eval decodes it before its first request."""
+    tokenizer = eepolicy.load(str(folder)).tokenizer
+    assert SPECIAL[tokenizer.eos_token_id] == tokenizer.pad_token == END
+    assert tokenizer.decode(tokenizer.eos_token_id) == END
 
 
 def test_prompt_and_chunks(folder):

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import eepolicy
+from eepolicy import EepolicyError
+from eepolicy.heads import KINDS
 
 IDS = torch.tensor([7, 30, 12, 9])
 
@@ -24,6 +26,24 @@ def test_a_folder_of_any_family(stock, tmp_path):
     assert model.generate(IDS, max_new_tokens=20).tokens.tolist() == expected.tolist()
     assert not model.layout.has_speech
     assert eepolicy.load(str(tmp_path), torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def test_heads_that_do_not_fit_are_not_read_if_others_are_given(tmp_path):
+    """As after fine-tuning in place; otherwise no new heads could be fitted."""
+    heads = KINDS.get("tuned")
+    for seed in (0, 1):
+        tiny("llama", seed).save_pretrained(tmp_path)
+        if not seed:
+            old = eepolicy.load(tmp_path)
+            heads.untrained(old.lens, (2,), width=32).save(
+                tmp_path / "heads.safetensors", old.model, {}
+            )
+    with pytest.raises(EepolicyError, match=r"were fitted on a llama .* this model is"):
+        eepolicy.load(tmp_path)
+    model = eepolicy.load(tmp_path, heads="lens")
+    new = tmp_path / "new.safetensors"
+    heads.untrained(model.lens, (3,), width=32).save(new, model.model, {})
+    assert eepolicy.load(tmp_path, heads=new).heads.depths == (3,)
 
 
 def test_prompts_and_replies_use_the_tokenizer_of_the_folder(tmp_path):

@@ -144,7 +144,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         EepolicyError: a file is missing or damaged.
     """
     file = folder / "tokenizer.model"
-    added = read_config(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
+    config = read_config(folder / "tokenizer_config.json")
+    added = config.get("added_tokens_decoder", {})
     if not file.is_file():
         raise EepolicyError(f"{folder} has no tokenizer.model")
     # tokenizers raises plain exceptions
@@ -161,7 +162,12 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             f"{mismatched} would get the id {converted.token_to_id(mismatched)}: {file} and "
             "tokenizer_config.json belong to different models"
         )
-    return PreTrainedTokenizerFast(tokenizer_object=converted)
+    named = {
+        name: config[name]
+        for name in ("eos_token", "pad_token")
+        if converted.token_to_id(str(config.get(name))) is not None
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=converted, **named)
 
 
 def native(config: dict[str, Any]) -> NativeModel[GlmForCausalLM]:

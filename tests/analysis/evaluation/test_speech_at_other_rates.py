@@ -66,6 +66,22 @@ def test_files_have_the_rate_of_the_vocoder_and_metrics_hear_16_khz(tmp_path):
     assert len(ear.heard) == 2
 
 
+class Checked(Tone):
+    """A vocoder that takes integers only, as codecs do."""
+
+    def decode(self, units):
+        assert not units.is_floating_point()
+        return super().decode(units)
+
+
+def test_a_reply_without_speech_is_silence(tmp_path):
+    ear = Ear()
+    stage = SoundStage(Checked(), SpeechMetrics(ear, ear))
+    result = stage(SoundItem((Clip("a", (), tmp_path / "a.flac"),)))
+    assert result.speech.clips[0].seconds == 0
+    assert not result.sounds
+
+
 def test_replies_and_streams_report_the_rate():
     model = HookedModel(tiny("llama"), replace(LAYOUT, text_chunk=0), vocoder=Tone())
     prompt, speech_only = torch.arange(5, 15), {"restrict_vocab": True, "min_new_tokens": 9}
