@@ -62,6 +62,12 @@ FIT_SMOLLM2 = (
     "--precision bfloat16 --compile --learning-rate 1e-3 --batch-replies 12 --epochs 4 --threads 1"
 )
 
+#: a fit in rounds of the pocket model, which takes ten minutes of one core or more
+FIT_POCKET = (
+    "eepolicy fit pocket --prompts work/questions.txt --held-out dev --depths 6 --on speech "
+    "--heads branch --rounds 2 --compile --threads 1 --wer"
+)
+
 #: in the order in which they run
 PAGES = (
     bench("decoding", "--batch 1,8 --prompts 8"),
@@ -122,6 +128,20 @@ PAGES = (
         "llama_cpp random-1b --weights bfloat16 int8 BF16 F16 Q8_0 --prompts 3 --tokens 20 "
         "--rounds 3 --threads 1 2",
         "llama-cpp",
+    ),
+    Page(
+        "rounds",
+        (
+            "python -m pocket.prompts work/questions.txt",
+            f"{FIT_POCKET} --questions 400 --out work/base.safetensors",
+            f"{FIT_POCKET} --questions 400 --layers 1 --out work/layer.safetensors",
+            f"{FIT_POCKET} --questions 400 --loss reverse_kl --out work/reverse.safetensors",
+            f"{FIT_POCKET} --questions 100 --out work/few.safetensors",
+            f"{FIT_POCKET} --questions 1600 --out work/many.safetensors",
+            "python -m benchmarks.rounds work/few.fit work/base.fit work/many.fit work/layer.fit "
+            "work/reverse.fit --write docs/benchmarks/rounds.md",
+        ),
+        ("speech",),
     ),
     Page(
         "smollm2-exits",

@@ -121,7 +121,12 @@ def fit_in_rounds(
 
 
 def reply_word_errors(model: HookedModel, replies: Sequence[Document]) -> dict[str, Any]:
-    """Word error rate of the speech of replies against their text, as in `eepolicy compare`."""
+    """Word error rate of the speech of replies against their text, as in `eepolicy compare`.
+
+    Returns:
+        `wer` of all replies together, None without words; and for each reply `reply_errors`, the
+        number of wrong words, and `reply_words`, the number of words of its text.
+    """
     import torch
 
     from eepolicy.analysis.evaluation.scoring import word_errors
@@ -131,15 +136,17 @@ def reply_word_errors(model: HookedModel, replies: Sequence[Document]) -> dict[s
     assert model.vocoder is not None
     assert model.tokenizer is not None
     layout, asr = model.layout, Whisper(threads=torch.get_num_threads())
-    errors = words = 0
+    errors, words = [], []
     for start in range(0, len(replies), 32):
         ids = [reply.reply for reply in replies[start : start + 32]]
         texts = [model.tokenizer.decode(layout.text_ids(i)).strip() for i in ids]
         waves = [decode_at(model.vocoder, layout.units(i)) for i in ids]
         for text, transcript in zip(texts, asr.transcribe_clips(waves), strict=True):
             wrong, total = word_errors(text, transcript)
-            errors, words = errors + wrong, words + total
-    return {"wer": errors / words if words else None, "words": words}
+            errors.append(wrong)
+            words.append(total)
+    wer = sum(errors) / sum(words) if any(words) else None
+    return {"wer": wer, "reply_errors": errors, "reply_words": words}
 
 
 def _check_speech(model: HookedModel) -> None:

@@ -154,13 +154,18 @@ def test_the_dev_questions_need_other_prompts(run, tmp_path):
 def test_word_errors_are_those_of_single_clips(pocket):
     replies = generate_replies(pocket, [q["question"] for q in eepolicy.held_out("dev")[:5]])
     asr = Whisper()
-    errors = words = 0
+    errors, words = [], []
     for reply in replies:
         text = pocket.tokenizer.decode(pocket.layout.text_ids(reply.reply)).strip()
         transcript = asr.transcribe(pocket.vocoder.decode(pocket.layout.units(reply.reply)))
         wrong, total = word_errors(text, transcript)
-        errors, words = errors + wrong, words + total
-    assert reply_word_errors(pocket, replies) == {"wer": errors / words, "words": words}
+        errors.append(wrong)
+        words.append(total)
+    assert reply_word_errors(pocket, replies) == {
+        "wer": sum(errors) / sum(words),
+        "reply_errors": errors,
+        "reply_words": words,
+    }
     assert torch.get_num_threads() == 1
 
 
