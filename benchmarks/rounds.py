@@ -169,7 +169,8 @@ def page_of(folders: Sequence[Path], full: Errors) -> list[str]:
         "questions takes 62 to 100 steps, with fewer replies in a step where there are fewer. Each "
         "round is evaluated on the 300 dev questions; the full-depth replies to them have "
         f"{words:,} words. *WER over full depth* is the difference from the WER of these replies, "
-        "in points. 95 % intervals over questions are in brackets.",
+        "in points. 95 % intervals over questions are in brackets; each fit ran once, with one "
+        "seed.",
         "",
         *(f"    {command}" for command in commands),
         "",
