@@ -97,6 +97,8 @@ def _run(received: list[int]) -> int:
         if received:  # a library has turned the exception of the signal into this one
             return _stopped(received[-1])
         code = _failed(error)
+    if code == 130:  # what typer returns after an interrupt, and after SIGTERM
+        return _stopped(received[-1] if received else signal.SIGINT)
     return code
 
 

@@ -277,6 +277,23 @@ def test_a_signal_that_a_library_turns_into_another_error(number, code, monkeypa
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_a_command(number, code, monkeypatch, run):
+    """Typer catches its exception, and returns the status of an interrupt."""
+
+    def table(*_: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(eepolicy.cli.policies.out, "print", table)
+    monkeypatch.setattr(eepolicy.cli.policies, "print_json", table)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _, err = run("policies", "--json", code=code)
+        assert err == "eepolicy: stopped\n"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_ignored_interrupt_stays_ignored():
     """A shell lets its background commands ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
