@@ -112,12 +112,13 @@ def comparison(folders: Sequence[Path], full: Errors) -> str:
     headings = ["fit", *(heading for heading, *_ in PAGE_COLUMNS), "WER, %", "WER over full depth"]
     rows = []
     for folder in folders:
+        name = name_of(folder)
         for row in rows_of(folder):
             errors, words = errors_of(row)
             wer = ratio(errors, words)
             over = paired_difference((errors, full[0]), (words, full[1]))
             cells = _cells(row, PAGE_COLUMNS)
-            rows.append([name_of(folder), *cells, _percent(wer), _percent(over, sign=True)])
+            rows.append([name, *cells, _percent(wer), _percent(over, sign=True)])
     return markdown_table(headings, rows)
 
 
