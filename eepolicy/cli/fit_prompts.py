@@ -106,15 +106,21 @@ def prompts_to_fit_on(
         EepolicyError: there are too few prompts, or `held_out` is neither a share nor `dev`.
     """
     questions = read_questions(model, file)
-    if number is not None and not 2 <= number <= len(questions):
-        raise EepolicyError(f"--questions is from 2 to {len(questions)} here; got {number}")
-    if number is not None or in_rounds:
-        questions = random.Random(seed).sample(questions, number or len(questions))
+    dev: list[str | Messages] = []
     if held_out == "dev":
         if file is None:
             raise EepolicyError("--held-out dev needs other prompts to fit on: give --prompts")
         dev = [q["question"] for q in held_out_questions(model, "dev")]
-        return Prompts(questions, [*dev], None)
+        # no prompt is fitted on and evaluated on
+        questions = [question for question in questions if question not in dev]
+        if not questions:
+            raise EepolicyError(f"all prompts of {file} are dev questions: give others")
+    if number is not None and not 2 <= number <= len(questions):
+        raise EepolicyError(f"--questions is from 2 to {len(questions)} here; got {number}")
+    if number is not None or in_rounds:
+        questions = random.Random(seed).sample(questions, number or len(questions))
+    if dev:
+        return Prompts(questions, dev, None)
     try:
         share = float(held_out)
     except ValueError:

@@ -94,12 +94,8 @@ def fit_in_rounds(
         workers=source.workers if load else 0,
         load=load,
     )
-    train, held_out = (
-        [model.encode(q) for q in part] for part in (prompts.train, prompts.held_out)
-    )
-    evaluated = {tuple(prompt.tolist()) for prompt in held_out}
     questions = fitting.Questions(
-        [prompt for prompt in train if tuple(prompt.tolist()) not in evaluated], held_out
+        [model.encode(q) for q in prompts.train], [model.encode(q) for q in prompts.held_out]
     )
     measure = reply_word_errors if with_wer else None
     reports = fitting.Reports(print_note, progress, measure)
