@@ -26,7 +26,7 @@ from eepolicy.cli import (
     sweep,
     tune,
 )
-from eepolicy.cli.process import Terminated, flush_output, prepared_process
+from eepolicy.cli.process import flush_output, prepared_process
 from eepolicy.cli.shared import app, print_error
 from eepolicy.errors import EepolicyError
 
@@ -50,6 +50,8 @@ __all__ = [
     "tune",
 ]
 
+#: exit status after an interrupt
+INTERRUPTED = 130
 #: commands that continue after they were stopped; `tune` does with --keep
 RESUMABLE = {"compare", "fit", "leaderboard", "stats", "sweep"}
 
@@ -84,22 +86,19 @@ def _run(received: list[int]) -> int:
     Returns:
         The exit status.
     """
-    # typer returns the exit status, or None if the command finished
+    # typer returns the exit status, or None if the command finished, and 130 after a signal
     code: int
     if "--debug" in sys.argv[1:2]:
         code = app(standalone_mode=False) or 0
         return code
     try:
         code = app(standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort) as error:
-        return _stopped(signal.SIGTERM if isinstance(error.__cause__ or error, Terminated) else 0)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:
-        if received:  # a library has turned the exception of the signal into this one
-            return _stopped(received[-1])
-        code = _failed(error)
-    if code == 130:  # what typer returns after an interrupt, and after SIGTERM
-        return _stopped(received[-1] if received else signal.SIGINT)
-    return code
+        # a library may have turned the exception of a signal into this one
+        code = INTERRUPTED if received else _failed(error)
+    return _stopped(received) if code == INTERRUPTED else code
 
 
 def _failed(error: Exception) -> int:
@@ -117,9 +116,9 @@ def _failed(error: Exception) -> int:
     return int(error.exit_code)
 
 
-def _stopped(number: int) -> int:
+def _stopped(received: list[int]) -> int:
     """Say that a command was stopped, and whether it continues; gives the exit status."""
     resumable = RESUMABLE & {*sys.argv[1:2]} or "--keep" in sys.argv
     saved = "; finished work is saved, and the same command continues"
     print_error("stopped" + (saved if resumable else ""))
-    return 143 if number == signal.SIGTERM else 130
+    return 143 if received[-1:] == [signal.SIGTERM] else INTERRUPTED

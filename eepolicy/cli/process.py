@@ -12,17 +12,13 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM has arrived: the process ends as after an interrupt."""
-
-
 @contextmanager
 def prepared_process() -> Iterator[list[int]]:
     r"""Prepare streams and signals for a command.
 
     - A stream that is closed gets a null device, since Python has none then.
     - Characters that the locale lacks are written as escapes, such as `\xe4` in the C locale.
-    - SIGTERM raises `Terminated`, so that open files are closed and locks are released.
+    - SIGTERM raises `KeyboardInterrupt` too, so that open files are closed and locks are released.
 
     Yields:
         A list of the signals SIGINT and SIGTERM that have arrived.  Libraries may turn the
@@ -41,7 +37,7 @@ def prepared_process() -> Iterator[list[int]]:
 
     def end(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored
